@@ -1,0 +1,61 @@
+"""actsearch: search a grammar for activation functions, train networks with each, rank them
+honestly.
+
+    import actsearch
+    run = actsearch.search("runs/mine", space="tiny", budget=20)
+    run.table()                                     # a pandas DataFrame, best first
+    act = actsearch.Activation("x * sigmoid(beta * x)", channels=64)
+
+Names are loaded when they are first used, so importing actsearch is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from actsearch.origin import guard
+
+guard()
+
+if TYPE_CHECKING:
+    from actsearch.launch import search
+    from actsearch.reevaluation import reevaluate
+    from actsearch.run import Run
+    from search_space.activation import Activation
+    from search_space.expression import formula
+    from search_space.operators import BINARY, UNARY, Op
+    from search_space.parser import parse
+    from search_space.space import Space
+
+__all__ = [
+    "BINARY",
+    "UNARY",
+    "Activation",
+    "Op",
+    "Run",
+    "Space",
+    "formula",
+    "parse",
+    "reevaluate",
+    "search",
+]
+
+_HOMES = {
+    "search": "actsearch.launch",
+    "Run": "actsearch.run",
+    "reevaluate": "actsearch.reevaluation",
+    "parse": "search_space.parser",
+    "formula": "search_space.expression",
+    "Activation": "search_space.activation",
+    "Space": "search_space.space",
+    "Op": "search_space.operators",
+    "UNARY": "search_space.operators",
+    "BINARY": "search_space.operators",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'actsearch' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,224 @@
+"""The command line. Heavy imports happen inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from actsearch.config import (
+    DoctorConfig,
+    ReevaluateConfig,
+    SearchConfig,
+    ShowConfig,
+    SpaceConfig,
+    TopConfig,
+)
+from actsearch.errors import DONE, ENVIRONMENT, INTERRUPTED, RESUMABLE, UNEXPECTED, exit_code
+
+if TYPE_CHECKING:
+    from actsearch.run import Run
+
+WATCH_SECONDS = 2.0
+
+
+def search(config: SearchConfig) -> int:
+    from rich.console import Console
+
+    from actsearch.launch import carry_out, check_found, make_plan
+    from actsearch.loop import STOPPED
+
+    plan = make_plan(config)
+    _say(*plan.lines(), "")
+    if config.dry_run:
+        return DONE
+    start = time.monotonic()
+    reason = carry_out(plan, Console(stderr=True))
+    check_found(plan.run)
+    print("\n".join(_closing(plan.run, reason, time.monotonic() - start)))
+    return RESUMABLE if reason == STOPPED else DONE
+
+
+def _closing(run: Run, reason: str, seconds: float) -> list[str]:
+    """The end of a search: the ranked head, the counts, and what to type next."""
+    from actsearch.run import top_rows
+    from actsearch.screen import duration
+    from results.tables import to_text
+
+    entries = run.leaderboard()
+    shown = [e for e in entries if e.rank is not None and (e.rank <= 10 or e.label)]
+    hours = sum(e.seconds for e in entries)
+    return [
+        to_text(top_rows(shown)),
+        counts_line(run.counts()),
+        f"ended: {reason}; {duration(seconds)} this time, {duration(hours)} of training in all",
+        f"the run is in {run.path}; next:",
+        f"  actsearch top {run.path} -n 50",
+        f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
+        f'  actsearch show "{run_best(run)}"',
+    ]
+
+
+def run_best(run: Run) -> str:
+    return next((e.formula for e in run.leaderboard() if e.rank == 1), "relu")
+
+
+def counts_line(counts: dict[str, int]) -> str:
+    """Such as `108 functions: 93 ok, 15 diverged`."""
+    shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
+    return f"{sum(counts.values()):,} functions: {shown}"
+
+
+def top(config: TopConfig) -> int:
+    from actsearch.run import Run, top_rows
+    from results.tables import FORMATS
+
+    run = Run.open(config.run) if config.run else Run.newest()
+    while True:
+        entries, text = run.leaderboard(), config.format == "table"
+        rows = top_rows(entries[: config.n], expression=not text)
+        if config.watch and text:
+            sys.stdout.write("\x1b[2J\x1b[H")
+        sys.stdout.write(FORMATS[config.format](rows))
+        if text:
+            print(f"{run.path}: {counts_line(run.counts())}")
+        sys.stdout.flush()
+        if not config.watch:
+            return DONE
+        time.sleep(WATCH_SECONDS)
+
+
+def reevaluate(config: ReevaluateConfig) -> int:
+    from rich.console import Console
+
+    from actsearch.loop import STOPPED
+    from actsearch.reevaluation import carry_out
+    from results.tables import FORMATS
+
+    rows, reason = carry_out(config, Console(stderr=True))
+    sys.stdout.write(FORMATS[config.format](rows))
+    return RESUMABLE if reason == STOPPED else DONE
+
+
+def show(config: ShowConfig) -> int:
+    from actsearch.describe import show_lines
+
+    print("\n".join(show_lines(config.formula, config.operators)))
+    return DONE
+
+
+def space(config: SpaceConfig) -> int:
+    from actsearch.describe import space_lines
+
+    print("\n".join(space_lines(config.space)))
+    return DONE
+
+
+def doctor(config: DoctorConfig) -> int:
+    from actsearch.describe import checks, doctor_lines
+
+    found = list(checks())
+    print("\n".join(doctor_lines(found)))
+    return DONE if all(well for _, _, well in found) else ENVIRONMENT
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "search": (SearchConfig, search),
+    "top": (TopConfig, top),
+    "reevaluate": (ReevaluateConfig, reevaluate),
+    "show": (ShowConfig, show),
+    "space": (SpaceConfig, space),
+    "doctor": (DoctorConfig, doctor),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn every error into a sentence and an exit code."""
+    try:
+        config = tyro.extras.subcommand_cli_from_dict(
+            {name: config for name, (config, _) in COMMANDS.items()},
+            prog="actsearch",
+            description=(
+                "Search a grammar for activation functions: train networks with each candidate, "
+                "rank them, re-evaluate the best."
+            ),
+            args=argv,
+        )
+    except ValueError as error:
+        return _fail(error)
+    command = next(run for cls, run in COMMANDS.values() if isinstance(config, cls))
+    try:
+        with clean_stdout():
+            return command(config)
+    except KeyboardInterrupt:
+        _say("Interrupted. All that had finished is stored; the same command goes on.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
+    except Exception as error:
+        return _fail(error)
+
+
+def _fail(error: Exception) -> int:
+    code = exit_code(error)
+    if code == UNEXPECTED:
+        logging.getLogger("actsearch").error("unexpected", exc_info=error)
+        _say(
+            f"actsearch: unexpected {type(error).__name__}: {error}",
+            "The traceback is in the run's run.log, or printed with ACTSEARCH_TRACEBACK=1.",
+        )
+    else:
+        _say(f"actsearch: {error}")
+    if os.environ.get("ACTSEARCH_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    return code
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def clean_stdout() -> Iterator[None]:
+    """Only what we print ourselves reaches stdout: Ray writes on file descriptor 1 too."""
+    try:
+        own = os.dup(1)
+    except OSError:  # no stdout to protect
+        yield
+        return
+    sys.stdout.flush()
+    python_stdout = sys.stdout
+    if not hasattr(python_stdout, "fileno") or _fileno(python_stdout) != 1:
+        os.close(own)  # redirected inside Python already, as under a test runner
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with os.fdopen(os.dup(own), "w", encoding="utf-8", errors="replace") as clean:
+            sys.stdout = clean
+            yield
+            clean.flush()
+    finally:
+        sys.stdout = python_stdout
+        os.dup2(own, 1)
+        os.close(own)
+
+
+def _fileno(stream: Any) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What each command takes: frozen dataclasses, one field an option. No torch here, so --help is
+instant.
+
+None means "what the preset says". The docstring of a field is its help text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+Format = Annotated[Literal["table", "csv", "json", "markdown"], tyro.conf.arg(aliases=["-f"])]
+
+
+def _said(metavar: str) -> Any:
+    """An option that may be left unsaid: its help shows no "(default: None)"."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+RunFolder = Annotated[str | None, tyro.conf.Positional, _said("RUN")]
+Text = Annotated[str | None, _said("TEXT")]
+Int = Annotated[int | None, _said("INT")]
+Float = Annotated[float | None, _said("FLOAT")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+Schedule = Annotated[Literal["step", "cosine", "constant"] | None, _said("step|cosine|constant")]
+OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
+ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
+Preset = Annotated[Literal["quick", "paper"] | None, _said("quick|paper")]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {
+        "space": "tiny",
+        "dataset": "mnist5k",
+        "child": "resnet8:width=8,size=14",
+        "steps": 200,
+        "batch_size": 64,
+        "lr": 0.1,
+        "schedule": "cosine",
+        "operators": "guarded",
+    },
+    "paper": {
+        "space": "one-unit",
+        "dataset": "cifar10",
+        "child": "resnet20",
+        "steps": 10_000,
+        "batch_size": 128,
+        "lr": 0.1,
+        "schedule": "step",
+        "operators": "paper",
+    },
+}
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "strategy": "exhaustive",
+    "executor": "ray",
+    "preset": "quick",
+    "seed": 0,
+    "patience": 20_000,
+    "data_root": "data",
+}
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search a space of activation functions: train a child network with each, and rank them.
+
+    The same command on the same folder goes on where it stopped; --budget is the total. What is not
+    said comes from the run if there is one, else from the preset.
+    """
+
+    run: RunFolder = None
+    """Folder of the run [runs/SPACE-STRATEGY-DATASET]."""
+    space: Text = None
+    """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
+    strategy: Text = None
+    """How candidates are chosen: exhaustive or random [exhaustive]."""
+    budget: Int = None
+    """Functions to train in total [all of the space]."""
+    dataset: Text = None
+    """mnist5k, cifar10, cifar100, mnist, svhn, an .npz file, or a folder of images a class."""
+    child: Text = None
+    """Child network: resnet8 ... resnet110, mlp, cnn, with options as resnet20:width=8,size=16."""
+    steps: Int = None
+    """Training steps a child."""
+    batch_size: Int = None
+    """Examples a training step."""
+    lr: Float = None
+    """Learning rate at the start."""
+    schedule: Schedule = None
+    """How the learning rate falls."""
+    operators: OperatorSet = None
+    """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
+    workers: Int = None
+    """Worker processes [one a core, or one a GPU]."""
+    workers_per_gpu: Int = None
+    """Workers that share a GPU [1]."""
+    executor: ExecutorName = None
+    """Ray workers, or one child at a time in this process [ray]."""
+    ray_address: Text = None
+    """A running Ray cluster to join, such as 10.0.0.1:6379."""
+    preset: Preset = None
+    """quick (the default): minutes on a laptop. paper: ResNet-20, CIFAR-10, plain formulas."""
+    seed: Int = None
+    """Of initial weights, batches and the strategy [0]."""
+    patience: Int = None
+    """Stop after so many proposals in a row of functions that are known already [20,000]."""
+    data_root: Text = None
+    """Where torchvision's data sets lie [data]."""
+    download: Flag = False
+    """Download the data set if it is not there."""
+    image_size: Int = None
+    """Side to which images of a folder are resized."""
+    dry_run: Flag = False
+    """Show the plan and stop."""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "steps", "workers", "workers_per_gpu", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+
+    def resolved(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Every setting: what was said, else what the run has `stored`, else the preset's."""
+        said = {k: v for k, v in vars(self).items() if v is not None and v is not False}
+        preset = said.get("preset") or stored.get("preset") or DEFAULTS["preset"]
+        if "preset" in said:
+            stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
+        known = {k: v for k, v in stored.items() if v is not None}
+        return {**vars(self), **DEFAULTS, **PRESETS[preset], **known, **said}
+
+
+@dataclass(frozen=True)
+class TopConfig:
+    """Rank the functions of a run by validation accuracy; works while the search runs."""
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 20
+    """How many functions."""
+    format: Format = "table"
+    """table, csv, json or markdown."""
+    watch: Flag = False
+    """Show it again every two seconds."""
+
+
+@dataclass(frozen=True)
+class ReevaluateConfig:
+    """Train the best functions of a run again, with several seeds, and score them on the test
+    split.
+
+    ReLU and Swish are always beside them, with the same seeds; differences to ReLU are paired by
+    seed.
+    """
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+    top: int = 5
+    """How many of the best functions."""
+    functions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FORMULA")] = ()
+    """Formulas to evaluate in their place."""
+    child: Text = None
+    """Child network [that of the search]."""
+    dataset: Text = None
+    """Data set [that of the search]."""
+    steps: Int = None
+    """Training steps a child [as in the search]."""
+    batch_size: Int = None
+    """Examples a training step [as in the search]."""
+    lr: Float = None
+    """Learning rate at the start [as in the search]."""
+    schedule: Schedule = None
+    """How the learning rate falls [as in the search]."""
+    seeds: int = 3
+    """Trainings a function."""
+    workers: Int = None
+    """Worker processes [one a core, or one a GPU]."""
+    workers_per_gpu: Int = None
+    """Workers that share a GPU."""
+    executor: ExecutorName = None
+    """Ray workers, or one child at a time in this process [ray]."""
+    ray_address: Text = None
+    """A running Ray cluster to join."""
+    data_root: Text = None
+    """Where torchvision's data sets lie [data]."""
+    download: Flag = False
+    """Download the data set if it is not there."""
+    image_size: Int = None
+    """Side to which images of a folder are resized."""
+    format: Format = "table"
+    """table, csv, json or markdown."""
+
+    def __post_init__(self) -> None:
+        for name in ("top", "seeds", "steps", "workers", "workers_per_gpu"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Say what a formula is: its canonical form, operators, parameters, and a plot of f and f'."""
+
+    formula: Annotated[str, tyro.conf.Positional]
+    """Such as 'x*sigmoid(beta*x)', or a baseline's name: relu, gelu, swish."""
+    operators: Literal["guarded", "paper"] = "guarded"
+    """Operator set in which it is evaluated."""
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """Say how large a search space is and which operators it has."""
+
+    space: Annotated[str, tyro.conf.Positional] = "one-unit"
+    """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Check this machine: versions, devices, Ray, disk, and where the packages come from."""

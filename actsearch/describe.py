@@ -1,0 +1,151 @@
+"""What `actsearch show`, `space` and `doctor` print."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
+from search_space.activation import Activation
+from search_space.equivalence import canonical
+from search_space.expression import Expr, formula
+from search_space.parser import parse
+from search_space.space import Space, space_from
+
+WIDTH, HEIGHT = 61, 13  # of a text plot
+REACH = 5.0  # it goes from -REACH to REACH
+
+
+def show_lines(text: str, operators: str) -> list[str]:
+    """What a formula is, with plots of f and f' at the initial betas."""
+    expr = canonical(parse(text))
+    named = sorted({node.op.name for node in expr.walk() if node.op.arity or node.beta is not None})
+    betas = [f"{node.op.name} {node.beta:g}" for node in expr.walk() if node.beta is not None]
+    initial = f" (initial {', '.join(betas)})" if betas else ""
+    x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
+    f, slope = values_and_slopes(expr, x, operators)
+    return [
+        f"formula     {formula(expr)}",
+        f"canonical   {expr}",
+        f"operators   {expr.operators}: {', '.join(named)}" if named else "operators   none",
+        f"parameters  {expr.betas} a channel{initial}",
+        f"set         {operators}",
+        "",
+        *plot("f(x)", f),
+        "",
+        *plot("f'(x)", slope),
+    ]
+
+
+def values_and_slopes(
+    expr: Expr, x: torch.Tensor, operators: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f and f' at x (N,), in float64, at the initial betas."""
+    module = Activation(expr, 1, operators=operators).double()
+    points = x.clone().requires_grad_()
+    y = module(points[:, None])[:, 0]
+    slope = torch.zeros_like(x)
+    if y.requires_grad:
+        slope = torch.autograd.grad(y.sum(), points, allow_unused=True)[0]
+        slope = torch.zeros_like(x) if slope is None else slope
+    return y.detach(), slope.detach()
+
+
+def plot(title: str, values: torch.Tensor) -> list[str]:
+    """A curve over -REACH..REACH in text; values that are not finite are left out."""
+    finite = values[torch.isfinite(values)]
+    if len(finite) == 0:
+        return [f"{title}: no finite value"]
+    low, high = float(finite.min()), float(finite.max())
+    if high - low < 1e-9:
+        low, high = low - 1, high + 1
+    grid = [[" "] * len(values) for _ in range(HEIGHT)]
+
+    def row(value: float) -> int:
+        return round((high - value) / (high - low) * (HEIGHT - 1))
+
+    if low <= 0 <= high:
+        grid[row(0.0)] = ["·"] * len(values)
+    for line in grid:
+        line[len(values) // 2] = "·"
+    for column, value in enumerate(values.tolist()):
+        if low <= value <= high:
+            grid[row(value)][column] = "●"
+    labels = {0: f"{high:.3g}", HEIGHT - 1: f"{low:.3g}"}
+    body = [f"{labels.get(i, ''):>9} {''.join(line)}".rstrip() for i, line in enumerate(grid)]
+    axis = f"{'':>9} {f'{-REACH:g}':<{WIDTH // 2}}0{f'{REACH:g}':>{WIDTH // 2}}"
+    return [title, *body, axis]
+
+
+def space_lines(text: str) -> list[str]:
+    """Sizes and operators of a space."""
+    space = space_from(text)
+    units = " x ".join(f"{size:,}" for size in space.sizes_by_unit())
+    return [
+        f"space      {space.spec}",
+        f"candidates {space.size:,}" + (f" = {units}" if space.units > 1 else ""),
+        f"core units {space.units}, {len(space.radices)} choices",
+        f"unary      {len(space.unary)}: {', '.join(op.name for op in space.unary)}",
+        f"binary     {len(space.binary)}: {', '.join(op.name for op in space.binary)}",
+        *_distinct_line(space),
+    ]
+
+
+def _distinct_line(space: Space) -> list[str]:
+    if space.size > 10_000:
+        return []
+    return [f"distinct   {len({canonical(e) for e in space}):,} after removing repeats"]
+
+
+Check = tuple[str, str, bool]  # what, what was found, whether it is well
+
+
+def checks() -> Iterator[Check]:
+    """Each look at the machine, in order."""
+    yield "python", platform.python_version(), sys.version_info >= (3, 11)
+    for name in ("actsearch", "torch", "torchvision", "ray", "numpy", "pandas", "mlxtend"):
+        yield from _guarded(name, lambda name=name: importlib.metadata.version(name))
+    yield from _guarded("torchvision imports", _torchvision)
+    yield "processors", f"{os.cpu_count()}", True
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield "GPUs", ", ".join(gpus) or "none: children train on the processors", True
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    yield "C compiler", compiler or "none", True
+    yield "packages from", str(ROOT), all((ROOT / name).is_dir() for name in PACKAGES)
+    here = Path.cwd()
+    hidden = shadowing(here)
+    yield "this folder", hidden[0] + " hides actsearch" if hidden else str(here), not hidden
+    for name in shadowed(here):
+        yield "passed over", f"{name} (has the name of a package of ours)", True
+    usage = shutil.disk_usage(here)
+    yield "free disk", f"{usage.free / 2**30:,.1f} GiB", usage.free > 0.05 * usage.total
+    temporary = shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp"))
+    yield (
+        "Ray's disk",
+        f"{100 * temporary.used / temporary.total:.0f} % used; Ray stops storing at 95 %",
+        temporary.used < 0.95 * temporary.total,
+    )
+
+
+def _guarded(name: str, look: Callable[[], str]) -> Iterator[Check]:
+    try:
+        yield name, look(), True
+    except Exception as error:
+        yield name, f"{type(error).__name__}: {error}", False
+
+
+def _torchvision() -> str:
+    from child_models.torchvision_import import import_torchvision
+
+    return f"yes ({import_torchvision().__version__})"
+
+
+def doctor_lines(found: list[Check]) -> list[str]:
+    return [f"{'ok ' if well else 'BAD'} {what:<20} {text}" for what, text, well in found]

@@ -1,0 +1,54 @@
+"""Exit codes, and which error means which. The message of every error here is for the user."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+DONE, UNEXPECTED, USAGE, NO_CANDIDATE, ENVIRONMENT, RUN_UNAVAILABLE = 0, 1, 2, 3, 4, 5
+RESUMABLE, INTERRUPTED = 75, 130
+
+
+class UsageError(Exception):
+    """Something was asked for that cannot be; the message says what can."""
+
+
+class NoCandidateError(Exception):
+    """A search ended without one function that trained."""
+
+
+class RunError(Exception):
+    """A run is in use by another driver, or was made with other settings."""
+
+
+class EnvironmentProblem(Exception):
+    """The machine or the folder does not allow what was asked for."""
+
+
+# By name, so that looking up an exit code imports nothing.
+_CODES = {
+    "actsearch.errors.UsageError": USAGE,
+    "actsearch.errors.NoCandidateError": NO_CANDIDATE,
+    "actsearch.errors.EnvironmentProblem": ENVIRONMENT,
+    "actsearch.errors.RunError": RUN_UNAVAILABLE,
+    "search_space.parser.ParseError": USAGE,
+    "builtins.ValueError": USAGE,
+    "child_models.datasets.DataError": ENVIRONMENT,
+    "workers.executor.ExecutorError": ENVIRONMENT,
+    "results.store.StoreError": RUN_UNAVAILABLE,
+    "builtins.ModuleNotFoundError": ENVIRONMENT,
+    "builtins.ImportError": ENVIRONMENT,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """The code for an error that the user can act on, or UNEXPECTED."""
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__]
+    return next((_CODES[name] for name in names if name in _CODES), UNEXPECTED)
+
+
+def known_errors() -> Iterator[type[BaseException]]:
+    """Every class that has an exit code; for the test that they exist."""
+    for name in _CODES:
+        module, _, cls = name.rpartition(".")
+        yield getattr(importlib.import_module(module), cls)

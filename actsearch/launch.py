@@ -1,0 +1,225 @@
+"""search(): launch or resume a search. The command line and the Python API both come here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actsearch.config import SearchConfig
+from actsearch.errors import NoCandidateError
+from actsearch.loop import StrategySource, run_trials
+from actsearch.progress import Progress
+from actsearch.run import RUNS, Run
+from actsearch.screen import duration, live
+from actsearch.session import (
+    Machinery,
+    environment,
+    extra_operators,
+    logging_to,
+    make_evaluator,
+    running,
+    warm_up,
+)
+from child_models.evaluate import Evaluator
+from controller.strategies import strategy_from
+from results.records import Trial
+from results.store import Store
+from search_space.baselines import BASELINES
+from search_space.equivalence import canonical
+from search_space.expression import formula
+from search_space.parser import parse
+from search_space.space import SPACES, Space, space_from
+
+BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
+COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
+_NOT_SETTINGS = ("run", "dry_run")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is going to do, known before anything starts."""
+
+    run: Run
+    settings: dict[str, Any]
+    space: Space
+    evaluator: Evaluator
+    distinct: int | None  # functions in the space, where they were counted
+    seconds_a_child: float
+
+    @property
+    def total(self) -> int | None:
+        """Functions to train, as far as it can be said."""
+        budget, size = self.settings["budget"], self.distinct
+        return min(budget, size) if budget and size else budget or size
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What cannot change when the run is resumed."""
+        return {
+            "space": self.space.spec,
+            "seed": self.settings["seed"],
+            "protocol": self.evaluator.protocol,
+        }
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        s, recipe = self.settings, self.evaluator.recipe
+        functions = f"{self.space.size:,} candidates"
+        if self.distinct is not None:
+            functions += f", {self.distinct:,} after removing repeats"
+        train = f"{self.total:,} to train" if self.total else "no budget: until stopped"
+        lines = [
+            f"run        {self.run.path}",
+            f"space      {self.space.spec}: {functions}; {train} ({s['strategy']})",
+            f"child      {self.evaluator.child.name} on {self.evaluator.dataset.name}, "
+            f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s['operators']}",
+        ]
+        child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
+        if self.total and s["workers"]:
+            # plus the ReLU and Swish children
+            total = self.seconds_a_child * (self.total + len(BESIDE)) / s["workers"]
+            child += f", {duration(total)} for all on {s['workers']}; dearer functions take longer"
+        return [*lines, child]
+
+
+def search(
+    run: str | Path | None = None,
+    *,
+    space: str | Space | None = None,
+    dataset: Any = None,
+    child: Any = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run:
+    """Launch a search, or resume the one in the folder `run`; returns the Run when it has ended.
+
+    `space` may be a Space, `dataset` arrays (x, y), `child` a function of `make_activation` that
+    returns an nn.Module; other options are those of `actsearch search` (see SearchConfig). Raises
+    NoCandidateError where nothing trained, RunError where the run is in use or was made otherwise.
+    """
+    names = {f.name for f in fields(SearchConfig)}
+    if unknown := [name for name in options if name not in names]:
+        raise TypeError(f"search() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
+    objects = {"space": space, "dataset": dataset, "child": child}
+    given = {k: v for k, v in objects.items() if isinstance(v, str)}
+    config = SearchConfig(run=None if run is None else str(run), **given, **options)
+    made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
+    console = Console(stderr=True, quiet=quiet)
+    plan = make_plan(config, made)
+    carry_out(plan, console)
+    return plan.run
+
+
+def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Plan:
+    """Resolve the settings (given, else the run's own, else the preset's) and check them."""
+    objects = objects or {}
+    run = Run(Path(config.run or _default_run(config, objects)))
+    settings = config.resolved(run.config.get("settings", {})) | objects
+    space = settings["space"]
+    space = space if isinstance(space, Space) else space_from(space)
+    evaluator = make_evaluator(settings, extra_operators(space))
+    strategy_from(settings["strategy"], space, settings["seed"])
+    if settings["workers"] is None and settings["executor"] == "inline":
+        settings["workers"] = 1
+    distinct = _distinct(space) if space.size <= COUNTABLE else None
+    return Plan(run, settings, space, evaluator, distinct, warm_up(evaluator))
+
+
+def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
+    """runs/SPACE-STRATEGY-DATASET."""
+    settings = config.resolved({}) | objects
+    space = settings["space"]
+    space = space.name if isinstance(space, Space) else space
+    dataset = settings["dataset"]
+    dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
+    return RUNS / f"{space if space in SPACES else 'custom'}-{settings['strategy']}-{dataset}"
+
+
+def _distinct(space: Space) -> int:
+    return len({canonical(expr) for expr in space})
+
+
+def carry_out(plan: Plan, console: Console) -> str:
+    """Run the plan; returns why it ended, `stopped` among the reasons."""
+    run = plan.run
+    with run.locked():
+        run.check_identity(plan.identity)
+        store = run.store()
+        run.write_config(_config(plan))
+        with logging_to(run.path / "run.log"):
+            try:
+                return _search(plan, store, console)
+            finally:
+                store.close()
+                run.write_top()
+
+
+def _config(plan: Plan) -> dict[str, Any]:
+    settings = {
+        name: value if isinstance(value, (str, int, float, bool, type(None))) else None
+        for name, value in plan.settings.items()
+        if name not in _NOT_SETTINGS
+    }
+    settings["space"] = plan.space.spec
+    return {"identity": plan.identity, "settings": settings, "environment": environment()}
+
+
+def _search(plan: Plan, store: Store, console: Console) -> str:
+    settings = plan.settings
+    protocol = plan.evaluator.protocol_hash
+    with store.transaction():
+        store.add_protocol(protocol, plan.evaluator.protocol)
+        beside = [_baseline(store, name, protocol, settings["seed"]) for name in BESIDE]
+    source = StrategySource(
+        store,
+        plan.space,
+        strategy_from(settings["strategy"], plan.space, settings["seed"]),
+        name=settings["strategy"],
+        protocol=protocol,
+        seed=settings["seed"],
+        budget=settings["budget"],
+        patience=settings["patience"],
+        first=beside,
+    )
+    if source.ended and not store.waiting("search"):
+        return source.ended
+    machinery = Machinery(
+        settings["executor"],
+        settings["workers"],
+        settings["workers_per_gpu"],
+        settings["ray_address"],
+    )
+    with running(lambda: machinery.start(plan.evaluator)) as (executor, stop):
+        title = " · ".join(
+            (
+                f"{plan.run.path}  {settings['strategy']}",
+                plan.evaluator.child.name,
+                plan.evaluator.dataset.name,
+                f"{plan.evaluator.recipe.steps:,} steps",
+            )
+        )
+        progress = Progress(title, executor.description, plan.total, done_before=source.done)
+        progress.load(store.rows("search"))
+        progress.update(source.done, source.repeats, 0)
+        with live(progress, console):
+            reason = run_trials(store, source, executor, progress, stop)
+    return reason
+
+
+def _baseline(store: Store, name: str, protocol: str, seed: int) -> Trial:
+    expr = canonical(parse(BASELINES[name]))
+    return store.submit("search", str(expr), protocol, seed, formula=formula(expr), label=name)
+
+
+def check_found(run: Run) -> None:
+    """Raises NoCandidateError where no function of the run has trained."""
+    counts = run.counts()
+    if counts["ok"] == 0:
+        failed = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+        raise NoCandidateError(
+            f"no function trained in {run.path} ({failed or 'no trials'}); "
+            f"'actsearch top {run.path} -f csv' and {run.path}/run.log give the reasons"
+        )

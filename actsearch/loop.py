@@ -1,0 +1,242 @@
+"""The one loop: take trials from a source, hand them to an executor, record each outcome.
+
+An outcome and what it changes in the source are stored in one transaction, so that a run that is
+killed at any moment resumes with both or neither.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from actsearch.progress import Progress
+from controller.strategy import Proposal, Strategy
+from results.records import Outcome, Trial, reward
+from results.store import Store
+from search_space.equivalence import canonical
+from search_space.expression import formula
+from search_space.space import Space
+from workers.executor import Executor
+
+log = logging.getLogger("actsearch")
+
+WAIT_SECONDS = 0.5
+STOPPED = "stopped"
+
+
+class Source(Protocol):
+    """Where trials come from and whom outcomes are told."""
+
+    def take(self, n: int) -> list[Trial]:
+        """At most `n` trials to train; each is in the store already."""
+        ...
+
+    def finished(self, trial: Trial, outcome: Outcome) -> None:
+        """Called inside the transaction that records the outcome."""
+        ...
+
+    @property
+    def done(self) -> int:
+        """How many of the trials that it counts are finished, earlier sessions included."""
+        ...
+
+    @property
+    def repeats(self) -> int:
+        """How many proposals cost nothing because their function was known."""
+        ...
+
+    @property
+    def ended(self) -> str:
+        """Why no more trials will come, or "" while they may."""
+        ...
+
+
+def run_trials(
+    store: Store,
+    source: Source,
+    executor: Executor,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Run until the source has ended and all is recorded, or until `should_stop`; returns why.
+
+    A stop starts nothing more and waits for the children that are being trained.
+    """
+    in_flight = 0
+    while True:
+        if should_stop() and not progress.stopping:
+            progress.stopping = True
+            executor.hold()
+        if not progress.stopping:
+            while executor.free > 0 and (trials := source.take(executor.free)):
+                for trial in trials:
+                    executor.submit(trial)
+                in_flight += len(trials)
+            if in_flight == 0:
+                return source.ended or "the strategy proposes nothing"
+        progress.update(source.done, source.repeats, executor.running)
+        finished = executor.completed(WAIT_SECONDS)
+        in_flight -= len(finished)
+        if finished:
+            with store.transaction():
+                for trial, outcome in finished:
+                    if store.record(trial, outcome):
+                        source.finished(trial, outcome)
+        for trial, outcome in finished:
+            log.info("%s", describe(trial, outcome))
+            progress.add(trial, outcome)
+        progress.update(source.done, source.repeats, executor.running)
+        if progress.stopping and executor.running == 0:
+            return STOPPED
+
+
+def describe(trial: Trial, outcome: Outcome) -> str:
+    """One line of the log."""
+    result = outcome.reason or f"validation {outcome.val_accuracy:.4f}"
+    head = f"trial {trial.id} {trial.formula} seed {trial.seed}"
+    return f"{head}: {outcome.status}, {result}, {outcome.seconds:.1f} s"
+
+
+class FixedSource:
+    """A list of trials, such as a re-evaluation's."""
+
+    repeats = 0
+
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        self._trials = deque(trials)
+        self.done = 0
+
+    def take(self, n: int) -> list[Trial]:
+        return [self._trials.popleft() for _ in range(min(n, len(self._trials)))]
+
+    def finished(self, trial: Trial, outcome: Outcome) -> None:
+        self.done += 1
+
+    @property
+    def ended(self) -> str:
+        return "" if self._trials else "all trained"
+
+
+class StrategySource:
+    """Turns a strategy's proposals into trials, each function once.
+
+    A proposal of a function whose outcome is known is told its reward at once and costs nothing;
+    one that is being trained is told when it is done. `first` are trials to run beside the
+    strategy's, such as the baselines. Open proposals and the strategy's state are taken from the
+    store, if it has any.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        space: Space,
+        strategy: Strategy,
+        *,
+        name: str,
+        protocol: str,
+        seed: int,
+        budget: int | None,
+        patience: int,
+        first: Iterable[Trial] = (),
+    ) -> None:
+        self.store = store
+        self.space = space
+        self.strategy = strategy
+        self.name = name
+        self.protocol = protocol
+        self.seed = seed
+        self.budget = budget
+        self.patience = patience
+        self.repeats = store.proposals() - store.proposed_trials()
+        self._repeats_in_a_row = 0
+        self._trained = store.trained()
+        self._open: dict[int, list[Proposal]] = {}  # proposals of trials without an outcome
+        self._queue: deque[Trial] = deque()
+        self._restore(first)
+
+    def _restore(self, first: Iterable[Trial]) -> None:
+        state = self.store.strategy(self.name)
+        if state is not None:
+            self.strategy.load_state_dict(state)
+        for p in self.store.open_proposals(self.name):
+            self._open.setdefault(p.trial, []).append(Proposal(p.number, p.digits))
+        waiting = {trial.id: trial for trial in self.store.waiting("search")}
+        ids = dict.fromkeys([t.id for t in first] + list(waiting))
+        self._queue.extend(waiting[i] for i in ids if i in waiting)
+
+    @property
+    def done(self) -> int:
+        return self._trained
+
+    @property
+    def charged(self) -> int:
+        """What the budget has been spent on: functions trained, and those on their way."""
+        return self._trained + len(self._open)
+
+    @property
+    def ended(self) -> str:
+        if self._queue:
+            return ""
+        if self.budget is not None and self.charged >= self.budget:
+            return "budget spent"
+        if self.strategy.exhausted:
+            return "space exhausted"
+        if self._repeats_in_a_row >= self.patience:
+            return f"nothing new in {self.patience:,} proposals"
+        return ""
+
+    def take(self, n: int) -> list[Trial]:
+        trials = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        while len(trials) < n and not self.ended:
+            wanted = n - len(trials)
+            if self.budget is not None:
+                wanted = min(wanted, self.budget - self.charged)
+            new = self._ask(wanted)
+            if new is None:
+                break
+            trials += new
+        return trials
+
+    def _ask(self, n: int) -> list[Trial] | None:
+        """New trials from at most `n` proposals; None where the strategy waits for rewards."""
+        proposals = self.strategy.ask(n)
+        if not proposals:
+            return None
+        with self.store.transaction():
+            new = [trial for p in proposals if (trial := self._propose(p)) is not None]
+            self._save()
+        return new
+
+    def _propose(self, proposal: Proposal) -> Trial | None:
+        expr = canonical(self.space.decode(proposal.digits))
+        key = ("search", str(expr), self.protocol, self.seed)
+        known = self.store.find(*key)
+        trial = known or self.store.submit(*key, formula=formula(expr))
+        first = not self.store.has_proposals(trial)
+        self.store.propose(self.name, proposal.number, proposal.digits, trial)
+        outcome = self.store.outcome(trial) if known else None
+        if outcome is not None:
+            self._tell(proposal, outcome)
+            self._trained += first and outcome.status != "rejected"  # a baseline of the space
+        else:
+            self._open.setdefault(trial.id, []).append(proposal)
+        self._repeats_in_a_row = self._repeats_in_a_row + 1 if known else 0
+        self.repeats += not first
+        return None if known else trial
+
+    def finished(self, trial: Trial, outcome: Outcome) -> None:
+        proposals = self._open.pop(trial.id, [])
+        for proposal in proposals:
+            self._tell(proposal, outcome)
+        self._trained += bool(proposals) and outcome.status != "rejected"
+        self._save()
+
+    def _tell(self, proposal: Proposal, outcome: Outcome) -> None:
+        value = reward(outcome)
+        self.strategy.tell(proposal, value)
+        self.store.tell(self.name, proposal.number, value)
+
+    def _save(self) -> None:
+        self.store.save_strategy(self.name, self.strategy.state_dict())

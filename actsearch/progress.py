@@ -1,0 +1,94 @@
+"""Progress: what has happened so far, in a few numbers, for the screen and for callbacks."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from results.records import Outcome, Trial
+
+BEST = 3
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished function, as the screen names it."""
+
+    trial: int
+    formula: str
+    status: str
+    accuracy: float | None
+    reason: str
+    at: float  # time.time()
+
+
+@dataclass
+class Progress:
+    """Written by the loop, read by the screen's thread. `total` is None where there is no end in
+    sight."""
+
+    title: str
+    workers: str
+    total: int | None
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    done_before: int = 0
+    repeats: int = 0
+    running: int = 0
+    stopping: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    best: list[Scored] = field(default_factory=list)
+    baselines: dict[str, float | None] = field(default_factory=dict)
+    last: deque[Scored] = field(default_factory=lambda: deque(maxlen=2))
+
+    def update(self, done: int, repeats: int, running: int) -> None:
+        self.done, self.repeats, self.running = done, repeats, running
+
+    def add(self, trial: Trial, outcome: Outcome) -> None:
+        accuracy = outcome.test_accuracy if trial.stage == "reevaluate" else outcome.val_accuracy
+        self._add(
+            trial.label,
+            Scored(trial.id, trial.formula, outcome.status, accuracy, outcome.reason, time.time()),
+        )
+
+    def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """What earlier sessions of the run have found."""
+        for row in rows:
+            if row["status"] is not None:
+                seen = Scored(
+                    row["id"],
+                    row["formula"],
+                    row["status"],
+                    row["val_accuracy"],
+                    row["reason"],
+                    row["finished"],
+                )
+                self._add(row["label"], seen)
+        self.last.clear()
+
+    def _add(self, label: str, scored: Scored) -> None:
+        self.counts[scored.status] += 1
+        self.last.append(scored)
+        if label:
+            self.baselines[label] = scored.accuracy
+        elif scored.accuracy is not None:
+            self.best.append(scored)
+            self.best.sort(key=lambda s: -(s.accuracy or 0.0))
+            del self.best[BEST:]
+
+    @property
+    def rate(self) -> float | None:
+        """Finished trials a second in this session, None before the first."""
+        finished = self.done - self.done_before
+        elapsed = time.monotonic() - self.started
+        return finished / elapsed if finished > 0 and elapsed > 0 else None
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left, None where it cannot be said."""
+        if self.rate is None or self.total is None:
+            return None
+        return max(0, self.total - self.done) / self.rate

@@ -1,0 +1,15 @@
+"""The classes that Ray unpickles by name. They live here so that a worker process imports
+actsearch, and with it the guard of origin.py, before any of the generic names."""
+
+from __future__ import annotations
+
+from workers.candidate_queue import CandidateQueue
+from workers.ray_executor import Worker
+
+
+class QueueActor(CandidateQueue):
+    """The candidate queue as a Ray actor."""
+
+
+class WorkerActor(Worker):
+    """A worker as a Ray actor."""

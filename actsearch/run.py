@@ -1,0 +1,172 @@
+"""Run: one folder with all that a search is and has found.
+
+config.json  identity (what cannot change on resume), settings, environment
+run.sqlite   the store         top.csv  the ranked table         run.log  the log
+run.lock     held by the driver that is writing, with its host and process id
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actsearch.errors import RunError
+from results.leaderboard import Entry, leaderboard, status_counts
+from results.store import Store, StoreError
+from results.tables import Row, to_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNS = Path("runs")
+
+
+class Run:
+    """A run that is read. Opening one starts nothing and locks nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Raises StoreError where there is no run at `path`."""
+        run = cls(Path(path))
+        run.store(readonly=True).close()
+        return run
+
+    @classmethod
+    def newest(cls) -> Run:
+        """The run under runs/ that was written last."""
+        found = sorted(RUNS.glob("*/run.sqlite"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise StoreError(f"no run under {RUNS}/; 'actsearch search' makes one")
+        return cls.open(found[-1].parent)
+
+    def store(self, *, readonly: bool = False) -> Store:
+        return Store(self.path / "run.sqlite", create=not readonly, readonly=readonly)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """identity, settings and environment; empty where the run is new."""
+        file = self.path / "config.json"
+        if not file.is_file():
+            return {}
+        try:
+            return json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(f"{file} is damaged ({error}); search in another folder") from error
+
+    def rows(self, stage: str = "search") -> list[dict[str, Any]]:
+        store = self.store(readonly=True)
+        try:
+            return store.rows(stage)
+        finally:
+            store.close()
+
+    def leaderboard(self) -> list[Entry]:
+        return leaderboard(self.rows())
+
+    def counts(self) -> dict[str, int]:
+        """How many search trials of each status there are."""
+        return status_counts(self.rows())
+
+    def table(self) -> pd.DataFrame:
+        """All functions of the search, ranked: accuracies as fractions of 1, times in s and ms."""
+        import pandas as pd
+
+        return pd.DataFrame(top_rows(self.leaderboard(), expression=True))
+
+    def write_top(self) -> None:
+        """Write top.csv, in one step."""
+        target = self.path / "top.csv"
+        part = target.with_suffix(".part")
+        part.write_text(to_csv(top_rows(self.leaderboard(), expression=True)))
+        part.replace(target)
+
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Raises RunError, with the difference, where the run was made with another identity."""
+        before = self.config.get("identity")
+        if before is None or before == identity:
+            return
+        old, new = _flat(before), _flat(identity)
+        names = [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
+        was = ", ".join(f"{k}={old.get(k)}" for k in names)
+        asked = ", ".join(str(new.get(k)) for k in names)
+        raise RunError(
+            f"{self.path} was made with {was}; you asked for {asked}. Use another folder."
+        )
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        part = self.path / "config.json.part"
+        part.write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        part.replace(self.path / "config.json")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this driver; raises RunError, with who holds it, where another does."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(
+                self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"{self.path} is in use by {_holder(descriptor)}") from error
+            who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(who).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        who = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (ValueError, KeyError):
+        return "another driver"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{key}." if key not in ("protocol", "recipe") else prefix)
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def top_rows(entries: list[Entry], *, expression: bool = False) -> list[Row]:
+    """Entries as rows of a table; `expression` adds canonical form, status, seeds and reason."""
+    rows: list[Row] = []
+    failures = not expression and any(e.status != "ok" for e in entries)
+    for e in entries:
+        row: dict[str, Any] = {
+            "rank": e.rank,
+            "formula": e.formula,
+            "name": e.label,
+            "val accuracy": e.val_accuracy,
+            "seconds": e.seconds,
+            "ms/step": e.ms_per_step,
+            "x relu": e.vs_relu,
+        }
+        if failures:
+            row["note"] = "" if e.status == "ok" else f"{e.status}: {e.reason}"
+        if expression:
+            extra = {"status": e.status, "seeds": e.seeds, "reason": e.reason}
+            row = {**row, "expression": e.expression, **extra}
+        rows.append(row)
+    return rows

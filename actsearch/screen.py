@@ -1,0 +1,132 @@
+"""The live block: one picture of a search, redrawn twice a second; plain lines where there is no
+terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from actsearch.progress import Progress, Scored
+from results.tables import show
+
+PLAIN_SECONDS = 30.0
+BAR = 28
+
+
+def duration(seconds: float) -> str:
+    """Such as `48 s`, `2 min 05 s`, `1 h 42 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min"
+
+
+def lines(progress: Progress, width: int = 80) -> list[str]:
+    """The block as text."""
+    elapsed = time.monotonic() - progress.started
+    head = progress.title[: width - 13].ljust(width - 12)
+    hours, rest = divmod(int(elapsed), 3600)
+    block = [f" {head} {hours:02d}:{rest // 60:02d}:{rest % 60:02d}"]
+    block.append(f" {_bar(progress)}{_pace(progress)}")
+    counts = progress.counts
+    block.append(
+        f" {progress.workers}   running {progress.running} · rejected {counts['rejected']}"
+        f" · diverged {counts['diverged']}"
+        f" · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
+        f" · repeats {progress.repeats} (free)"
+    )
+    block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]
+    if progress.baselines:
+        shown = (f"{k} {_percent(v)}" for k, v in progress.baselines.items())
+        block.append("       " + "   ".join(shown))
+    if progress.last:
+        block.append(" last  " + " · ".join(map(_last, progress.last))[: width - 8])
+    if progress.stopping:
+        block.append(
+            f" Stopping: {progress.running} children are finishing. "
+            "Ctrl-C again to stop now. Nothing is lost."
+        )
+    return block
+
+
+def _bar(progress: Progress) -> str:
+    if not progress.total:
+        return f"{progress.done:,} done"
+    filled = min(BAR, BAR * progress.done // progress.total)
+    return f"{'█' * filled}{'░' * (BAR - filled)}  {progress.done:,}/{progress.total:,}"
+
+
+def _pace(progress: Progress) -> str:
+    rate = f"   {60 * progress.rate:.1f}/min" if progress.rate else ""
+    return rate + (f"   ETA {duration(progress.eta)}" if progress.eta is not None else "")
+
+
+def _best(i: int, scored: Scored, width: int) -> str:
+    ago = f"#{scored.trial}, {duration(max(0, time.time() - scored.at))} ago"
+    text = scored.formula[: width - 20 - len(ago)]
+    line = f" {'best' if i == 0 else '    '}  {_percent(scored.accuracy)}  {text}"
+    return f"{line.ljust(width - 1 - len(ago))}{ago}"
+
+
+def _last(scored: Scored) -> str:
+    text = scored.formula
+    return (
+        f"{text} {_percent(scored.accuracy)}"
+        if scored.accuracy is not None
+        else (f"{text} {scored.status}: {scored.reason}")
+    )
+
+
+def _percent(accuracy: float | None) -> str:
+    return "failed" if accuracy is None else f"{show('accuracy', accuracy)} %"
+
+
+def plain_line(progress: Progress) -> str:
+    """The block in one line, for logs."""
+    best = progress.best[0] if progress.best else None
+    found = f", best {_percent(best.accuracy)} {best.formula}" if best else ""
+    of = f"/{progress.total:,}" if progress.total else ""
+    return f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}{found}"
+
+
+class _Block:
+    """What rich draws: asked for anew at each refresh."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def __rich__(self) -> Group:
+        return Group(*(Text(line, no_wrap=True) for line in lines(self.progress)))
+
+
+@contextmanager
+def live(progress: Progress, console: Console) -> Iterator[None]:
+    """Show `progress` on `console` while the body runs."""
+    if console.is_terminal:
+        with Live(_Block(progress), console=console, refresh_per_second=2):
+            yield
+        return
+    over = threading.Event()
+
+    def report() -> None:
+        while not over.wait(PLAIN_SECONDS):
+            console.print(plain_line(progress), highlight=False, soft_wrap=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        console.print(plain_line(progress), highlight=False, soft_wrap=True)

@@ -1,0 +1,184 @@
+"""What a search and a re-evaluation share: the evaluator, the executor, the signals, the log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from actsearch.errors import EnvironmentProblem, UsageError
+from actsearch.origin import shadowed, shadowing
+from child_models.datasets import Dataset, load, make_dataset
+from child_models.evaluate import Evaluator
+from child_models.recipe import Recipe
+from child_models.zoo import child_from
+from results.records import Trial
+from search_space.operators import OPERATORS, Op
+from search_space.space import Space
+from workers.executor import Evaluate, Executor, InlineExecutor
+
+log = logging.getLogger("actsearch")
+
+WARM_UP_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """Who trains: the options of that name."""
+
+    executor: str = "ray"
+    workers: int | None = None
+    workers_per_gpu: int | None = None
+    ray_address: str | None = None
+
+    def start(self, evaluate: Evaluate) -> Executor:
+        if self.executor == "inline":
+            return InlineExecutor(evaluate)
+        from actsearch.ray_actors import QueueActor, WorkerActor
+        from workers.ray_executor import RayExecutor
+
+        here = Path.cwd()
+        if hidden := shadowing(here):
+            raise EnvironmentProblem(
+                f"{hidden[0]} would be imported by Ray's workers in the place of actsearch; "
+                "rename it, or start from another folder"
+            )
+        for name in shadowed(here):
+            log.warning("%s has the name of a package of actsearch; it is passed over", name)
+        return RayExecutor(
+            evaluate,
+            workers=self.workers,
+            workers_per_gpu=self.workers_per_gpu,
+            address=self.ray_address,
+            queue_class=QueueActor,
+            worker_class=WorkerActor,
+        )
+
+
+def dataset_from(data: Any, **options: Any) -> Dataset:
+    """A Dataset from a name, arrays (x, y) or (x_train, y_train, x_test, y_test), or itself."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, (str, Path)):
+        return load(str(data), **options)
+    if isinstance(data, (tuple, list)) and len(data) in (2, 4):
+        train, test = tuple(data[:2]), tuple(data[2:]) or None
+        return make_dataset("arrays", train, test)  # type: ignore[arg-type]
+    raise UsageError(
+        "dataset must be a name, a file, arrays (x, y) or (x_train, y_train, x_test, y_test), "
+        f"or a Dataset, not {type(data).__name__}"
+    )
+
+
+def extra_operators(space: Space) -> tuple[Op, ...]:
+    """The operators of a space that are not the paper's."""
+    ops = (*space.unary, *space.binary)
+    return tuple(op for op in ops if OPERATORS.get(op.name) is not op)
+
+
+def make_evaluator(
+    settings: dict[str, Any], extra: tuple[Op, ...] = (), *, test: bool = False
+) -> Evaluator:
+    """From resolved settings: dataset, child, recipe, operator set."""
+    dataset = dataset_from(
+        settings["dataset"],
+        **{
+            "root": settings.get("data_root", "data"),
+            "download": settings.get("download", False),
+            "image_size": settings.get("image_size"),
+        },
+    )
+    recipe = Recipe(
+        steps=settings["steps"],
+        batch_size=settings["batch_size"],
+        lr=settings["lr"],
+        schedule=settings["schedule"],
+    )
+    child = child_from(settings["child"])
+    return Evaluator(
+        dataset, child, recipe, operators=settings["operators"], extra=extra, test=test
+    )
+
+
+def warm_up(evaluator: Evaluator) -> float:
+    """Seconds that a ReLU child takes, from a few steps here; raises UsageError where it fails."""
+    relu = Trial(0, "search", "relu(x)", "", 0)
+    outcome = evaluator.with_steps(WARM_UP_STEPS)(relu)
+    if outcome.status == "failed":
+        raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
+    return (outcome.ms_per_step or 0.0) * evaluator.recipe.steps / 1e3
+
+
+class Stop:
+    """The first SIGINT or SIGTERM asks for a drain, the second interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self) -> bool:
+        return self.requested
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Stop]:
+        """To be entered after Ray has started, since that replaces the handler of SIGTERM."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """All that actsearch logs, tracebacks too, goes to this file."""
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    before, log.propagate = (log.level, log.propagate), False
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException:
+        log.exception("ended by an exception")
+        raise
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+        handler.close()
+
+
+@contextlib.contextmanager
+def running(start: Callable[[], Executor]) -> Iterator[tuple[Executor, Stop]]:
+    """An executor with the signal handlers around it; it is closed whatever happens."""
+    executor = start()
+    try:
+        with Stop().installed() as stop:
+            yield executor, stop
+    finally:
+        executor.close()
+
+
+def environment() -> dict[str, Any]:
+    """What a run's config.json says of the machine."""
+    import platform
+
+    from child_models.evaluate import versions
+
+    return {**versions(), "platform": platform.platform(), "cpus": os.cpu_count()}

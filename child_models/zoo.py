@@ -1,0 +1,102 @@
+"""CHILDREN: every child model by name, with the options it takes as `name:option=value,...`.
+
+A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
+`input_shape` and `classes` too if it has parameters of these names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from child_models.cnn import CNN
+from child_models.mlp import MLP
+from child_models.resnet import ResNet
+from search_space.operators import unknown
+
+Builder = Callable[..., nn.Module]
+
+CHILDREN: dict[str, Builder] = {
+    "resnet8": partial(ResNet, depth=8),
+    "resnet14": partial(ResNet, depth=14),
+    "resnet20": partial(ResNet, depth=20),
+    "resnet32": partial(ResNet, depth=32),
+    "resnet44": partial(ResNet, depth=44),
+    "resnet56": partial(ResNet, depth=56),
+    "resnet110": partial(ResNet, depth=110),
+    "resnet": ResNet,
+    "mlp": MLP,
+    "cnn": CNN,
+}
+
+
+@dataclass(frozen=True)
+class Child:
+    """A builder with its options bound; `name` is how it is written, `digest` what a run's identity
+    keeps."""
+
+    name: str
+    build: Builder = field(compare=False, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    def __call__(
+        self,
+        make_activation: Callable[[int], nn.Module],
+        input_shape: tuple[int, ...],
+        classes: int,
+    ) -> nn.Module:
+        offered = {"input_shape": input_shape, "classes": classes}
+        accepted = inspect.signature(self.build).parameters
+        given = {name: value for name, value in offered.items() if name in accepted}
+        return self.build(make_activation, **given, **self.options)
+
+
+def child_from(child: str | Child | Builder) -> Child:
+    """A Child from `resnet8`, `resnet8:width=8,size=16`, or a function of make_activation.
+
+    Raises ValueError for a name or an option that is not known.
+    """
+    if isinstance(child, Child):
+        return child
+    if callable(child):
+        return _users_own(child)
+    name, _, text = child.partition(":")
+    if name not in CHILDREN:
+        raise ValueError(unknown("child", name, CHILDREN))
+    build = CHILDREN[name]
+    known = [
+        p.name
+        for p in inspect.signature(build).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("input_shape", "classes")
+    ]
+    options: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise ValueError(unknown(f"option of child {name}", key, known))
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"{name}:{part} needs a whole number of 1 or more, as {key}=8")
+        options[key] = int(value)
+    return Child(child, build, options, digest=child)
+
+
+def _users_own(build: Builder) -> Child:
+    name = getattr(build, "__qualname__", type(build).__qualname__)
+    return Child(name, build, {}, digest=f"{name}-{source_digest(build)}")
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """The hash of a function's source: an edited model or operator makes another run."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        source = repr((code.co_code, code.co_consts) if code else function)
+    return hashlib.sha256(source.encode()).hexdigest()[:12]

@@ -1,0 +1,35 @@
+"""Exhaustive search: every point of the space once, in the order of its index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controller.strategy import Proposal
+from search_space.space import Space
+
+
+class Exhaustive:
+    """Counts. `seed` is accepted as for every strategy and has no effect."""
+
+    def __init__(self, space: Space, seed: int = 0) -> None:
+        self.space = space
+        self.position = 0
+
+    def ask(self, n: int) -> list[Proposal]:
+        stop = min(self.position + n, self.space.size)
+        proposals = [Proposal(i, self.space.digits(i)) for i in range(self.position, stop)]
+        self.position = stop
+        return proposals
+
+    def tell(self, proposal: Proposal, reward: float) -> None:
+        pass
+
+    @property
+    def exhausted(self) -> bool:
+        return self.position >= self.space.size
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]

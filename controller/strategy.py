@@ -1,0 +1,46 @@
+"""The Strategy protocol: ask for proposals, tell their rewards, and be stored and restored exactly.
+
+A strategy sees digits and rewards only. `ask(n)` may return fewer than n: none while it waits for
+rewards, and none for ever once it is `exhausted`. Rewards may come in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Digits = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The `number`-th proposal of a strategy, counted from 0: these digits."""
+
+    number: int
+    digits: Digits
+
+
+class Strategy(Protocol):
+    """What every search strategy does."""
+
+    def ask(self, n: int) -> Sequence[Proposal]:
+        """At most `n` new proposals."""
+        ...
+
+    def tell(self, proposal: Proposal, reward: float) -> None:
+        """The reward of an earlier proposal: a validation accuracy, or FAILURE_REWARD."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there will never be another proposal."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next proposals depend on, as values that JSON can hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state` exactly as the strategy that gave it would have."""
+        ...

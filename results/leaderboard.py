@@ -1,0 +1,79 @@
+"""The ranked table, a pure function of the store's rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from results.records import STATUSES
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One function: its mean over seeds, and its rank among the functions that trained.
+
+    Accuracies are fractions of 1. `vs_relu` is its median time a step over ReLU's in the same run.
+    """
+
+    rank: int | None
+    expression: str
+    formula: str
+    label: str
+    status: str
+    val_accuracy: float | None
+    seeds: int
+    seconds: float
+    ms_per_step: float | None
+    vs_relu: float | None
+    reason: str
+
+
+def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    """Finished functions, best validation accuracy first; the failed follow without a rank."""
+    functions: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] is not None:
+            functions.setdefault(row["expression"], []).append(row)
+    relu = _ms_per_step(functions.get("relu(x)", []))
+    entries = [_entry(expression, runs, relu) for expression, runs in functions.items()]
+    entries.sort(key=_best_first)
+    ranked = (e for e in entries if e.val_accuracy is not None)
+    ranks = {e.expression: rank for rank, e in enumerate(ranked, 1)}
+    return [Entry(**{**vars(e), "rank": ranks.get(e.expression)}) for e in entries]
+
+
+def _best_first(entry: Entry) -> tuple[float, str]:
+    return (2.0 if entry.val_accuracy is None else -entry.val_accuracy), entry.expression
+
+
+def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -> Entry:
+    failed = next((r for r in runs if r["status"] != "ok"), None)
+    ms = _ms_per_step(runs)
+    return Entry(
+        rank=None,
+        expression=expression,
+        formula=runs[0]["formula"],
+        label=next((r["label"] for r in runs if r["label"]), ""),
+        status=failed["status"] if failed else "ok",
+        val_accuracy=None if failed else statistics.fmean(r["val_accuracy"] for r in runs),
+        seeds=len(runs),
+        seconds=sum(r["seconds"] for r in runs),
+        ms_per_step=ms,
+        vs_relu=ms / relu if ms and relu else None,
+        reason=failed["reason"] if failed else "",
+    )
+
+
+def _ms_per_step(runs: list[Mapping[str, Any]]) -> float | None:
+    times = [r["ms_per_step"] for r in runs if r["ms_per_step"] is not None]
+    return statistics.median(times) if times else None
+
+
+def status_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many trials of each status there are, `waiting` among them; statuses that do not occur
+    are 0."""
+    counts = Counter(row["status"] or "waiting" for row in rows)
+    return {status: counts[status] for status in (*STATUSES, "waiting")}

@@ -1,0 +1,84 @@
+"""The records that the floors exchange: a Trial is one training to be done, an Outcome what came of
+it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+STATUSES = ("ok", "diverged", "rejected", "failed", "timed_out", "crashed")
+STAGES = ("search", "reevaluate")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: this expression in this child, on this data, by this recipe, with this seed.
+
+    `expression` is the canonical text; `protocol` the hash of all that a result depends on besides
+    the expression and the seed (operator set, data, child, recipe). (stage, expression, protocol,
+    seed) names a trial for ever.
+    """
+
+    id: int
+    stage: str
+    expression: str
+    protocol: str
+    seed: int
+    formula: str = ""  # `expression` as people write it
+    label: str = ""  # a baseline's name, shown beside its formula
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return self.stage, self.expression, self.protocol, self.seed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial ended as. Accuracies are fractions of 1 and are None unless status is `ok`.
+
+    `reason` says why a trial is not ok, in a sentence. `curve` is the training loss, thinned to at
+    most 200 points of (step, loss). `seconds` is the wall time of the whole training.
+    """
+
+    status: str
+    reason: str = ""
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    step: int | None = None  # where it ended, if not at the recipe's last step
+    curve: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    ms_per_step: float | None = None
+    host: str = ""
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"unknown status {self.status!r}; known: {', '.join(STATUSES)}")
+        for name in ("val_accuracy", "test_accuracy"):
+            value = getattr(self, name)
+            if value is not None and (self.status != "ok" or not 0.0 <= value <= 1.0):
+                raise ValueError(
+                    f"{name} {value} with status {self.status}: only an ok outcome has one, "
+                    "from 0 to 1"
+                )
+        if self.status == "ok" and self.val_accuracy is None:
+            raise ValueError("an ok outcome needs its val_accuracy")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+FAILURE_REWARD = 0.0
+
+
+def reward(outcome: Outcome) -> float:
+    """What a strategy is told: the validation accuracy, or FAILURE_REWARD where there is none.
+
+    0 lies below every trained child, since even chance has a positive accuracy; the paper does not
+    say what it used.
+    """
+    if outcome.val_accuracy is None or not math.isfinite(outcome.val_accuracy):
+        return FAILURE_REWARD
+    return outcome.val_accuracy

@@ -1,0 +1,296 @@
+"""Store: every trial, outcome and proposal of a run in one SQLite file, written by one driver.
+
+In WAL mode readers never block the writer. A trial is `queued` until it has an outcome, and can
+have only one: the outcome's key is its trial. What a strategy has been told is committed together
+with the outcomes that it was told, so a resumed strategy has seen exactly what the store holds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from results.records import STAGES, STATUSES, Outcome, Trial
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE protocols (hash TEXT PRIMARY KEY, description TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trials (
+    id INTEGER PRIMARY KEY,
+    stage TEXT NOT NULL CHECK (stage IN {STAGES}),
+    expression TEXT NOT NULL,
+    protocol TEXT NOT NULL REFERENCES protocols (hash),
+    seed INTEGER NOT NULL,
+    formula TEXT NOT NULL,
+    label TEXT NOT NULL,
+    submitted REAL NOT NULL,
+    UNIQUE (stage, expression, protocol, seed)
+);
+CREATE TABLE outcomes (
+    trial INTEGER PRIMARY KEY REFERENCES trials (id),
+    status TEXT NOT NULL CHECK (status IN {STATUSES}),
+    reason TEXT NOT NULL,
+    val_accuracy REAL CHECK (val_accuracy BETWEEN 0 AND 1),
+    test_accuracy REAL CHECK (test_accuracy BETWEEN 0 AND 1),
+    step INTEGER,
+    curve TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    ms_per_step REAL,
+    host TEXT NOT NULL,
+    device TEXT NOT NULL,
+    versions TEXT NOT NULL,
+    finished REAL NOT NULL,
+    CHECK ((status = 'ok') = (val_accuracy IS NOT NULL)),
+    CHECK (status = 'ok' OR test_accuracy IS NULL)
+);
+CREATE TABLE proposals (
+    strategy TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    digits TEXT NOT NULL,
+    trial INTEGER NOT NULL REFERENCES trials (id),
+    reward REAL,
+    PRIMARY KEY (strategy, number)
+) WITHOUT ROWID;
+CREATE INDEX proposals_by_trial ON proposals (trial);
+CREATE INDEX open_proposals ON proposals (strategy, number) WHERE reward IS NULL;
+CREATE TABLE strategies (name TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_ROWS = """
+SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.submitted,
+       o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.seconds, o.ms_per_step,
+       o.host, o.device, o.versions, o.finished
+FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
+"""
+
+
+class StoreError(Exception):
+    """A store that cannot be opened or read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class OpenProposal:
+    """A proposal whose trial has no outcome yet."""
+
+    number: int
+    digits: tuple[int, ...]
+    trial: int
+
+
+class Store:
+    """Opens `path`; creates it if `create`. With `readonly` nothing is ever written.
+
+    Raises StoreError for a file that is missing, damaged, or of a newer version.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, readonly: bool = False) -> None:
+        if not path.is_file() and not create:
+            raise StoreError(f"no run at {path.parent}; 'actsearch search {path.parent}' makes one")
+        new = not path.exists()
+        mode = "ro" if readonly else "rwc"
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+        self._db.row_factory = sqlite3.Row
+        try:
+            if new:
+                self._create()
+            self._check_version(path)
+            if not readonly:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise StoreError(
+                f"{path} is damaged ({error}); restore it from a copy, or search in another folder"
+            ) from error
+        except StoreError:
+            self._db.close()
+            raise
+
+    def _create(self) -> None:
+        with self.transaction():
+            for statement in filter(str.strip, _SCHEMA.split(";\n")):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+
+    def _check_version(self, path: Path) -> None:
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        if row is None or int(row[0]) != SCHEMA_VERSION:
+            found = "none" if row is None else row[0]
+            raise StoreError(
+                f"{path} has schema {found}, this actsearch reads {SCHEMA_VERSION}; "
+                "use the version that wrote it, or search in another folder"
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is stored together or not at all."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # -- writing
+
+    def add_protocol(self, protocol_hash: str, description: dict[str, Any]) -> None:
+        text = json.dumps(description, sort_keys=True, allow_nan=False)
+        self._db.execute("INSERT OR IGNORE INTO protocols VALUES (?, ?)", (protocol_hash, text))
+
+    def submit(
+        self,
+        stage: str,
+        expression: str,
+        protocol: str,
+        seed: int,
+        *,
+        formula: str = "",
+        label: str = "",
+    ) -> Trial:
+        """The trial of this key, made if it is new."""
+        self._db.execute(
+            "INSERT INTO trials (stage, expression, protocol, seed, formula, label, submitted) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (stage, expression, protocol, seed, formula or expression, label, time.time()),
+        )
+        if label:
+            self._db.execute(
+                "UPDATE trials SET label = ? WHERE expression = ? AND label = ''",
+                (label, expression),
+            )
+        found = self.find(stage, expression, protocol, seed)
+        assert found is not None
+        return found
+
+    def record(self, trial: Trial, outcome: Outcome) -> bool:
+        """Store an outcome; False where the trial has one already, which then stays as it is."""
+        cursor = self._db.execute(
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            (
+                trial.id,
+                outcome.status,
+                outcome.reason,
+                outcome.val_accuracy,
+                outcome.test_accuracy,
+                outcome.step,
+                json.dumps([p for p in outcome.curve if math.isfinite(p[1])], allow_nan=False),
+                outcome.seconds,
+                outcome.ms_per_step,
+                outcome.host,
+                outcome.device,
+                json.dumps(outcome.versions),
+                time.time(),
+            ),
+        )
+        return cursor.rowcount == 1
+
+    def propose(self, strategy: str, number: int, digits: Sequence[int], trial: Trial) -> None:
+        self._db.execute(
+            "INSERT INTO proposals VALUES (?, ?, ?, ?, NULL)",
+            (strategy, number, json.dumps(list(digits)), trial.id),
+        )
+
+    def tell(self, strategy: str, number: int, reward: float) -> None:
+        self._db.execute(
+            "UPDATE proposals SET reward = ? WHERE strategy = ? AND number = ?",
+            (reward, strategy, number),
+        )
+
+    def save_strategy(self, name: str, state: dict[str, Any]) -> None:
+        text = json.dumps(state, allow_nan=False)
+        self._db.execute("INSERT OR REPLACE INTO strategies VALUES (?, ?)", (name, text))
+
+    # -- reading
+
+    def find(self, stage: str, expression: str, protocol: str, seed: int) -> Trial | None:
+        row = self._db.execute(
+            "SELECT * FROM trials WHERE stage = ? AND expression = ? AND protocol = ? AND seed = ?",
+            (stage, expression, protocol, seed),
+        ).fetchone()
+        return None if row is None else _trial(row)
+
+    def outcome(self, trial: Trial) -> Outcome | None:
+        row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()
+        return None if row is None else _outcome(row)
+
+    def waiting(self, stage: str) -> list[Trial]:
+        """Trials without an outcome, oldest first."""
+        rows = self._db.execute(
+            f"{_ROWS} WHERE o.trial IS NULL AND t.stage = ? ORDER BY t.id", (stage,)
+        )
+        return [_trial(row) for row in rows]
+
+    def open_proposals(self, strategy: str) -> list[OpenProposal]:
+        rows = self._db.execute(
+            "SELECT * FROM proposals WHERE reward IS NULL AND strategy = ? ORDER BY number",
+            (strategy,),
+        )
+        return [OpenProposal(r["number"], tuple(json.loads(r["digits"])), r["trial"]) for r in rows]
+
+    def has_proposals(self, trial: Trial) -> bool:
+        query = "SELECT 1 FROM proposals WHERE trial = ? LIMIT 1"
+        return self._db.execute(query, (trial.id,)).fetchone() is not None
+
+    def proposals(self) -> int:
+        """How many proposals there have been."""
+        return self._db.execute("SELECT count(*) FROM proposals").fetchone()[0]
+
+    def proposed_trials(self) -> int:
+        """How many trials they led to."""
+        return self._db.execute("SELECT count(DISTINCT trial) FROM proposals").fetchone()[0]
+
+    def trained(self) -> int:
+        """Search trials that the budget counts: finished, proposed by a strategy, not rejected."""
+        return self._db.execute(
+            "SELECT count(*) FROM outcomes o JOIN trials t ON t.id = o.trial "
+            "WHERE t.stage = 'search' AND o.status <> 'rejected' "
+            "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)"
+        ).fetchone()[0]
+
+    def strategy(self, name: str) -> dict[str, Any] | None:
+        query = "SELECT state FROM strategies WHERE name = ?"
+        row = self._db.execute(query, (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        """One dict a trial of this stage, outcome columns None while it waits; oldest first."""
+        found = self._db.execute(f"{_ROWS} WHERE t.stage = ? ORDER BY t.id", (stage,))
+        return [dict(row) for row in found]
+
+    def curve(self, trial_id: int) -> list[tuple[int, float]]:
+        """The training loss of a finished trial as (step, loss)."""
+        row = self._db.execute("SELECT curve FROM outcomes WHERE trial = ?", (trial_id,)).fetchone()
+        return [] if row is None else [(step, loss) for step, loss in json.loads(row[0])]
+
+    def protocol(self, protocol_hash: str) -> dict[str, Any]:
+        row = self._db.execute(
+            "SELECT description FROM protocols WHERE hash = ?", (protocol_hash,)
+        ).fetchone()
+        return {} if row is None else json.loads(row[0])
+
+
+def _trial(row: sqlite3.Row) -> Trial:
+    names = ("id", "stage", "expression", "protocol", "seed", "formula", "label")
+    return Trial(**{name: row[name] for name in names})
+
+
+def _outcome(row: sqlite3.Row) -> Outcome:
+    fields = {k: row[k] for k in row.keys() if k not in ("trial", "finished")}  # noqa: SIM118
+    curve = tuple((step, loss) for step, loss in json.loads(fields.pop("curve")))
+    return Outcome(**{**fields, "curve": curve, "versions": json.loads(fields["versions"])})

@@ -1,0 +1,83 @@
+"""Tables as text: for a terminal, CSV, JSON, Markdown. A table is a list of rows, a row a dict.
+
+Columns whose name ends in `accuracy`, `error` or `relu (paired)` hold fractions of 1; the terminal
+and Markdown show them in per cent, CSV and JSON as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+_PERCENT = re.compile(r"(accuracy|error|paired)$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def show(column: str, value: Any) -> str:
+    """A cell as people read it."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if _PERCENT.search(column):
+            sign = "+" if column.endswith("paired") and value > 0 else ""
+            return f"{sign}{100 * value:.2f}"
+        return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return _CONTROL.sub(" ", str(value))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Text that a spreadsheet could take for a formula gets a leading apostrophe."""
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: _no_formula(v) for k, v in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    return json.dumps([dict(row) for row in rows], indent=2, allow_nan=False) + "\n"
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    cells = [[show(c, row[c]).replace("|", "\\|") for c in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_text(rows: Sequence[Row]) -> str:
+    """Aligned columns: numbers to the right, text to the left."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    cells = [columns, *([show(c, row[c]) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    right = [all(not isinstance(row[c], str) for row in rows) for c in columns]
+    return "".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        + "\n"
+        for line in cells
+    )
+
+
+FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "table": to_text,
+    "csv": to_csv,
+    "json": to_json,
+    "markdown": to_markdown,
+}

@@ -1,0 +1,1 @@
+"""The grammar: operators, expressions, the spaces that count them, and the module that runs one."""

@@ -1,0 +1,102 @@
+"""Activation: an expression as an nn.Module, to put where nn.ReLU stood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from search_space.expression import Expr, formula
+from search_space.operators import CONSTANT, INPUT, check_operator_set
+from search_space.parser import parse
+
+
+class Activation(nn.Module):
+    """`expr` applied elementwise, every beta a trainable parameter with one value a channel.
+
+    Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`. The
+    output has the input's shape and dtype; 16-bit inputs, under autocast too, are computed in
+    float32. `operators` is the operator set, `guarded` or `paper`. `inplace` is accepted and
+    ignored, since code that was written for nn.ReLU passes it. Raises ValueError where the input's
+    channels are not `channels`.
+    """
+
+    def __init__(
+        self,
+        expr: Expr | str,
+        channels: int,
+        *,
+        channel_dim: int = 1,
+        operators: str = "guarded",
+        inplace: bool = False,
+    ) -> None:
+        super().__init__()
+        check_operator_set(operators)
+        self.expr = parse(expr) if isinstance(expr, str) else expr
+        self.channels = channels
+        self.channel_dim = channel_dim
+        self.operators = operators
+        self.beta = nn.ParameterList()
+        self._steps: list[tuple[Any, tuple[int, ...], int | None]] = []
+        self._slots: dict[Expr, int] = {}
+        self._output = self._compile(self.expr)
+
+    def _compile(self, expr: Expr) -> int:
+        """Add the steps that compute `expr`; returns its slot. Equal parts without beta share."""
+        if expr in self._slots:
+            return self._slots[expr]
+        args = tuple(map(self._compile, expr.args))
+        fn, beta = expr.op.form(self.operators), None
+        if expr.op == CONSTANT:
+            fn = _Constant(expr.value or 0.0)
+        elif expr.beta is not None:
+            beta = len(self.beta)
+            self.beta.append(nn.Parameter(torch.full((self.channels,), float(expr.beta))))
+        self._steps.append((INPUT if expr.op == INPUT else fn, args, beta))
+        if expr.betas == 0:
+            self._slots[expr] = len(self._steps) - 1
+        return len(self._steps) - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape and dtype of `x` are kept."""
+        if x.dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._evaluate(x.float()).to(x.dtype)
+        return self._evaluate(x)
+
+    def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
+        betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]
+        values: list[torch.Tensor] = []
+        for fn, args, beta in self._steps:
+            if fn is INPUT:
+                values.append(x)
+            elif isinstance(fn, _Constant):
+                values.append(x.new_tensor(fn.value))
+            else:
+                inputs = [values[i] for i in args]
+                values.append(fn(*inputs) if beta is None else fn(*inputs, betas[beta]))
+        y = values[self._output]
+        return y if y.shape == x.shape else y.expand_as(x)
+
+    def _beta_shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        if x.shape[self.channel_dim] != self.channels:
+            raise ValueError(
+                f"this activation has {self.channels} channels, but its input of shape "
+                f"{tuple(x.shape)} has {x.shape[self.channel_dim]} in dimension "
+                f"{self.channel_dim}; "
+                "give channels= the width of the layer, and channel_dim=-1 for (N, L, C)"
+            )
+        shape = [1] * x.ndim
+        shape[self.channel_dim] = self.channels
+        return tuple(shape)
+
+    def extra_repr(self) -> str:
+        return f"{formula(self.expr)}, channels={self.channels}"
+
+
+class _Constant:
+    """A number in the program of an Activation."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value

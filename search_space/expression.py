@@ -1,0 +1,136 @@
+"""Expr, the tree that every candidate is: an operator and the expressions it is applied to.
+
+`str(e)` is the canonical text, `mul(x, sigmoid(scale(x)))`, which parses back to an equal tree;
+`formula(e)` is what people read, `x * sigmoid(beta * x)`. Each occurrence of an operator with a
+beta has a beta of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search_space.operators import ATOM, CONSTANT, INPUT, SIGN, Op
+
+
+@dataclass(frozen=True)
+class Expr:
+    """An operator applied to expressions. Immutable, hashable, equal by structure.
+
+    `value` is the number of a CONSTANT, or beta's initial value where it differs from the
+    operator's.
+    """
+
+    op: Op
+    args: tuple[Expr, ...] = ()
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.args) != self.op.arity:
+            raise ValueError(
+                f"{self.op.name} takes {self.op.arity} argument(s), not {len(self.args)}"
+            )
+        object.__setattr__(self, "_hash", hash((self.op.name, self.args, self.value)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined]  # computed once: trees are hashed often
+
+    def __str__(self) -> str:
+        if self.op == CONSTANT:
+            return number(self.value or 0.0)
+        name = self.op.name if self.value is None else f"{self.op.name}[{number(self.value)}]"
+        return f"{name}({', '.join(map(str, self.args))})" if self.args else name
+
+    __repr__ = __str__
+
+    def walk(self) -> Iterator[Expr]:
+        """Every node, arguments before the operator that uses them, repeats included."""
+        for arg in self.args:
+            yield from arg.walk()
+        yield self
+
+    @property
+    def beta(self) -> float | None:
+        """The initial value of this node's own beta, or None where it has none."""
+        return self.value if self.value is not None and self.op != CONSTANT else self.op.beta
+
+    @property
+    def depth(self) -> int:
+        return 1 + max((arg.depth for arg in self.args), default=0)
+
+    @property
+    def betas(self) -> int:
+        """How many trainable parameters a channel has."""
+        return sum(node.beta is not None for node in self.walk())
+
+    @property
+    def operators(self) -> int:
+        """How many operators the expression applies; x, numbers and a bare beta are not counted."""
+        return sum(node.op.arity > 0 for node in self.walk())
+
+
+X = Expr(INPUT)
+
+
+def constant(value: float) -> Expr:
+    return Expr(CONSTANT, (), float(value))
+
+
+def number(value: float) -> str:
+    """The shortest text that reads back as the same float: 2, 0.01, 1e-07."""
+    return repr(value).removesuffix(".0")
+
+
+def substitute(expr: Expr, replacement: Expr) -> Expr:
+    """`expr` with every x replaced."""
+    if expr.op == INPUT:
+        return replacement
+    return Expr(expr.op, tuple(substitute(arg, replacement) for arg in expr.args), expr.value)
+
+
+def formula(expr: Expr) -> str:
+    """The expression in the notation that people write, such as `x * sigmoid(beta * x)`."""
+    return _print(expr).text
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """A printed argument, with the parentheses that its place in the template needs."""
+
+    text: str
+    precedence: int
+    outer: int  # binding strength of the operator that it is an argument of
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _unless(self, bound: bool) -> str:
+        return self.text if bound else f"({self.text})"
+
+    @property
+    def left(self) -> str:
+        return self._unless(self.precedence >= self.outer)
+
+    @property
+    def tight(self) -> str:
+        return self._unless(self.precedence > self.outer)
+
+    @property
+    def atom(self) -> str:
+        return self._unless(self.precedence == ATOM)
+
+
+def _print(expr: Expr) -> _Operand:
+    op = expr.op
+    if op == CONSTANT:
+        text = number(expr.value or 0.0)
+        return _Operand(text, SIGN if text.startswith("-") else ATOM, 0)
+    printed = [_print(arg) for arg in expr.args]
+    args = [_Operand(p.text, p.precedence, op.precedence) for p in printed]
+    beta = "beta" if expr.value is None else f"beta[{number(expr.value)}]"
+    if op.notation == "{0}":
+        return printed[0]
+    if op.notation is not None:
+        return _Operand(op.notation.format(*args, beta=beta), op.precedence, 0)
+    name = op.name if expr.value is None else f"{op.name}[{number(expr.value)}]"
+    return _Operand(f"{name}({', '.join(map(str, args))})" if args else name, ATOM, 0)

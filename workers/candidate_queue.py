@@ -1,0 +1,106 @@
+"""CandidateQueue: the live queue that workers pull from, with a lease for every candidate taken.
+
+A candidate is waiting, leased, or completed. A lease ends when its worker completes it, when the
+worker is known to be dead, or when no beat has come for `lease_seconds`; in the last two cases the
+candidate waits again under a new lease, and what the old one still reports is refused. Plain Python
+with an injected clock; one Ray actor holds it, and the durable queue behind it is the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from results.records import Outcome, Trial
+
+LEASE_SECONDS = 600.0  # a child beats each second; only a frozen one is silent for so long
+MAX_LOST = 3  # a candidate whose worker has died so often is not tried again
+
+
+@dataclass
+class Lease:
+    """A candidate in a worker's hands until `ends` on the queue's clock."""
+
+    number: int
+    trial: Trial
+    worker: str
+    ends: float
+    step: int = 0
+
+
+class CandidateQueue:
+    """See the module. All methods return at once."""
+
+    def __init__(
+        self,
+        lease_seconds: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._waiting: OrderedDict[int, Trial] = OrderedDict()
+        self._leases: dict[int, Lease] = {}
+        self._completed: list[tuple[Trial, Outcome]] = []
+        self._lost: Counter[int] = Counter()
+        self._next = 0
+
+    def put(self, trial: Trial) -> None:
+        self._waiting[trial.id] = trial
+
+    def lease(self, worker: str) -> tuple[int, Trial] | None:
+        """The oldest waiting candidate and the number of its lease, or None."""
+        if not self._waiting:
+            return None
+        _, trial = self._waiting.popitem(last=False)
+        self._next += 1
+        ends = self._clock() + self._lease_seconds
+        self._leases[self._next] = Lease(self._next, trial, worker, ends)
+        return self._next, trial
+
+    def beat(self, lease: int, step: int) -> bool:
+        """Renew a lease; False where it has ended, so that the worker can stop."""
+        if lease not in self._leases:
+            return False
+        self._leases[lease].ends = self._clock() + self._lease_seconds
+        self._leases[lease].step = step
+        return True
+
+    def complete(self, lease: int, outcome: Outcome) -> bool:
+        """Accept an outcome once; False, and nothing stored, where the lease has ended."""
+        held = self._leases.pop(lease, None)
+        if held is None:
+            return False
+        self._completed.append((held.trial, outcome))
+        return True
+
+    def release(self, worker: str) -> list[Trial]:
+        """The worker is dead: its candidates wait again, behind the others."""
+        return self._end([n for n, lease in self._leases.items() if lease.worker == worker])
+
+    def reclaim(self) -> list[Trial]:
+        """End the leases whose time is over; their candidates wait again."""
+        now = self._clock()
+        return self._end([n for n, lease in self._leases.items() if lease.ends <= now])
+
+    def _end(self, leases: list[int]) -> list[Trial]:
+        trials = [self._leases.pop(number).trial for number in leases]
+        for trial in trials:
+            self._lost[trial.id] += 1
+            if self._lost[trial.id] < MAX_LOST:
+                self.put(trial)
+            else:
+                reason = f"its worker died or fell silent {MAX_LOST} times"
+                self._completed.append((trial, Outcome("crashed", reason)))
+        return trials
+
+    def hold(self) -> int:
+        """Hand out no more of what waits; returns how many leases are out."""
+        self._waiting.clear()
+        return len(self._leases)
+
+    def drain(self) -> tuple[list[tuple[Trial, Outcome]], int]:
+        """What has been completed since the last call, and how many leases are out."""
+        completed, self._completed = self._completed, []
+        return completed, len(self._leases)
