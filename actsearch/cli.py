@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from actsearch.config import (
     DoctorConfig,
     ReevaluateConfig,
@@ -19,6 +17,7 @@ from actsearch.config import (
     ShowConfig,
     SpaceConfig,
     TopConfig,
+    read_command,
 )
 from actsearch.errors import DONE, ENVIRONMENT, INTERRUPTED, RESUMABLE, UNEXPECTED, exit_code
 
@@ -141,15 +140,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
     try:
-        config = tyro.extras.subcommand_cli_from_dict(
-            {name: config for name, (config, _) in COMMANDS.items()},
-            prog="actsearch",
-            description=(
-                "Search a grammar for activation functions: train networks with each candidate, "
-                "rank them, re-evaluate the best."
-            ),
-            args=argv,
-        )
+        config = read_command(argv, {name: config for name, (config, _) in COMMANDS.items()})
     except ValueError as error:
         return _fail(error)
     command = next(run for cls, run in COMMANDS.values() if isinstance(config, cls))

@@ -6,7 +6,7 @@ None means "what the preset says". The docstring of a field is its help text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -221,3 +221,16 @@ class SpaceConfig:
 @dataclass(frozen=True)
 class DoctorConfig:
     """Check this machine: versions, devices, Ray, disk, and where the packages come from."""
+
+
+def read_command(argv: Sequence[str] | None, configs: Mapping[str, type]) -> Any:
+    """The config of the command in `argv` (sys.argv[1:] if None); a usage error exits with 2."""
+    return tyro.extras.subcommand_cli_from_dict(
+        dict(configs),
+        prog="actsearch",
+        description=(
+            "Search a grammar for activation functions: train networks with each candidate, "
+            "rank them, re-evaluate the best."
+        ),
+        args=argv,
+    )

@@ -26,7 +26,7 @@ CURVE_POINTS = 200
 
 
 class Diverged(Exception):
-    """The child is no longer finite. `step` counts from 1; None: after the last one."""
+    """The child is not finite any more. `step` counts from 1; None: after the last."""
 
     def __init__(self, reason: str, step: int | None, curve: tuple[tuple[int, float], ...]) -> None:
         super().__init__(reason)
@@ -45,8 +45,8 @@ class DeviceData:
             "val": (data.x_val, data.y_val),
             "test": (data.x_test, data.y_test),
         }
-        # A copy in C order: dimensions of size 1 can have any stride, by which kernels, and so the
-        # last digits of a result, would differ between this process and one that unpickled the data.
+        # A copy in C order: dimensions of size 1 can have any stride. It decides on the kernels, so
+        # the last digits of a result would differ here and where the data was unpickled.
         self.splits = {
             name: (torch.tensor(x.copy("C"), device=device), torch.tensor(y, device=device))
             for name, (x, y) in splits.items()

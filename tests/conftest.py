@@ -1,0 +1,107 @@
+"""The tables that the tests iterate over, and what is shared by a test session: one Ray."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actsearch.ray_actors import QueueActor, WorkerActor
+from controller.strategies import STRATEGIES
+from results.records import Outcome, Trial
+from results.store import Store
+from search_space.space import SPACES, Space, space_from
+from workers.executor import Evaluate, Executor, InlineExecutor
+
+SMALL: Space = space_from("units=1;unary=identity,relu,sigmoid;binary=add,mul")
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Any]:
+    """One local Ray with two CPUs; Ray ends with the test session."""
+    import ray
+
+    # Ray's socket paths must be short, and pytest's temporary folders are not.
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
+        os.environ.pop("RAY_AUTH_MODE", None)
+        yield ray
+        ray.shutdown()
+
+
+def ray_executor(evaluate: Evaluate, workers: int = 2) -> Executor:
+    from workers.ray_executor import RayExecutor
+
+    return RayExecutor(evaluate, workers=workers, queue_class=QueueActor, worker_class=WorkerActor)
+
+
+EXECUTORS: dict[str, Callable[[Evaluate], Executor]] = {
+    "inline": InlineExecutor,
+    "ray": ray_executor,
+}
+
+
+@pytest.fixture(params=EXECUTORS)
+def make_executor(
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[[Evaluate], Executor]]:
+    """Each executor in turn, closed after the test."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    made: list[Executor] = []
+
+    def make(evaluate: Evaluate) -> Executor:
+        made.append(EXECUTORS[request.param](evaluate))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+@pytest.fixture(params=STRATEGIES)
+def strategy_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["small", "tiny", "three-units"])
+def any_space(request: pytest.FixtureRequest) -> Space:
+    return SMALL if request.param == "small" else SPACES[request.param]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store with the protocol `p`."""
+    opened = Store(tmp_path / "run.sqlite", create=True)
+    opened.add_protocol("p", {"child": "stub"})
+    yield opened
+    opened.close()
+
+
+def ok(accuracy: float, **fields: Any) -> Outcome:
+    return Outcome("ok", val_accuracy=accuracy, **fields)
+
+
+def trial(number: int, expression: str = "relu(x)", seed: int = 0) -> Trial:
+    return Trial(number, "search", expression, "p", seed)
+
+
+@pytest.fixture(scope="session")
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """400 points in 8 dimensions, three classes that a small network can tell apart."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 3
+    centres = rng.normal(size=(3, 8))
+    return (centres[y] + 0.3 * rng.normal(size=(400, 8))).astype(np.float32), y

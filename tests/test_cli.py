@@ -1,0 +1,241 @@
+"""The command line as a user meets it: separate processes, exit codes, clean output, interrupts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import actsearch
+from actsearch import cli, errors
+from actsearch.run import Run
+
+INLINE = ["--executor", "inline", "--steps", "20"]
+SPACE = "units=1;unary=identity,relu;binary=add,mul"
+COMMAND = [sys.executable, "-m", "actsearch.cli"]
+
+
+def actsearch_in(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run `runs/a`."""
+    path = tmp_path_factory.mktemp("cli")
+    done = actsearch_in(path, "search", "runs/a", "--space", SPACE, *INLINE)
+    assert done.returncode == 0, done.stderr
+    assert "rank" in done.stdout
+    assert "actsearch reevaluate runs/a" in done.stdout
+    return path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["top", "--help"]])
+def test_help_imports_no_torch_and_no_ray(arguments: list[str]) -> None:
+    code = (
+        "import sys; from actsearch.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'ray', 'numpy', 'pandas', 'torchvision'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_reading_a_run_imports_neither_torch_nor_ray(folder: Path) -> None:
+    code = (
+        "import sys; from actsearch.cli import main\n"
+        "assert main(['top', 'runs/a']) == 0\n"
+        "heavy = {'torch', 'ray', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_format_of_top_parses_and_tells_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    expected = [(e.expression, e.val_accuracy) for e in Run.open("runs/a").leaderboard()]
+    assert cli.main(["top", "runs/a", "-f", "json"]) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert [(row["expression"], row["val accuracy"]) for row in parsed] == expected
+    assert cli.main(["top", "runs/a", "-f", "csv", "-n", "3"]) == 0
+    read = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["expression"] for row in read] == [e for e, _ in expected[:3]]
+    assert cli.main(["top", "-f", "markdown"]) == 0
+    assert capsys.readouterr().out.startswith("| rank | formula")
+    assert cli.main(["top"]) == 0
+    assert f"{len(expected)} functions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["search", "--strategy", "randm"], 2, "did you mean 'random'"),
+        (["search", "--child", "resnet9"], 2, "unknown child"),
+        (["search", "--child", "resnet8:wdith=8"], 2, "did you mean 'width'"),
+        (["search", "--space", "huge"], 2, "unknown space"),
+        (["search", "--dataset", "cifar10"], 4, "no cifar10 under data/"),
+        (["search", "--dataset", "none.npz"], 4, "no file none.npz"),
+        (["search", "runs/a", "--steps", "21"], 5, "runs/a was made with steps=20"),
+        (["top", "runs/none"], 5, "no run at runs/none"),
+        (["show", "x * sigmoidd(x)"], 2, "Did you mean sigmoid?"),
+        (["reevaluate", "runs/none"], 5, "no run at runs/none"),
+        (["reevaluate", "runs/a", "--functions", "sin(x"], 2, "column 6"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_its_exit_code(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    before = Run.open("runs/a").rows()
+    assert cli.main(arguments) == code
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+    assert Run.open("runs/a").rows() == before
+
+
+def test_a_search_in_which_nothing_trains_exits_with_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["search", "runs/b", "--space", SPACE, *INLINE, "--lr", "1e30"]
+    assert cli.main(arguments) == errors.NO_CANDIDATE
+    assert "no function trained in runs/b" in capsys.readouterr().err
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["search", "--dry-run", *INLINE]) == 0
+    assert "192 candidates" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_space_and_doctor_say_what_they_are_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["show", "x*sigmoid(beta*x)"]) == 0
+    shown = capsys.readouterr().out
+    assert "mul(x, sigmoid(scale(x)))" in shown
+    assert "f'(x)" in shown
+    assert cli.main(["space", "three-units"]) == 0
+    assert "8,789,062,500,000" in capsys.readouterr().out
+    assert cli.main(["doctor"]) in (errors.DONE, errors.ENVIRONMENT)
+    assert "torchvision imports" in capsys.readouterr().out
+
+
+def test_every_error_with_an_exit_code_exists() -> None:
+    assert all(issubclass(cls, Exception) for cls in errors.known_errors())
+    assert errors.exit_code(KeyError("x")) == errors.UNEXPECTED
+
+
+def test_the_first_interrupt_drains_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--executor", "inline"]
+    arguments += ["--steps", "60", "--budget", "8"]
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: finished(tmp_path / "runs/a") >= 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == errors.RESUMABLE
+    stopped_at = finished(tmp_path / "runs/a")
+    assert 2 <= stopped_at < 10
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == errors.DONE, done.stderr
+    assert finished(tmp_path / "runs/a") == 10
+
+
+def finished(path: Path) -> int:
+    if not (path / "run.sqlite").exists():
+        return 0
+    try:
+        return sum(row["status"] is not None for row in Run.open(path).rows())
+    except Exception:  # the file is there before its tables are
+        return 0
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+TRAPS = ("results", "workers", "controller", "search_space", "child_models")
+
+
+def test_a_search_by_ray_ignores_a_users_files_with_our_names_and_keeps_stdout_clean(
+    tmp_path: Path,
+) -> None:
+    for name in TRAPS:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the trap was imported')\n")
+    search = actsearch_in(
+        tmp_path, "search", "runs/a", "--space", SPACE, "--steps", "20", "--workers", "2"
+    )
+    assert search.returncode == 0, search.stderr
+    assert "passed over" in (tmp_path / "runs/a/run.log").read_text()
+    done = actsearch_in(
+        tmp_path, "reevaluate", "runs/a", "--top", "1", "--seeds", "2", "-f", "json"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["name"] for row in rows} >= {"relu", "swish"}
+    assert all(row["n"] == 2 for row in rows)
+
+
+def test_a_file_that_would_hide_actsearch_from_the_workers_is_named(tmp_path: Path) -> None:
+    (tmp_path / "actsearch.py").write_text("raise SystemExit('the trap was imported')\n")
+    script = Path(sys.executable).with_name("actsearch")
+    done = subprocess.run(
+        [str(script), "search", "runs/a", "--space", SPACE, "--steps", "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == errors.ENVIRONMENT
+    assert "actsearch.py would be imported" in done.stderr
+
+
+def test_a_foreign_module_with_our_name_that_is_loaded_already_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.py").write_text("")
+    code = "import results\ntry: import actsearch\nexcept ImportError as e: print(e)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "a module named 'results'" in done.stdout
+    assert str(tmp_path) in done.stdout
+
+
+def test_the_public_names_are_there() -> None:
+    for name in actsearch.__all__:
+        assert getattr(actsearch, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        actsearch.serch  # noqa: B018

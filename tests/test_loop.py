@@ -1,0 +1,194 @@
+"""The one loop on stub children: each function once, budgets, repeats, and resuming after any
+death."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actsearch.loop import STOPPED, FixedSource, StrategySource, run_trials
+from actsearch.progress import Progress
+from controller.strategies import strategy_from
+from results.leaderboard import leaderboard
+from results.records import FAILURE_REWARD, Outcome, Trial
+from results.store import Store
+from search_space.equivalence import canonical
+from search_space.space import SPACES, Space
+from workers.executor import Beat, InlineExecutor
+
+from .conftest import SMALL
+
+DISTINCT = len({str(canonical(e)) for e in SMALL})
+
+
+def accuracy(expression: str) -> float:
+    return (sum(map(ord, expression)) % 97) / 100
+
+
+class Child:
+    """A stub evaluation that remembers what it trained and dies at the `die_at`-th training."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.trained: Counter[str] = Counter()
+        self.die_at = die_at
+
+    def __call__(self, trial: Trial, beat: Beat) -> Outcome:
+        if sum(self.trained.values()) == self.die_at:
+            raise KeyboardInterrupt
+        self.trained[trial.expression] += 1
+        if "sigmoid" in trial.expression:
+            return Outcome("diverged", "loss nan at step 3", step=3)
+        return Outcome("ok", val_accuracy=accuracy(trial.expression))
+
+
+def source(
+    store: Store, space: Space = SMALL, strategy: str = "exhaustive", **options: Any
+) -> StrategySource:
+    settings: dict[str, Any] = {"budget": None, "patience": 1000, **options}
+    return StrategySource(
+        store,
+        space,
+        strategy_from(strategy, space, 0),
+        name=strategy,
+        protocol="p",
+        seed=0,
+        **settings,
+    )
+
+
+def run(store: Store, child: Child, **options: Any) -> str:
+    progress = Progress("t", "w", None)
+    return run_trials(store, source(store, **options), InlineExecutor(child), progress)
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "random"])
+def test_each_function_is_trained_once_however_often_it_is_proposed(
+    store: Store, strategy: str
+) -> None:
+    child = Child()
+    assert run(store, child, strategy=strategy) == "space exhausted"
+    assert len(child.trained) == DISTINCT
+    assert set(child.trained.values()) == {1}
+    assert store.proposals() == SMALL.size
+
+
+def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None:
+    told: dict[int, float] = {}
+    made = source(store)
+    tell = made.strategy.tell
+
+    def note(proposal: Any, reward: float) -> None:
+        told[proposal.number] = reward
+        tell(proposal, reward)
+
+    made.strategy.tell = note  # type: ignore[method-assign]
+    run_trials(store, made, InlineExecutor(Child()), Progress("t", "w", None))
+    assert len(told) == SMALL.size
+    for number, reward in told.items():
+        expression = str(canonical(SMALL.decode(SMALL.digits(number))))
+        failed = "sigmoid" in expression
+        assert reward == (FAILURE_REWARD if failed else accuracy(expression))
+    assert store.open_proposals("exhaustive") == []
+
+
+def test_the_budget_is_the_total_and_a_resumed_run_goes_on_to_it(store: Store) -> None:
+    first, second = Child(), Child()
+    assert run(store, first, budget=3) == "budget spent"
+    assert sum(first.trained.values()) == 3
+    assert run(store, second, budget=3) == "budget spent"
+    assert not second.trained
+    assert run(store, second, budget=5) == "budget spent"
+    assert sum(second.trained.values()) == 2
+    assert not first.trained.keys() & second.trained.keys()
+
+
+def test_a_function_trained_beside_the_search_is_not_trained_again(store: Store) -> None:
+    beside = store.submit("search", "add(x, x)", "p", 0, label="twice x")
+    child = Child()
+    made = source(store, first=[beside])
+    run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
+    assert child.trained["add(x, x)"] == 1
+    assert len(child.trained) == DISTINCT
+
+
+def test_nothing_new_in_patience_proposals_ends_the_search(store: Store) -> None:
+    run(store, Child(), strategy="random")
+    assert run(store, Child(), patience=5) == "nothing new in 5 proposals"
+
+
+def test_another_strategy_on_the_same_run_knows_what_is_known(store: Store) -> None:
+    run(store, Child(), strategy="exhaustive", budget=4)
+    second = Child()
+    run(store, second, strategy="random")
+    assert sum(second.trained.values()) == DISTINCT - 4
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "random"])
+def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
+    tmp_path: Path, strategy: str
+) -> None:
+    space = SPACES["tiny"]
+
+    def opened(name: str) -> Store:
+        store = Store(tmp_path / f"{name}.sqlite", create=True)
+        store.add_protocol("p", {})
+        return store
+
+    unbroken = opened("unbroken")
+    run(unbroken, Child(), space=space, strategy=strategy, budget=40)
+    broken, trained = opened("broken"), Counter[str]()
+    for die_at in (0, 1, 3, 7, 2, 0, 11):
+        child = Child(die_at)
+        with pytest.raises(KeyboardInterrupt):
+            run(broken, child, space=space, strategy=strategy, budget=40)
+        trained += child.trained
+        broken.close()
+        broken = opened("broken")
+    child = Child()
+    assert run(broken, child, space=space, strategy=strategy, budget=40) == "budget spent"
+    trained += child.trained
+    assert set(trained.values()) == {1}
+    tables = [
+        [(e.rank, e.expression, e.status, e.val_accuracy) for e in leaderboard(s.rows("search"))]
+        for s in (unbroken, broken)
+    ]
+    assert tables[0] == tables[1]
+    unbroken.close()
+    broken.close()
+
+
+def test_a_stop_lets_the_running_child_finish_and_starts_no_other(store: Store) -> None:
+    child = Child()
+    progress = Progress("t", "w", None)
+    reason = run_trials(
+        store,
+        source(store),
+        InlineExecutor(child),
+        progress,
+        should_stop=lambda: sum(child.trained.values()) >= 2,
+    )
+    assert reason == STOPPED
+    assert sum(child.trained.values()) == 2
+    assert store.trained() == 2
+
+
+def test_a_fixed_list_of_trials_is_trained_to_its_end(store: Store) -> None:
+    trials = [store.submit("reevaluate", "relu(x)", "p", seed) for seed in range(3)]
+    progress = Progress("t", "w", 3)
+    assert run_trials(store, FixedSource(trials), InlineExecutor(Child()), progress)
+    assert progress.done == 3
+    assert all(store.outcome(t) is not None for t in trials)
+
+
+def test_progress_counts_what_the_store_holds(store: Store) -> None:
+    progress = Progress("t", "w", DISTINCT)
+    run_trials(store, source(store), InlineExecutor(Child()), progress)
+    loaded = Progress("t", "w", DISTINCT)
+    loaded.load(store.rows("search"))
+    assert progress.counts == loaded.counts
+    assert [s.formula for s in progress.best] == [s.formula for s in loaded.best]
+    assert progress.done == DISTINCT
+    assert progress.repeats == SMALL.size - DISTINCT

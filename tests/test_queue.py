@@ -1,0 +1,131 @@
+"""The leased queue: nothing is lost, handed out twice at a time, or counted twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from results.records import Trial
+from workers.candidate_queue import MAX_LOST, CandidateQueue
+
+from .conftest import ok, trial
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(clock: Clock) -> CandidateQueue:
+    return CandidateQueue(lease_seconds=10.0, clock=clock)
+
+
+def take(queue: CandidateQueue, worker: str = "w") -> tuple[int, Trial]:
+    leased = queue.lease(worker)
+    assert leased is not None
+    return leased
+
+
+def test_candidates_are_leased_in_order_and_each_once(queue: CandidateQueue) -> None:
+    for i in (1, 2):
+        queue.put(trial(i))
+    assert [take(queue)[1].id, take(queue)[1].id] == [1, 2]
+    assert queue.lease("w") is None
+
+
+def test_a_completed_candidate_is_drained_once(queue: CandidateQueue) -> None:
+    queue.put(trial(1))
+    lease, taken = take(queue)
+    assert queue.drain() == ([], 1)
+    assert queue.complete(lease, ok(0.5))
+    assert queue.drain() == ([(taken, ok(0.5))], 0)
+    assert queue.drain() == ([], 0)
+    assert not queue.complete(lease, ok(0.9))
+
+
+def test_a_dead_workers_candidate_waits_again_behind_the_others(queue: CandidateQueue) -> None:
+    for i in (1, 2):
+        queue.put(trial(i))
+    lease, _ = take(queue, "dying")
+    assert [t.id for t in queue.release("dying")] == [1]
+    assert not queue.complete(lease, ok(0.5))
+    assert [take(queue)[1].id, take(queue)[1].id] == [2, 1]
+    assert queue.drain()[0] == []
+
+
+def test_a_silent_lease_ends_and_a_beat_renews_it(queue: CandidateQueue, clock: Clock) -> None:
+    queue.put(trial(1))
+    lease, _ = take(queue)
+    clock.now = 9.0
+    assert queue.beat(lease, 5)
+    clock.now = 18.0
+    assert queue.reclaim() == []
+    clock.now = 19.0
+    assert [t.id for t in queue.reclaim()] == [1]
+    assert not queue.beat(lease, 6)
+    assert take(queue)[1].id == 1
+
+
+def test_a_late_answer_after_the_lease_ended_is_refused(
+    queue: CandidateQueue, clock: Clock
+) -> None:
+    queue.put(trial(1))
+    old, _ = take(queue)
+    clock.now = 10.0
+    queue.reclaim()
+    new, taken = take(queue, "other")
+    assert not queue.complete(old, ok(0.1))
+    assert queue.complete(new, ok(0.5))
+    assert queue.drain()[0] == [(taken, ok(0.5))]
+
+
+def test_a_candidate_that_loses_every_worker_ends_as_crashed(queue: CandidateQueue) -> None:
+    queue.put(trial(1))
+    for i in range(MAX_LOST):
+        take(queue, f"w{i}")
+        queue.release(f"w{i}")
+    assert queue.lease("w") is None
+    [(ended, outcome)], _ = queue.drain()
+    assert (ended.id, outcome.status) == (1, "crashed")
+
+
+def test_hold_hands_out_nothing_more(queue: CandidateQueue) -> None:
+    for i in (1, 2):
+        queue.put(trial(i))
+    lease, _ = take(queue)
+    assert queue.hold() == 1
+    assert queue.lease("w") is None
+    assert queue.complete(lease, ok(0.5))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_candidates_are_conserved_under_random_deaths_and_silences(seed: int) -> None:
+    rng, clock = random.Random(seed), Clock()
+    queue = CandidateQueue(lease_seconds=5.0, clock=clock)
+    leases: list[int] = []
+    completed: list[int] = []
+    for i in range(30):
+        queue.put(trial(i))
+    while len(completed) < 30:
+        action = rng.choice(["lease", "lease", "complete", "complete", "die", "wait", "late"])
+        if action == "lease" and (leased := queue.lease(f"w{rng.randrange(4)}")):
+            leases.append(leased[0])
+        elif action == "complete" and leases:
+            queue.complete(leases[rng.randrange(len(leases))], ok(0.5))
+        elif action == "die" and rng.random() < 0.2:
+            queue.release(f"w{rng.randrange(4)}")
+        elif action == "wait":
+            clock.now += rng.uniform(0, 2)
+            queue.reclaim()
+        completed += [t.id for t, _ in queue.drain()[0]]
+    assert sorted(completed) == list(range(30))

@@ -1,0 +1,124 @@
+"""Leaderboard, statistics and tables, by hand arithmetic."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from results.leaderboard import leaderboard, status_counts
+from results.statistics import estimate, paired_difference
+from results.tables import FORMATS, to_csv, to_json, to_markdown, to_text
+
+
+def row(expression: str, status: str | None, accuracy: float | None = None, **more: Any) -> dict:
+    filled = {"label": "", "seconds": 2.0, "ms_per_step": 4.0, "reason": "", "seed": 0}
+    return {
+        "expression": expression,
+        "formula": expression,
+        "status": status,
+        "val_accuracy": accuracy,
+        **filled,
+        **more,
+    }
+
+
+def test_functions_are_ranked_by_accuracy_and_failures_have_no_rank() -> None:
+    entries = leaderboard(
+        [
+            row("a", "ok", 0.5),
+            row("b", "diverged", reason="loss nan at step 2", ms_per_step=None),
+            row("c", "ok", 0.9),
+            row("d", None),
+        ]
+    )
+    assert [(e.rank, e.expression) for e in entries] == [(1, "c"), (2, "a"), (None, "b")]
+    assert entries[2].reason == "loss nan at step 2"
+
+
+def test_equal_accuracies_are_ordered_by_name_so_that_the_table_is_stable() -> None:
+    entries = leaderboard([row("b", "ok", 0.5), row("a", "ok", 0.5)])
+    assert [e.expression for e in entries] == ["a", "b"]
+
+
+def test_several_seeds_are_averaged_and_one_failed_seed_fails_the_function() -> None:
+    rows = [row("a", "ok", 0.5), row("a", "ok", 0.7, seed=1), row("b", "ok", 0.9)]
+    rows.append(row("b", "diverged", reason="r", seed=1))
+    by_name = {e.expression: e for e in leaderboard(rows)}
+    assert by_name["a"].val_accuracy == pytest.approx(0.6)
+    assert by_name["a"].seeds == 2
+    assert by_name["a"].seconds == 4.0
+    assert (by_name["b"].status, by_name["b"].val_accuracy) == ("diverged", None)
+
+
+def test_time_against_relu_is_a_ratio_of_steps_in_the_same_run() -> None:
+    rows = [row("relu(x)", "ok", 0.5, ms_per_step=10.0), row("a", "ok", 0.6, ms_per_step=15.0)]
+    assert {e.expression: e.vs_relu for e in leaderboard(rows)} == {"relu(x)": 1.0, "a": 1.5}
+    assert leaderboard(rows[1:])[0].vs_relu is None
+
+
+def test_statuses_are_counted_with_those_that_wait() -> None:
+    counts = status_counts([row("a", "ok", 0.5), row("b", None), row("c", "failed")])
+    assert (counts["ok"], counts["waiting"], counts["failed"], counts["crashed"]) == (1, 1, 1, 0)
+
+
+def test_mean_and_standard_error_of_three_values() -> None:
+    found = estimate([1.0, 2.0, 6.0])  # mean 3, variance (4+1+9)/2 = 7, error sqrt(7/3)
+    assert found.mean == 3.0
+    assert found.standard_error == pytest.approx((7 / 3) ** 0.5)
+    assert found.n == 3
+    assert estimate([2.0]).standard_error is None
+
+
+def test_a_paired_difference_uses_the_seeds_that_both_have() -> None:
+    found = paired_difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.5, 3: 0.1})
+    assert found is not None
+    assert found.n == 2
+    assert found.mean == pytest.approx(0.15)
+    assert found.standard_error == pytest.approx(0.05)
+    assert paired_difference({0: 0.5}, {1: 0.5}) is None
+
+
+TABLE = [
+    {"rank": 1, "formula": "=x | y", "val accuracy": 0.91234, "seconds": 1234.5, "note": None},
+    {"rank": None, "formula": "\x1b[31m-x", "val accuracy": None, "seconds": 0.5, "note": "n"},
+]
+
+
+def test_json_is_strict_and_keeps_every_digit() -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    parsed = json.loads(to_json(TABLE), parse_constant=refuse)
+    assert parsed == TABLE
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json([{"a": float("nan")}])
+
+
+def test_csv_reads_back_and_no_cell_is_a_spreadsheet_formula() -> None:
+    read = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
+    assert read[0]["formula"] == "'=x | y"
+    assert read[0]["val accuracy"] == "0.91234"
+    assert read[1]["val accuracy"] == ""
+
+
+def test_markdown_escapes_its_own_bar_and_shows_per_cent() -> None:
+    lines = to_markdown(TABLE).splitlines()
+    assert lines[1] == "| --- | --- | --- | --- | --- |"
+    assert lines[2] == "| 1 | =x \\| y | 91.23 | 1,234 |  |"
+
+
+def test_text_is_aligned_and_control_characters_are_gone() -> None:
+    text = to_text(TABLE)
+    assert "\x1b" not in text
+    header, first, second = text.splitlines()
+    assert header.index("val accuracy") + len("val accuracy") == first.index("91.23") + 5
+    assert second.endswith("n")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_empty_table_is_no_error(name: str) -> None:
+    assert FORMATS[name]([]).strip() in ("", "[]")

@@ -1,0 +1,237 @@
+"""Whole searches through the Python API: real children, real data, this process."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import actsearch
+from actsearch.config import SearchConfig
+from actsearch.errors import NoCandidateError, RunError, UsageError
+from actsearch.launch import make_plan
+from actsearch.reevaluation import reevaluate
+from results.store import StoreError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+QUICK: dict[str, Any] = {"executor": "inline", "quiet": True, "steps": 30, "batch_size": 32}
+SPACE = "units=1;unary=identity,relu,tanh;binary=add,mul"
+
+
+def small_net(
+    make_activation: Callable[[int], nn.Module], input_shape: tuple[int, ...]
+) -> nn.Module:
+    return nn.Sequential(nn.Linear(input_shape[0], 16), make_activation(16), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def finished(tmp_path: Path, blobs: Arrays) -> actsearch.Run:
+    return actsearch.search(
+        tmp_path / "run", space=SPACE, dataset=blobs, child=small_net, budget=5, **QUICK
+    )
+
+
+def test_a_users_own_model_and_data_are_searched(finished: actsearch.Run) -> None:
+    table = finished.table()
+    assert list(table["rank"].dropna()) == list(range(1, len(table) + 1))
+    assert {"relu", "swish"} <= set(table["name"])
+    assert len(table) == 7
+    assert table["val accuracy"].is_monotonic_decreasing
+    assert table["val accuracy"].max() > 0.9
+    files = {p.name for p in finished.path.iterdir()}
+    assert {"config.json", "run.sqlite", "run.log", "top.csv"} <= files
+    assert len(files) < 10
+
+
+def test_the_same_search_again_trains_nothing(finished: actsearch.Run, blobs: Arrays) -> None:
+    before = finished.rows()
+    again = actsearch.search(
+        finished.path, space=SPACE, dataset=blobs, child=small_net, budget=5, **QUICK
+    )
+    assert again.rows() == before
+
+
+def test_a_larger_budget_goes_on_and_keeps_what_is_known(
+    finished: actsearch.Run, blobs: Arrays
+) -> None:
+    before = {row["id"]: row for row in finished.rows()}
+    actsearch.search(finished.path, space=SPACE, dataset=blobs, child=small_net, budget=8, **QUICK)
+    after = {row["id"]: row for row in finished.rows()}
+    assert len(after) == 10
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"steps": 40}, "steps=30"), ({"seed": 1}, "seed=0"), ({"space": "tiny"}, "space=units=1")],
+)
+def test_what_identifies_a_run_cannot_change(
+    finished: actsearch.Run, blobs: Arrays, change: dict[str, Any], named: str
+) -> None:
+    options = {"space": SPACE, "dataset": blobs, "child": small_net, "budget": 8, **QUICK}
+    before = finished.rows()
+    with pytest.raises(RunError, match=named):
+        actsearch.search(finished.path, **{**options, **change})
+    assert finished.rows() == before
+
+
+def test_an_edited_model_is_another_run(finished: actsearch.Run, blobs: Arrays) -> None:
+    def small_net(make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 17), make_activation(17), nn.Linear(17, 3))
+
+    with pytest.raises(RunError, match="child="):
+        actsearch.search(finished.path, space=SPACE, dataset=blobs, child=small_net, **QUICK)
+
+
+def test_a_run_in_use_is_refused_with_its_holder(finished: actsearch.Run, blobs: Arrays) -> None:
+    with finished.locked(), pytest.raises(RunError, match="in use by process"):
+        actsearch.search(
+            finished.path, space=SPACE, dataset=blobs, child=small_net, budget=5, **QUICK
+        )
+
+
+def test_a_process_that_a_driver_starts_does_not_inherit_its_lock(finished: actsearch.Run) -> None:
+    with finished.locked():
+        sleeper = subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"],
+            stdin=subprocess.PIPE,
+            close_fds=False,
+        )
+    try:
+        with finished.locked():
+            pass
+    finally:
+        sleeper.communicate()
+
+
+def test_a_model_that_fails_says_so_before_anything_is_stored(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    def broken(make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        return nn.Sequential(nn.Linear(5, 16), make_activation(16), nn.Linear(16, 3))
+
+    with pytest.raises(UsageError, match=r"the child .*broken fails with ReLU"):
+        actsearch.search(tmp_path / "run", space=SPACE, dataset=blobs, child=broken, **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+class PoisonAfterTraining(nn.Module):
+    """Finite while training, NaN in evaluation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.training else x * math.nan
+
+
+def test_a_network_of_nans_is_diverged_and_never_scores_chance(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    def poisoned(make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(8, 16), make_activation(16), nn.Linear(16, 3), PoisonAfterTraining()
+        )
+
+    run = actsearch.search(
+        tmp_path / "run", space=SPACE, dataset=blobs, child=poisoned, budget=2, **QUICK
+    )
+    table = run.table()
+    assert set(table["status"]) == {"diverged"}
+    assert table["val accuracy"].isna().all()
+    assert table["reason"].str.contains("logits not finite").all()
+    with pytest.raises(NoCandidateError, match="4 diverged"):
+        from actsearch.launch import check_found
+
+        check_found(run)
+
+
+def test_an_operator_of_ones_own_is_searched_exported_and_reevaluated(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    wave = actsearch.Op("wave", 1, lambda x: x + torch.sin(x) ** 2)
+    space = actsearch.Space(unary=(actsearch.UNARY[0], wave), binary=actsearch.BINARY[:1])
+    options: dict[str, Any] = {"dataset": blobs, "child": small_net, **QUICK}
+    run = actsearch.search(tmp_path / "run", space=space, **options)
+    assert "wave(x)" in " ".join(run.table()["formula"])
+    table = reevaluate(run, functions=["wave(x)"], space=space, seeds=1, **options)
+    assert set(table["formula"]) >= {"wave(x)", "relu(x)"}
+
+
+def test_reevaluation_gives_every_function_the_same_seeds_and_a_paired_difference(
+    finished: actsearch.Run, blobs: Arrays
+) -> None:
+    options: dict[str, Any] = {"dataset": blobs, "child": small_net, **QUICK}
+    table = reevaluate(finished, top=2, seeds=3, **options)
+    assert set(table["n"]) == {3}
+    assert len(table) == 4
+    assert list(table["test accuracy"]) == sorted(table["test accuracy"], reverse=True)
+    scores: dict[str, dict[int, float]] = {}
+    for row in finished.rows("reevaluate"):
+        scores.setdefault(row["formula"], {})[row["seed"]] = row["test_accuracy"]
+    for _, row in table.iterrows():
+        own, relu = scores[row["formula"]], scores["relu(x)"]
+        assert own.keys() == relu.keys() == {0, 1, 2}
+        assert row["test accuracy"] == pytest.approx(np.mean(list(own.values())))
+        if row["name"] != "relu":
+            expected = np.mean([own[s] - relu[s] for s in range(3)])
+            assert row["to relu, paired"] == pytest.approx(expected)
+    assert reevaluate(finished, top=2, seeds=3, **options).equals(table)
+    assert len(finished.rows("reevaluate")) == 12
+
+
+def test_the_search_never_reads_the_test_split(finished: actsearch.Run) -> None:
+    assert all(row["test_accuracy"] is None for row in finished.rows())
+
+
+def test_the_test_split_has_no_part_in_the_search(tmp_path: Path, blobs: Arrays) -> None:
+    x, y = blobs
+    tables = []
+    for name, test in (("a", x[300:]), ("b", -x[300:])):
+        data = (x[:300], y[:300], test, y[300:])
+        run = actsearch.search(
+            tmp_path / name, space=SPACE, dataset=data, child=small_net, budget=3, **QUICK
+        )
+        tables.append(list(run.table()["val accuracy"]))
+    assert tables[0] == tables[1]
+
+
+def test_unsaid_settings_come_from_the_run(finished: actsearch.Run) -> None:
+    stored = finished.config["settings"]
+    config = SearchConfig(run=str(finished.path), budget=9)
+    settings = config.resolved(stored)
+    assert settings["steps"] == 30
+    assert settings["budget"] == 9
+    assert settings["space"] == SPACE
+
+
+def test_a_preset_that_is_said_overrules_what_the_run_has(finished: actsearch.Run) -> None:
+    settings = SearchConfig(preset="paper").resolved(finished.config["settings"])
+    assert (settings["steps"], settings["child"]) == (10_000, "resnet20")
+
+
+def test_the_plan_counts_functions_without_repeats(tmp_path: Path) -> None:
+    config = SearchConfig(run=str(tmp_path / "run"), executor="inline", steps=20)
+    plan = make_plan(config)
+    assert plan.distinct is not None
+    assert plan.distinct < plan.space.size == 192
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_json_says_what_was_run(finished: actsearch.Run) -> None:
+    config = json.loads((finished.path / "config.json").read_text())
+    assert config["identity"]["protocol"]["recipe"]["steps"] == 30
+    assert config["environment"]["torch"] == torch.__version__
+
+
+def test_a_missing_run_and_a_misspelt_option_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no run at"):
+        actsearch.Run.open(tmp_path / "none")
+    with pytest.raises(TypeError, match="no option 'bugdet'"):
+        actsearch.search(tmp_path, bugdet=3)

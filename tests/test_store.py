@@ -1,0 +1,157 @@
+"""The store: one outcome a trial, nothing non-finite, readers beside the writer, whole
+transactions."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from results.records import Outcome, Trial, reward
+from results.store import Store, StoreError
+
+from .conftest import ok
+
+
+def submit(store: Store, expression: str = "relu(x)", seed: int = 0) -> Trial:
+    return store.submit("search", expression, "p", seed)
+
+
+def test_a_trial_is_stored_once_and_found_by_its_key(store: Store) -> None:
+    first = submit(store)
+    assert submit(store) == first
+    assert store.find("search", "relu(x)", "p", 0) == first
+    assert submit(store, seed=1).id != first.id
+    assert store.find("search", "sin(x)", "p", 0) is None
+
+
+def test_a_second_outcome_is_refused_and_changes_nothing(store: Store) -> None:
+    trial = submit(store)
+    assert store.record(trial, ok(0.5))
+    assert not store.record(trial, ok(0.9))
+    outcome = store.outcome(trial)
+    assert outcome is not None
+    assert outcome.val_accuracy == 0.5
+
+
+def test_an_outcome_reads_back_as_it_was_written(store: Store) -> None:
+    trial = submit(store)
+    written = Outcome(
+        "ok",
+        val_accuracy=0.5,
+        test_accuracy=0.25,
+        curve=((1, 2.5), (2, 1.5)),
+        seconds=3.5,
+        ms_per_step=7.25,
+        host="h",
+        device="cpu",
+        versions={"torch": "2"},
+    )
+    store.record(trial, written)
+    assert store.outcome(trial) == written
+    assert store.curve(trial.id) == [(1, 2.5), (2, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("status", "accuracy"),
+    [("ok", None), ("ok", math.nan), ("ok", 1.5), ("diverged", 0.1), ("nonsense", 0.1)],
+)
+def test_the_file_itself_refuses_what_is_no_accuracy(
+    store: Store, status: str, accuracy: float | None
+) -> None:
+    trial = submit(store)
+    with pytest.raises(sqlite3.IntegrityError):
+        store._db.execute(
+            "INSERT INTO outcomes (trial, status, reason, val_accuracy, curve, seconds, host, "
+            "device, versions, finished) VALUES (?, ?, '', ?, '[]', 0, '', '', '{}', 0)",
+            (trial.id, status, accuracy),
+        )
+
+
+@pytest.mark.parametrize("accuracy", [math.nan, math.inf, -0.1, 1.01])
+def test_an_outcome_cannot_hold_an_accuracy_that_is_none(accuracy: float) -> None:
+    with pytest.raises(ValueError, match="only an ok outcome"):
+        ok(accuracy)
+
+
+def test_a_failure_is_rewarded_below_every_trained_child() -> None:
+    assert reward(Outcome("diverged", "loss nan at step 3")) < reward(ok(0.001))
+
+
+def test_a_transaction_is_stored_whole_or_not_at_all(store: Store) -> None:
+    trial = submit(store)
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.record(trial, ok(0.5))
+        store.save_strategy("s", {"position": 1})
+        raise ZeroDivisionError
+    assert store.outcome(trial) is None
+    assert store.strategy("s") is None
+    with store.transaction():
+        store.record(trial, ok(0.5))
+        store.save_strategy("s", {"position": 1})
+    assert store.outcome(trial) is not None
+    assert store.strategy("s") == {"position": 1}
+
+
+def test_a_reader_sees_the_last_commit_while_a_transaction_is_open(
+    store: Store, tmp_path: Path
+) -> None:
+    trial = submit(store)
+    reader = Store(tmp_path / "run.sqlite", readonly=True)
+    with store.transaction():
+        store.record(trial, ok(0.5))
+        assert [row["status"] for row in reader.rows("search")] == [None]
+    assert [row["status"] for row in reader.rows("search")] == ["ok"]
+    reader.close()
+
+
+def test_a_reader_cannot_write(store: Store, tmp_path: Path) -> None:
+    reader = Store(tmp_path / "run.sqlite", readonly=True)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.save_strategy("s", {})
+    reader.close()
+
+
+def test_open_proposals_are_those_without_a_reward(store: Store) -> None:
+    one, two = submit(store), submit(store, "sin(x)")
+    store.propose("random", 0, (1, 2), one)
+    store.propose("random", 1, (3, 4), two)
+    store.tell("random", 0, 0.5)
+    assert [(p.number, p.digits, p.trial) for p in store.open_proposals("random")] == [
+        (1, (3, 4), two.id)
+    ]
+    assert store.open_proposals("exhaustive") == []
+
+
+def test_the_budget_counts_finished_proposed_functions_only(store: Store) -> None:
+    proposed, beside, rejected = (submit(store, e) for e in ("sin(x)", "relu(x)", "beta"))
+    store.propose("random", 0, (0,), proposed)
+    store.propose("random", 1, (1,), rejected)
+    assert store.trained() == 0
+    store.record(proposed, ok(0.5))
+    store.record(beside, ok(0.6))
+    store.record(rejected, Outcome("rejected", "constant"))
+    assert store.trained() == 1
+
+
+def test_a_missing_run_is_answered_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="actsearch search"):
+        Store(tmp_path / "none" / "run.sqlite", readonly=True)
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    opened = Store(path, create=True)
+    opened._db.execute("UPDATE meta SET value = '999' WHERE key = 'schema'")
+    opened.close()
+    with pytest.raises(StoreError, match="schema 999"):
+        Store(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(StoreError, match="damaged"):
+        Store(path)
