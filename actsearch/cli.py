@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -75,18 +74,22 @@ def counts_line(counts: dict[str, int]) -> str:
 
 
 def top(config: TopConfig) -> int:
-    from actsearch.run import Run, top_rows
+    from actsearch.run import Run, narrow, top_rows
+    from results.filters import where
     from results.tables import FORMATS
 
     run = Run.open(config.run) if config.run else Run.newest()
     while True:
-        entries, text = run.leaderboard(), config.format == "table"
-        rows = top_rows(entries[: config.n], expression=not text)
+        counts, text = run.counts(), config.format == "table"
+        rows = top_rows(run.leaderboard(), full=True)
+        rows = where(config.where, rows)[: config.n]
+        if text and not config.wide:
+            rows = [narrow(row) for row in rows]
         if config.watch and text:
             sys.stdout.write("\x1b[2J\x1b[H")
         sys.stdout.write(FORMATS[config.format](rows))
         if text:
-            print(f"{run.path}: {counts_line(run.counts())}")
+            print(f"{run.path}: {counts_line(counts)}")
         sys.stdout.flush()
         if not config.watch:
             return DONE
@@ -113,9 +116,17 @@ def show(config: ShowConfig) -> int:
 
 
 def space(config: SpaceConfig) -> int:
-    from actsearch.describe import space_lines
+    from actsearch.describe import distinct_lines, listed_lines, space_lines
+    from search_space.space import space_from
 
-    print("\n".join(space_lines(config.space)))
+    chosen = space_from(config.space)
+    if config.list:
+        for line in listed_lines(chosen, config.operators):
+            print(line)
+        return DONE
+    print("\n".join(space_lines(chosen)))
+    if config.distinct or config.merged:
+        print("\n".join(distinct_lines(chosen, config.operators, merged=config.merged)))
     return DONE
 
 
@@ -160,7 +171,6 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(error: Exception) -> int:
     code = exit_code(error)
     if code == UNEXPECTED:
-        logging.getLogger("actsearch").error("unexpected", exc_info=error)
         _say(
             f"actsearch: unexpected {type(error).__name__}: {error}",
             "The traceback is in the run's run.log, or printed with ACTSEARCH_TRACEBACK=1.",

@@ -28,6 +28,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior
 Schedule = Annotated[Literal["step", "cosine", "constant"] | None, _said("step|cosine|constant")]
 OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
 ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
+Switch = Annotated[Literal["on", "off"] | None, _said("on|off")]
 Preset = Annotated[Literal["quick", "paper"] | None, _said("quick|paper")]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -40,6 +41,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "lr": 0.1,
         "schedule": "cosine",
         "operators": "guarded",
+        "screen": "on",
     },
     "paper": {
         "space": "one-unit",
@@ -50,6 +52,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "lr": 0.1,
         "schedule": "step",
         "operators": "paper",
+        "screen": "off",
     },
 }
 
@@ -94,6 +97,10 @@ class SearchConfig:
     """How the learning rate falls."""
     operators: OperatorSet = None
     """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
+    screen: Switch = None
+    """Reject functions that are constant, linear or not finite before training them [on]."""
+    skip_symmetric: Flag = False
+    """Train one function of each symmetry class: output scale, shift and sign, input reflection."""
     workers: Int = None
     """Worker processes [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
@@ -143,6 +150,10 @@ class TopConfig:
     """How many functions."""
     format: Format = "table"
     """table, csv, json or markdown."""
+    where: str = ""
+    """Conditions, such as 'monotonic=no, betas<=1, val_accuracy>0.9'."""
+    wide: Flag = False
+    """Show every column: canonical form, symmetry class, properties."""
     watch: Flag = False
     """Show it again every two seconds."""
 
@@ -216,6 +227,15 @@ class SpaceConfig:
 
     space: Annotated[str, tyro.conf.Positional] = "one-unit"
     """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
+    distinct: Flag = False
+    """Count the different functions: by rule, by fingerprint, by symmetry class, and the rejected.
+    """
+    merged: Flag = False
+    """The same, with the pairs that only their fingerprints merge: each could become a rule."""
+    list: Flag = False
+    """Print each different function that is worth training, as it is found."""
+    operators: Literal["guarded", "paper"] = "guarded"
+    """Operator set in which functions are compared."""
 
 
 @dataclass(frozen=True)

@@ -5,38 +5,50 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
-from search_space.activation import Activation
+from results.tables import show
 from search_space.equivalence import canonical
+from search_space.evaluation import curves
 from search_space.expression import Expr, formula
+from search_space.fingerprint import fingerprints, same_function
 from search_space.parser import parse
-from search_space.space import Space, space_from
+from search_space.screening import screens
+from search_space.space import Space
+from search_space.survey import Survey, describe, survey
 
 WIDTH, HEIGHT = 61, 13  # of a text plot
+COUNTABLE = 10_000  # spaces up to this size are counted whole
+SAMPLE = 10_000  # of larger ones
 REACH = 5.0  # it goes from -REACH to REACH
 
 
 def show_lines(text: str, operators: str) -> list[str]:
     """What a formula is, with plots of f and f' at the initial betas."""
-    expr = canonical(parse(text))
+    expr = canonical(parse(text), operators)
     named = sorted({node.op.name for node in expr.walk() if node.op.arity or node.beta is not None})
     betas = [f"{node.op.name} {node.beta:g}" for node in expr.walk() if node.beta is not None]
     initial = f" (initial {', '.join(betas)})" if betas else ""
     x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
     f, slope = values_and_slopes(expr, x, operators)
+    function = describe(expr, operators)
     return [
-        f"formula     {formula(expr)}",
-        f"canonical   {expr}",
-        f"operators   {expr.operators}: {', '.join(named)}" if named else "operators   none",
-        f"parameters  {expr.betas} a channel{initial}",
-        f"set         {operators}",
+        f"formula        {formula(expr)}",
+        f"canonical      {expr}",
+        f"operators      {expr.operators}: {', '.join(named)}" if named else "operators      none",
+        f"parameters     {expr.betas} a channel{initial}",
+        f"set            {operators}",
+        f"screening      {function.rejected or 'passed'}",
+        f"class          {function.fingerprint.symmetry}",
+        *(f"{name:<15}{_shown(value)}" for name, value in function.properties.items()),
         "",
         *plot("f(x)", f),
         "",
@@ -44,18 +56,18 @@ def show_lines(text: str, operators: str) -> list[str]:
     ]
 
 
+def _shown(value: object) -> str:
+    if value is None:
+        return "does not settle"
+    return show("", value)
+
+
 def values_and_slopes(
     expr: Expr, x: torch.Tensor, operators: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f and f' at x (N,), in float64, at the initial betas."""
-    module = Activation(expr, 1, operators=operators).double()
-    points = x.clone().requires_grad_()
-    y = module(points[:, None])[:, 0]
-    slope = torch.zeros_like(x)
-    if y.requires_grad:
-        slope = torch.autograd.grad(y.sum(), points, allow_unused=True)[0]
-        slope = torch.zeros_like(x) if slope is None else slope
-    return y.detach(), slope.detach()
+    [batch] = curves([expr], x, operators=operators)
+    return batch.value[0, 0], batch.slope[0, 0]
 
 
 def plot(title: str, values: torch.Tensor) -> list[str]:
@@ -84,9 +96,8 @@ def plot(title: str, values: torch.Tensor) -> list[str]:
     return [title, *body, axis]
 
 
-def space_lines(text: str) -> list[str]:
+def space_lines(space: Space) -> list[str]:
     """Sizes and operators of a space."""
-    space = space_from(text)
     units = " x ".join(f"{size:,}" for size in space.sizes_by_unit())
     return [
         f"space      {space.spec}",
@@ -94,14 +105,58 @@ def space_lines(text: str) -> list[str]:
         f"core units {space.units}, {len(space.radices)} choices",
         f"unary      {len(space.unary)}: {', '.join(op.name for op in space.unary)}",
         f"binary     {len(space.binary)}: {', '.join(op.name for op in space.binary)}",
-        *_distinct_line(space),
     ]
 
 
-def _distinct_line(space: Space) -> list[str]:
-    if space.size > 10_000:
-        return []
-    return [f"distinct   {len({canonical(e) for e in space}):,} after removing repeats"]
+def distinct_lines(space: Space, operators: str, *, merged: bool) -> list[str]:
+    """How many different functions a space has, or a sample of it where it is large."""
+    whole = space.size <= COUNTABLE
+    found = survey(space if whole else sample(space, SAMPLE), operators)
+    lines = [
+        "",
+        "of the whole space" if whole else f"of a random sample of {found.raw:,}",
+        f"  candidates          {found.raw:>7,}",
+        f"  canonical forms     {found.canonical:>7,}   {found.seconds['canonical']:.2f} s",
+    ]
+    rejected = found.rejected.most_common()
+    lines += [f"  rejected            {found.rejected.total():>7,}   {_s(found, 'screening')}"]
+    lines += [f"    {kind:<18}{count:>7,}" for kind, count in rejected]
+    lines += [
+        f"  distinct by rule    {found.by_rule:>7,}",
+        f"  by fingerprint      {len(found.distinct):>7,}   {_s(found, 'fingerprints')}",
+        f"  symmetry classes    {found.symmetry_classes:>7,}",
+    ]
+    if merged:
+        lines += ["", "merged by fingerprint alone:"]
+        lines += [f"  {a} = {b}" for a, b in found.merged]
+    return lines
+
+
+def _s(found: Survey, stage: str) -> str:
+    return f"{found.seconds[stage]:.2f} s"
+
+
+def sample(space: Space, n: int) -> Iterator[Expr]:
+    """`n` candidates of a large space, drawn with a fixed seed."""
+    rng = random.Random(0)
+    return (space.decode(space.digits(rng.randrange(space.size))) for _ in range(n))
+
+
+def listed_lines(space: Space, operators: str) -> Iterator[str]:
+    """`canonical form <tab> symmetry class` of each function that is worth training, once."""
+    seen: set[str] = set()
+    keys: dict[str, list[Expr]] = {}
+    everything = iter(space)
+    while batch := list(islice(everything, 1_000)):
+        forms = dict.fromkeys(canonical(e, operators) for e in batch)
+        new = [e for e in forms if str(e) not in seen]
+        seen.update(map(str, new))
+        kept = [e for e, reason in screens(new, operators) if not reason]
+        for expr, found in fingerprints(kept, operators):
+            same = keys.setdefault(found.key, [])
+            if not any(same_function(k, expr, operators) for k in same):
+                same.append(expr)
+                yield f"{expr}\t{found.symmetry}"
 
 
 Check = tuple[str, str, bool]  # what, what was found, whether it is well

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from actsearch.config import SearchConfig
 from actsearch.errors import NoCandidateError
-from actsearch.loop import StrategySource, run_trials
+from actsearch.loop import StrategySource, run_trials, submit_function
 from actsearch.progress import Progress
 from actsearch.run import RUNS, Run
 from actsearch.screen import duration, live
@@ -29,9 +29,9 @@ from results.records import Trial
 from results.store import Store
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
-from search_space.expression import formula
 from search_space.parser import parse
 from search_space.space import SPACES, Space, space_from
+from search_space.survey import Survey, describe, survey
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
@@ -46,7 +46,7 @@ class Plan:
     settings: dict[str, Any]
     space: Space
     evaluator: Evaluator
-    distinct: int | None  # functions in the space, where they were counted
+    survey: Survey | None  # of a space that is small enough
     seconds_a_child: float
 
     @property
@@ -54,6 +54,14 @@ class Plan:
         """Functions to train, as far as it can be said."""
         budget, size = self.settings["budget"], self.distinct
         return min(budget, size) if budget and size else budget or size
+
+    @property
+    def distinct(self) -> int | None:
+        """Functions in the space that are worth training, where they were counted."""
+        if self.survey is None:
+            return None
+        found = self.survey
+        return found.symmetry_classes if self.settings["skip_symmetric"] else len(found.distinct)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -68,8 +76,9 @@ class Plan:
         """The plan in words."""
         s, recipe = self.settings, self.evaluator.recipe
         functions = f"{self.space.size:,} candidates"
-        if self.distinct is not None:
-            functions += f", {self.distinct:,} after removing repeats"
+        if self.survey is not None:
+            functions += f", {self.distinct:,} different functions"
+            functions += f", {self.survey.rejected.total():,} rejected"
         train = f"{self.total:,} to train" if self.total else "no budget: until stopped"
         lines = [
             f"run        {self.run.path}",
@@ -124,8 +133,8 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     strategy_from(settings["strategy"], space, settings["seed"])
     if settings["workers"] is None and settings["executor"] == "inline":
         settings["workers"] = 1
-    distinct = _distinct(space) if space.size <= COUNTABLE else None
-    return Plan(run, settings, space, evaluator, distinct, warm_up(evaluator))
+    seconds = warm_up(evaluator)
+    return Plan(run, settings, space, evaluator, _survey(space, settings), seconds)
 
 
 def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
@@ -138,8 +147,11 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     return RUNS / f"{space if space in SPACES else 'custom'}-{settings['strategy']}-{dataset}"
 
 
-def _distinct(space: Space) -> int:
-    return len({canonical(expr) for expr in space})
+def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
+    """Of a space that is small enough to be counted."""
+    if space.size > COUNTABLE:
+        return None
+    return survey(space, settings["operators"], screening=settings["screen"] == "on")
 
 
 def carry_out(plan: Plan, console: Console) -> str:
@@ -172,7 +184,7 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
     protocol = plan.evaluator.protocol_hash
     with store.transaction():
         store.add_protocol(protocol, plan.evaluator.protocol)
-        beside = [_baseline(store, name, protocol, settings["seed"]) for name in BESIDE]
+        beside = [_baseline(store, name, plan) for name in BESIDE]
     source = StrategySource(
         store,
         plan.space,
@@ -183,6 +195,10 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         budget=settings["budget"],
         patience=settings["patience"],
         first=beside,
+        operators=settings["operators"],
+        extra=plan.evaluator.extra,
+        screening=settings["screen"] == "on",
+        skip_symmetric=settings["skip_symmetric"],
     )
     if source.ended and not store.waiting("search"):
         return source.ended
@@ -209,9 +225,11 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
     return reason
 
 
-def _baseline(store: Store, name: str, protocol: str, seed: int) -> Trial:
-    expr = canonical(parse(BASELINES[name]))
-    return store.submit("search", str(expr), protocol, seed, formula=formula(expr), label=name)
+def _baseline(store: Store, name: str, plan: Plan) -> Trial:
+    operators = plan.settings["operators"]
+    function = describe(canonical(parse(BASELINES[name]), operators), operators)
+    protocol, seed = plan.evaluator.protocol_hash, plan.settings["seed"]
+    return submit_function(store, function, protocol, seed, label=name)
 
 
 def check_found(run: Run) -> None:

@@ -16,8 +16,12 @@ from controller.strategy import Proposal, Strategy
 from results.records import Outcome, Trial, reward
 from results.store import Store
 from search_space.equivalence import canonical
-from search_space.expression import formula
+from search_space.expression import Expr
+from search_space.fingerprint import same_function
+from search_space.operators import Op
+from search_space.parser import parse
 from search_space.space import Space
+from search_space.survey import Function, describe
 from workers.executor import Executor
 
 log = logging.getLogger("actsearch")
@@ -85,14 +89,14 @@ def run_trials(
                     if store.record(trial, outcome):
                         source.finished(trial, outcome)
         for trial, outcome in finished:
-            log.info("%s", describe(trial, outcome))
+            log.info("%s", log_line(trial, outcome))
             progress.add(trial, outcome)
         progress.update(source.done, source.repeats, executor.running)
         if progress.stopping and executor.running == 0:
             return STOPPED
 
 
-def describe(trial: Trial, outcome: Outcome) -> str:
+def log_line(trial: Trial, outcome: Outcome) -> str:
     """One line of the log."""
     result = outcome.reason or f"validation {outcome.val_accuracy:.4f}"
     head = f"trial {trial.id} {trial.formula} seed {trial.seed}"
@@ -119,6 +123,15 @@ class FixedSource:
         return "" if self._trials else "all trained"
 
 
+def submit_function(
+    store: Store, function: Function, protocol: str, seed: int, label: str = ""
+) -> Trial:
+    """A search trial of this function, with what is known of it before training."""
+    key, names = function.fingerprint, {"formula": function.formula, "label": label}
+    store.add_function(function.expression, key.key, key.symmetry, function.properties)
+    return store.submit("search", function.expression, protocol, seed, **names)
+
+
 class StrategySource:
     """Turns a strategy's proposals into trials, each function once.
 
@@ -140,6 +153,10 @@ class StrategySource:
         budget: int | None,
         patience: int,
         first: Iterable[Trial] = (),
+        operators: str = "guarded",
+        extra: tuple[Op, ...] = (),
+        screening: bool = True,
+        skip_symmetric: bool = False,
     ) -> None:
         self.store = store
         self.space = space
@@ -149,6 +166,11 @@ class StrategySource:
         self.seed = seed
         self.budget = budget
         self.patience = patience
+        self.operators = operators
+        self.extra = extra
+        self.screening = screening
+        self.skip_symmetric = skip_symmetric
+        self._described: Function | None = None
         self.repeats = store.proposals() - store.proposed_trials()
         self._repeats_in_a_row = 0
         self._trained = store.trained()
@@ -210,13 +232,12 @@ class StrategySource:
         return new
 
     def _propose(self, proposal: Proposal) -> Trial | None:
-        expr = canonical(self.space.decode(proposal.digits))
-        key = ("search", str(expr), self.protocol, self.seed)
-        known = self.store.find(*key)
-        trial = known or self.store.submit(*key, formula=formula(expr))
+        expr = canonical(self.space.decode(proposal.digits), self.operators)
+        known = self._known(expr)
+        trial = known or self._new(expr)
         first = not self.store.has_proposals(trial)
         self.store.propose(self.name, proposal.number, proposal.digits, trial)
-        outcome = self.store.outcome(trial) if known else None
+        outcome = self.store.outcome(trial)
         if outcome is not None:
             self._tell(proposal, outcome)
             self._trained += first and outcome.status != "rejected"  # a baseline of the space
@@ -224,7 +245,38 @@ class StrategySource:
             self._open.setdefault(trial.id, []).append(proposal)
         self._repeats_in_a_row = self._repeats_in_a_row + 1 if known else 0
         self.repeats += not first
-        return None if known else trial
+        return None if known or outcome is not None else trial
+
+    def _known(self, expr: Expr) -> Trial | None:
+        """The trial of this function, found by canonical form, by fingerprint, or by symmetry."""
+        expression = self.store.merged_into(str(expr))
+        found = self.store.find("search", expression, self.protocol, self.seed)
+        if found is not None:
+            return found
+        self._described = describe(expr, self.operators)
+        this = ("search", self.protocol, self.seed)
+        key = self._described.fingerprint
+        same = [
+            trial
+            for trial in self.store.alike("fingerprint", key.key, this)
+            if same_function(parse(trial.expression, self.extra), expr, self.operators)
+        ]
+        if self.skip_symmetric and not same:
+            same = self.store.alike("symmetry", key.symmetry, this)
+        if not same:
+            return None
+        self.store.merge(str(expr), same[0].expression)
+        return same[0]
+
+    def _new(self, expr: Expr) -> Trial:
+        """A trial of a function that `_known` has just described; rejected here if it is."""
+        function = self._described
+        assert function is not None
+        assert function.expr == expr
+        trial = submit_function(self.store, function, self.protocol, self.seed)
+        if self.screening and function.rejected:
+            self.store.record(trial, Outcome("rejected", function.rejected))
+        return trial
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         proposals = self._open.pop(trial.id, [])

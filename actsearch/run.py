@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import RunError
-from results.leaderboard import Entry, leaderboard, status_counts
+from results.leaderboard import PROPERTIES, Entry, leaderboard, status_counts
 from results.store import Store, StoreError
 from results.tables import Row, to_csv
 
@@ -81,13 +81,13 @@ class Run:
         """All functions of the search, ranked: accuracies as fractions of 1, times in s and ms."""
         import pandas as pd
 
-        return pd.DataFrame(top_rows(self.leaderboard(), expression=True))
+        return pd.DataFrame(top_rows(self.leaderboard(), full=True))
 
     def write_top(self) -> None:
         """Write top.csv, in one step."""
         target = self.path / "top.csv"
         part = target.with_suffix(".part")
-        part.write_text(to_csv(top_rows(self.leaderboard(), expression=True)))
+        part.write_text(to_csv(top_rows(self.leaderboard(), full=True)))
         part.replace(target)
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
@@ -149,10 +149,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def top_rows(entries: list[Entry], *, expression: bool = False) -> list[Row]:
-    """Entries as rows of a table; `expression` adds canonical form, status, seeds and reason."""
+def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
+    """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties."""
     rows: list[Row] = []
-    failures = not expression and any(e.status != "ok" for e in entries)
     for e in entries:
         row: dict[str, Any] = {
             "rank": e.rank,
@@ -163,10 +162,16 @@ def top_rows(entries: list[Entry], *, expression: bool = False) -> list[Row]:
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,
         }
-        if failures:
-            row["note"] = "" if e.status == "ok" else f"{e.status}: {e.reason}"
-        if expression:
+        if full:
             extra = {"status": e.status, "seeds": e.seeds, "reason": e.reason}
-            row = {**row, "expression": e.expression, **extra}
+            known = {name: e.properties.get(name) for name in PROPERTIES}
+            row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
         rows.append(row)
     return rows
+
+
+def narrow(row: Row) -> Row:
+    """A full row without what a narrow terminal has no room for."""
+    short = {k: row[k] for k in ("rank", "formula", "name", "val accuracy", "seconds", "ms/step")}
+    note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
+    return {**short, "x relu": row["x relu"], "note": note}

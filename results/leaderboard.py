@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from results.records import STATUSES
+
+# What search_space.properties finds, by name, so that reading a table imports no torch.
+PROPERTIES = (
+    "smooth",
+    "monotonic",
+    "bounded_below",
+    "bounded_above",
+    "parity",
+    "at_0",
+    "slope_at_0",
+    "minimum",
+    "slope_left",
+    "slope_right",
+    "operators",
+    "betas",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,8 @@ class Entry:
     ms_per_step: float | None
     vs_relu: float | None
     reason: str
+    symmetry: str
+    properties: Mapping[str, Any]
 
 
 def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
@@ -64,6 +83,8 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         ms_per_step=ms,
         vs_relu=ms / relu if ms and relu else None,
         reason=failed["reason"] if failed else "",
+        symmetry=runs[0].get("symmetry") or "",
+        properties=json.loads(runs[0].get("properties") or "{}"),
     )
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,15 @@ SCHEMA_VERSION = 1
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE protocols (hash TEXT PRIMARY KEY, description TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE functions (
+    expression TEXT PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    symmetry TEXT NOT NULL,
+    properties TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX functions_by_fingerprint ON functions (fingerprint);
+CREATE INDEX functions_by_symmetry ON functions (symmetry);
+CREATE TABLE merged (expression TEXT PRIMARY KEY, into_expression TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trials (
     id INTEGER PRIMARY KEY,
     stage TEXT NOT NULL CHECK (stage IN {STAGES}),
@@ -68,8 +77,9 @@ CREATE TABLE strategies (name TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROW
 _ROWS = """
 SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.submitted,
        o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.seconds, o.ms_per_step,
-       o.host, o.device, o.versions, o.finished
+       o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
+LEFT JOIN functions f ON f.expression = t.expression
 """
 
 
@@ -177,6 +187,19 @@ class Store:
         assert found is not None
         return found
 
+    def add_function(
+        self, expression: str, fingerprint: str, symmetry: str, properties: Mapping[str, Any]
+    ) -> None:
+        text = json.dumps(properties, allow_nan=False)
+        self._db.execute(
+            "INSERT OR IGNORE INTO functions VALUES (?, ?, ?, ?)",
+            (expression, fingerprint, symmetry, text),
+        )
+
+    def merge(self, expression: str, into: str) -> None:
+        """Remember that `expression` is the same function as `into`."""
+        self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?)", (expression, into))
+
     def record(self, trial: Trial, outcome: Outcome) -> bool:
         """Store an outcome; False where the trial has one already, which then stays as it is."""
         cursor = self._db.execute(
@@ -224,6 +247,22 @@ class Store:
             (stage, expression, protocol, seed),
         ).fetchone()
         return None if row is None else _trial(row)
+
+    def merged_into(self, expression: str) -> str:
+        """The expression that stands for this one: itself unless it was merged."""
+        query = "SELECT into_expression FROM merged WHERE expression = ?"
+        row = self._db.execute(query, (expression,)).fetchone()
+        return expression if row is None else row[0]
+
+    def alike(self, column: str, value: str, trial: tuple[str, str, int]) -> list[Trial]:
+        """Trials of (stage, protocol, seed) whose function has this `fingerprint` or `symmetry`."""
+        queries = {
+            "fingerprint": "SELECT t.* FROM trials t JOIN functions f USING (expression) "
+            "WHERE f.fingerprint = ? AND t.stage = ? AND t.protocol = ? AND t.seed = ? ORDER BY id",
+            "symmetry": "SELECT t.* FROM trials t JOIN functions f USING (expression) "
+            "WHERE f.symmetry = ? AND t.stage = ? AND t.protocol = ? AND t.seed = ? ORDER BY id",
+        }
+        return [_trial(row) for row in self._db.execute(queries[column], (value, *trial))]
 
     def outcome(self, trial: Trial) -> Outcome | None:
         row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()

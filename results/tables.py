@@ -22,6 +22,8 @@ def show(column: str, value: Any) -> str:
     """A cell as people read it."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         if _PERCENT.search(column):
             sign = "+" if column.endswith("paired") and value > 0 else ""

@@ -175,7 +175,7 @@ def finished(path: Path) -> int:
     if not (path / "run.sqlite").exists():
         return 0
     try:
-        return sum(row["status"] is not None for row in Run.open(path).rows())
+        return sum(row["status"] not in (None, "rejected") for row in Run.open(path).rows())
     except Exception:  # the file is there before its tables are
         return 0
 

@@ -16,12 +16,13 @@ from results.leaderboard import leaderboard
 from results.records import FAILURE_REWARD, Outcome, Trial
 from results.store import Store
 from search_space.equivalence import canonical
-from search_space.space import SPACES, Space
+from search_space.space import SPACES, Space, space_from
+from search_space.survey import survey
 from workers.executor import Beat, InlineExecutor
 
 from .conftest import SMALL
 
-DISTINCT = len({str(canonical(e)) for e in SMALL})
+DISTINCT = len(survey(SMALL, screening=False).distinct)
 
 
 def accuracy(expression: str) -> float:
@@ -47,7 +48,7 @@ class Child:
 def source(
     store: Store, space: Space = SMALL, strategy: str = "exhaustive", **options: Any
 ) -> StrategySource:
-    settings: dict[str, Any] = {"budget": None, "patience": 1000, **options}
+    settings: dict[str, Any] = {"budget": None, "patience": 1000, "screening": False, **options}
     return StrategySource(
         store,
         space,
@@ -106,12 +107,51 @@ def test_the_budget_is_the_total_and_a_resumed_run_goes_on_to_it(store: Store) -
 
 
 def test_a_function_trained_beside_the_search_is_not_trained_again(store: Store) -> None:
-    beside = store.submit("search", "add(x, x)", "p", 0, label="twice x")
+    beside = store.submit("search", "mul(2, x)", "p", 0, label="twice x")
     child = Child()
     made = source(store, first=[beside])
     run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
-    assert child.trained["add(x, x)"] == 1
+    assert child.trained["mul(2, x)"] == 1
     assert len(child.trained) == DISTINCT
+
+
+def test_rejected_functions_are_stored_with_their_reason_and_cost_no_budget(store: Store) -> None:
+    space = space_from("units=1;unary=identity,neg,tanh;binary=add,sub")
+    child = Child()
+    found = survey(space)
+    assert found.rejected == {"affine in x": 2, "constant": 1}  # 2x, -2x, and 0
+    budget = len(found.distinct)
+    assert run(store, child, space=space, screening=True, budget=budget) == "budget spent"
+    assert len(child.trained) == store.trained() == budget
+    rejected = [row for row in store.rows("search") if row["status"] == "rejected"]
+    assert {"constant"} < {row["reason"] for row in rejected}
+    assert not child.trained.keys() & {row["expression"] for row in rejected}
+
+
+def test_what_only_its_values_show_to_be_the_same_is_not_trained_again(store: Store) -> None:
+    space = space_from("units=1;unary=exp,tanh,relu,sinh;binary=max")
+    child = Child()
+    run(store, child, space=space)
+    merged = {"max(exp(x), tanh(x))", "max(exp(x), relu(x))", "max(exp(x), sinh(x))"}
+    trained = merged & child.trained.keys()
+    assert len(trained) == 0  # exp(x), from max(exp(x), exp(x)), came first
+    assert {store.merged_into(e) for e in merged} == {"exp(x)"}
+    assert store.merged_into("tanh(x)") == "tanh(x)"
+
+
+def test_symmetric_functions_are_trained_once_where_that_is_asked_for(tmp_path: Path) -> None:
+    space = space_from("units=1;unary=identity,neg,tanh;binary=mul")
+    trained: dict[bool, set[str]] = {}
+    for skip in (False, True):
+        store = Store(tmp_path / f"{skip}.sqlite", create=True)
+        store.add_protocol("p", {})
+        child = Child()
+        run(store, child, space=space, skip_symmetric=skip)
+        trained[skip] = set(child.trained)
+        store.close()
+    assert {"square(x)", "neg(square(x))"} <= trained[False]
+    assert len({"square(x)", "neg(square(x))"} & trained[True]) == 1
+    assert len(trained[True]) == survey(space, screening=False).symmetry_classes
 
 
 def test_nothing_new_in_patience_proposals_ends_the_search(store: Store) -> None:

@@ -1,0 +1,146 @@
+"""Values and slopes of many expressions on one grid: equal parts once, equal operators in one call.
+
+Slopes come by forward-mode differentiation of the same functions that children train with, so there
+is no second definition of an operator.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+
+from search_space.expression import Expr
+from search_space.operators import CONSTANT, INPUT, Op
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Expressions on a grid: `value` and `slope`, each (expressions, settings, points)."""
+
+    exprs: list[Expr]
+    value: torch.Tensor
+    slope: torch.Tensor
+
+
+def generic_beta(setting: int, number: int) -> float:
+    """The `number`-th beta of an expression at a setting: values without relation to each other.
+
+    Setting 0 is kept for the initial values.
+    """
+    fraction = math.modf((number + 1) * 0.6180339887498949 + setting * 0.7548776662466927)[0]
+    return (0.3 + 1.5 * fraction) * (-1.0 if (number + setting) % 3 == 2 else 1.0)
+
+
+def curves(
+    exprs: Iterable[Expr],
+    points: torch.Tensor,
+    *,
+    settings: int = 1,
+    operators: str = "guarded",
+    chunk: int = 500,
+) -> Iterator[Curves]:
+    """Expressions at `points` (N,), in their dtype, `chunk` at a time: at the initial betas and,
+    for `settings` > 1, at settings - 1 generic choices of them."""
+    _load_forward_mode()
+    waiting = iter(exprs)
+    while batch := list(islice(waiting, chunk)):
+        yield _Batch(batch, settings).evaluate(points, operators)
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Forward mode loads decompositions at its first use; torch deprecates its use of jit there."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.ones(1))
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A part of an expression: where its value goes, and where its arguments' values are."""
+
+    slot: int
+    op: Op
+    args: tuple[int, ...]
+    constant: float
+    betas: tuple[float, ...]  # the value of its own beta at each setting
+
+
+class _Batch:
+    """The distinct parts of some expressions, by depth."""
+
+    def __init__(self, exprs: list[Expr], settings: int) -> None:
+        self.exprs = exprs
+        self.settings = settings
+        self.slots: dict[tuple[Expr, int], int] = {}
+        self.depths: list[int] = []
+        self.levels: list[dict[str, list[_Node]]] = []
+        self.roots = [self._add(expr, 0) for expr in exprs]
+
+    def _add(self, expr: Expr, first: int) -> int:
+        """The slot of `expr`; `first` is the number of its first beta in the whole."""
+        key = (expr, first if expr.betas else -1)
+        if key in self.slots:
+            return self.slots[key]
+        args: list[int] = []
+        number = first
+        for arg in expr.args:
+            args.append(self._add(arg, number))
+            number += arg.betas
+        betas: tuple[float, ...] = ()
+        if expr.beta is not None:
+            generic = (generic_beta(s, number) for s in range(1, self.settings))
+            betas = (expr.beta, *generic)
+        slot = self.slots[key] = len(self.slots)
+        depth = 1 + max((self.depths[a] for a in args), default=-1)
+        self.depths.append(depth)
+        if depth == len(self.levels):
+            self.levels.append({})
+        constant = (expr.value or 0.0) if expr.op == CONSTANT else 0.0
+        node = _Node(slot, expr.op, tuple(args), constant, betas)
+        self.levels[depth].setdefault(expr.op.name, []).append(node)
+        return slot
+
+    @torch.no_grad()
+    def evaluate(self, points: torch.Tensor, operators: str) -> Curves:
+        shape = (len(self.slots), self.settings, len(points))
+        value, slope = points.new_zeros(shape), points.new_zeros(shape)
+        with forward_ad.dual_level():
+            for level in self.levels:
+                for nodes in level.values():
+                    out = torch.tensor([node.slot for node in nodes])
+                    value[out], slope[out] = self._apply(nodes, points, operators, value, slope)
+        roots = torch.tensor(self.roots)
+        return Curves(self.exprs, value[roots], slope[roots])
+
+    def _apply(
+        self,
+        nodes: list[_Node],
+        points: torch.Tensor,
+        operators: str,
+        value: torch.Tensor,
+        slope: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Value and slope of nodes with the same operator, (nodes, settings, points)."""
+        shape = (len(nodes), *value.shape[1:])
+        op = nodes[0].op
+        if op == INPUT:
+            return points.expand(shape), torch.ones_like(points).expand(shape)
+        if op == CONSTANT:
+            numbers = points.new_tensor([node.constant for node in nodes])
+            return numbers[:, None, None].expand(shape), points.new_zeros(shape)
+        inputs: list[torch.Tensor] = []
+        for column in range(op.arity):
+            at = torch.tensor([node.args[column] for node in nodes])
+            inputs.append(forward_ad.make_dual(value[at], slope[at]))
+        if op.beta is not None:
+            inputs.append(points.new_tensor([node.betas for node in nodes])[:, :, None])
+        result, tangent = forward_ad.unpack_dual(op.form(operators)(*inputs))
+        return result.expand(shape), points.new_zeros(shape) if tangent is None else tangent
