@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from search_space.expression import Expr, formula
-from search_space.operators import CONSTANT, INPUT, check_operator_set
+from search_space.operators import CONSTANT, INPUT, Op, check_operator_set
 from search_space.parser import parse
 
 
@@ -38,7 +36,7 @@ class Activation(nn.Module):
         self.channel_dim = channel_dim
         self.operators = operators
         self.beta = nn.ParameterList()
-        self._steps: list[tuple[Any, tuple[int, ...], int | None]] = []
+        self._steps: list[tuple[Op, float, tuple[int, ...], int | None]] = []
         self._slots: dict[Expr, int] = {}
         self._output = self._compile(self.expr)
 
@@ -47,13 +45,11 @@ class Activation(nn.Module):
         if expr in self._slots:
             return self._slots[expr]
         args = tuple(map(self._compile, expr.args))
-        fn, beta = expr.op.form(self.operators), None
-        if expr.op == CONSTANT:
-            fn = _Constant(expr.value or 0.0)
-        elif expr.beta is not None:
+        beta = None
+        if expr.beta is not None:
             beta = len(self.beta)
             self.beta.append(nn.Parameter(torch.full((self.channels,), float(expr.beta))))
-        self._steps.append((INPUT if expr.op == INPUT else fn, args, beta))
+        self._steps.append((expr.op, expr.value or 0.0, args, beta))
         if expr.betas == 0:
             self._slots[expr] = len(self._steps) - 1
         return len(self._steps) - 1
@@ -68,13 +64,14 @@ class Activation(nn.Module):
     def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
         betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]
         values: list[torch.Tensor] = []
-        for fn, args, beta in self._steps:
-            if fn is INPUT:
+        for op, value, args, beta in self._steps:
+            if op == INPUT:
                 values.append(x)
-            elif isinstance(fn, _Constant):
-                values.append(x.new_tensor(fn.value))
+            elif op == CONSTANT:
+                values.append(x.new_tensor(value))
             else:
                 inputs = [values[i] for i in args]
+                fn = op.form(self.operators)
                 values.append(fn(*inputs) if beta is None else fn(*inputs, betas[beta]))
         y = values[self._output]
         return y if y.shape == x.shape else y.expand_as(x)
@@ -93,10 +90,3 @@ class Activation(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{formula(self.expr)}, channels={self.channels}"
-
-
-class _Constant:
-    """A number in the program of an Activation."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value

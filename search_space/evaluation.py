@@ -32,10 +32,12 @@ class Curves:
 def generic_beta(setting: int, number: int) -> float:
     """The `number`-th beta of an expression at a setting: values without relation to each other.
 
-    Setting 0 is kept for the initial values.
+    Setting 0 is kept for the initial values. From setting 3 on betas are large, since
+    max(beta, cosh(x)) shows its beta only beyond 1.
     """
     fraction = math.modf((number + 1) * 0.6180339887498949 + setting * 0.7548776662466927)[0]
-    return (0.3 + 1.5 * fraction) * (-1.0 if (number + setting) % 3 == 2 else 1.0)
+    sign = -1.0 if (number + setting) % 3 == 2 else 1.0
+    return sign * (0.3 + 1.5 * fraction) * (1.0 if setting < 3 else 4.0)
 
 
 def curves(

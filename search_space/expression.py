@@ -8,7 +8,7 @@ beta has a beta of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from search_space.operators import ATOM, CONSTANT, INPUT, SIGN, Op
 
@@ -19,21 +19,35 @@ class Expr:
 
     `value` is the number of a CONSTANT, or beta's initial value where it differs from the
     operator's.
+    `betas` is how many trainable parameters a channel has; `operators` how many are applied, not
+    counting x, numbers and a bare beta.
     """
 
     op: Op
     args: tuple[Expr, ...] = ()
     value: float | None = None
+    betas: int = field(init=False, compare=False, repr=False)
+    operators: int = field(init=False, compare=False, repr=False)
+    _hash: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.args) != self.op.arity:
             raise ValueError(
                 f"{self.op.name} takes {self.op.arity} argument(s), not {len(self.args)}"
             )
+        # Asked for often, and the parts know theirs already.
+        betas = (self.beta is not None) + sum(arg.betas for arg in self.args)
+        operators = (self.op.arity > 0) + sum(arg.operators for arg in self.args)
         object.__setattr__(self, "_hash", hash((self.op.name, self.args, self.value)))
+        object.__setattr__(self, "betas", betas)
+        object.__setattr__(self, "operators", operators)
+
+    def __reduce__(self) -> tuple[type[Expr], tuple[Op, tuple[Expr, ...], float | None]]:
+        """Without the hash, which is another in another process."""
+        return Expr, (self.op, self.args, self.value)
 
     def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined]  # computed once: trees are hashed often
+        return self._hash
 
     def __str__(self) -> str:
         if self.op == CONSTANT:
@@ -57,16 +71,6 @@ class Expr:
     @property
     def depth(self) -> int:
         return 1 + max((arg.depth for arg in self.args), default=0)
-
-    @property
-    def betas(self) -> int:
-        """How many trainable parameters a channel has."""
-        return sum(node.beta is not None for node in self.walk())
-
-    @property
-    def operators(self) -> int:
-        """How many operators the expression applies; x, numbers and a bare beta are not counted."""
-        return sum(node.op.arity > 0 for node in self.walk())
 
 
 X = Expr(INPUT)

@@ -1,6 +1,6 @@
 """fingerprint(expr): a key of a function's values, which merges what the rules do not know yet.
 
-The values are taken on a fixed grid in float64, at the initial betas and at two generic choices,
+The values are taken on a fixed grid in float64, at the initial betas and at three generic choices,
 and rounded. A rounded key alone could merge functions that differ a little, or only elsewhere, so a
 pair is merged only when `same_function` confirms it, to ten digits, on a second grid. Values are
 not standardised: near a pole that merges functions which differ.
@@ -21,7 +21,7 @@ from search_space.expression import Expr
 from search_space.operators import Op
 from search_space.space import Space
 
-SETTINGS = 3
+SETTINGS = 4
 BITS = 23  # of each value's mantissa in the key: seven digits
 TINY = 1e-12  # smaller values are rounding errors of zero
 

@@ -59,6 +59,13 @@ class Op:
         check_operator_set(operators)
         return self.guarded if operators == "guarded" and self.guarded is not None else self.fn
 
+    def __reduce__(self) -> tuple[Callable[..., Op], tuple[Any, ...]]:
+        """Our own rows are pickled by name, since their functions have none."""
+        if OPERATORS.get(self.name) is self or self.name in ("x", "constant"):
+            return _row, (self.name,)
+        values = (self.name, self.arity, self.fn, self.beta, self.commutative, self.notation)
+        return Op, (*values, self.precedence, self.guarded)
+
 
 OPERATOR_SETS = ("paper", "guarded")
 
@@ -149,6 +156,10 @@ BINARY: tuple[Op, ...] = (
 # fmt: on
 
 OPERATORS: Mapping[str, Op] = {op.name: op for op in (*UNARY, *BINARY)}
+
+
+def _row(name: str) -> Op:
+    return {"x": INPUT, "constant": CONSTANT, **OPERATORS}[name]
 
 
 def operators_named(names: Iterable[str], table: Iterable[Op], kind: str) -> tuple[Op, ...]:

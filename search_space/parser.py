@@ -85,7 +85,7 @@ class _Reader:
 
     def error(self, what: str, hint: str = "") -> ParseError:
         shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
-        shown = shown.encode("ascii", "backslashreplace").decode()
+        shown = shown.encode("unicode_escape").decode()
         return ParseError(f'{what} at column {self.column} of "{shown}".{hint}')
 
     def accept(self, *tokens: str) -> str | None:

@@ -1,0 +1,393 @@
+"""Data sets, child models, and the training of one child."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from child_models.datasets import DataError, Dataset, load, make_dataset
+from child_models.evaluate import Evaluator
+from child_models.recipe import Recipe
+from child_models.training import DeviceData, _weight_decay_groups
+from child_models.zoo import CHILDREN, child_from
+from results.records import Trial
+from search_space.activation import Activation
+
+Arrays = tuple[np.ndarray, np.ndarray]
+RECIPE = Recipe(steps=12, batch_size=16, lr=0.05, schedule="cosine")
+
+
+def images(n: int = 60, side: int = 12, channels: int = 3, seed: int = 0) -> Arrays:
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    x = rng.integers(0, 80, (n, side, side, channels)) + 60 * y[:, None, None, None]
+    return x.astype(np.uint8), y
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Dataset:
+    return make_dataset("pictures", images(), augment="crop_flip")
+
+
+def trial(expression: str = "relu(x)", seed: int = 0) -> Trial:
+    return Trial(1, "search", expression, "p", seed)
+
+
+# -- models
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018),
+     ("resnet110", 1_727_962)],
+)  # fmt: skip
+def test_resnets_have_the_published_number_of_parameters(name: str, count: int) -> None:
+    model = child_from(name)(lambda c: nn.ReLU(), (3, 32, 32), 10)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+@pytest.mark.parametrize("name", [n for n in CHILDREN if n != "resnet110"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_every_child_maps_images_to_classes_and_asks_for_widths(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    widths: list[int] = []
+
+    def make(channels: int) -> nn.Module:
+        widths.append(channels)
+        return Activation("beta * x", channels)
+
+    model = child_from(name)(make, shape, 7)
+    assert model(torch.randn(2, *shape)).shape == (2, 7)
+    assert widths
+    depth = CHILDREN[name].keywords.get("depth") if hasattr(CHILDREN[name], "keywords") else None
+    if depth:
+        assert len(widths) == depth - 1
+
+
+def test_width_and_size_are_options() -> None:
+    model = child_from("resnet8:width=4,size=8")(lambda c: nn.ReLU(), (3, 32, 32), 10)
+    assert model.conv.out_channels == 4  # type: ignore[union-attr]
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert child_from("resnet:depth=26")(lambda c: nn.ReLU(), (3, 32, 32), 10) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("resnet9", "unknown child 'resnet9'; did you mean"),
+        ("resnet8:wdith=4", "did you mean 'width'"),
+        ("resnet8:width=x", "whole number"),
+        ("resnet8:width=0", "1 or more"),
+    ],
+)
+def test_a_child_that_cannot_be_gets_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        child_from(text)
+
+
+def test_a_resnet_has_6n_plus_2_layers() -> None:
+    with pytest.raises(ValueError, match=r"6n\+2 layers"):
+        child_from("resnet:depth=21")(lambda c: nn.ReLU(), (3, 32, 32), 10)
+
+
+def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros() -> None:
+    model = child_from("resnet8")(lambda c: nn.ReLU(), (3, 8, 8), 10)
+    block = model.blocks[1]  # type: ignore[index]
+    x = torch.randn(2, 16, 8, 8)
+    y = block.shortcut(x)
+    assert y.shape == (2, 32, 4, 4)
+    assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
+    assert not y[:, 16:].any()
+
+
+# -- data
+
+
+def test_the_bundled_digits_are_split_and_always_the_same() -> None:
+    one, two = load("mnist5k"), load("mnist5k")
+    assert one.digest == two.digest
+    assert one.input_shape == (1, 28, 28)
+    assert [len(s) for s in (one.x_train, one.x_val, one.x_test)] == [3000, 1000, 1000]
+    assert set(one.y_val) == set(range(10))
+    rows = {bytes(r) for s in (one.x_train, one.x_val, one.x_test) for r in s}
+    assert len(rows) > 4990  # the splits share no image
+
+
+def test_splits_are_disjoint_and_cover_the_data() -> None:
+    x = np.arange(100, dtype=np.float32)[:, None]
+    data = make_dataset("d", (x, np.arange(100) % 2))
+    parts = [set(s[:, 0]) for s in (data.x_train, data.x_val, data.x_test)]
+    assert sum(map(len, parts)) == 100
+    assert set.union(*parts) == set(range(100))
+
+
+def test_inputs_are_standardised_by_the_training_split() -> None:
+    data = make_dataset("d", images(300))
+    device = DeviceData(data, torch.device("cpu"))
+    x = device.standardise(device.splits["train"][0])
+    assert x.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (x.std((0, 2, 3)) - 1).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (np.zeros((5, 3), np.float32), np.zeros(4, int), "do not fit"),
+        (np.zeros((20, 3), np.float32), np.full(20, 0.5), "whole numbers"),
+        (np.full((20, 3), np.nan, np.float32), np.arange(20) % 2, "NaN"),
+        (np.array([["a"] * 3] * 20), np.arange(20) % 2, "uint8 images or floats"),
+        (np.zeros((20, 3), np.float32), np.zeros(20, int), "only one class"),
+        (np.zeros((3, 3), np.float32), np.arange(3), "too few"),
+    ],
+)
+def test_data_that_cannot_be_used_gets_a_sentence(x: Any, y: Any, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        make_dataset("d", (x, y))
+
+
+def test_an_npz_file_is_a_data_set(tmp_path: Path) -> None:
+    (x, y), (x_test, y_test) = images(60), images(20, seed=1)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    data = load(str(path))
+    assert data.input_shape == (3, 12, 12)
+    assert len(data.x_train) + len(data.x_val) == 60
+    assert np.array_equal(data.x_test, x_test.transpose(0, 3, 1, 2))
+    assert data.augment == "crop_flip"
+
+
+def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("test", 1)):
+        for i, (image, label) in enumerate(zip(*images(30, seed=seed), strict=True)):
+            folder = tmp_path / split / f"class{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{i}.png")
+    data = load(str(tmp_path))
+    assert data.classes == 3
+    assert data.input_shape == (3, 12, 12)
+    assert load(str(tmp_path), image_size=8).input_shape == (3, 8, 8)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "train/class0/odd.png")
+    with pytest.raises(DataError, match="--image-size"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cifar10", "no cifar10 under .*Use --download"),
+        ("svhn", "no svhn under"),
+        ("cifr10", "unknown data set 'cifr10'"),
+        ("none.npz", "no file none.npz"),
+        ("no/such/folder", "no file or folder"),
+    ],
+)
+def test_data_that_cannot_be_had_gets_a_way_out(name: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=sentence):
+        load(name, root=tmp_path)
+
+
+def test_a_damaged_file_and_a_pickle_are_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"PK nonsense")
+    with pytest.raises(DataError, match="no readable"):
+        load(str(broken))
+    pickled = tmp_path / "pickled.npz"
+    np.savez(pickled, x_train=np.array([{}], dtype=object), y_train=np.zeros(1, int))
+    with pytest.raises(DataError, match="no readable"):
+        load(str(pickled))
+
+
+def test_real_cifar10_trains_above_chance() -> None:
+    folder = os.environ.get("ACTSEARCH_TEST_DATA")
+    if folder is None or not Path(folder, "cifar10_6k.npz").is_file():
+        pytest.skip("ACTSEARCH_TEST_DATA names no folder with cifar10_6k.npz")
+    data = load(str(Path(folder, "cifar10_6k.npz")))
+    recipe = Recipe(steps=60, batch_size=64, lr=0.1, schedule="cosine")
+    evaluate = Evaluator(data, child_from("resnet8:width=8,size=16"), recipe, test=True)
+    outcome = evaluate(trial("mul(x, sigmoid(scale(x)))"))
+    assert outcome.status == "ok"
+    assert outcome.test_accuracy is not None
+    assert outcome.test_accuracy > 0.2
+
+
+# -- training
+
+
+@pytest.mark.parametrize("child", ["resnet8:width=4", "cnn:width=4", "mlp"])
+def test_the_same_seed_gives_the_same_outcome_in_any_process(child: str, pictures: Dataset) -> None:
+    evaluate = Evaluator(pictures, child_from(child), RECIPE)
+    one = evaluate(trial(seed=3))
+    assert one.status == "ok", one.reason
+    for other in (evaluate, pickle.loads(pickle.dumps(evaluate))):
+        again = other(trial(seed=3))
+        assert (again.curve, again.val_accuracy) == (one.curve, one.val_accuracy)
+    assert evaluate(trial(seed=4)).curve != one.curve
+
+
+def test_every_function_starts_from_the_same_weights_and_sees_the_same_batches(
+    pictures: Dataset,
+) -> None:
+    evaluate = Evaluator(pictures, child_from("resnet8:width=4"), RECIPE)
+    weights = []
+    for expression in ("relu(x)", "mul(x, sigmoid(scale(x)))"):
+        torch.manual_seed(5)
+        model = evaluate.build(expression)
+        weights.append([p for n, p in model.named_parameters() if "beta" not in n])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    data = DeviceData(pictures, torch.device("cpu"))
+    streams = [data.batches(8, seed=1) for _ in range(2)]
+    for _ in range(12):
+        (x, y), (u, v) = (next(s) for s in streams)
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+def test_an_epoch_shows_every_example_once() -> None:
+    x = np.arange(40, dtype=np.float32)[:, None]
+    data = DeviceData(make_dataset("d", (x, np.arange(40) % 2)), torch.device("cpu"))
+    count = len(data.splits["train"][0]) // 4
+    stream = data.batches(4, seed=0)
+    for _ in range(2):
+        seen = torch.cat([next(stream)[0] for _ in range(count)])
+        assert len(set(seen[:, 0].tolist())) == 4 * count
+
+
+def test_crops_are_shifts_of_the_padded_image_and_flips_mirror_it() -> None:
+    x = np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(30, 0)
+    data = DeviceData(
+        make_dataset("d", (x, np.arange(30) % 2), augment="crop_flip"), torch.device("cpu")
+    )
+    padded = np.pad(x[0, :, :, 0], 4)
+    shifts = {padded[i : i + 8, j : j + 8].tobytes() for i in range(9) for j in range(9)}
+    shifts |= {np.frombuffer(s, np.uint8).reshape(8, 8)[:, ::-1].tobytes() for s in shifts}
+    index = torch.arange(20)
+    batch = data._augmented(index, torch.Generator().manual_seed(0))
+    found = {image[0].numpy().tobytes() for image in batch}
+    assert found <= shifts
+    assert len(found) > 5
+
+
+def users(body: Callable[[Callable[[int], nn.Module]], nn.Module]) -> Any:
+    return child_from(body)
+
+
+class Poison(nn.Module):
+    """Adds NaN to the loss, to the gradient, or in evaluation only."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.calls += 1
+        if self.where == "loss" and self.training and self.calls == 4:
+            return x + math.nan
+        if self.where == "gradient" and self.training and self.calls == 4:
+            return x + 0 * torch.sqrt(x * 0)  # finite, with the gradient 0 * inf
+        if self.where == "evaluation" and not self.training:
+            return x * math.nan
+        return x
+
+
+@pytest.mark.parametrize(
+    ("where", "reason", "step"),
+    [
+        ("loss", "loss nan at step 4", 4),
+        ("gradient", "gradient norm nan at step 4", 4),
+        ("evaluation", "logits not finite on the val split", RECIPE.steps),
+    ],
+)
+def test_a_child_that_stops_being_finite_has_no_accuracy_but_a_reason_and_a_step(
+    blobs: Arrays, where: str, reason: str, step: int
+) -> None:
+    def child(make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 8), make_activation(8), nn.Linear(8, 3), Poison(where))
+
+    outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE, test=True)(trial())
+    assert (outcome.status, outcome.reason, outcome.step) == ("diverged", reason, step)
+    assert outcome.val_accuracy is outcome.test_accuracy is None
+    assert all(math.isfinite(loss) for _, loss in outcome.curve)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ValueError("bad shape"), "ValueError: bad shape"),
+     (torch.OutOfMemoryError("11 GB"), "out of memory: 11 GB")],
+)  # fmt: skip
+def test_a_child_that_raises_is_a_failed_outcome(
+    blobs: Arrays, error: Exception, reason: str
+) -> None:
+    def child(make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        raise error
+
+    outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE)(trial())
+    assert (outcome.status, outcome.reason) == ("failed", reason)
+
+
+def test_training_leaves_the_users_randomness_and_threads_alone(pictures: Dataset) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    Evaluator(pictures, child_from("mlp"), RECIPE)(trial())
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {0: 1.0, 99: 1.0}),
+        ("step", {0: 1.0, 49: 1.0, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
+        ("cosine", {0: 1.0, 50: 0.5, 25: (1 + math.sqrt(0.5)) / 2}),
+    ],
+)
+def test_learning_rates_fall_as_the_schedule_says(
+    schedule: str, expected: dict[int, float]
+) -> None:
+    recipe = Recipe(steps=100, schedule=schedule)
+    for step, factor in expected.items():
+        assert recipe.lr_factor(step) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": math.nan}, {"schedule": "linear"}]
+)
+def test_a_recipe_that_cannot_be_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Recipe(**bad)
+
+
+def test_betas_get_no_weight_decay() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), Activation("beta * x", 3))
+    decayed, free = _weight_decay_groups(model, Recipe())
+    assert decayed["weight_decay"] == 1e-4
+    assert free["weight_decay"] == 0.0
+    assert [p.shape for p in free["params"]] == [(3,)]  # type: ignore[attr-defined]
+
+
+def test_any_change_of_the_protocol_changes_its_hash(pictures: Dataset) -> None:
+    base = Evaluator(pictures, child_from("mlp"), RECIPE)
+    others = [
+        Evaluator(pictures, child_from("cnn"), RECIPE),
+        Evaluator(pictures, child_from("mlp:width=8"), RECIPE),
+        Evaluator(pictures, child_from("mlp"), Recipe(steps=13)),
+        Evaluator(pictures, child_from("mlp"), RECIPE, operators="paper"),
+        Evaluator(make_dataset("pictures", images(seed=1)), child_from("mlp"), RECIPE),
+    ]
+    hashes = {e.protocol_hash for e in (base, *others)}
+    assert len(hashes) == len(others) + 1
+    assert Evaluator(pictures, child_from("mlp"), RECIPE).protocol_hash == base.protocol_hash

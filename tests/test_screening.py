@@ -1,0 +1,164 @@
+"""Screening and properties, against functions whose verdict is known by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from results.filters import where
+from results.leaderboard import PROPERTIES
+from search_space.baselines import BASELINES
+from search_space.parser import parse
+from search_space.properties import NAMES, properties
+from search_space.screening import screen, screens
+from search_space.space import SPACES
+from search_space.survey import describe, kind_of
+
+
+@pytest.mark.parametrize(
+    ("text", "operators", "kind"),
+    [
+        ("sqrt(x)", "paper", "value not finite"),
+        ("x * sqrt(x)", "paper", "value not finite"),
+        ("cosh(x)**3 * exp(x)**3 * exp(x)**3 * exp(x)", "paper", "value not finite"),
+        ("sqrt(relu(x))", "paper", "gradient not finite"),
+        ("x - x", "paper", "constant"),
+        ("beta", "guarded", "constant"),
+        ("sigmoid(beta)", "guarded", "constant"),
+        ("relu(sin(x) - 2)", "guarded", "constant"),
+        ("x", "guarded", "affine in x"),
+        ("-3 * x + 2", "guarded", "affine in x"),
+        ("scale(x) + shift(x)", "guarded", "affine in x"),
+        ("mix(x, -x)", "guarded", "affine in x"),
+        ("relu(x) + min0(x)", "guarded", "affine in x"),
+        ("min(relu(-x), relu(x)) + x * 0 + relu(1000*x - 9990)", "guarded", "no gradient"),
+    ],
+)
+def test_what_is_not_worth_a_training_is_rejected_for_its_reason(
+    text: str, operators: str, kind: str
+) -> None:
+    assert kind_of(screen(parse(text), operators)) == kind
+
+
+@pytest.mark.parametrize("operators", ["paper", "guarded"])
+@pytest.mark.parametrize("name", BASELINES)
+def test_no_baseline_is_rejected(name: str, operators: str) -> None:
+    assert screen(parse(name), operators) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x*sigmoid(beta*x)", "max(x, sigmoid(x))", "cos(x) - x", "min(x, sin(x))", "atan(x)**2 - x",
+     "max(x, tanh(x))", "sinc(x) + x", "x * asinh(x)**2", "erf(x) * x", "max(x, beta)", "sin(x)"],
+)  # fmt: skip
+def test_the_papers_winners_pass(text: str) -> None:
+    assert screen(parse(text)) == ""
+
+
+def test_a_reason_says_where() -> None:
+    assert screen(parse("sqrt(x)"), "paper") == "value nan at x = -10"
+    assert "x = 0" in screen(parse("sqrt(relu(x))"), "paper") or "x = -10" in screen(
+        parse("sqrt(relu(x))"), "paper"
+    )
+
+
+def test_a_narrow_precision_rejects_what_overflows_in_it() -> None:
+    expr = parse("cube(cube(x)) * cube(cube(x)) * cube(cube(cube(x)))")
+    assert screen(expr, "paper", torch.float64) == ""
+    assert kind_of(screen(expr, "paper", torch.float32)) == "value not finite"
+
+
+def test_nothing_in_the_guarded_one_unit_space_is_not_finite() -> None:
+    kinds = {kind_of(reason) for _, reason in screens(SPACES["one-unit"]) if reason}
+    assert kinds == {"affine in x", "constant", "no gradient"}
+
+
+def of(text: str) -> dict[str, Any]:
+    return next(properties([parse(text)])).to_dict()
+
+
+KNOWN = {
+    "relu": dict(smooth=False, monotonic="increasing", bounded_below=True, bounded_above=False,
+                 parity="no", at_0=0.0, slope_at_0=0.0, minimum=0.0, slope_left=0.0,
+                 slope_right=1.0, operators=1, betas=0),
+    "swish": dict(smooth=True, monotonic="no", bounded_below=True, bounded_above=False, parity="no",
+                  at_0=0.0, slope_at_0=0.5, slope_left=0.0, slope_right=1.0, operators=3, betas=1),
+    "tanh(x)": dict(smooth=True, monotonic="increasing", bounded_below=True, bounded_above=True,
+                    parity="odd", slope_at_0=1.0, slope_left=0.0, slope_right=0.0),
+    "x**2": dict(smooth=True, monotonic="no", bounded_below=True, bounded_above=False,
+                 parity="even", minimum=0.0, slope_left=None, slope_right=None),
+    "cos(x) - x": dict(smooth=True, monotonic="decreasing", bounded_below=False,
+                       bounded_above=False, at_0=1.0, slope_at_0=-1.0, slope_left=-1.0),
+    "sin(x)": dict(bounded_below=True, bounded_above=True, parity="odd", minimum=-1.0),
+    "x * sin(x)": dict(bounded_below=False, bounded_above=False, parity="even", slope_right=None),
+    "elu": dict(smooth=True, slope_at_0=1.0, monotonic="increasing"),
+    "selu": dict(smooth=False),
+    "relu(x)**2": dict(smooth=True),
+    "max(x, sigmoid(x))": dict(smooth=False, at_0=0.5, slope_at_0=0.25),
+    "softplus": dict(smooth=True, at_0=pytest.approx(math.log(2), abs=1e-5), slope_at_0=0.5),
+    "log_abs(x)": dict(bounded_above=False, bounded_below=True, parity="even", smooth=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_properties_of_known_functions(text: str) -> None:
+    found = of(text)
+    assert {name: found[name] for name in KNOWN[text]} == KNOWN[text]
+
+
+def test_the_minimum_of_swish_1_is_the_published_one() -> None:
+    assert of("swish-1")["minimum"] == pytest.approx(-0.27846, abs=1e-5)
+
+
+def test_tables_know_the_same_properties_as_the_search_space() -> None:
+    assert PROPERTIES == NAMES
+
+
+def test_a_description_holds_all_that_is_known_before_training() -> None:
+    function = describe(parse("x * sigmoid(x)"))
+    assert (function.expression, function.formula) == ("mul(x, sigmoid(x))", "x * sigmoid(x)")
+    assert function.rejected == ""
+    assert function.properties["monotonic"] == "no"
+
+
+ROWS = [
+    {"formula": "a", "val accuracy": 0.9, "betas": 0, "smooth": True, "slope_left": None},
+    {"formula": "b", "val accuracy": 0.5, "betas": 2, "smooth": False, "slope_left": 1.0},
+    {"formula": "c", "val accuracy": None, "betas": 1, "smooth": True, "slope_left": 0.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", "abc"),
+        ("betas<=1", "ac"),
+        ("smooth=yes", "ac"),
+        ("smooth=no", "b"),
+        ("val_accuracy>0.6", "a"),
+        ("val_accuracy>=0.5, betas>1", "b"),
+        ("slope_left=none", "a"),
+        ("slope_left!=none", "bc"),
+        ("formula=b", "b"),
+        ("formula != b", "ac"),
+    ],
+)
+def test_filters_keep_the_rows_for_which_every_condition_holds(text: str, kept: str) -> None:
+    assert "".join(row["formula"] for row in where(text, ROWS)) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("beta<=1", "did you mean 'betas'"),
+        ("betas", "no condition"),
+        ("betas<=x", "no number"),
+        ("'; DROP TABLE--", "no condition"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_gets_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        where(text, ROWS)
