@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,10 @@ class Plan:
             f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s['operators']}",
         ]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
-        if self.total and s["workers"]:
-            # plus the ReLU and Swish children
-            total = self.seconds_a_child * (self.total + len(BESIDE)) / s["workers"]
-            child += f", {duration(total)} for all on {s['workers']}; dearer functions take longer"
+        workers = s["workers"] or os.cpu_count() or 1
+        if self.total and s["ray_address"] is None:
+            total = self.seconds_a_child * (self.total + len(BESIDE)) / workers
+            child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
 
 
@@ -219,7 +220,7 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         )
         progress = Progress(title, executor.description, plan.total, done_before=source.done)
         progress.load(store.rows("search"))
-        progress.update(source.done, source.repeats, 0)
+        progress.update(source.done, source.repeats, source.rejected, 0)
         with live(progress, console):
             reason = run_trials(store, source, executor, progress, stop)
     return reason

@@ -52,6 +52,11 @@ class Source(Protocol):
         ...
 
     @property
+    def rejected(self) -> int:
+        """How many functions were rejected before training."""
+        ...
+
+    @property
     def ended(self) -> str:
         """Why no more trials will come, or "" while they may."""
         ...
@@ -80,7 +85,7 @@ def run_trials(
                 in_flight += len(trials)
             if in_flight == 0:
                 return source.ended or "the strategy proposes nothing"
-        progress.update(source.done, source.repeats, executor.running)
+        progress.update(source.done, source.repeats, source.rejected, executor.running)
         finished = executor.completed(WAIT_SECONDS)
         in_flight -= len(finished)
         if finished:
@@ -91,7 +96,7 @@ def run_trials(
         for trial, outcome in finished:
             log.info("%s", log_line(trial, outcome))
             progress.add(trial, outcome)
-        progress.update(source.done, source.repeats, executor.running)
+        progress.update(source.done, source.repeats, source.rejected, executor.running)
         if progress.stopping and executor.running == 0:
             return STOPPED
 
@@ -107,6 +112,7 @@ class FixedSource:
     """A list of trials, such as a re-evaluation's."""
 
     repeats = 0
+    rejected = 0
 
     def __init__(self, trials: Iterable[Trial]) -> None:
         self._trials = deque(trials)
@@ -172,6 +178,7 @@ class StrategySource:
         self.skip_symmetric = skip_symmetric
         self._described: Function | None = None
         self.repeats = store.proposals() - store.proposed_trials()
+        self.rejected = store.rejected()
         self._repeats_in_a_row = 0
         self._trained = store.trained()
         self._open: dict[int, list[Proposal]] = {}  # proposals of trials without an outcome
@@ -276,6 +283,7 @@ class StrategySource:
         trial = submit_function(self.store, function, self.protocol, self.seed)
         if self.screening and function.rejected:
             self.store.record(trial, Outcome("rejected", function.rejected))
+            self.rejected += 1
         return trial
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:

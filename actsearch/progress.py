@@ -44,8 +44,9 @@ class Progress:
     baselines: dict[str, float | None] = field(default_factory=dict)
     last: deque[Scored] = field(default_factory=lambda: deque(maxlen=2))
 
-    def update(self, done: int, repeats: int, running: int) -> None:
+    def update(self, done: int, repeats: int, rejected: int, running: int) -> None:
         self.done, self.repeats, self.running = done, repeats, running
+        self.counts["rejected"] = rejected
 
     def add(self, trial: Trial, outcome: Outcome) -> None:
         accuracy = outcome.test_accuracy if trial.stage == "reevaluate" else outcome.val_accuracy

@@ -302,6 +302,11 @@ class Store:
             "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)"
         ).fetchone()[0]
 
+    def rejected(self) -> int:
+        """How many search trials were rejected before training."""
+        query = "SELECT count(*) FROM outcomes WHERE status = 'rejected'"
+        return self._db.execute(query).fetchone()[0]
+
     def strategy(self, name: str) -> dict[str, Any] | None:
         query = "SELECT state FROM strategies WHERE name = ?"
         row = self._db.execute(query, (name,)).fetchone()

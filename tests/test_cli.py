@@ -171,6 +171,28 @@ def test_the_first_interrupt_drains_and_the_same_command_goes_on(tmp_path: Path)
     assert finished(tmp_path / "runs/a") == 10
 
 
+def test_the_second_interrupt_ends_at_once_and_loses_nothing_that_had_finished(
+    tmp_path: Path,
+) -> None:
+    arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--executor", "inline"]
+    arguments += ["--steps", "100000", "--batch-size", "32", "--budget", "1"]
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: (tmp_path / "runs/a/run.sqlite").exists())
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None  # the child goes on to its end
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == errors.INTERRUPTED
+    assert "the same command goes on" in said
+    rows = Run.open(tmp_path / "runs/a").rows()
+    assert rows
+    assert {row["status"] for row in rows} <= {None, "rejected"}
+
+
 def finished(path: Path) -> int:
     if not (path / "run.sqlite").exists():
         return 0

@@ -18,11 +18,18 @@ from . import oracle
 
 BETA = 0.75
 OTHERS = [-3.1, -0.4, 0.6, 2.7]  # second arguments of binary operators
-KINKS = {"abs", "relu", "min0", "max", "min", "laplace", "sqrt", "log_abs"}
+CANCELLING = {"sub", "add", "shift", "mix", "log_abs", "sin", "cos", "rbf", "laplace", "gauss"}
 ALL = [pytest.param(op, s, id=f"{s}-{op.name}") for op in (*UNARY, *BINARY) for s in OPERATOR_SETS]
 GUARDED = [pytest.param(op, id=op.name) for op in (*UNARY, *BINARY)]
 ORDINARY = [s * v for v in (1e-30, 1e-6, 1e-3, 0.3, 1.0, 3.0, 10.0, 100.0, 1e4) for s in (1, -1)]
-UNITS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
+UNITS = {
+    torch.float64: 2.0**-52,
+    torch.float32: 2.0**-23,
+    torch.bfloat16: 2.0**-8,
+    torch.float16: 2.0**-11,
+}
+MIDDLE = [-30.0, -9.5, -2.5, -1.0, -0.125, 0.0, 1e-4, 0.25, 1.0, 1.5, 4.0, 9.0, 31.0]
+FAR = [s * 10.0**e for e in (-38, -30, -10, -4, 2, 3, 5, 9, 15, 30, 38) for s in (-1, 1)]
 
 
 def applied(op: Op, other: float = 0.0) -> Expr:
@@ -59,53 +66,72 @@ def module(expr: Expr, operators: str, dtype: torch.dtype) -> Activation:
 
 
 @pytest.mark.parametrize(("op", "operators"), ALL)
-@pytest.mark.parametrize("dtype", UNITS, ids=["float64", "float32", "bfloat16"])
-def test_values_are_right_to_the_last_digits_in_every_precision(
+@pytest.mark.parametrize("dtype", UNITS, ids=lambda dtype: str(dtype)[6:])
+def test_values_are_right_to_the_last_digits_over_the_range_of_every_precision(
     op: Op, operators: str, dtype: torch.dtype
 ) -> None:
-    points = [-30.0, -9.5, -2.5, -1.0, -0.125, 0.0, 1e-4, 0.25, 1.0, 1.5, 4.0, 9.0, 31.0]
+    unit, largest = UNITS[dtype], torch.finfo(dtype).max
     checked = 0
     for other in others(op):
         expr = applied(op, other)
-        x = torch.tensor(points, dtype=dtype)[:, None]
+        x = torch.tensor([v for v in MIDDLE + FAR if abs(v) <= largest], dtype=dtype)[:, None]
         found = module(expr, operators, dtype)(x)[:, 0].double()
         for value, got in zip(x[:, 0].double().tolist(), found.tolist(), strict=True):
             expected = exact(expr, value, operators)
             if expected is None:
                 assert not math.isfinite(got), f"{expr} at {value} is {got}"
-                continue
-            size = max(abs(float(expected)), _input_size(op, operators, value, other), 1e-30)
-            if not math.isfinite(got):
-                assert abs(expected) > 3e38
-                continue
-            assert abs(got - float(expected)) <= 8 * UNITS[dtype] * size
-            checked += 1
-    assert checked >= len(points) // 2
+            elif not math.isfinite(got):
+                assert operators == "paper" or abs(expected) > largest
+            elif abs(expected) <= largest:
+                bound = 8 * unit * scale_of(expr, value, other, operators, expected)
+                assert abs(got - float(expected)) <= bound, f"{expr} at {value}: {got}, {expected}"
+                checked += 1
+    assert checked >= len(MIDDLE) // 2
 
 
-def _input_size(op: Op, operators: str, x: float, other: float) -> float:
-    """How large the terms are that cancel: results are exact relative to these."""
-    if op.name in ("sub", "add", "shift", "mix", "log_abs", "sin", "cos", "rbf", "laplace"):
-        return abs(x) + abs(other) + 1.0
-    if op.name == "softplus" and operators == "paper":
-        return 1.0
-    return 1e-3 if op.name == "sinc" else 0.0
+def scale_of(expr: Expr, x: float, other: float, operators: str, value: mpf) -> float:
+    """What a rounding error is relative to: the value, what the input's last digit moves, and the
+    terms of the formula."""
+    moved = slope(expr, x, operators)
+    terms = abs(x) + abs(other) + 1.0 if expr.op.name in CANCELLING else 1e-3
+    if expr.op.name == "softplus" and operators == "paper":
+        terms = 1.0
+    shift = 0.0 if moved is None else min(abs(float(moved) * x), 1e300)
+    return abs(float(value)) + shift + terms
 
 
 @pytest.mark.parametrize(("op", "operators"), ALL)
-def test_gradients_are_those_of_the_formula(op: Op, operators: str) -> None:
+@pytest.mark.parametrize("dtype", UNITS, ids=lambda dtype: str(dtype)[6:])
+def test_gradients_are_those_of_the_formula_in_every_precision(
+    op: Op, operators: str, dtype: torch.dtype
+) -> None:
+    wanted = [-7.3, -2.1, -0.7, 0.35, 1.9, 6.1, -90.0, 70.0, -1e3, 3e4, 1e-3, -2e-5]
     for other in others(op):
         expr = applied(op, other)
-        x = torch.tensor([-7.3, -2.1, -0.7, 0.35, 1.9, 6.1], dtype=torch.float64)
-        points = x[:, None].clone().requires_grad_()
-        y = module(expr, operators, torch.float64)(points)
+        points = torch.tensor(wanted, dtype=dtype)[:, None].requires_grad_()
+        y = module(expr, operators, dtype)(points)
         if not y.requires_grad or op.name == "beta":
             continue
         [found] = torch.autograd.grad(y.sum(), points)
-        for value, got in zip(x.tolist(), found[:, 0].tolist(), strict=True):
+        pairs = zip(points[:, 0].double().tolist(), found[:, 0].double().tolist(), strict=True)
+        for value, got in pairs:
             expected = slope(expr, value, operators)
-            if expected is not None:
-                assert got == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
+            if expected is None or abs(expected) > torch.finfo(dtype).max or _steep(op, value):
+                continue
+            if not math.isfinite(got):
+                assert operators == "paper", (expr, value)
+                continue
+            wide = dtype in (torch.float32, torch.float64)  # 16 bits are computed in float32
+            tolerance = UNITS[dtype] * (256 * (1 + abs(value)) if wide else 4)
+            bound = tolerance * max(1.0, abs(float(expected)))
+            if op.name == "sinc":  # torch's derivative subtracts nearly equal terms close to 0
+                bound += 8 * UNITS[dtype] / abs(value)
+            assert abs(got - float(expected)) <= bound, (expr, value, got, float(expected))
+
+
+def _steep(op: Op, x: float) -> bool:
+    """Where the last digit of the input already changes the gradient beyond recognition."""
+    return op.name in ("sin", "cos", "sinc", "cube", "square") and abs(x) > 50
 
 
 @pytest.mark.parametrize(("op", "operators"), ALL)

@@ -1,0 +1,66 @@
+"""What the documents say: the lines that are promised to work, the tables that must be whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actsearch.cli import COMMANDS
+from actsearch.config import PRESETS
+from search_space.operators import BINARY, UNARY
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_readme_has_the_two_lines_that_ci_runs() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "python -m pip install -e . && actsearch search\n" in text
+    assert "python -m pip install -e '.[dev]' && pytest\n" in text
+
+
+def test_every_operator_stands_in_the_table_of_conventions() -> None:
+    text = (ROOT / "docs/conventions.md").read_text()
+    for op in (*UNARY, *BINARY):
+        assert f"`{op.name}`" in text, op.name
+
+
+def test_every_documented_command_and_option_exists() -> None:
+    fields = {
+        f"--{name.replace('_', '-')}"
+        for config, _ in COMMANDS.values()
+        for name in config.__dataclass_fields__
+    }
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for command in re.findall(r"^ +actsearch ([a-z]+)", text, re.MULTILINE):
+            assert command in COMMANDS, f"{document.name}: {command}"
+        for line in re.findall(r"^ +actsearch .*$", text.replace("\\\n", " "), re.MULTILINE):
+            for option in re.findall(r" (--[a-z][a-z-]+)", line):
+                assert option in fields, f"{document.name}: {option}"
+
+
+@pytest.mark.parametrize("path", re.findall(r"`((?:docs|tests|examples|benchmarks|search_space|"
+    r"child_models|controller|workers|results|actsearch)/[\w./]+)`",
+    "".join(d.read_text() for d in DOCUMENTS)))  # fmt: skip
+def test_every_file_that_is_named_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_presets_fill_in_the_same_settings() -> None:
+    assert len({frozenset(preset) for preset in PRESETS.values()}) == 1
+
+
+def test_the_example_of_ones_own_model_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/own_model.py")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "val accuracy" in done.stdout
