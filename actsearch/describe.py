@@ -48,7 +48,7 @@ def show_lines(text: str, operators: str) -> list[str]:
         f"set            {operators}",
         f"screening      {function.rejected or 'passed'}",
         f"class          {function.fingerprint.symmetry}",
-        *(f"{name:<15}{_shown(value)}" for name, value in function.properties.items()),
+        *(f"{name:<15}{_shown(name, value)}" for name, value in function.properties.items()),
         "",
         *plot("f(x)", f),
         "",
@@ -56,9 +56,9 @@ def show_lines(text: str, operators: str) -> list[str]:
     ]
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
     if value is None:
-        return "does not settle"
+        return "does not settle" if name in ("slope_left", "slope_right") else "not finite"
     return show("", value)
 
 

@@ -108,7 +108,7 @@ def search(
 
     `space` may be a Space, `dataset` arrays (x, y), `child` a function of `make_activation` that
     returns an nn.Module; other options are those of `actsearch search` (see SearchConfig). Raises
-    NoCandidateError where nothing trained, RunError where the run is in use or was made otherwise.
+    RunError where the run is in use or was made with other settings.
     """
     names = {f.name for f in fields(SearchConfig)}
     if unknown := [name for name in options if name not in names]:

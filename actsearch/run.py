@@ -44,7 +44,7 @@ class Run:
     @classmethod
     def newest(cls) -> Run:
         """The run under runs/ that was written last."""
-        found = sorted(RUNS.glob("*/run.sqlite"), key=lambda p: p.stat().st_mtime)
+        found = sorted(RUNS.glob("*/run.sqlite"), key=_last_written)
         if not found:
             raise StoreError(f"no run under {RUNS}/; 'actsearch search' makes one")
         return cls.open(found[-1].parent)
@@ -129,6 +129,11 @@ class Run:
             yield
         finally:
             os.close(descriptor)
+
+
+def _last_written(store: Path) -> float:
+    """When the store or its write-ahead log last changed."""
+    return max(p.stat().st_mtime for p in store.parent.glob("run.sqlite*"))
 
 
 def _holder(descriptor: int) -> str:

@@ -261,3 +261,23 @@ def test_the_public_names_are_there() -> None:
         assert getattr(actsearch, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'serch'"):
         actsearch.serch  # noqa: B018
+
+
+def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
+    tmp_path: Path,
+) -> None:
+    arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--workers", "2"]
+    arguments += ["--steps", "60", "--budget", "8"]
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: finished(tmp_path / "runs/a") >= 3)
+    process.kill()
+    process.wait()
+    before = {r["id"]: r for r in Run.open(tmp_path / "runs/a").rows() if r["status"]}
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == errors.DONE, done.stderr
+    after = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows()}
+    assert before.items() <= after.items()
+    assert finished(tmp_path / "runs/a") == 10
+    assert None not in {row["status"] for row in after.values()}
