@@ -83,7 +83,7 @@ def top(config: TopConfig) -> int:
         counts, text = run.counts(), config.format == "table"
         rows = top_rows(run.leaderboard(), full=True)
         rows = where(config.where, rows)[: config.n]
-        if text and not config.wide:
+        if config.format in ("table", "markdown") and not config.wide:
             rows = [narrow(row) for row in rows]
         if config.watch and text:
             sys.stdout.write("\x1b[2J\x1b[H")
