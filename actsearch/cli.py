@@ -45,6 +45,7 @@ def search(config: SearchConfig) -> int:
 
 def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
+    from actsearch.loop import STOPPED
     from actsearch.run import top_rows
     from actsearch.screen import duration
     from results.tables import to_text
@@ -52,10 +53,11 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     entries = run.leaderboard()
     shown = [e for e in entries if e.rank is not None and (e.rank <= 10 or e.label)]
     hours = sum(e.seconds for e in entries)
+    lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
     return [
         to_text(top_rows(shown)),
         counts_line(run.counts()),
-        f"ended: {reason}; {duration(seconds)} this time, {duration(hours)} of training in all",
+        f"ended: {reason}{lost}; {duration(seconds)} this time, {duration(hours)} of training in all",
         f"the run is in {run.path}; next:",
         f"  actsearch top {run.path} -n 50",
         f"  actsearch reevaluate {run.path} --top 5 --seeds 3",

@@ -162,8 +162,9 @@ def test_the_first_interrupt_drains_and_the_same_command_goes_on(tmp_path: Path)
     )
     wait_until(lambda: finished(tmp_path / "runs/a") >= 2)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == errors.RESUMABLE
+    assert "nothing is lost, the same command goes on" in said
     stopped_at = finished(tmp_path / "runs/a")
     assert 2 <= stopped_at < 10
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
