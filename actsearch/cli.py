@@ -57,7 +57,8 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     return [
         to_text(top_rows(shown)),
         counts_line(run.counts()),
-        f"ended: {reason}{lost}; {duration(seconds)} this time, {duration(hours)} of training in all",
+        f"ended: {reason}{lost}",
+        f"{duration(seconds)} this time, {duration(hours)} of training in all",
         f"the run is in {run.path}; next:",
         f"  actsearch top {run.path} -n 50",
         f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
