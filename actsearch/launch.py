@@ -32,7 +32,7 @@ from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
 from search_space.parser import parse
 from search_space.space import SPACES, Space, space_from
-from search_space.survey import Survey, describe, survey
+from search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
@@ -152,7 +152,10 @@ def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
     """Of a space that is small enough to be counted."""
     if space.size > COUNTABLE:
         return None
-    return survey(space, settings["operators"], screening=settings["screen"] == "on")
+    try:
+        return survey(space, settings["operators"], screening=settings["screen"] == "on")
+    except NOT_DIFFERENTIABLE:
+        return None  # a user's operator; the search sees to each function by itself
 
 
 def carry_out(plan: Plan, console: Console) -> str:

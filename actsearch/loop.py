@@ -181,7 +181,8 @@ class StrategySource:
         self.rejected = store.rejected()
         self._repeats_in_a_row = 0
         self._trained = store.trained()
-        self._open: dict[int, list[Proposal]] = {}  # proposals of trials without an outcome
+        self._open: dict[int, list[Proposal]] = {}  # what to tell when a trial has its outcome
+        self._charged: set[int] = set()  # trials on their way that the budget pays for
         self._queue: deque[Trial] = deque()
         self._restore(first)
 
@@ -189,9 +190,18 @@ class StrategySource:
         state = self.store.strategy(self.name)
         if state is not None:
             self.strategy.load_state_dict(state)
-        for p in self.store.open_proposals(self.name):
-            self._open.setdefault(p.trial, []).append(Proposal(p.number, p.digits))
         waiting = {trial.id: trial for trial in self.store.waiting("search")}
+        self._charged = {i for i, trial in waiting.items() if self.store.has_proposals(trial)}
+        with self.store.transaction():
+            for p in self.store.open_proposals(self.name):
+                self._open.setdefault(p.trial, []).append(Proposal(p.number, p.digits))
+            # Another strategy may have seen to their end what this one had proposed.
+            for trial in self.store.finished_among(self._open.keys() - waiting.keys()):
+                outcome = self.store.outcome(trial)
+                assert outcome is not None
+                self._tell_all(trial, outcome)
+            if state is not None:
+                self._save()
         ids = dict.fromkeys([t.id for t in first] + list(waiting))
         self._queue.extend(waiting[i] for i in ids if i in waiting)
 
@@ -202,7 +212,7 @@ class StrategySource:
     @property
     def charged(self) -> int:
         """What the budget has been spent on: functions trained, and those on their way."""
-        return self._trained + len(self._open)
+        return self._trained + len(self._charged)
 
     @property
     def ended(self) -> str:
@@ -250,6 +260,7 @@ class StrategySource:
             self._trained += first and outcome.status != "rejected"  # a baseline of the space
         else:
             self._open.setdefault(trial.id, []).append(proposal)
+            self._charged.add(trial.id)
         self._repeats_in_a_row = self._repeats_in_a_row + 1 if known else 0
         self.repeats += not first
         return None if known or outcome is not None else trial
@@ -287,11 +298,14 @@ class StrategySource:
         return trial
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
-        proposals = self._open.pop(trial.id, [])
-        for proposal in proposals:
-            self._tell(proposal, outcome)
-        self._trained += bool(proposals) and outcome.status != "rejected"
+        self._tell_all(trial, outcome)
+        self._trained += trial.id in self._charged
+        self._charged.discard(trial.id)
         self._save()
+
+    def _tell_all(self, trial: Trial, outcome: Outcome) -> None:
+        for proposal in self._open.pop(trial.id, []):
+            self._tell(proposal, outcome)
 
     def _tell(self, proposal: Proposal, outcome: Outcome) -> None:
         value = reward(outcome)

@@ -11,7 +11,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,6 +274,11 @@ class Store:
             f"{_ROWS} WHERE o.trial IS NULL AND t.stage = ? ORDER BY t.id", (stage,)
         )
         return [_trial(row) for row in rows]
+
+    def finished_among(self, ids: Iterable[int]) -> list[Trial]:
+        """Those of these trials that have an outcome."""
+        query = "SELECT t.* FROM trials t JOIN outcomes o ON o.trial = t.id WHERE t.id = ?"
+        return [_trial(row) for i in ids for row in self._db.execute(query, (i,))]
 
     def open_proposals(self, strategy: str) -> list[OpenProposal]:
         rows = self._db.execute(

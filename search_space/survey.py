@@ -20,6 +20,10 @@ from search_space.screening import screens
 from search_space.space import Space
 
 
+# What a user's operator raises that cannot be evaluated with forward-mode derivatives in float64.
+NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)
+
+
 @dataclass(frozen=True)
 class Function:
     """A canonical expression with all that is known of it before training.
@@ -42,10 +46,17 @@ class Function:
 
 
 def describe(expr: Expr, operators: str = "guarded") -> Function:
-    """Everything about `expr`, which should be canonical, in some milliseconds."""
-    [(_, found)] = fingerprints([expr], operators)
-    [(_, rejected)] = screens([expr], operators)
-    [known] = properties([expr], operators)
+    """Everything about `expr`, which should be canonical, in some milliseconds.
+
+    A user's operator that cannot be differentiated forwards, or not in float64, leaves a function
+    that is told apart by its text alone.
+    """
+    try:
+        [(_, found)] = fingerprints([expr], operators)
+        [(_, rejected)] = screens([expr], operators)
+        [known] = properties([expr], operators)
+    except NOT_DIFFERENTIABLE:
+        return Function(expr, Fingerprint(str(expr), str(expr)), "", {})
     return Function(expr, found, rejected, known.to_dict())
 
 

@@ -166,6 +166,22 @@ def test_another_strategy_on_the_same_run_knows_what_is_known(store: Store) -> N
     assert sum(second.trained.values()) == DISTINCT - 4
 
 
+def test_what_one_strategy_proposed_and_another_saw_to_its_end_is_told_on_return(
+    store: Store,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(store, Child(die_at=2), strategy="exhaustive", budget=10)
+    assert len(store.open_proposals("exhaustive")) >= 1
+    second = Child()
+    assert run(store, second, strategy="random", budget=5) == "budget spent"
+    assert store.trained() == 5
+    assert len(store.open_proposals("exhaustive")) >= 1
+    back = source(store, strategy="exhaustive", budget=5)
+    assert store.open_proposals("exhaustive") == []
+    assert back.charged == 5
+    assert back.ended == "budget spent"
+
+
 @pytest.mark.parametrize("strategy", ["exhaustive", "random"])
 def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
     tmp_path: Path, strategy: str

@@ -11,6 +11,7 @@ import torch
 from results.filters import where
 from results.leaderboard import PROPERTIES
 from search_space.baselines import BASELINES
+from search_space.operators import Op
 from search_space.parser import parse
 from search_space.properties import NAMES, properties
 from search_space.screening import screen, screens
@@ -122,6 +123,25 @@ def test_a_description_holds_all_that_is_known_before_training() -> None:
     assert (function.expression, function.formula) == ("mul(x, sigmoid(x))", "x * sigmoid(x)")
     assert function.rejected == ""
     assert function.properties["monotonic"] == "no"
+
+
+class Custom(torch.autograd.Function):
+    """An operator whose author wrote a backward pass and no forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
+def test_an_operator_without_forward_mode_is_searched_all_the_same() -> None:
+    op = Op("custom", 1, lambda x: Custom.apply(x))
+    one, two = (describe(parse(text, [op])) for text in ("custom(x)", "x * custom(x)"))
+    assert one.rejected == two.rejected == ""
+    assert one.fingerprint.key != two.fingerprint.key
 
 
 ROWS = [

@@ -162,10 +162,27 @@ def test_a_network_of_nans_is_diverged_and_never_scores_chance(
         check_found(run)
 
 
-def test_an_operator_of_ones_own_is_searched_exported_and_reevaluated(
-    tmp_path: Path, blobs: Arrays
+class Wave(torch.autograd.Function):
+    """x + sin(x)^2 with a backward pass of its own and no forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x + torch.sin(x) ** 2
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * (1 + torch.sin(2 * x))
+
+
+@pytest.mark.parametrize(
+    "fn", [lambda x: x + torch.sin(x) ** 2, lambda x: Wave.apply(x)], ids=["plain", "custom"]
+)
+def test_an_operator_of_ones_own_is_searched_and_reevaluated(
+    tmp_path: Path, blobs: Arrays, fn: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    wave = actsearch.Op("wave", 1, lambda x: x + torch.sin(x) ** 2)
+    wave = actsearch.Op("wave", 1, fn)
     space = actsearch.Space(unary=(actsearch.UNARY[0], wave), binary=actsearch.BINARY[:1])
     options: dict[str, Any] = {"dataset": blobs, "child": small_net, **QUICK}
     run = actsearch.search(tmp_path / "run", space=space, **options)
