@@ -19,7 +19,6 @@ from search_space.properties import properties
 from search_space.screening import screens
 from search_space.space import Space
 
-
 # What a user's operator raises that cannot be evaluated with forward-mode derivatives in float64.
 NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)
 
