@@ -235,6 +235,15 @@ def test_the_same_seed_gives_the_same_outcome_in_any_process(child: str, picture
     assert evaluate(trial(seed=4)).curve != one.curve
 
 
+def test_grey_images_train_the_same_after_their_data_was_pickled() -> None:
+    x, y = images(channels=1, side=14)
+    grey = make_dataset("grey", (x[..., 0], y), augment="crop")
+    evaluate = Evaluator(grey, child_from("resnet8:width=8"), Recipe(steps=12, batch_size=32))
+    one, two = evaluate(trial()), pickle.loads(pickle.dumps(evaluate))(trial())
+    assert one.status == "ok"
+    assert one.curve == two.curve
+
+
 def test_every_function_starts_from_the_same_weights_and_sees_the_same_batches(
     pictures: Dataset,
 ) -> None:
