@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actsearch.errors import RunError
+from actsearch.errors import EnvironmentProblem, RunError
 from results.leaderboard import PROPERTIES, Entry, leaderboard, status_counts
 from results.store import Store, StoreError
 from results.tables import Row, to_csv
@@ -117,7 +117,7 @@ class Run:
                 self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
         except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror}") from error
+            raise EnvironmentProblem(f"cannot write to {self.path}: {error.strerror}") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

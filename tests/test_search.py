@@ -18,7 +18,7 @@ from torch import nn
 
 import actsearch
 from actsearch.config import SearchConfig
-from actsearch.errors import NoCandidateError, RunError, UsageError
+from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
 from actsearch.launch import make_plan
 from actsearch.reevaluation import reevaluate
 from results.store import StoreError
@@ -256,6 +256,14 @@ def test_config_json_says_what_was_run(finished: actsearch.Run) -> None:
     config = json.loads((finished.path / "config.json").read_text())
     assert config["identity"]["protocol"]["recipe"]["steps"] == 30
     assert config["environment"]["torch"] == torch.__version__
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, blobs: Arrays) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentProblem, match=r"cannot write to .*file/run"):
+        actsearch.search(
+            tmp_path / "file/run", space=SPACE, dataset=blobs, child=small_net, **QUICK
+        )
 
 
 def test_a_missing_run_and_a_misspelt_option_are_sentences(tmp_path: Path) -> None:
