@@ -129,6 +129,15 @@ class SearchConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+        choices = {
+            "executor": ("ray", "inline"),
+            "screen": ("on", "off"),
+            "preset": tuple(PRESETS),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"{name} {value!r} is not known; use {' or '.join(known)}")
 
     def resolved(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Every setting: what was said, else what the run has `stored`, else the preset's."""

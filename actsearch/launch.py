@@ -70,6 +70,7 @@ class Plan:
         return {
             "space": self.space.spec,
             "seed": self.settings["seed"],
+            "screen": self.settings["screen"],
             "protocol": self.evaluator.protocol,
         }
 

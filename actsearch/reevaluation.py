@@ -75,15 +75,21 @@ def carry_out(
     settings = _settings(config, run) | (objects or {})
     extra = extra_operators(space) if space is not None else ()
     evaluator = make_evaluator(settings, extra, test=True)
-    functions = {canonical(parse(BASELINES[name])): name for name in BESIDE}
+    operators = settings["operators"]
+    functions = {canonical(parse(BASELINES[name]), operators): name for name in BESIDE}
     for text in config.functions or _best(run, config.top):
-        functions.setdefault(canonical(parse(text, extra)), "")
+        functions.setdefault(canonical(parse(text, extra), operators), "")
+    # The seed that chose a function is no independent one where all else is the search's.
+    first = 0
+    if run.config.get("identity", {}).get("protocol") == evaluator.protocol:
+        first = run.config["identity"]["seed"] + 1
+    seeds = range(first, first + config.seeds)
     with run.locked():
         store = run.store()
         try:
             with logging_to(run.path / "run.log"):
-                reason = _train(config, run, store, evaluator, functions, console)
-            return _table(store, evaluator, functions, config.seeds), reason
+                reason = _train(config, run, store, evaluator, functions, seeds, console)
+            return _table(store, evaluator, functions, seeds), reason
         finally:
             store.close()
 
@@ -121,6 +127,7 @@ def _train(
     store: Store,
     evaluator: Evaluator,
     functions: dict[Expr, str],
+    seeds: range,
     console: Console,
 ) -> str:
     protocol = evaluator.protocol_hash
@@ -128,7 +135,7 @@ def _train(
         store.add_protocol(protocol, evaluator.protocol)
         trials = [
             store.submit("reevaluate", str(e), protocol, seed, formula=formula(e), label=label)
-            for seed in range(config.seeds)
+            for seed in seeds
             for e, label in functions.items()
         ]
     missing = [t for t in trials if store.outcome(t) is None]
@@ -148,7 +155,9 @@ def _train(
             return run_trials(store, source, executor, progress, stop)
 
 
-def _table(store: Store, evaluator: Evaluator, functions: dict[Expr, str], seeds: int) -> list[Row]:
+def _table(
+    store: Store, evaluator: Evaluator, functions: dict[Expr, str], seeds: range
+) -> list[Row]:
     """One row a function, best mean first; a function with a failed seed has no mean."""
     outcomes: dict[Expr, dict[int, Outcome]] = {
         e: _outcomes(store, str(e), evaluator.protocol_hash, seeds) for e in functions
@@ -158,8 +167,8 @@ def _table(store: Store, evaluator: Evaluator, functions: dict[Expr, str], seeds
     return sorted(rows, key=lambda row: -(row["test accuracy"] or -1.0))
 
 
-def _outcomes(store: Store, expression: str, protocol: str, seeds: int) -> dict[int, Outcome]:
-    trials = {s: store.find("reevaluate", expression, protocol, s) for s in range(seeds)}
+def _outcomes(store: Store, expression: str, protocol: str, seeds: range) -> dict[int, Outcome]:
+    trials = {s: store.find("reevaluate", expression, protocol, s) for s in seeds}
     found = {s: store.outcome(t) for s, t in trials.items() if t is not None}
     return {seed: outcome for seed, outcome in found.items() if outcome is not None}
 
