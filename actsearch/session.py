@@ -13,9 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
-from child_models.datasets import Dataset, load, make_dataset
+from child_models.datasets import Dataset, image_augment, load, make_dataset
 from child_models.evaluate import Evaluator
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
@@ -70,7 +72,8 @@ def dataset_from(data: Any, **options: Any) -> Dataset:
         return load(str(data), **options)
     if isinstance(data, (tuple, list)) and len(data) in (2, 4):
         train, test = tuple(data[:2]), tuple(data[2:]) or None
-        return make_dataset("arrays", train, test)  # type: ignore[arg-type]
+        augment = image_augment(np.asarray(data[0]))
+        return make_dataset("arrays", train, test, augment=augment)  # type: ignore[arg-type]
     raise UsageError(
         "dataset must be a name, a file, arrays (x, y) or (x_train, y_train, x_test, y_test), "
         f"or a Dataset, not {type(data).__name__}"

@@ -239,10 +239,10 @@ def _npz(path: Path) -> Dataset:
             test = (file["x_test"], file["y_test"]) if "x_test" in file else None
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise DataError(f"{path} is no readable .npz: {_first_line(error)}") from error
-    return make_dataset(path.stem, train, test, augment=_image_augment(train[0]))
+    return make_dataset(path.stem, train, test, augment=image_augment(train[0]))
 
 
-def _image_augment(x: np.ndarray) -> str:
+def image_augment(x: np.ndarray) -> str:
     """Colour photographs are cropped and flipped; grey images, often signs, only cropped."""
     if x.dtype != np.uint8 or x.ndim not in (3, 4):
         return ""

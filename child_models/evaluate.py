@@ -23,7 +23,7 @@ from child_models.training import DeviceData, Diverged, Training, accuracy, trai
 from child_models.zoo import Child, source_digest
 from results.records import Outcome, Trial
 from search_space.activation import Activation
-from search_space.operators import Op
+from search_space.operators import GRAMMAR_VERSION, Op
 from search_space.parser import parse
 
 
@@ -57,6 +57,7 @@ class Evaluator:
     def protocol(self) -> dict[str, Any]:
         """All that an outcome depends on besides expression and seed."""
         return {
+            "grammar": GRAMMAR_VERSION,
             "operators": self.operators,
             "extra_operators": {op.name: source_digest(op.fn) for op in self.extra},
             "dataset": self.dataset.name,

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+GRAMMAR_VERSION = 1  # part of a run's identity: to be raised when a formula below changes
 PAPER_EPSILON = 1e-7  # log(|x| + eps) and x1 / (x2 + eps); the paper names eps but gives no value
 GUARD_EPSILON = 1e-3  # the same two in the guarded set: bounds their gradients by 1e3 and 1e6
 SQRT_EPSILON = 1e-6  # sqrt(|x| + eps): the gradient at 0 stays at most 500

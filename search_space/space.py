@@ -59,6 +59,9 @@ class Space:
     def __len__(self) -> int:
         return self.size
 
+    def __bool__(self) -> bool:
+        return True  # len() cannot say sizes beyond 2**63
+
     @property
     def spec(self) -> str:
         """The text from which `space_from` makes this space again (its name where it has one)."""
