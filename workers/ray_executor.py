@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,9 @@ class RayExecutor:
         queue_class: type[CandidateQueue] = CandidateQueue,
         worker_class: type[Worker] = Worker,
     ) -> None:
+        if address is not None:
+            _check_listening(address)
+            _offer_token()
         import ray
 
         self._ray: Any = ray
@@ -251,6 +255,27 @@ def _start_ray(address: str | None, workers: int | None) -> None:
         raise ExecutorError(
             f"cannot reach {where}: {error}. Without Ray, --executor inline trains in this process."
         ) from error
+
+
+def _check_listening(address: str) -> None:
+    """Ray waits minutes for a head that is not there; a connection tells in seconds."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ExecutorError(
+            f"nothing answers at {address} ({error}); start Ray there with "
+            f"'ray start --head --port {port}', or leave --ray-address out"
+        ) from error
+
+
+def _offer_token() -> None:
+    """A cluster may ask for the token; Ray offers it only if told so before it is imported."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH", os.path.expanduser("~/.ray/auth_token"))
+    if "RAY_AUTH_TOKEN" in os.environ or os.path.exists(file):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
