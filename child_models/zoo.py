@@ -18,6 +18,7 @@ from torch import nn
 from child_models.cnn import CNN
 from child_models.mlp import MLP
 from child_models.resnet import ResNet
+from search_space import options
 from search_space.operators import unknown
 
 Builder = Callable[..., nn.Module]
@@ -67,24 +68,21 @@ def child_from(child: str | Child | Builder) -> Child:
         return child
     if callable(child):
         return _users_own(child)
-    name, _, text = child.partition(":")
+    name, text = options.split(child)
     if name not in CHILDREN:
         raise ValueError(unknown("child", name, CHILDREN))
     build = CHILDREN[name]
-    known = [
-        p.name
+    known = {
+        p.name: int
         for p in inspect.signature(build).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.name not in ("input_shape", "classes")
-    ]
-    options: dict[str, int] = {}
-    for part in filter(None, text.split(",")):
-        key, _, value = part.partition("=")
-        if key not in known:
-            raise ValueError(unknown(f"option of child {name}", key, known))
-        if not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"{name}:{part} needs a whole number of 1 or more, as {key}=8")
-        options[key] = int(value)
-    return Child(child, build, options, digest=child)
+    }
+    chosen = options.read(name, text, known)
+    for key, value in chosen.items():
+        if value < 1:
+            raise ValueError(f"{name}:{key}={value} needs a whole number of 1 or more, as {key}=8")
+    written = options.written(name, chosen)
+    return Child(written, build, chosen, digest=written)
 
 
 def _users_own(build: Builder) -> Child:
