@@ -63,6 +63,7 @@ DEFAULTS: Mapping[str, Any] = {
     "preset": "quick",
     "seed": 0,
     "patience": 20_000,
+    "skip_symmetric": "off",
     "data_root": "data",
 }
 
@@ -80,7 +81,10 @@ class SearchConfig:
     space: Text = None
     """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
     strategy: Text = None
-    """How candidates are chosen: exhaustive or random [exhaustive]."""
+    """exhaustive, random, evolution, surrogate or ppo; options as ppo:lr=0.001 [exhaustive]."""
+    halving: Flag = False
+    """Train cohorts for a few steps first and only their best to the end; short for +halving behind
+    the strategy."""
     budget: Int = None
     """Functions to train in total [all of the space]."""
     dataset: Text = None
@@ -99,8 +103,9 @@ class SearchConfig:
     """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
     screen: Switch = None
     """Reject functions that are constant, linear or not finite before training them [on]."""
-    skip_symmetric: Flag = False
-    """Train one function of each symmetry class: output scale, shift and sign, input reflection."""
+    skip_symmetric: Switch = None
+    """Train one function of each symmetry class: output scale, shift and sign, input reflection
+    [off]."""
     workers: Int = None
     """Worker processes [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
@@ -132,6 +137,7 @@ class SearchConfig:
         choices = {
             "executor": ("ray", "inline"),
             "screen": ("on", "off"),
+            "skip_symmetric": ("on", "off"),
             "preset": tuple(PRESETS),
         }
         for name, known in choices.items():
@@ -218,6 +224,50 @@ class ReevaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Compare strategies on results that are known already, without training.
+
+    A function of the table costs one training the first time it is proposed, a repeat nothing.
+    """
+
+    table: Annotated[str, tyro.conf.Positional]
+    """Folder of a finished run, or a .csv or .parquet with the columns formula and accuracy."""
+    strategy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = (
+        "random",
+        "evolution",
+        "surrogate",
+        "ppo",
+    )
+    """Strategies, with options as in a search; the others are tested against the first."""
+    repeats: int = 30
+    """Replays a strategy, each with a seed of its own."""
+    budget: Int = None
+    """Trainings a replay [as many as the table has functions, at most 300]."""
+    top: float = 1.0
+    """How good a function must be to count as found: among the best so many per cent."""
+    workers: int = 1
+    """How many trainings go on at once: a reward comes while so many others are on their way."""
+    space: Text = None
+    """Space that the strategies search [that of the run; one-unit for a file]."""
+    operators: OperatorSet = None
+    """Operator set of a file's results [guarded]."""
+    seed: int = 0
+    """The first seed."""
+    curves: Text = None
+    """A CSV file for the regret after each training: median, quartiles and deciles."""
+    format: Format = "table"
+    """table, csv, json or markdown."""
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "budget", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value} is too small; use 1 or more")
+        if not 0 < self.top <= 100:
+            raise ValueError(f"--top {self.top:g} must be above 0 and at most 100 per cent")
 
 
 @dataclass(frozen=True)

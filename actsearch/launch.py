@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from rich.console import Console
 
 from actsearch.config import SearchConfig
 from actsearch.errors import NoCandidateError
-from actsearch.loop import StrategySource, run_trials, submit_function
-from actsearch.progress import Progress
+from actsearch.loop import Level, StrategySource, run_trials, submit_function
+from actsearch.progress import HISTORY, Progress
 from actsearch.run import RUNS, Run
 from actsearch.screen import duration, live
 from actsearch.session import (
@@ -25,7 +27,7 @@ from actsearch.session import (
     warm_up,
 )
 from child_models.evaluate import Evaluator
-from controller.strategies import strategy_from
+from controller.strategies import normal, short, strategy_from
 from results.records import Trial
 from results.store import Store
 from search_space.baselines import BASELINES
@@ -36,7 +38,7 @@ from search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
-_NOT_SETTINGS = ("run", "dry_run")
+_NOT_SETTINGS = ("run", "dry_run", "halving")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Plan:
         if self.survey is None:
             return None
         found = self.survey
-        return found.symmetry_classes if self.settings["skip_symmetric"] else len(found.distinct)
+        if self.settings["skip_symmetric"] == "on":
+            return found.symmetry_classes
+        return len(found.distinct)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -132,6 +136,7 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     space = settings["space"]
     space = space if isinstance(space, Space) else space_from(space)
     evaluator = make_evaluator(settings, extra_operators(space))
+    settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
     strategy_from(settings["strategy"], space, settings["seed"])
     if settings["workers"] is None and settings["executor"] == "inline":
         settings["workers"] = 1
@@ -146,7 +151,8 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     space = space.name if isinstance(space, Space) else space
     dataset = settings["dataset"]
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
-    return RUNS / f"{space if space in SPACES else 'custom'}-{settings['strategy']}-{dataset}"
+    strategy = short(normal(settings["strategy"], halving=settings["halving"]))
+    return RUNS / f"{space if space in SPACES else 'custom'}-{strategy}-{dataset}"
 
 
 def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
@@ -186,16 +192,15 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 def _search(plan: Plan, store: Store, console: Console) -> str:
     settings = plan.settings
-    protocol = plan.evaluator.protocol_hash
+    level = _levels(store, plan.evaluator)
     with store.transaction():
-        store.add_protocol(protocol, plan.evaluator.protocol)
-        beside = [_baseline(store, name, plan) for name in BESIDE]
+        beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     source = StrategySource(
         store,
         plan.space,
         strategy_from(settings["strategy"], plan.space, settings["seed"]),
         name=settings["strategy"],
-        protocol=protocol,
+        level=level,
         seed=settings["seed"],
         budget=settings["budget"],
         patience=settings["patience"],
@@ -203,9 +208,9 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         operators=settings["operators"],
         extra=plan.evaluator.extra,
         screening=settings["screen"] == "on",
-        skip_symmetric=settings["skip_symmetric"],
+        skip_symmetric=settings["skip_symmetric"] == "on",
     )
-    if source.ended and not store.waiting("search"):
+    if not source.anything_left:
         return source.ended
     machinery = Machinery(
         settings["executor"],
@@ -224,17 +229,31 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         )
         progress = Progress(title, executor.description, plan.total, done_before=source.done)
         progress.load(store.rows("search"))
+        progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
         progress.update(source.done, source.repeats, source.rejected, 0)
         with live(progress, console):
             reason = run_trials(store, source, executor, progress, stop)
     return reason
 
 
-def _baseline(store: Store, name: str, plan: Plan) -> Trial:
+def _levels(store: Store, evaluator: Evaluator) -> Callable[[float], Level]:
+    """How a share of the steps is trained; its protocol is stored at its first use."""
+
+    @cache
+    def level(share: float) -> Level:
+        steps = max(1, round(share * evaluator.recipe.steps))
+        protocol = evaluator.with_steps(steps)
+        store.add_protocol(protocol.protocol_hash, protocol.protocol)
+        whole = steps == evaluator.recipe.steps
+        return Level("search" if whole else "rung", protocol.protocol_hash, 0 if whole else steps)
+
+    return level
+
+
+def _baseline(store: Store, name: str, plan: Plan, level: Level) -> Trial:
     operators = plan.settings["operators"]
     function = describe(canonical(parse(BASELINES[name]), operators), operators)
-    protocol, seed = plan.evaluator.protocol_hash, plan.settings["seed"]
-    return submit_function(store, function, protocol, seed, label=name)
+    return submit_function(store, function, level, plan.settings["seed"], label=name)
 
 
 def check_found(run: Run) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from actsearch.progress import Progress
@@ -33,8 +34,8 @@ STOPPED = "stopped"
 class Source(Protocol):
     """Where trials come from and whom outcomes are told."""
 
-    def take(self, n: int) -> list[Trial]:
-        """At most `n` trials to train; each is in the store already."""
+    def take(self, n: int, should_stop: Callable[[], bool]) -> list[Trial]:
+        """At most `n` trials to train; each is in the store already. Fewer after a stop."""
         ...
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
@@ -54,6 +55,11 @@ class Source(Protocol):
     @property
     def rejected(self) -> int:
         """How many functions were rejected before training."""
+        ...
+
+    @property
+    def health(self) -> Mapping[str, float]:
+        """Numbers that show how what makes the trials is doing; {} where there are none."""
         ...
 
     @property
@@ -79,11 +85,11 @@ def run_trials(
             progress.stopping = True
             executor.hold()
         if not progress.stopping:
-            while executor.free > 0 and (trials := source.take(executor.free)):
+            while executor.free > 0 and (trials := source.take(executor.free, should_stop)):
                 for trial in trials:
                     executor.submit(trial)
                 in_flight += len(trials)
-            if in_flight == 0:
+            if in_flight == 0 and not should_stop():
                 return source.ended or "the strategy proposes nothing"
         progress.update(source.done, source.repeats, source.rejected, executor.running)
         finished = executor.completed(WAIT_SECONDS)
@@ -96,6 +102,7 @@ def run_trials(
         for trial, outcome in finished:
             log.info("%s", log_line(trial, outcome))
             progress.add(trial, outcome)
+        progress.watch(source.health)
         progress.update(source.done, source.repeats, source.rejected, executor.running)
         if progress.stopping and executor.running == 0:
             return STOPPED
@@ -113,12 +120,13 @@ class FixedSource:
 
     repeats = 0
     rejected = 0
+    health: Mapping[str, float] = {}
 
     def __init__(self, trials: Iterable[Trial]) -> None:
         self._trials = deque(trials)
         self.done = 0
 
-    def take(self, n: int) -> list[Trial]:
+    def take(self, n: int, should_stop: Callable[[], bool] = lambda: False) -> list[Trial]:
         return [self._trials.popleft() for _ in range(min(n, len(self._trials)))]
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
@@ -129,22 +137,32 @@ class FixedSource:
         return "" if self._trials else "all trained"
 
 
+@dataclass(frozen=True)
+class Level:
+    """How a search trial is trained: a stage, the protocol's hash, and steps (0: the recipe's)."""
+
+    stage: str
+    protocol: str
+    steps: int = 0
+
+
 def submit_function(
-    store: Store, function: Function, protocol: str, seed: int, label: str = ""
+    store: Store, function: Function, level: Level, seed: int, label: str = ""
 ) -> Trial:
     """A search trial of this function, with what is known of it before training."""
-    key, names = function.fingerprint, {"formula": function.formula, "label": label}
+    key = function.fingerprint
     store.add_function(function.expression, key.key, key.symmetry, function.properties)
-    return store.submit("search", function.expression, protocol, seed, **names)
+    names = {"formula": function.formula, "label": label, "steps": level.steps}
+    return store.submit(level.stage, function.expression, level.protocol, seed, **names)
 
 
 class StrategySource:
-    """Turns a strategy's proposals into trials, each function once.
+    """Turns a strategy's proposals into trials, each function once a level.
 
     A proposal of a function whose outcome is known is told its reward at once and costs nothing;
-    one that is being trained is told when it is done. `first` are trials to run beside the
-    strategy's, such as the baselines. Open proposals and the strategy's state are taken from the
-    store, if it has any.
+    one that is being trained is told when it is done. `level(share)` says how a proposal for this
+    share of the steps is trained. `first` are trials to run beside the strategy's, such as the
+    baselines. Open proposals and the strategy's state are taken from the store, if it has any.
     """
 
     def __init__(
@@ -154,7 +172,7 @@ class StrategySource:
         strategy: Strategy,
         *,
         name: str,
-        protocol: str,
+        level: Callable[[float], Level],
         seed: int,
         budget: int | None,
         patience: int,
@@ -168,7 +186,7 @@ class StrategySource:
         self.space = space
         self.strategy = strategy
         self.name = name
-        self.protocol = protocol
+        self.level = level
         self.seed = seed
         self.budget = budget
         self.patience = patience
@@ -177,21 +195,24 @@ class StrategySource:
         self.screening = screening
         self.skip_symmetric = skip_symmetric
         self._described: Function | None = None
-        self.repeats = store.proposals() - store.proposed_trials()
+        self.proposals = store.proposals()
+        self.repeats = self.proposals - store.proposed_trials()
         self.rejected = store.rejected()
         self._repeats_in_a_row = 0
-        self._trained = store.trained()
+        self._trained = store.trained()  # expressions that the budget has paid for
+        self._paid: set[str] = set()  # those on their way that it pays for
         self._open: dict[int, list[Proposal]] = {}  # what to tell when a trial has its outcome
-        self._charged: set[int] = set()  # trials on their way that the budget pays for
         self._queue: deque[Trial] = deque()
+        self.health: Mapping[str, float] = {}
         self._restore(first)
 
     def _restore(self, first: Iterable[Trial]) -> None:
         state = self.store.strategy(self.name)
         if state is not None:
             self.strategy.load_state_dict(state)
-        waiting = {trial.id: trial for trial in self.store.waiting("search")}
-        self._charged = {i for i, trial in waiting.items() if self.store.has_proposals(trial)}
+            self.health = self.strategy.health()
+        waiting = {trial.id: trial for trial in self.store.waiting()}
+        self._paid = {t.expression for t in waiting.values() if self.store.has_proposals(t)}
         with self.store.transaction():
             for p in self.store.open_proposals(self.name):
                 self._open.setdefault(p.trial, []).append(Proposal(p.number, p.digits))
@@ -207,18 +228,23 @@ class StrategySource:
 
     @property
     def done(self) -> int:
-        return self._trained
+        return len(self._trained)
 
     @property
     def charged(self) -> int:
         """What the budget has been spent on: functions trained, and those on their way."""
-        return self._trained + len(self._charged)
+        return len(self._trained) + len(self._paid - self._trained)
+
+    @property
+    def left(self) -> int | None:
+        """How many more functions the budget pays for; None without a budget."""
+        return None if self.budget is None else max(0, self.budget - self.charged)
 
     @property
     def ended(self) -> str:
         if self._queue:
             return ""
-        if self.budget is not None and self.charged >= self.budget:
+        if self.left == 0:
             return "budget spent"
         if self.strategy.exhausted:
             return "space exhausted"
@@ -226,72 +252,79 @@ class StrategySource:
             return f"nothing new in {self.patience:,} proposals"
         return ""
 
-    def take(self, n: int) -> list[Trial]:
-        trials = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
-        while len(trials) < n and not self.ended:
-            wanted = n - len(trials)
-            if self.budget is not None:
-                wanted = min(wanted, self.budget - self.charged)
-            new = self._ask(wanted)
-            if new is None:
+    def take(self, n: int, should_stop: Callable[[], bool] = lambda: False) -> list[Trial]:
+        while len(self._queue) < n and self._repeats_in_a_row < self.patience:
+            if should_stop() or not self._ask(n - len(self._queue)):
                 break
-            trials += new
-        return trials
+        return [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
 
-    def _ask(self, n: int) -> list[Trial] | None:
-        """New trials from at most `n` proposals; None where the strategy waits for rewards."""
-        proposals = self.strategy.ask(n)
+    @property
+    def anything_left(self) -> bool:
+        """Whether there is anything to train; asks the strategy if need be."""
+        self._queue.extendleft(reversed(self.take(1)))
+        return bool(self._queue)
+
+    def _ask(self, n: int) -> bool:
+        """Ask for `n` candidates, fewer if the budget is low: new trials go into the queue. False
+        where the strategy has no proposal."""
+        proposals = self.strategy.ask(n if self.left is None else min(n, self.left))
         if not proposals:
-            return None
+            return False
         with self.store.transaction():
-            new = [trial for p in proposals if (trial := self._propose(p)) is not None]
+            self._queue.extend(t for p in proposals if (t := self._propose(p)) is not None)
             self._save()
-        return new
+        return True
 
     def _propose(self, proposal: Proposal) -> Trial | None:
+        level = self.level(proposal.share)
         expr = canonical(self.space.decode(proposal.digits), self.operators)
-        known = self._known(expr)
-        trial = known or self._new(expr)
+        known = self._known(expr, level)
+        trial = known or self._new(level)
         first = not self.store.has_proposals(trial)
-        self.store.propose(self.name, proposal.number, proposal.digits, trial)
+        self.store.propose(self.name, proposal.number, proposal.digits, trial, proposal.share)
+        self.proposals += 1
         outcome = self.store.outcome(trial)
         if outcome is not None:
             self._tell(proposal, outcome)
-            self._trained += first and outcome.status != "rejected"  # a baseline of the space
+            if outcome.status != "rejected":
+                self._trained.add(trial.expression)
         else:
             self._open.setdefault(trial.id, []).append(proposal)
-            self._charged.add(trial.id)
+            self._paid.add(trial.expression)
         self._repeats_in_a_row = self._repeats_in_a_row + 1 if known else 0
         self.repeats += not first
         return None if known or outcome is not None else trial
 
-    def _known(self, expr: Expr) -> Trial | None:
+    def _known(self, expr: Expr, level: Level) -> Trial | None:
         """The trial of this function, found by canonical form, by fingerprint, or by symmetry."""
         expression = self.store.merged_into(str(expr))
-        found = self.store.find("search", expression, self.protocol, self.seed)
+        found = self.store.find(level.stage, expression, level.protocol, self.seed)
         if found is not None:
             return found
+        if expression != str(expr):
+            expr = parse(expression, self.extra)
         self._described = describe(expr, self.operators)
-        this = ("search", self.protocol, self.seed)
+        this = (level.stage, level.protocol, self.seed)
         key = self._described.fingerprint
-        same = [
-            trial
-            for trial in self.store.alike("fingerprint", key.key, this)
-            if same_function(parse(trial.expression, self.extra), expr, self.operators)
-        ]
-        if self.skip_symmetric and not same:
-            same = self.store.alike("symmetry", key.symmetry, this)
-        if not same:
+        for trial in self.store.alike("fingerprint", key.key, this):
+            if same_function(parse(trial.expression, self.extra), expr, self.operators):
+                self.store.merge(str(expr), trial.expression)
+                return trial
+        if not self.skip_symmetric:
             return None
-        self.store.merge(str(expr), same[0].expression)
-        return same[0]
+        twins = self.store.alike("symmetry", key.symmetry, this)
+        return next((twin for twin in twins if self._stands_for_its_class(twin)), None)
 
-    def _new(self, expr: Expr) -> Trial:
-        """A trial of a function that `_known` has just described; rejected here if it is."""
+    def _stands_for_its_class(self, trial: Trial) -> bool:
+        """One that failed says nothing about its mirror image."""
+        outcome = self.store.outcome(trial)
+        return outcome is None or outcome.status == "ok"
+
+    def _new(self, level: Level) -> Trial:
+        """A trial of the function that `_known` has just described; rejected here if it is."""
         function = self._described
         assert function is not None
-        assert function.expr == expr
-        trial = submit_function(self.store, function, self.protocol, self.seed)
+        trial = submit_function(self.store, function, level, self.seed)
         if self.screening and function.rejected:
             self.store.record(trial, Outcome("rejected", function.rejected))
             self.rejected += 1
@@ -299,8 +332,9 @@ class StrategySource:
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         self._tell_all(trial, outcome)
-        self._trained += trial.id in self._charged
-        self._charged.discard(trial.id)
+        if trial.expression in self._paid:
+            self._paid.discard(trial.expression)
+            self._trained.add(trial.expression)
         self._save()
 
     def _tell_all(self, trial: Trial, outcome: Outcome) -> None:
@@ -314,3 +348,8 @@ class StrategySource:
 
     def _save(self) -> None:
         self.store.save_strategy(self.name, self.strategy.state_dict())
+        numbers = self.strategy.health()
+        if numbers != self.health:
+            self.health = dict(numbers)
+            repeats = self.repeats / max(1, self.proposals)
+            self.store.save_health(self.name, self.proposals, {**numbers, "repeats": repeats})

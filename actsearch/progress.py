@@ -11,6 +11,7 @@ from typing import Any
 from results.records import Outcome, Trial
 
 BEST = 3
+HISTORY = 40  # numbers of the controller that are kept for the screen
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,22 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     best: list[Scored] = field(default_factory=list)
     baselines: dict[str, float | None] = field(default_factory=dict)
+    health: list[Mapping[str, float]] = field(default_factory=list)  # of the strategy, latest last
     last: deque[Scored] = field(default_factory=lambda: deque(maxlen=2))
 
     def update(self, done: int, repeats: int, rejected: int, running: int) -> None:
         self.done, self.repeats, self.running = done, repeats, running
         self.counts["rejected"] = rejected
 
+    def watch(self, health: Mapping[str, float]) -> None:
+        """How the strategy is doing; kept where it has changed."""
+        if health and (not self.health or health != self.health[-1]):
+            self.health = [*self.health[1 - HISTORY :], dict(health)]
+
     def add(self, trial: Trial, outcome: Outcome) -> None:
         accuracy = outcome.test_accuracy if trial.stage == "reevaluate" else outcome.val_accuracy
+        if trial.stage == "rung":
+            return  # a shorter training, not to be compared
         self._add(
             trial.label,
             Scored(trial.id, trial.formula, outcome.status, accuracy, outcome.reason, time.time()),

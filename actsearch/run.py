@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import EnvironmentProblem, RunError
-from results.leaderboard import PROPERTIES, Entry, leaderboard, status_counts
+from results.leaderboard import PROPERTIES, Entry, furthest, leaderboard, status_counts
 from results.store import Store, StoreError
 from results.tables import Row, to_csv
 
@@ -71,11 +71,19 @@ class Run:
             store.close()
 
     def leaderboard(self) -> list[Entry]:
-        return leaderboard(self.rows())
+        return leaderboard(self.functions())
 
     def counts(self) -> dict[str, int]:
-        """How many search trials of each status there are."""
-        return status_counts(self.rows())
+        """How many functions of each status there are."""
+        return status_counts(self.functions())
+
+    def functions(self) -> list[Mapping[str, Any]]:
+        """One row a function of the search: its whole training, or how far it came."""
+        store = self.store(readonly=True)
+        try:
+            return furthest(store.rows("search"), store.rows("rung"))
+        finally:
+            store.close()
 
     def table(self) -> pd.DataFrame:
         """All functions of the search, ranked: accuracies as fractions of 1, times in s and ms."""

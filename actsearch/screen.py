@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -17,6 +17,7 @@ from results.tables import show
 
 PLAIN_SECONDS = 30.0
 BAR = 28
+SPARKS = 12
 
 
 def duration(seconds: float) -> str:
@@ -49,6 +50,8 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
     if progress.baselines:
         shown = (f"{k} {_percent(v)}" for k, v in progress.baselines.items())
         block.append("       " + "   ".join(shown))
+    if progress.health:
+        block.append(f" {_health(progress.health)}"[: width - 1])
     if progress.last:
         block.append(" last  " + " · ".join(map(_last, progress.last))[: width - 8])
     if progress.stopping:
@@ -76,6 +79,17 @@ def _best(i: int, scored: Scored, width: int) -> str:
     text = scored.formula[: width - 20 - len(ago)]
     line = f" {'best' if i == 0 else '    '}  {_percent(scored.accuracy)}  {text}"
     return f"{line.ljust(width - 1 - len(ago))}{ago}"
+
+
+def _health(history: Sequence[Mapping[str, float]]) -> str:
+    """Such as `controller  reward 0.874 ▁▂▃▅▆▇  entropy 2.31  KL 0.008`; the reward's recent past
+    as bars."""
+    latest = {k: v for k, v in history[-1].items() if k not in ("proposals", "repeats")}
+    rewards = [numbers["reward"] for numbers in history[-SPARKS:]]
+    low, span = min(rewards), max(rewards) - min(rewards)
+    bars = "".join("▁▂▃▄▅▆▇█"[round(7 * (r - low) / span) if span else 0] for r in rewards)
+    shown = (f"{k} {v:.3g}" for k, v in latest.items() if k != "reward")
+    return "  ".join((f"controller  reward {rewards[-1]:.3f} {bars}", *shown))
 
 
 def _last(scored: Scored) -> str:

@@ -122,12 +122,13 @@ class Evaluator:
         if self._data is None or self._data.device != device:
             self._data = DeviceData(self.dataset, device)
         model = self.build(trial.expression).to(device)
-        training = train(model, self._data, self.recipe, trial.seed, beat)
+        recipe = replace(self.recipe, steps=trial.steps or self.recipe.steps)
+        training = train(model, self._data, recipe, trial.seed, beat)
         splits = ("val", "test") if self.test else ("val",)
         try:
             return training, {split: accuracy(model, self._data, split) for split in splits}
         except Diverged as end:
-            raise Diverged(str(end), self.recipe.steps, training.curve) from None
+            raise Diverged(str(end), recipe.steps, training.curve) from None
 
 
 def _short(error: BaseException) -> str:

@@ -28,6 +28,9 @@ class Exhaustive:
     def exhausted(self) -> bool:
         return self.position >= self.space.size
 
+    def health(self) -> dict[str, float]:
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
 

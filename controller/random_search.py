@@ -35,6 +35,9 @@ class RandomSearch:
     def exhausted(self) -> bool:
         return self.position >= self.space.size
 
+    def health(self) -> dict[str, float]:
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "seed": self.seed}
 

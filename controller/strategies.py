@@ -1,23 +1,112 @@
-"""STRATEGIES: every search strategy by name."""
+"""STRATEGIES: every search strategy by name, written `name:option=value,...`, and `+halving` behind
+any of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
+from controller.evolution import Evolution, EvolutionConfig
 from controller.exhaustive import Exhaustive
+from controller.ppo import PPO, PPOConfig
 from controller.random_search import RandomSearch
 from controller.strategy import Strategy
+from controller.successive_halving import HalvingConfig, SuccessiveHalving
+from controller.surrogate import Surrogate, SurrogateConfig
+from search_space import options
 from search_space.operators import unknown
 from search_space.space import Space
 
-STRATEGIES: dict[str, Callable[[Space, int], Strategy]] = {
-    "exhaustive": Exhaustive,
-    "random": RandomSearch,
+
+@dataclass(frozen=True)
+class NoConfig:
+    """No options."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What makes a strategy: (space, seed, config) -> Strategy, and the class of its config."""
+
+    make: Callable[[Space, int, Any], Strategy]
+    config: type = NoConfig
+
+
+STRATEGIES: Mapping[str, Row] = {
+    "exhaustive": Row(lambda space, seed, config: Exhaustive(space, seed)),
+    "random": Row(lambda space, seed, config: RandomSearch(space, seed)),
+    "evolution": Row(Evolution, EvolutionConfig),
+    "surrogate": Row(Surrogate, SurrogateConfig),
+    "ppo": Row(PPO, PPOConfig),
 }
 
+HALVING = "halving"
 
-def strategy_from(name: str, space: Space, seed: int) -> Strategy:
-    """A new strategy; raises ValueError for an unknown name."""
+
+def strategy_from(text: str, space: Space, seed: int) -> Strategy:
+    """A new strategy from `ppo`, `ppo:lr=0.001,mode=async` or `evolution+halving:eta=3`.
+
+    Raises ValueError for a name, an option or a value that is not known.
+    """
+    base, halving = _parts(text)
+    name, chosen = _chosen(base)
+    row = STRATEGIES[name]
+    strategy = row.make(space, seed, row.config(**chosen))
+    if halving is None:
+        return strategy
+    return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))
+
+
+def normal(text: str, *, halving: bool = False) -> str:
+    """`text` with its options in the order of their table, so that one strategy has one name;
+    `halving` puts it behind."""
+    base, rungs = _parts(text)
+    written = options.written(*_chosen(base))
+    if rungs is None and not halving:
+        return written
+    return written + "+" + options.written(HALVING, _halving_options(rungs or ""))
+
+
+def short(text: str) -> str:
+    """The strategy's name without options, such as `ppo-halving`."""
+    base, rungs = _parts(text)
+    return options.split(base)[0] + ("" if rungs is None else f"-{HALVING}")
+
+
+def _parts(text: str) -> tuple[str, str | None]:
+    """The strategy, and the options of `+halving` if it has that."""
+    base, plus, wrapper = text.replace(" ", "").partition("+")
+    if not plus:
+        return base, None
+    name, chosen = options.split(wrapper)
+    if name != HALVING:
+        raise ValueError(f"+{name} is not known behind a strategy; +{HALVING} is")
+    return base, chosen
+
+
+def _chosen(text: str) -> tuple[str, dict[str, Any]]:
+    """(name, options); options at their default are left out."""
+    name, chosen = options.split(text)
     if name not in STRATEGIES:
         raise ValueError(unknown("strategy", name, STRATEGIES))
-    return STRATEGIES[name](space, seed)
+    return name, _read(name, chosen, STRATEGIES[name].config)
+
+
+def _halving_options(text: str) -> dict[str, Any]:
+    return _read(HALVING, text, HalvingConfig)
+
+
+def _read(owner: str, text: str, config: type) -> dict[str, Any]:
+    chosen = options.read(owner, text, kinds(config))
+    config(**chosen)  # raises where a value makes no sense
+    defaults = asdict(config())
+    return {key: value for key, value in chosen.items() if value != defaults[key]}
+
+
+def kinds(config: type) -> dict[str, options.Kind]:
+    """The options of a config class, with what each may be."""
+    hints = get_type_hints(config)
+    return {
+        f.name: get_args(hints[f.name]) if get_origin(hints[f.name]) else hints[f.name]
+        for f in fields(config)
+    }

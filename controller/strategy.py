@@ -1,7 +1,8 @@
 """The Strategy protocol: ask for proposals, tell their rewards, and be stored and restored exactly.
 
 A strategy sees digits and rewards only. `ask(n)` may return fewer than n: none while it waits for
-rewards, and none for ever once it is `exhausted`. Rewards may come in any order.
+rewards, and none for ever once it is `exhausted`. Rewards may come in any order, also between two
+proposals of one `ask`.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ Digits = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Proposal:
-    """The `number`-th proposal of a strategy, counted from 0: these digits."""
+    """The `number`-th proposal of a strategy, counted from 0: these digits.
+
+    `share` is the share of the steps for which it is to be trained: below 1 only in the early rungs
+    of successive halving.
+    """
 
     number: int
     digits: Digits
+    share: float = 1.0
 
 
 class Strategy(Protocol):
     """What every search strategy does."""
 
     def ask(self, n: int) -> Sequence[Proposal]:
-        """At most `n` new proposals."""
+        """At most `n` new candidates. `ask(0)` says that no more are wanted: only a strategy that
+        trains in rungs then still has proposals, those of candidates that go on."""
         ...
 
     def tell(self, proposal: Proposal, reward: float) -> None:
@@ -37,8 +44,13 @@ class Strategy(Protocol):
         """Whether there will never be another proposal."""
         ...
 
+    def health(self) -> dict[str, float]:
+        """Numbers that show how it is doing, `reward` first; {} while there are none."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the next proposals depend on, as values that JSON can hold."""
+        """All that the next proposals depend on, as values that JSON can hold; a key whose value
+        has not changed is not stored again."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from results.records import STATUSES
 
+DROPPED = "dropped"  # left behind in a rung of successive halving
+
 # What search_space.properties finds, by name, so that reading a table imports no torch.
 PROPERTIES = (
     "smooth",
@@ -48,6 +50,7 @@ class Entry:
     reason: str
     symmetry: str
     properties: Mapping[str, Any]
+    rung: tuple[int, float] | None = None  # steps and accuracy where it was left behind
 
 
 def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
@@ -64,8 +67,37 @@ def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     return [Entry(**{**vars(e), "rank": ranks.get(e.expression)}) for e in entries]
 
 
-def _best_first(entry: Entry) -> tuple[float, str]:
-    return (2.0 if entry.val_accuracy is None else -entry.val_accuracy), entry.expression
+def furthest(
+    rows: Iterable[Mapping[str, Any]], rungs: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The rows of whole trainings, and of each other function that of the last rung it reached; one
+    that was left behind there has the status `dropped` and no accuracy to be ranked by."""
+    whole = list(rows)
+    known = {row["expression"] for row in whole}
+    last: dict[str, Mapping[str, Any]] = {}
+    for row in rungs:
+        if row["status"] is not None and row["expression"] not in known:
+            before = last.get(row["expression"])
+            if before is None or before["steps"] < row["steps"]:
+                last[row["expression"]] = row
+    return whole + [_dropped(row) for row in last.values()]
+
+
+def _dropped(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    if row["status"] != "ok":
+        return row
+    score = f"left after {row['steps']:,} steps with validation accuracy {row['val_accuracy']:.4f}"
+    return {**row, "status": DROPPED, "reason": score, "rung": (row["steps"], row["val_accuracy"])}
+
+
+def _best_first(entry: Entry) -> tuple[int, float, float, str]:
+    """Whole trainings by accuracy, then those left in a rung, the furthest first, then failures."""
+    if entry.val_accuracy is not None:
+        return 0, -entry.val_accuracy, 0.0, entry.expression
+    if entry.rung is not None:
+        steps, accuracy = entry.rung
+        return 1, -steps, -accuracy, entry.expression
+    return 2, 0.0, 0.0, entry.expression
 
 
 def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -> Entry:
@@ -85,6 +117,7 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         reason=failed["reason"] if failed else "",
         symmetry=runs[0].get("symmetry") or "",
         properties=json.loads(runs[0].get("properties") or "{}"),
+        rung=runs[0].get("rung"),
     )
 
 
@@ -97,4 +130,4 @@ def status_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """How many trials of each status there are, `waiting` among them; statuses that do not occur
     are 0."""
     counts = Counter(row["status"] or "waiting" for row in rows)
-    return {status: counts[status] for status in (*STATUSES, "waiting")}
+    return {status: counts[status] for status in (*STATUSES, DROPPED, "waiting")}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 STATUSES = ("ok", "diverged", "rejected", "failed", "timed_out", "crashed")
-STAGES = ("search", "reevaluate")
+STAGES = ("search", "rung", "reevaluate")  # a rung is a shorter training inside a search
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Trial:
     seed: int
     formula: str = ""  # `expression` as people write it
     label: str = ""  # a baseline's name, shown beside its formula
+    steps: int = 0  # of a rung; 0 for those of the recipe
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -70,14 +71,14 @@ class Outcome:
         return asdict(self)
 
 
-FAILURE_REWARD = 0.0
+FAILURE_REWARD = -0.1
 
 
 def reward(outcome: Outcome) -> float:
     """What a strategy is told: the validation accuracy, or FAILURE_REWARD where there is none.
 
-    0 lies below every trained child, since even chance has a positive accuracy; the paper does not
-    say what it used.
+    It is below every accuracy, as far from 0 as chance among ten classes; the paper does not say
+    what it used.
     """
     if outcome.val_accuracy is None or not math.isfinite(outcome.val_accuracy):
         return FAILURE_REWARD

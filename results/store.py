@@ -19,7 +19,7 @@ from typing import Any
 
 from results.records import STAGES, STATUSES, Outcome, Trial
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -41,6 +41,7 @@ CREATE TABLE trials (
     seed INTEGER NOT NULL,
     formula TEXT NOT NULL,
     label TEXT NOT NULL,
+    steps INTEGER NOT NULL,
     submitted REAL NOT NULL,
     UNIQUE (stage, expression, protocol, seed)
 );
@@ -65,17 +66,30 @@ CREATE TABLE proposals (
     strategy TEXT NOT NULL,
     number INTEGER NOT NULL,
     digits TEXT NOT NULL,
+    share REAL NOT NULL,
     trial INTEGER NOT NULL REFERENCES trials (id),
     reward REAL,
     PRIMARY KEY (strategy, number)
 ) WITHOUT ROWID;
 CREATE INDEX proposals_by_trial ON proposals (trial);
 CREATE INDEX open_proposals ON proposals (strategy, number) WHERE reward IS NULL;
-CREATE TABLE strategies (name TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE strategies (
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (name, key)
+) WITHOUT ROWID;
+CREATE TABLE health (
+    strategy TEXT NOT NULL,
+    proposals INTEGER NOT NULL,
+    numbers TEXT NOT NULL,
+    at REAL NOT NULL,
+    PRIMARY KEY (strategy, proposals)
+) WITHOUT ROWID;
 """
 
 _ROWS = """
-SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.submitted,
+SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.steps, t.submitted,
        o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.seconds, o.ms_per_step,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
@@ -110,6 +124,7 @@ class Store:
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
         self._db.row_factory = sqlite3.Row
+        self._saved: dict[tuple[str, str], str] = {}  # what save_strategy has written
         try:
             if new:
                 self._create()
@@ -153,6 +168,7 @@ class Store:
             yield
         except BaseException:
             self._db.execute("ROLLBACK")
+            self._saved.clear()
             raise
         self._db.execute("COMMIT")
 
@@ -171,12 +187,13 @@ class Store:
         *,
         formula: str = "",
         label: str = "",
+        steps: int = 0,
     ) -> Trial:
         """The trial of this key, made if it is new."""
         self._db.execute(
-            "INSERT INTO trials (stage, expression, protocol, seed, formula, label, submitted) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (stage, expression, protocol, seed, formula or expression, label, time.time()),
+            "INSERT INTO trials (stage, expression, protocol, seed, formula, label, steps, "
+            "submitted) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (stage, expression, protocol, seed, formula or expression, label, steps, time.time()),
         )
         if label:
             self._db.execute(
@@ -223,10 +240,12 @@ class Store:
         )
         return cursor.rowcount == 1
 
-    def propose(self, strategy: str, number: int, digits: Sequence[int], trial: Trial) -> None:
+    def propose(
+        self, strategy: str, number: int, digits: Sequence[int], trial: Trial, share: float = 1.0
+    ) -> None:
         self._db.execute(
-            "INSERT INTO proposals VALUES (?, ?, ?, ?, NULL)",
-            (strategy, number, json.dumps(list(digits)), trial.id),
+            "INSERT INTO proposals VALUES (?, ?, ?, ?, ?, NULL)",
+            (strategy, number, json.dumps(list(digits)), share, trial.id),
         )
 
     def tell(self, strategy: str, number: int, reward: float) -> None:
@@ -236,8 +255,21 @@ class Store:
         )
 
     def save_strategy(self, name: str, state: dict[str, Any]) -> None:
-        text = json.dumps(state, allow_nan=False)
-        self._db.execute("INSERT OR REPLACE INTO strategies VALUES (?, ?)", (name, text))
+        """Store a strategy's state; only keys whose value has changed are written."""
+        for key, value in state.items():
+            text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+            if self._saved.get((name, key)) != text:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO strategies VALUES (?, ?, ?)",
+                    (name, key, json.dumps(value, allow_nan=False)),
+                )
+                self._saved[name, key] = text
+
+    def save_health(self, strategy: str, proposals: int, numbers: Mapping[str, float]) -> None:
+        """How a strategy was doing after so many proposals."""
+        text = json.dumps(dict(numbers), allow_nan=False)
+        row = (strategy, proposals, text, time.time())
+        self._db.execute("INSERT OR REPLACE INTO health VALUES (?, ?, ?, ?)", row)
 
     # -- reading
 
@@ -268,10 +300,10 @@ class Store:
         row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()
         return None if row is None else _outcome(row)
 
-    def waiting(self, stage: str) -> list[Trial]:
-        """Trials without an outcome, oldest first."""
+    def waiting(self) -> list[Trial]:
+        """Trials of the search without an outcome, oldest first."""
         rows = self._db.execute(
-            f"{_ROWS} WHERE o.trial IS NULL AND t.stage = ? ORDER BY t.id", (stage,)
+            f"{_ROWS} WHERE o.trial IS NULL AND t.stage <> 'reevaluate' ORDER BY t.id"
         )
         return [_trial(row) for row in rows]
 
@@ -299,13 +331,15 @@ class Store:
         """How many trials they led to."""
         return self._db.execute("SELECT count(DISTINCT trial) FROM proposals").fetchone()[0]
 
-    def trained(self) -> int:
-        """Search trials that the budget counts: finished, proposed by a strategy, not rejected."""
-        return self._db.execute(
-            "SELECT count(*) FROM outcomes o JOIN trials t ON t.id = o.trial "
-            "WHERE t.stage = 'search' AND o.status <> 'rejected' "
+    def trained(self) -> set[str]:
+        """Expressions that the budget counts: proposed by a strategy, with an outcome, not
+        rejected."""
+        rows = self._db.execute(
+            "SELECT DISTINCT t.expression FROM outcomes o JOIN trials t ON t.id = o.trial "
+            "WHERE t.stage <> 'reevaluate' AND o.status <> 'rejected' "
             "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)"
-        ).fetchone()[0]
+        )
+        return {row[0] for row in rows}
 
     def rejected(self) -> int:
         """How many search trials were rejected before training."""
@@ -313,9 +347,16 @@ class Store:
         return self._db.execute(query).fetchone()[0]
 
     def strategy(self, name: str) -> dict[str, Any] | None:
-        query = "SELECT state FROM strategies WHERE name = ?"
-        row = self._db.execute(query, (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        """The state of a strategy, None where it has none yet."""
+        query = "SELECT key, value FROM strategies WHERE name = ?"
+        state = {key: json.loads(value) for key, value in self._db.execute(query, (name,))}
+        return state or None
+
+    def health(self, strategy: str) -> list[dict[str, float]]:
+        """What `save_health` stored, oldest first, with `proposals` added."""
+        query = "SELECT proposals, numbers FROM health WHERE strategy = ? ORDER BY proposals"
+        found = self._db.execute(query, (strategy,))
+        return [{"proposals": n, **json.loads(numbers)} for n, numbers in found]
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """One dict a trial of this stage, outcome columns None while it waits; oldest first."""
@@ -335,7 +376,7 @@ class Store:
 
 
 def _trial(row: sqlite3.Row) -> Trial:
-    names = ("id", "stage", "expression", "protocol", "seed", "formula", "label")
+    names = ("id", "stage", "expression", "protocol", "seed", "formula", "label", "steps")
     return Trial(**{name: row[name] for name in names})
 
 

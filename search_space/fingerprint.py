@@ -133,10 +133,24 @@ def digit_keys(space: Space, digits: np.ndarray, operators: str = "guarded") -> 
     rows = (digits[:, 2] * u + digits[:, 3]) * b + digits[:, 4]
     values = [FIRST.expand(len(digits), 2, -1), first[torch.from_numpy(rows)]]
     for unit in range(1, space.units):
-        values.append(_unit_values(space, unit, digits, values, operators))
+        values.append(_unit_values(space, unit, digits, values, operators, (1, 2)))
     codes = rounded(values[-1].numpy()).reshape(len(digits), -1)
     return (codes * _HASH[: codes.shape[1]]).sum(axis=1)
 
+
+def digit_values(
+    space: Space, digits: np.ndarray, points: torch.Tensor, operators: str = "guarded"
+) -> torch.Tensor:
+    """Values (N, points) of candidates given as digits (N, len(space.radices)), at their initial
+    betas, without building expressions."""
+    digits = np.asarray(digits)
+    values = [points.expand(len(digits), 1, -1)]
+    for unit in range(space.units):
+        values.append(_unit_values(space, unit, digits, values, operators, (INITIAL,)))
+    return values[-1][:, 0]
+
+
+INITIAL = 0  # the setting in which betas have their initial values
 
 _HASH = np.random.default_rng(0).integers(-(2**62), 2**62, 4096) | 1
 
@@ -161,17 +175,23 @@ def _unit_table(space: Space, operators: str) -> torch.Tensor:
     grid = np.stack(np.meshgrid(*map(np.arange, (u, u, b)), indexing="ij"), -1).reshape(-1, 3)
     digits = np.concatenate([np.zeros((len(grid), 2), np.int64), grid], axis=1)
     inputs = [FIRST.expand(len(digits), 2, -1)]
-    return _unit_values(space, 0, digits, inputs, operators)
+    return _unit_values(space, 0, digits, inputs, operators, (1, 2))
 
 
 def _unit_values(
-    space: Space, unit: int, digits: np.ndarray, values: list[torch.Tensor], operators: str
+    space: Space,
+    unit: int,
+    digits: np.ndarray,
+    values: list[torch.Tensor],
+    operators: str,
+    settings: tuple[int, ...],
 ) -> torch.Tensor:
-    """One core unit for all candidates, an operator at a time: (N, 2, points)."""
+    """One core unit for all candidates, an operator at a time: (N, settings, points)."""
     in1, in2, un1, un2, bi = (digits[:, 5 * unit + k] for k in range(5))
-    a = _by_operator(space.unary, un1, [_chosen(values, in1)], 3 * unit, operators)
-    b = _by_operator(space.unary, un2, [_chosen(values, in2)], 3 * unit + 1, operators)
-    return _by_operator(space.binary, bi, [a, b], 3 * unit + 2, operators)
+    how = operators, settings
+    a = _by_operator(space.unary, un1, [_chosen(values, in1)], 3 * unit, *how)
+    b = _by_operator(space.unary, un2, [_chosen(values, in2)], 3 * unit + 1, *how)
+    return _by_operator(space.binary, bi, [a, b], 3 * unit + 2, *how)
 
 
 def _chosen(values: list[torch.Tensor], choice: np.ndarray) -> torch.Tensor:
@@ -188,13 +208,16 @@ def _by_operator(
     inputs: list[torch.Tensor],
     number: int,
     operators: str,
+    settings: tuple[int, ...],
 ) -> torch.Tensor:
     out = torch.empty_like(inputs[0])
-    beta = torch.tensor([generic_beta(s, number) for s in (1, 2)], dtype=out.dtype)[None, :, None]
     for i, op in enumerate(ops):
         at = torch.from_numpy(np.flatnonzero(choice == i))
         if len(at):
             arguments = [x[at] for x in inputs][: op.arity]
-            result = op.form(operators)(*arguments, *([beta] if op.beta is not None else []))
+            if op.beta is not None:
+                betas = [op.beta if s == INITIAL else generic_beta(s, number) for s in settings]
+                arguments.append(torch.tensor(betas, dtype=out.dtype)[None, :, None])
+            result = op.form(operators)(*arguments)
             out[at] = result.expand(len(at), *out.shape[1:])
     return out

@@ -71,7 +71,17 @@ def make_executor(
         executor.close()
 
 
-@pytest.fixture(params=STRATEGIES)
+@pytest.fixture(
+    params=[
+        *STRATEGIES,
+        "ppo:mode=async,batch_size=4",
+        "surrogate:model=forest,initial=2,pool=20,explore=0.7",
+        "surrogate:initial=2,pool=20,explore=0.7",
+        "evolution:population=4,tournament=2",
+        "ppo:batch_size=3+halving:eta=2,cohort=4",
+        "exhaustive+halving:eta=2,rungs=2,cohort=3",
+    ]
+)
 def strategy_name(request: pytest.FixtureRequest) -> str:
     return request.param
 

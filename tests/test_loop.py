@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from actsearch.loop import STOPPED, FixedSource, StrategySource, run_trials
+from actsearch.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
 from actsearch.progress import Progress
+from actsearch.screen import lines
 from controller.strategies import strategy_from
-from results.leaderboard import leaderboard
+from controller.strategy import Proposal
+from results.leaderboard import furthest, leaderboard
 from results.records import FAILURE_REWARD, Outcome, Trial
 from results.store import Store
 from search_space.equivalence import canonical
@@ -34,27 +36,36 @@ class Child:
 
     def __init__(self, die_at: int | None = None) -> None:
         self.trained: Counter[str] = Counter()
+        self.trials: Counter[int] = Counter()
         self.die_at = die_at
 
     def __call__(self, trial: Trial, beat: Beat) -> Outcome:
         if sum(self.trained.values()) == self.die_at:
             raise KeyboardInterrupt
         self.trained[trial.expression] += 1
+        self.trials[trial.id] += 1
         if "sigmoid" in trial.expression:
             return Outcome("diverged", "loss nan at step 3", step=3)
         return Outcome("ok", val_accuracy=accuracy(trial.expression))
 
 
+def level(share: float) -> Level:
+    steps = round(1000 * share)
+    return Level("search", "p") if share == 1.0 else Level("rung", f"p{steps}", steps)
+
+
 def source(
     store: Store, space: Space = SMALL, strategy: str = "exhaustive", **options: Any
 ) -> StrategySource:
+    for share in (1 / 4, 1 / 3, 1 / 2):
+        store.add_protocol(level(share).protocol, {})
     settings: dict[str, Any] = {"budget": None, "patience": 1000, "screening": False, **options}
     return StrategySource(
         store,
         space,
         strategy_from(strategy, space, 0),
         name=strategy,
-        protocol="p",
+        level=level,
         seed=0,
         **settings,
     )
@@ -122,7 +133,7 @@ def test_rejected_functions_are_stored_with_their_reason_and_cost_no_budget(stor
     assert found.rejected == {"affine in x": 2, "constant": 1}  # 2x, -2x, and 0
     budget = len(found.distinct)
     assert run(store, child, space=space, screening=True, budget=budget) == "budget spent"
-    assert len(child.trained) == store.trained() == budget
+    assert len(child.trained) == len(store.trained()) == budget
     rejected = [row for row in store.rows("search") if row["status"] == "rejected"]
     assert {"constant"} < {row["reason"] for row in rejected}
     assert not child.trained.keys() & {row["expression"] for row in rejected}
@@ -174,7 +185,7 @@ def test_what_one_strategy_proposed_and_another_saw_to_its_end_is_told_on_return
     assert len(store.open_proposals("exhaustive")) >= 1
     second = Child()
     assert run(store, second, strategy="random", budget=5) == "budget spent"
-    assert store.trained() == 5
+    assert len(store.trained()) == 5
     assert len(store.open_proposals("exhaustive")) >= 1
     back = source(store, strategy="exhaustive", budget=5)
     assert store.open_proposals("exhaustive") == []
@@ -182,7 +193,24 @@ def test_what_one_strategy_proposed_and_another_saw_to_its_end_is_told_on_return
     assert back.ended == "budget spent"
 
 
-@pytest.mark.parametrize("strategy", ["exhaustive", "random"])
+def all_proposals(store: Store) -> list[tuple[Any, ...]]:
+    query = "SELECT number, digits, share, trial, reward FROM proposals ORDER BY number"
+    return [tuple(row) for row in store._db.execute(query)]
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "exhaustive",
+        "random",
+        "evolution:population=6,tournament=3",
+        "ppo:batch_size=6",
+        "ppo:batch_size=4,mode=async",
+        "surrogate:initial=8,pool=20",
+        "random+halving:eta=2,cohort=8",
+        "ppo:batch_size=5+halving:eta=3,rungs=2,cohort=9",
+    ],
+)
 def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
     tmp_path: Path, strategy: str
 ) -> None:
@@ -195,18 +223,21 @@ def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
 
     unbroken = opened("unbroken")
     run(unbroken, Child(), space=space, strategy=strategy, budget=40)
-    broken, trained = opened("broken"), Counter[str]()
+    broken, trained = opened("broken"), Counter[int]()
     for die_at in (0, 1, 3, 7, 2, 0, 11):
         child = Child(die_at)
         with pytest.raises(KeyboardInterrupt):
             run(broken, child, space=space, strategy=strategy, budget=40)
-        trained += child.trained
+        trained += child.trials
         broken.close()
         broken = opened("broken")
     child = Child()
     assert run(broken, child, space=space, strategy=strategy, budget=40) == "budget spent"
-    trained += child.trained
+    trained += child.trials
     assert set(trained.values()) == {1}
+    assert unbroken.strategy(strategy) == broken.strategy(strategy)
+    assert all_proposals(unbroken) == all_proposals(broken)
+    assert unbroken.health(strategy) == broken.health(strategy)
     tables = [
         [(e.rank, e.expression, e.status, e.val_accuracy) for e in leaderboard(s.rows("search"))]
         for s in (unbroken, broken)
@@ -214,6 +245,74 @@ def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
     assert tables[0] == tables[1]
     unbroken.close()
     broken.close()
+
+
+def test_a_cohort_is_halved_in_shorter_trainings_and_only_its_best_are_ranked(store: Store) -> None:
+    child = Child()
+    space, name = SPACES["tiny"], "random+halving:eta=2,cohort=8"
+    assert run(store, child, space=space, strategy=name, budget=20) == "budget spent"
+    rungs = store.rows("rung")
+    steps = Counter(row["steps"] for row in rungs)
+    functions = {row["expression"] for row in rungs if row["status"] != "rejected"}
+    assert len(functions) == 20  # what the budget counts
+    assert steps[250] == 20
+    assert 8 <= steps[500] <= 11  # cohorts of 8, 8 and 4, a repeat in a rung costing nothing
+    ranked = store.rows("search")
+    assert 4 <= len(ranked) <= 5
+    assert {row["expression"] for row in ranked} <= functions
+    assert store.open_proposals(name) == []
+    # The last cohort was closed by the end of the budget; a larger one opens the next.
+    assert run(store, Child(), space=space, strategy=name, budget=20) == "budget spent"
+    assert run(store, Child(), space=space, strategy=name, budget=24) == "budget spent"
+    assert len(store.trained()) == 24
+
+
+def test_what_left_in_a_rung_stands_below_the_ranked_with_its_score(store: Store) -> None:
+    run(store, Child(), space=SPACES["tiny"], strategy="random+halving:eta=2,cohort=8", budget=16)
+    entries = leaderboard(furthest(store.rows("search"), store.rows("rung")))
+    ranked = [e for e in entries if e.rank is not None]
+    dropped = [e for e in entries if e.status == "dropped"]
+    assert len(entries) == len({e.expression for e in entries})
+    assert {e.status for e in ranked} == {"ok"}
+    assert dropped
+    best = dropped[0]
+    assert best.reason.startswith("left after 500 steps with validation accuracy 0.")
+    assert entries.index(best) == len(ranked)
+
+
+@pytest.mark.parametrize("strategy", ["ppo:batch_size=5", "evolution:population=4,tournament=2"])
+def test_the_health_of_a_strategy_is_stored_and_shown(store: Store, strategy: str) -> None:
+    progress = Progress("t", "w", None)
+    made = source(store, SPACES["tiny"], strategy, budget=30)
+    run_trials(store, made, InlineExecutor(Child()), progress)
+    stored = store.health(strategy)
+    assert len(stored) >= 4
+    assert [row["proposals"] for row in stored] == sorted(row["proposals"] for row in stored)
+    assert {"reward", "repeats"} <= stored[-1].keys()
+    assert 0 < stored[-1]["repeats"] < 1
+    assert made.repeats == store.proposals() - store.proposed_trials() > 0
+    [line] = [line for line in lines(progress, 100) if line.startswith(" controller")]
+    assert f"reward {stored[-1]['reward']:.3f}" in line
+    if strategy.startswith("ppo"):
+        assert {"entropy", "KL", "clipped"} <= stored[-1].keys()
+        assert "KL" in line
+
+
+def test_a_stop_is_heard_while_the_strategy_only_repeats_itself(store: Store) -> None:
+    run(store, Child(), strategy="random")
+    made = source(store, strategy="exhaustive", patience=10**9)
+    asked = 0
+
+    def ask(n: int) -> list[Proposal]:
+        nonlocal asked
+        asked += 1
+        return [Proposal(asked - 1, SMALL.digits(0))]
+
+    made.strategy.ask = ask  # type: ignore[method-assign]
+    executor, progress = InlineExecutor(Child()), Progress("t", "w", None)
+    reason = run_trials(store, made, executor, progress, should_stop=lambda: asked >= 25)
+    assert reason == STOPPED
+    assert asked == 25
 
 
 def test_a_stop_lets_the_running_child_finish_and_starts_no_other(store: Store) -> None:
@@ -228,7 +327,7 @@ def test_a_stop_lets_the_running_child_finish_and_starts_no_other(store: Store) 
     )
     assert reason == STOPPED
     assert sum(child.trained.values()) == 2
-    assert store.trained() == 2
+    assert len(store.trained()) == 2
 
 
 def test_a_fixed_list_of_trials_is_trained_to_its_end(store: Store) -> None:

@@ -1,0 +1,133 @@
+"""Successive halving around any strategy (Jamieson and Talwalkar 2016): a cohort of candidates is
+trained for a few steps, the best share of it for more, and so on to the whole training.
+
+With eta = 4 and three rungs, 64 candidates train for 1/16 of the steps, the best 16 of them for
+1/4, the best 4 to the end: twelve whole trainings' worth in the place of 64. Each rung is a
+training of its own from the start, with the learning rate's whole schedule. The inner strategy is
+told the reward of the last rung that a candidate reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from controller.strategy import Digits, Proposal, Strategy
+
+
+@dataclass(frozen=True)
+class HalvingConfig:
+    """Sizes are ours."""
+
+    eta: int = 4
+    """Each rung trains eta times as long and keeps the best 1/eta (at least one)."""
+    rungs: int = 3
+    """Rungs, the whole training among them."""
+    cohort: int = 64
+    """Candidates that compete with each other."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("eta", 2), ("rungs", 2), ("cohort", 2)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"halving:{name}={getattr(self, name)} must be {lowest} or more")
+
+
+@dataclass
+class Entrant:
+    """A candidate of the cohort: the inner proposal, and its reward in the present rung."""
+
+    number: int
+    digits: Digits
+    reward: float | None = None
+
+
+class SuccessiveHalving:
+    """The strategy. A cohort is full at `cohort` candidates, or when the inner strategy has no more
+    to propose, or when no more are wanted."""
+
+    def __init__(self, inner: Strategy, config: HalvingConfig) -> None:
+        self.inner = inner
+        self.config = config
+        self.number = 0
+        self.rung = 0
+        self.filling = True
+        self.entrants: list[Entrant] = []  # those in the present rung
+        self.waiting: list[int] = []  # their places, not asked for in this rung yet
+        self.open: dict[int, int] = {}  # number of a proposal -> place
+
+    def ask(self, n: int) -> list[Proposal]:
+        if self.filling:
+            self._fill(n)
+        limit = n if self.rung == 0 else len(self.waiting)
+        places, self.waiting = self.waiting[:limit], self.waiting[limit:]
+        return [self._proposal(place) for place in places]
+
+    def _fill(self, n: int) -> None:
+        wanted = min(n, self.config.cohort - len(self.entrants))
+        new = self.inner.ask(wanted)
+        for proposal in new:
+            self.waiting.append(len(self.entrants))
+            self.entrants.append(Entrant(proposal.number, proposal.digits))
+        full = len(self.entrants) == self.config.cohort
+        if self.entrants and (full or len(new) < wanted or n == 0):
+            self.filling = False
+            self._next_rung()
+
+    def _proposal(self, place: int) -> Proposal:
+        share = self.config.eta ** (self.rung + 1 - self.config.rungs)
+        self.open[self.number] = place
+        self.number += 1
+        return Proposal(self.number - 1, self.entrants[place].digits, share)
+
+    def tell(self, proposal: Proposal, reward: float) -> None:
+        self.entrants[self.open.pop(proposal.number)].reward = reward
+        self._next_rung()
+
+    def _next_rung(self) -> None:
+        """Once all of a full cohort have their reward: the best go on, the others are told."""
+        if self.filling or self.open or self.waiting:
+            return
+        ranked = sorted(self.entrants, key=lambda e: (-_reward(e), e.number))
+        last = self.rung + 1 == self.config.rungs
+        kept = 0 if last else max(1, len(ranked) // self.config.eta)
+        for entrant in sorted(ranked[kept:], key=lambda e: e.number):
+            self.inner.tell(Proposal(entrant.number, entrant.digits), _reward(entrant))
+        self.entrants = [Entrant(e.number, e.digits) for e in ranked[:kept]]
+        self.waiting = list(range(kept))
+        self.rung = 0 if last else self.rung + 1
+        self.filling = last
+
+    @property
+    def exhausted(self) -> bool:
+        return self.filling and not self.entrants and self.inner.exhausted
+
+    def health(self) -> dict[str, float]:
+        return self.inner.health()
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = {f"inner.{key}": value for key, value in self.inner.state_dict().items()}
+        return inner | {
+            "number": self.number,
+            "rung": self.rung,
+            "filling": self.filling,
+            "entrants": [[e.number, list(e.digits), e.reward] for e in self.entrants],
+            "waiting": self.waiting,
+            "open": list(self.open.items()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        prefix = "inner."
+        self.inner.load_state_dict(
+            {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+        )
+        self.number, self.rung, self.filling = state["number"], state["rung"], state["filling"]
+        self.entrants = [
+            Entrant(number, tuple(digits), reward) for number, digits, reward in state["entrants"]
+        ]
+        self.waiting = state["waiting"]
+        self.open = dict(state["open"])
+
+
+def _reward(entrant: Entrant) -> float:
+    assert entrant.reward is not None
+    return entrant.reward

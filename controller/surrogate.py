@@ -1,0 +1,244 @@
+"""Surrogate search: predict the reward of a function from its shape, and try the most promising.
+
+Each function is described by its values and slopes on a grid. A model of scikit-learn, fitted to
+the rewards so far, predicts mean and standard deviation for a pool of random points and mutants of
+the best; the largest expected improvement is proposed (Jones et al. 1998). Functions on their way
+count as if they had been told their prediction (Ginsbourger et al. 2010, "kriging believer").
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+
+from controller.evolution import mutated
+from controller.strategy import Digits, Proposal
+from controller.threads import one_thread
+from search_space.fingerprint import digit_values
+from search_space.space import Space
+
+GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
+WIDTH = 2 * len(GRID)
+HUGE = 1e6
+PARENTS = 8  # the best so many are mutated for the pool
+KEPT = 600  # rewards that the model is fitted to: beyond that, the best half and the latest
+TREES = 50
+REFIT = 1.2  # the kernel is fitted anew when there are so many times as many rewards
+
+
+@dataclass(frozen=True)
+class SurrogateConfig:
+    """Sizes are ours; the Gaussian process is scikit-learn's with its kernel fitted."""
+
+    model: Literal["gp", "forest"] = "gp"
+    """gp: Gaussian process. forest: extremely randomised trees, their spread for std."""
+    initial: int = 16
+    """Random candidates before the first prediction."""
+    pool: int = 400
+    """Candidates that are compared at each prediction, half of them mutants of the best."""
+    explore: float = 0.1
+    """The share of candidates that are drawn at random ever after."""
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "pool"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"surrogate:{name}={getattr(self, name)} must be 2 or more")
+        if not 0 <= self.explore <= 1:
+            raise ValueError(f"surrogate:explore={self.explore} must be in 0..1")
+
+
+def features(space: Space, points: Sequence[Digits]) -> np.ndarray:
+    """(n, 66): asinh of values and of slopes, by differences, on the grid; guarded forms, initial
+    betas."""
+    if not points:
+        return np.empty((0, WIDTH))
+    values = digit_values(space, np.array(points), GRID).numpy().clip(-HUGE, HUGE)
+    slopes = np.gradient(np.nan_to_num(values), GRID.numpy(), axis=1)
+    return np.arcsinh(np.concatenate([np.nan_to_num(values), slopes], axis=1))
+
+
+def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
+    """E[max(f - best, 0)] for f ~ N(mean, std^2): std * (z Phi(z) + phi(z)) with
+    z = (mean - best) / std."""
+    from scipy.stats import norm
+
+    std = np.maximum(std, 1e-9)
+    z = (mean - best) / std
+    return std * (z * norm.cdf(z) + norm.pdf(z))
+
+
+class Surrogate:
+    """The strategy. Points that were proposed are left out of the pool."""
+
+    def __init__(self, space: Space, seed: int, config: SurrogateConfig) -> None:
+        self.space = space
+        self.config = config
+        self.free = [t for t, radix in enumerate(space.radices) if radix > 1]
+        self.random = np.random.default_rng(seed)
+        self.number = 0
+        self.known: dict[Digits, float] = {}  # rewards told
+        self.open: dict[int, Digits] = {}  # on their way
+        self.kernel: list[float] | None = None  # its fitted hyper-parameters
+        self.fitted_to = 0
+        self._health: dict[str, float] = {}
+
+    def ask(self, n: int) -> list[Proposal]:
+        with one_thread():
+            chosen = self._choose(n)
+        proposals = [Proposal(self.number + i, digits) for i, digits in enumerate(chosen)]
+        self.number += n
+        self.open |= {p.number: p.digits for p in proposals}
+        return proposals
+
+    def _choose(self, n: int) -> list[Digits]:
+        chosen: list[Digits] = []
+        for _ in range(n):
+            random = self.random.random() < self.config.explore
+            if random or len(self.known) < self.config.initial:
+                chosen.append(self._random())
+            else:
+                chosen.append(self._promising(chosen))
+        return chosen
+
+    def _random(self) -> Digits:
+        return tuple(self.random.integers(self.space.radices).tolist())
+
+    def _promising(self, chosen: list[Digits]) -> Digits:
+        """The point of the pool with the largest expected improvement."""
+        waiting = [*self.open.values(), *chosen]
+        x, y = features(self.space, [*self.known]), np.array([*self.known.values()])
+        lies = features(self.space, waiting)
+        pool, shapes = self._pool(np.concatenate([x, lies]))
+        if not pool:
+            return self._random()
+        model = self._model(x, y)
+        if waiting:  # what is on its way counts as told its prediction
+            believed = np.concatenate([y, model.predict(lies)[0]])
+            model = self._model(np.concatenate([x, lies]), believed)
+        mean, std = model.predict(shapes)
+        return pool[int(np.argmax(expected_improvement(mean, std, float(y.max()))))]
+
+    def _pool(self, seen: np.ndarray) -> tuple[list[Digits], np.ndarray]:
+        """Random points and mutants of the best whose shape differs from all that were seen."""
+        best = sorted(self.known, key=lambda d: -self.known[d])[:PARENTS]
+        half = self.config.pool // 2
+        drawn = [self._random() for _ in range(half)]
+        for i in range(self.config.pool - half):
+            parent = best[i % len(best)]
+            drawn.append(mutated(parent, self.space.radices, self.free, self.random))
+        shapes = features(self.space, drawn)
+        keys = {row.tobytes() for row in np.round(seen, 6)}
+        new: list[int] = []
+        for i, row in enumerate(np.round(shapes, 6)):
+            if (key := row.tobytes()) not in keys:
+                keys.add(key)
+                new.append(i)
+        return [drawn[i] for i in new], shapes[new]
+
+    def _model(self, x: np.ndarray, y: np.ndarray) -> GaussianProcess | Forest:
+        """A fitted model; the kernel's hyper-parameters are fitted anew only now and then."""
+        if self.config.model == "forest":
+            return Forest(self.number).fit(x, y)
+        due = self.kernel is None or len(y) >= REFIT * self.fitted_to
+        model = GaussianProcess(self.kernel, refit=due).fit(x, y)
+        if due:
+            self.kernel, self.fitted_to = model.theta, len(y)
+        return model
+
+    def tell(self, proposal: Proposal, reward: float) -> None:
+        del self.open[proposal.number]
+        self.known[proposal.digits] = reward
+        if len(self.known) > 2 * KEPT:
+            by_reward = sorted(self.known, key=lambda d: -self.known[d])
+            keep = {*by_reward[: KEPT // 2], *list(self.known)[-KEPT // 2 :]}
+            self.known = {d: r for d, r in self.known.items() if d in keep}
+
+    @property
+    def exhausted(self) -> bool:
+        return False
+
+    def health(self) -> dict[str, float]:
+        if not self.known:
+            return {}
+        rewards = list(self.known.values())
+        return {"reward": float(np.mean(rewards[-20:])), "best": max(rewards)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "random": self.random.bit_generator.state,
+            "number": self.number,
+            "known": [[list(digits), reward] for digits, reward in self.known.items()],
+            "open": [[number, list(digits)] for number, digits in self.open.items()],
+            "kernel": self.kernel,
+            "fitted_to": self.fitted_to,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.bit_generator.state = state["random"]
+        self.number = state["number"]
+        self.known = {tuple(digits): reward for digits, reward in state["known"]}
+        self.open = {number: tuple(digits) for number, digits in state["open"]}
+        self.kernel, self.fitted_to = state["kernel"], state["fitted_to"]
+
+
+class GaussianProcess:
+    """scikit-learn's, on standardised features and rewards: Matern 5/2 with one length scale, and
+    noise. `theta` are the kernel's log hyper-parameters, which are fitted where `refit` says so.
+    """
+
+    def __init__(self, theta: list[float] | None = None, *, refit: bool = True) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+        from sklearn.preprocessing import StandardScaler
+
+        kernel = ConstantKernel(1.0, (0.05, 20.0)) * Matern(8.0, (1.0, 200.0), nu=2.5)
+        kernel = kernel + WhiteKernel(0.05, (1e-4, 1.0))
+        if theta is not None:
+            kernel = kernel.clone_with_theta(np.array(theta))
+        self.scaler = StandardScaler()
+        self.process = GaussianProcessRegressor(
+            kernel,
+            optimizer="fmin_l_bfgs_b" if refit else None,  # pyright: ignore[reportArgumentType]
+        )
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Self:
+        self.mean, self.scale = float(y.mean()), float(y.std()) or 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a hyper-parameter at the edge of its range
+            self.process.fit(self.scaler.fit_transform(x), (y - self.mean) / self.scale)
+        return self
+
+    @property
+    def theta(self) -> list[float]:
+        kernel: Any = self.process.kernel_
+        return kernel.theta.tolist()
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found: Any = self.process.predict(self.scaler.transform(x), return_std=True)
+        mean, std = found
+        noise = math.exp(self.theta[-1])  # of a single training, no part of the function's reward
+        std = np.sqrt(np.maximum(std**2 - noise, 0.0))
+        return mean * self.scale + self.mean, std * self.scale
+
+
+class Forest:
+    """scikit-learn's extremely randomised trees; their spread is the uncertainty."""
+
+    def __init__(self, seed: int) -> None:
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        self.forest = ExtraTreesRegressor(TREES, random_state=seed)
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Self:
+        self.forest.fit(x, y)
+        return self
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        votes = np.array([tree.predict(x) for tree in self.forest.estimators_])
+        return votes.mean(axis=0), votes.std(axis=0)

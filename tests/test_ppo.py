@@ -1,0 +1,221 @@
+"""The controller and PPO against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from controller.policy import Policy
+from controller.ppo import PPO, PPOConfig, advantages, approximate_kl, surrogate, update
+from search_space.space import SPACES
+
+RADICES = (1, 3, 1, 4, 2)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def policy(init: float = 0.5) -> Policy:
+    return Policy(RADICES, hidden=8, init=init, generator=seeded())
+
+
+def every_candidate() -> Tensor:
+    return torch.cartesian_prod(*(torch.arange(radix) for radix in RADICES))
+
+
+def test_the_probabilities_of_all_candidates_sum_to_one() -> None:
+    logprob, _ = policy().evaluate(every_candidate())
+    assert logprob.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_choice_depends_on_those_before_it() -> None:
+    """p(a, b) is not p(a) p(b): the prediction is fed back."""
+    joint = policy().evaluate(every_candidate())[0].exp().reshape(3, 4, 2).sum(-1)
+    independent = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    assert (joint - independent).abs().max() > 1e-3
+
+
+def test_samples_have_the_log_probability_that_they_were_drawn_with() -> None:
+    made = policy()
+    digits, logprob = made.sample(50, seeded(1))
+    assert torch.allclose(logprob, made.evaluate(digits)[0], atol=1e-5)
+    assert (digits < torch.tensor(RADICES)).all()
+
+
+def test_samples_follow_the_probabilities() -> None:
+    made, n = policy(), 20_000
+    digits, _ = made.sample(n, seeded(1))
+    place = digits[:, 1] * 8 + digits[:, 3] * 2 + digits[:, 4]
+    expected = made.evaluate(every_candidate())[0].exp() * n
+    found = torch.bincount(place, minlength=24)
+    chi_squared = ((found - expected) ** 2 / expected).sum().item()
+    assert chi_squared < 49.7  # 23 degrees of freedom, p = 0.001
+
+
+def test_the_same_generator_gives_the_same_samples() -> None:
+    made = policy()
+    assert torch.equal(made.sample(9, seeded(4))[0], made.sample(9, seeded(4))[0])
+
+
+def test_the_entropy_of_a_uniform_policy_is_the_log_of_the_width() -> None:
+    _, entropy = policy(init=0.0).evaluate(every_candidate())
+    assert entropy.tolist() == pytest.approx([math.log(3 * 4 * 2) / 3] * 24)
+
+
+def test_the_entropies_along_samples_estimate_that_of_the_distribution() -> None:
+    made = policy()
+    logprob, entropy = made.evaluate(every_candidate())
+    exact = -(logprob.exp() * logprob).sum().item()
+    assert (logprob.exp() * entropy * 3).sum().item() == pytest.approx(exact, abs=1e-5)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    made = policy()
+    logprob, entropy = made.evaluate(every_candidate())
+    (logprob[5] + entropy.mean()).backward()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+# -- three candidates, worked by hand; c = 0.2
+
+RATIO = torch.tensor([1.5, 0.5, 1.1])
+
+
+def test_the_clipped_surrogate_of_three_candidates() -> None:
+    """A > 0 and r > 1 + c: clipped, 1.2 * 2. A < 0 and r < 1 - c: clipped, 0.8 * -1. Inside:
+    1.1 * 3. The pessimistic side is never clipped: r = 1.5 with A = -2 stays -3."""
+    found = surrogate(RATIO, torch.tensor([2.0, -1.0, 3.0]), 0.2)
+    assert found.tolist() == pytest.approx([2.4, -0.8, 3.3])
+    assert surrogate(RATIO, torch.tensor([-2.0, 1.0, -3.0]), 0.2).tolist() == pytest.approx(
+        [-3.0, 0.5, -3.3]
+    )
+
+
+def test_a_clipped_candidate_has_no_gradient() -> None:
+    ratio = RATIO.clone().requires_grad_()
+    surrogate(ratio, torch.tensor([2.0, -1.0, 3.0]), 0.2).sum().backward()
+    assert ratio.grad is not None
+    assert ratio.grad.tolist() == [0.0, 0.0, 3.0]
+
+
+def test_the_kl_of_three_candidates() -> None:
+    """mean of (r - 1) - log r: (0.5 - log 1.5 + -0.5 - log 0.5 + 0.1 - log 1.1) / 3."""
+    expected = (0.5 - math.log(1.5) - 0.5 - math.log(0.5) + 0.1 - math.log(1.1)) / 3
+    assert approximate_kl(RATIO.log()).item() == pytest.approx(expected, rel=1e-5)
+    assert approximate_kl(torch.zeros(3)).item() == 0.0
+
+
+def test_the_advantages_of_three_candidates() -> None:
+    """Rewards 0.2, 0.5, 0.8 over a baseline of 0.4; their standard deviation is sqrt(0.06)."""
+    rewards = torch.tensor([0.2, 0.5, 0.8])
+    plain = advantages(rewards, 0.4, scale=False)
+    assert plain.tolist() == pytest.approx([-0.2, 0.1, 0.4])
+    scaled = advantages(rewards, 0.4, scale=True)
+    assert scaled.tolist() == pytest.approx([a / math.sqrt(0.06) for a in (-0.2, 0.1, 0.4)])
+    assert advantages(torch.full((3,), 0.5), 0.5, scale=True).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_an_update_raises_the_probability_of_the_good_and_lowers_that_of_the_bad() -> None:
+    made = policy(init=0.1)
+    digits = every_candidate()[:3]
+    before = made.evaluate(digits)[0].detach()
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.01)
+    done = update(
+        made, optimiser, digits, before, torch.tensor([1.0, -1.0, 0.0]), PPOConfig(epochs=2)
+    )
+    after = made.evaluate(digits)[0]
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+    assert done.epochs == 2
+    assert done.entropy == pytest.approx(math.log(24) / 3, abs=0.02)
+
+
+def test_the_epochs_end_at_the_target_kl() -> None:
+    made, digits = policy(), every_candidate()[:3]
+    before = made.evaluate(digits)[0].detach()
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.2)
+    config = PPOConfig(epochs=50, target_kl=0.01)
+    done = update(made, optimiser, digits, before, torch.tensor([1.0, -1.0, 0.0]), config)
+    assert done.epochs < 10
+    assert done.approx_kl > 0.01
+
+
+def test_stale_samples_are_corrected_by_the_ratio_to_the_policy_that_drew_them() -> None:
+    """A candidate that the policy has come to prefer by more than 1 + c is not pushed further."""
+    made, digits = policy(), every_candidate()[:1]
+    now = made.evaluate(digits)[0].detach()
+    parameters = [p.clone() for p in made.parameters()]
+    optimiser = torch.optim.SGD(made.parameters(), lr=0.1)
+    config = PPOConfig(epochs=1, ent_coef=0.0)
+    update(made, optimiser, digits, now - math.log(1.5), torch.tensor([1.0]), config)
+    assert all(torch.equal(p, q) for p, q in zip(made.parameters(), parameters, strict=True))
+    update(made, optimiser, digits, now - math.log(1.1), torch.tensor([1.0]), config)
+    assert not all(torch.equal(p, q) for p, q in zip(made.parameters(), parameters, strict=True))
+
+
+# -- the strategy
+
+
+def test_a_batch_is_proposed_from_one_policy_and_learnt_from_when_it_is_whole() -> None:
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=4, power=1.0))
+    batch = [*ppo.ask(3), *ppo.ask(3)]
+    assert len(batch) == 4
+    assert ppo.ask(3) == []  # waits for rewards
+    for proposal, reward in zip(batch[::-1], (0.4, 0.3, 0.2, 0.1), strict=True):
+        assert ppo.updates == 0
+        ppo.tell(proposal, reward)
+    assert ppo.updates == 1
+    # 0.25 is the first batch's mean, then r is averaged in with weight 0.05, in order of proposal
+    average = 0.25
+    for reward in (0.1, 0.2, 0.3, 0.4):
+        average = 0.95 * average + 0.05 * reward
+    assert ppo.health()["reward"] == pytest.approx(average)
+    assert len(ppo.ask(9)) == 4
+
+
+def test_the_order_in_which_workers_finish_changes_nothing() -> None:
+    found = []
+    for order in ((0, 1, 2, 3), (2, 0, 3, 1)):
+        ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=4))
+        batch = ppo.ask(4)
+        for i in order:
+            ppo.tell(batch[i], i / 4)
+        found.append([p.digits for p in ppo.ask(4)])
+    assert found[0] == found[1]
+
+
+def test_async_keeps_proposing_and_learns_from_rewards_as_they_come() -> None:
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, mode="async"))
+    open_ = [*ppo.ask(5), *ppo.ask(2)]
+    assert len(open_) == 7
+    for proposal in open_[:4]:
+        ppo.tell(proposal, 0.5)
+    assert ppo.updates == 1
+    assert len(ppo.told) == 1
+    assert len(ppo.ask(2)) == 2
+
+
+def test_the_power_of_the_reward_keeps_failures_below_everything() -> None:
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, power=2.0, ema_decay=0.0))
+    for proposal, reward in zip(ppo.ask(3), (-0.1, 0.0, -0.1), strict=True):
+        ppo.tell(proposal, reward)
+    assert ppo.baseline == pytest.approx(-0.01)
+
+
+def test_ppo_learns_which_digits_pay() -> None:
+    """The share of `tiny` candidates that end in max goes from a third to most of them."""
+    space = SPACES["tiny"]
+    ppo = PPO(space, 0, PPOConfig(lr=0.02))
+    paid = []
+    for _ in range(400):
+        [proposal] = ppo.ask(1)
+        paid.append(float(proposal.digits[-1] == 2))
+        ppo.tell(proposal, paid[-1])
+    assert sum(paid[:40]) / 40 < 0.6
+    assert sum(paid[-100:]) / 100 > 0.8
