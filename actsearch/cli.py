@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from actsearch.config import (
     DoctorConfig,
     ReevaluateConfig,
+    ReplayConfig,
     SearchConfig,
     ShowConfig,
     SpaceConfig,
@@ -111,6 +112,38 @@ def reevaluate(config: ReevaluateConfig) -> int:
     return RESUMABLE if reason == STOPPED else DONE
 
 
+def replay(config: ReplayConfig) -> int:
+    from pathlib import Path
+
+    from actsearch.replay import curves, summary, table_from
+    from actsearch.replay import replay as play_all
+    from results.tables import FORMATS, to_csv
+
+    table = table_from(config.table, config.space, config.operators)
+    covered = table.coverage()
+    _say(
+        f"{config.table}: {len(table):,} functions of {table.space.spec}, best "
+        f"{table.top(0.0):.2%}, top {config.top:g} % from {table.top(config.top):.2%}"
+    )
+    if covered < 0.5:
+        _say(
+            f"Only {covered:.0%} of the space's candidates are in the table; the others count as "
+            "rejected, which no real search would tell."
+        )
+    replayed = play_all(
+        table,
+        config.strategy,
+        repeats=config.repeats,
+        budget=config.budget,
+        workers=config.workers,
+        seed=config.seed,
+    )
+    if config.curves:
+        Path(config.curves).write_text(to_csv(curves(table, replayed)))
+    sys.stdout.write(FORMATS[config.format](summary(table, replayed, config.top)))
+    return DONE
+
+
 def show(config: ShowConfig) -> int:
     from actsearch.describe import show_lines
 
@@ -145,6 +178,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "search": (SearchConfig, search),
     "top": (TopConfig, top),
     "reevaluate": (ReevaluateConfig, reevaluate),
+    "replay": (ReplayConfig, replay),
     "show": (ShowConfig, show),
     "space": (SpaceConfig, space),
     "doctor": (DoctorConfig, doctor),

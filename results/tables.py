@@ -1,7 +1,7 @@
 """Tables as text: for a terminal, CSV, JSON, Markdown. A table is a list of rows, a row a dict.
 
-Columns whose name ends in `accuracy`, `error` or `relu (paired)` hold fractions of 1; the terminal
-and Markdown show them in per cent, CSV and JSON as they are.
+Columns whose name ends in `accuracy`, `error` or `paired` or starts with `regret` hold fractions of
+1; the terminal and Markdown show them in per cent, CSV and JSON as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-_PERCENT = re.compile(r"(accuracy|error|paired)$")
+_PERCENT = re.compile(r"(accuracy|error|paired)$|^regret")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -28,6 +28,8 @@ def show(column: str, value: Any) -> str:
         if _PERCENT.search(column):
             sign = "+" if column.endswith("paired") and value > 0 else ""
             return f"{sign}{100 * value:.2f}"
+        if column == "p":
+            return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return _CONTROL.sub(" ", str(value))
 

@@ -1,0 +1,247 @@
+"""Strategies against known results: what is counted, what a table may be, what is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import actsearch
+from actsearch.cli import main
+from actsearch.errors import UsageError
+from actsearch.replay import (
+    Known,
+    Replayed,
+    Table,
+    Trace,
+    curves,
+    play,
+    replay,
+    summary,
+    table_from,
+)
+from controller.strategies import strategy_from
+from results.records import FAILURE_REWARD
+from search_space.equivalence import canonical
+from search_space.space import SPACES
+from search_space.survey import survey
+
+TINY = SPACES["tiny"]
+DISTINCT = survey(TINY).distinct
+
+
+def accuracy(formula: str) -> float:
+    return 0.1 + (sum(map(ord, formula)) % 89) / 100
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table(TINY, {e: {1.0: accuracy(str(e))} for e in DISTINCT}, "guarded")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("t") / "tiny.csv"
+    rows = [f"{e},{accuracy(str(e))}" for e in DISTINCT]
+    path.write_text(
+        "\n".join(
+            [
+                '"formula","accuracy"',
+                *(f'"{r.rsplit(",", 1)[0]}",' + r.rsplit(",", 1)[1] for r in rows),
+            ]
+        )
+    )
+    return path  # fmt: skip
+
+
+def test_every_function_costs_one_training_and_a_repeat_nothing(table: Table) -> None:
+    trace = play(strategy_from("exhaustive", TINY, 0), table.look_up, budget=1000)
+    assert len(trace.cost) == len(DISTINCT) == 91
+    assert trace.cost.tolist() == list(range(1, 92))
+    assert trace.best[-1] == max(accuracy(str(e)) for e in DISTINCT)
+    assert (np.diff(trace.best) >= 0).all()
+
+
+def test_a_rejected_function_costs_nothing_and_is_told_the_reward_of_a_failure(
+    table: Table,
+) -> None:
+    constant = TINY.index((0, 0, 0, 1, 0))  # x + -x
+    assert table.look_up(TINY.digits(constant), 1.0) == Known(None, FAILURE_REWARD)
+
+
+def test_any_spelling_finds_the_row_of_the_table(table: Table) -> None:
+    for i in range(0, TINY.size, 7):
+        digits = TINY.digits(i)
+        found, form = table.find(digits), canonical(TINY.decode(digits))
+        if form in table.rewards:
+            assert found == form
+        assert table.look_up(digits, 1.0).name == (str(found) if found else None)
+
+
+def test_the_top_per_cent_is_counted_from_the_best(table: Table) -> None:
+    best = sorted((accuracy(str(e)) for e in DISTINCT), reverse=True)
+    assert table.top(1) == best[0]
+    assert table.top(10) == best[9]  # 9.1 of 91, rounded up
+    assert table.top(100) == best[-1]
+
+
+def test_what_it_took_and_what_was_found_for_it() -> None:
+    trace = Trace(np.array([0.25, 1.25, 2.25]), np.array([-math.inf, 0.5, 0.9]))
+    assert trace.cost_to(0.5) == 1.25
+    assert trace.cost_to(0.9) == 2.25
+    assert trace.cost_to(0.95) == math.inf
+    assert trace.best_at(0.2) == trace.best_at(1) == -math.inf
+    assert trace.best_at(2) == 0.5
+
+
+def test_with_many_workers_a_reward_comes_while_others_are_on_their_way(table: Table) -> None:
+    strategy = strategy_from("evolution", TINY, 0)
+    told: list[int] = []
+    asked: list[int] = []
+    ask, tell = strategy.ask, strategy.tell
+    strategy.ask = lambda n: [asked.append(p.number) or p for p in ask(n)]  # type: ignore
+    strategy.tell = lambda p, r: (told.append(len(asked) - p.number), tell(p, r))  # type: ignore
+    play(strategy, table.look_up, budget=40, workers=4)
+    assert max(told) >= 4
+    assert play(strategy_from("ppo:batch_size=8", TINY, 0), table.look_up, 40, workers=3).cost[-1]
+
+
+def test_rungs_cost_their_share_and_need_their_column(table: Table) -> None:
+    text = "random+halving:eta=2,rungs=2,cohort=8"
+    with pytest.raises(UsageError, match=r"accuracy@0\.5"):
+        play(strategy_from(text, TINY, 0), table.look_up, 10)
+    rewards = {e: {1.0: accuracy(str(e)), 0.5: accuracy(str(e)) / 2} for e in DISTINCT}
+    trace = play(strategy_from(text, TINY, 0), Table(TINY, rewards, "guarded").look_up, 8)
+    assert trace.cost[:8].tolist() == [0.5 * i for i in range(1, 9)]
+    assert trace.cost[8] == 5.0
+    assert trace.best[7] == -math.inf  # nothing was trained to its end yet
+    assert trace.best[8] > 0
+
+
+def test_replays_in_processes_are_those_in_this_one(table: Table) -> None:
+    here, there = (
+        replay(table, ["random", "evolution"], repeats=2, budget=20, processes=n) for n in (1, 2)
+    )
+    for a, b in zip(here, there, strict=True):
+        assert a.strategy == b.strategy
+        for one, two in zip(a.traces, b.traces, strict=True):
+            assert np.array_equal(one.best, two.best)
+    assert not np.array_equal(here[0].traces[0].best, here[0].traces[1].best)
+
+
+def test_random_search_needs_as_long_as_drawing_without_replacement(table: Table) -> None:
+    """The best 10 of 91 come, on average, after (91 + 1) / (10 + 1) draws. Functions with more
+    spellings come earlier, so this holds only nearly."""
+    [done] = replay(table, ["random"], repeats=60, budget=91, processes=1)
+    costs = [trace.cost_to(table.top(10)) for trace in done.traces]
+    assert np.mean(costs) == pytest.approx(92 / 11, rel=0.35)
+
+
+def test_the_summary_has_quartiles_regret_and_a_test_against_the_first(table: Table) -> None:
+    best = table.top(0.0)
+    slow = Replayed("slow", [Trace(np.arange(1, 31), np.full(30, best - 0.2)) for _ in range(8)])
+    fast = Replayed("fast", [Trace(np.arange(1, 31), np.full(30, best)) for _ in range(8)])
+    first, second = summary(table, [slow, fast])
+    assert first["trainings, median"] is None
+    assert first["found"] == 0.0
+    assert first["p"] is None
+    assert (second["found"], second["trainings, median"]) == (1.0, 1.0)
+    assert second["p"] < 0.001
+    assert first["regret at 30"] == pytest.approx(0.2)
+    assert second["regret at 10"] == 0.0
+    assert "regret at 100" not in first
+    regrets = curves(table, [slow])
+    assert len(regrets) == 30
+    assert regrets[0]["q50"] == pytest.approx(0.2)
+
+
+# -- tables
+
+
+def test_a_finished_run_is_a_table(tmp_path: Path, blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    from .test_search import QUICK, SPACE, small_net
+
+    run = actsearch.search(tmp_path / "run", space=SPACE, dataset=blobs, child=small_net, **QUICK)
+    found = table_from(run.path)
+    trained = run.table().query("status != 'rejected'")
+    assert len(found) == len(trained)
+    assert found.top(0.0) == trained["val accuracy"].max()
+    assert found.coverage() == 1.0
+    trace = play(strategy_from("exhaustive", found.space, 0), found.look_up, 100)
+    assert len(trace.cost) == len(trained) - 2  # relu and swish, beside it, are not in the space
+    exported = tmp_path / "top.csv"
+    assert (run.path / "top.csv").exists()
+    exported.write_text((run.path / "top.csv").read_text())
+    again = table_from(exported, found.space.spec)
+    assert again.rewards == found.rewards
+
+
+def test_a_parquet_file_is_a_table(file: Path, tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    target = tmp_path / "t.parquet"
+    pd.read_csv(file).to_parquet(target)
+    assert table_from(target, "tiny").rewards == table_from(file, "tiny").rewards
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "has the columns a, b; a table needs formula and accuracy"),
+        ("formula,accuracy\nrelu(x),high\n", "'high' is no number"),
+        ("formula,accuracy\nrelu(x),93.1\n", "write them as fractions of 1"),
+        ("formula,accuracy\nrelu(,0.5\n", "relu"),
+        ("", "cannot be read as a table"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_in_a_sentence(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        table_from(path)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run and no file at"):
+        table_from(tmp_path / "none.csv")
+
+
+def test_an_empty_accuracy_is_a_failed_training(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("formula,accuracy\nrelu(x),0.5\nsin(x),\n")
+    rewards = {str(e): told[1.0] for e, told in table_from(path, "tiny").rewards.items()}
+    assert rewards == {"relu(x)": 0.5, "sin(x)": FAILURE_REWARD}
+
+
+# -- the command
+
+
+def test_the_command_prints_one_row_a_strategy(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "curves.csv"
+    options = ["--space", "tiny", "--repeats", "4", "--budget", "40", "--top", "5"]
+    strategies = ["--strategy", "random", "evolution:population=8,tournament=4"]
+    code = main(["replay", str(file), *strategies, *options, "--curves", str(target), "-f", "json"])
+    assert code == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert [row["strategy"] for row in rows] == strategies[1:]
+    assert all(row["n"] == 4 for row in rows)
+    assert "91 functions of tiny" in printed.err
+    lines = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert len(lines) == 80
+    assert list(lines[0]) == ["strategy", "trainings", "q10", "q25", "q50", "q75", "q90"]
+
+
+def test_an_unknown_strategy_is_refused_before_anything_is_replayed(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(file), "--space", "tiny", "--strategy", "ppo:epoch=3"]) == 2
+    assert "did you mean 'epochs'" in capsys.readouterr().err
