@@ -114,6 +114,8 @@ class SearchConfig:
     """Ray workers, or one child at a time in this process [ray]."""
     ray_address: Text = None
     """A running Ray cluster to join, such as 10.0.0.1:6379."""
+    timeout: Float = None
+    """Seconds after which a child is stopped and recorded as timed_out [never]."""
     preset: Preset = None
     """quick (the default): minutes on a laptop. paper: ResNet-20, CIFAR-10, plain formulas."""
     seed: Int = None
@@ -134,6 +136,8 @@ class SearchConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"--timeout {self.timeout:g} must be above 0 seconds")
         choices = {
             "executor": ("ray", "inline"),
             "screen": ("on", "off"),
@@ -210,6 +214,8 @@ class ReevaluateConfig:
     """Ray workers, or one child at a time in this process [ray]."""
     ray_address: Text = None
     """A running Ray cluster to join."""
+    timeout: Float = None
+    """Seconds after which a child is stopped [never]."""
     data_root: Text = None
     """Where torchvision's data sets lie [data]."""
     download: Flag = False

@@ -35,6 +35,7 @@ _CODES = {
     "builtins.ValueError": USAGE,
     "child_models.datasets.DataError": ENVIRONMENT,
     "workers.executor.ExecutorError": ENVIRONMENT,
+    "workers.executor.ClusterLostError": RESUMABLE,
     "results.store.StoreError": RUN_UNAVAILABLE,
     "builtins.ModuleNotFoundError": ENVIRONMENT,
     "builtins.ImportError": ENVIRONMENT,

@@ -27,7 +27,7 @@ from actsearch.session import (
     warm_up,
 )
 from child_models.evaluate import Evaluator
-from controller.strategies import normal, short, strategy_from
+from controller.strategies import normal, rungs, short, strategy_from
 from results.records import Trial
 from results.store import Store
 from search_space.baselines import BASELINES
@@ -92,10 +92,14 @@ class Plan:
             f"child      {self.evaluator.child.name} on {self.evaluator.dataset.name}, "
             f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s['operators']}",
         ]
+        cohorts = rungs(s["strategy"])
+        if cohorts is not None:
+            lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = s["workers"] or os.cpu_count() or 1
         if self.total and s["ray_address"] is None:
-            total = self.seconds_a_child * (self.total + len(BESIDE)) / workers
+            share = 1.0 if cohorts is None else cohorts.cost
+            total = self.seconds_a_child * (self.total * share + len(BESIDE)) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
 
@@ -217,6 +221,7 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         settings["workers"],
         settings["workers_per_gpu"],
         settings["ray_address"],
+        settings["timeout"],
     )
     with running(lambda: machinery.start(plan.evaluator)) as (executor, stop):
         title = " · ".join(

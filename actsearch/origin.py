@@ -7,9 +7,12 @@ that was imported earlier cannot be undone, so it is refused with a sentence.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -48,6 +51,16 @@ def guard() -> None:
             )
     if not any(isinstance(finder, _OwnPackages) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OwnPackages())
+
+
+@cache
+def code_version() -> str:
+    """Version and hash of all sources: what a driver and its workers must have in common."""
+    digest = hashlib.sha256()
+    for package in sorted((*PACKAGES, "actsearch")):
+        for file in sorted((ROOT / package).glob("*.py")):
+            digest.update(f"{package}/{file.name}".encode() + file.read_bytes())
+    return f"{importlib.metadata.version('actsearch')} ({digest.hexdigest()[:8]})"
 
 
 def shadowing(folder: Path) -> list[str]:

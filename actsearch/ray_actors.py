@@ -3,6 +3,7 @@ actsearch, and with it the guard of origin.py, before any of the generic names."
 
 from __future__ import annotations
 
+from actsearch.origin import code_version
 from workers.candidate_queue import CandidateQueue
 from workers.ray_executor import Worker
 
@@ -13,3 +14,6 @@ class QueueActor(CandidateQueue):
 
 class WorkerActor(Worker):
     """A worker as a Ray actor."""
+
+    def code(self) -> str:
+        return code_version()

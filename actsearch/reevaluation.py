@@ -142,7 +142,11 @@ def _train(
     if not missing:
         return "all trained"
     machinery = Machinery(
-        config.executor or "ray", config.workers, config.workers_per_gpu, config.ray_address
+        config.executor or "ray",
+        config.workers,
+        config.workers_per_gpu,
+        config.ray_address,
+        config.timeout,
     )
     with running(lambda: machinery.start(evaluator)) as (executor, stop):
         title = (

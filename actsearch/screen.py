@@ -110,7 +110,8 @@ def plain_line(progress: Progress) -> str:
     best = progress.best[0] if progress.best else None
     found = f", best {_percent(best.accuracy)} {best.formula}" if best else ""
     of = f"/{progress.total:,}" if progress.total else ""
-    return f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}{found}"
+    reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
+    return f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}{found}{reward}"
 
 
 class _Block:

@@ -39,10 +39,11 @@ class Machinery:
     workers: int | None = None
     workers_per_gpu: int | None = None
     ray_address: str | None = None
+    timeout: float | None = None
 
     def start(self, evaluate: Evaluate) -> Executor:
         if self.executor == "inline":
-            return InlineExecutor(evaluate)
+            return InlineExecutor(evaluate, self.timeout)
         from actsearch.ray_actors import QueueActor, WorkerActor
         from workers.ray_executor import RayExecutor
 
@@ -59,6 +60,7 @@ class Machinery:
             workers=self.workers,
             workers_per_gpu=self.workers_per_gpu,
             address=self.ray_address,
+            timeout=self.timeout,
             queue_class=QueueActor,
             worker_class=WorkerActor,
         )

@@ -1,6 +1,6 @@
 """Does each strategy beat random search? Two tasks without training, the same evaluations for all.
 
-    python benchmarks/strategies.py [--seeds 30] [--quick]
+    python benchmarks/strategies.py [--seeds 30] [--task recover] [--strategy ppo]
 
 bandit   `two-units`; every choice of a digit has a hidden value, drawn anew for each seed, and a
          candidate is worth the mean of its choices' values. Score: the best of 300 candidates.
@@ -133,11 +133,11 @@ def overhead() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--quick", action="store_true", help="no surrogate, which takes longest")
+    parser.add_argument("--task", choices=[*BUDGETS], action="append", help="one of them only")
+    parser.add_argument("--strategy", action="append", help="one of them only, beside random")
     given = parser.parse_args()
-    rivals = [r for r in RIVALS if not (given.quick and r == "surrogate")]
-    for task in BUDGETS:
-        compare(task, ("random", *rivals), range(given.seeds))
+    for task in given.task or BUDGETS:
+        compare(task, ("random", *(given.strategy or RIVALS)), range(given.seeds))
     overhead()
 
 

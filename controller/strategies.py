@@ -60,17 +60,23 @@ def strategy_from(text: str, space: Space, seed: int) -> Strategy:
 def normal(text: str, *, halving: bool = False) -> str:
     """`text` with its options in the order of their table, so that one strategy has one name;
     `halving` puts it behind."""
-    base, rungs = _parts(text)
+    base, wrapper = _parts(text)
     written = options.written(*_chosen(base))
-    if rungs is None and not halving:
+    if wrapper is None and not halving:
         return written
-    return written + "+" + options.written(HALVING, _halving_options(rungs or ""))
+    return written + "+" + options.written(HALVING, _halving_options(wrapper or ""))
+
+
+def rungs(text: str) -> HalvingConfig | None:
+    """The cohorts of a strategy with `+halving`, None without."""
+    halving = _parts(text)[1]
+    return None if halving is None else HalvingConfig(**_halving_options(halving))
 
 
 def short(text: str) -> str:
     """The strategy's name without options, such as `ppo-halving`."""
-    base, rungs = _parts(text)
-    return options.split(base)[0] + ("" if rungs is None else f"-{HALVING}")
+    base, halving = _parts(text)
+    return options.split(base)[0] + ("" if halving is None else f"-{HALVING}")
 
 
 def _parts(text: str) -> tuple[str, str | None]:

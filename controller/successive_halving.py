@@ -31,6 +31,23 @@ class HalvingConfig:
             if getattr(self, name) < lowest:
                 raise ValueError(f"halving:{name}={getattr(self, name)} must be {lowest} or more")
 
+    @property
+    def cost(self) -> float:
+        """Whole trainings a candidate, on average over a full cohort."""
+        kept, cost = self.cohort, 0.0
+        for rung in range(self.rungs):
+            cost += kept * self.eta ** (rung + 1 - self.rungs)
+            kept = max(1, kept // self.eta)
+        return cost / self.cohort
+
+    def words(self, steps: int) -> str:
+        """Such as `64 x 12 steps, 16 x 50, 4 x 200`."""
+        kept, rungs = self.cohort, []
+        for rung in range(self.rungs):
+            rungs.append(f"{kept} x {max(1, round(steps * self.eta ** (rung + 1 - self.rungs))):,}")
+            kept = max(1, kept // self.eta)
+        return ", ".join(rungs)
+
 
 @dataclass
 class Entrant:

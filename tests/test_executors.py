@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from actsearch.ray_actors import QueueActor, WorkerActor
 from results.records import Outcome, Trial
-from workers.executor import Beat, Evaluate, Executor, ExecutorError, Finished
+from workers.executor import (
+    Beat,
+    Evaluate,
+    Executor,
+    ExecutorError,
+    Finished,
+    InlineExecutor,
+)
 from workers.ray_executor import RayExecutor
 
 from .conftest import ray_executor, trial
 
 MakeExecutor = Callable[[Evaluate], Executor]
+MakeAny = Callable[..., Executor]
+
+
+@pytest.fixture(params=["inline", "ray"])
+def make_any(request: pytest.FixtureRequest) -> Iterator[MakeAny]:
+    """Either executor with options, closed after the test."""
+    made: list[Executor] = []
+
+    def make(evaluate: Evaluate, **options: Any) -> Executor:
+        if request.param == "inline":
+            made.append(InlineExecutor(evaluate, **options))
+        else:
+            request.getfixturevalue("ray_session")
+            classes = {"queue_class": QueueActor, "worker_class": WorkerActor}
+            made.append(RayExecutor(evaluate, workers=2, **classes, **options))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
 
 
 def finish(executor: Executor, n: int, seconds: float = 60.0) -> list[Finished]:
@@ -108,18 +137,122 @@ def test_a_killed_workers_candidate_is_trained_by_another(ray_session: Any, tmp_
         executor.close()
 
 
-def test_a_candidate_that_kills_every_worker_ends_as_crashed(ray_session: Any) -> None:
+CRASHES: dict[str, Callable[[], object]] = {
+    "SIGSEGV": lambda: ctypes.string_at(0),
+    "SIGABRT": os.abort,
+    "exit 3": lambda: os._exit(3),
+}
+
+
+@pytest.mark.parametrize("how", CRASHES)
+def test_a_crash_is_told_with_its_evidence(ray_session: Any, how: str) -> None:
+    crash = CRASHES[how]
+
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
-            os._exit(1)
+            crash()
         return Outcome("ok", val_accuracy=0.5)
 
     executor = ray_executor(evaluate)
     try:
         for i in (1, 2, 3):
             executor.submit(trial(i))
-        statuses = {t.id: o.status for t, o in finish(executor, 3)}
-        assert statuses == {1: "crashed", 2: "ok", 3: "ok"}
+        outcomes = {t.id: o for t, o in finish(executor, 3)}
+        assert {i: o.status for i, o in outcomes.items()} == {1: "crashed", 2: "ok", 3: "ok"}
+        assert outcomes[1].reason.startswith(f"{how} in a process of its own")
+        if how != "exit 3":
+            assert "Fatal Python error" in outcomes[1].reason
+        assert isinstance(executor, RayExecutor)
+        assert executor.lost == 1  # one worker, then the evidence
+    finally:
+        executor.close()
+
+
+def test_a_candidate_whose_process_is_killed_from_outside_is_innocent(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    """Killed five times, in a worker and alone, and then trained."""
+    folder = str(tmp_path)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        deaths = len(os.listdir(folder))
+        if deaths < 5:
+            Path(folder, str(deaths)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome("ok", val_accuracy=0.5)
+
+    executor = ray_executor(evaluate)
+    try:
+        executor.submit(trial(1))
+        [(_, outcome)] = finish(executor, 1)
+        assert outcome.status == "ok"
+        assert len(list(tmp_path.iterdir())) == 5
+    finally:
+        executor.close()
+
+
+def test_a_child_that_hears_beats_is_stopped_in_time(tmp_path: Path, make_any: MakeAny) -> None:
+    pids = str(tmp_path)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        Path(pids, str(os.getpid())).touch()
+        for step in range(1000 if trial.id == 1 else 2):
+            time.sleep(0.05)
+            beat(step)
+        return Outcome("ok", val_accuracy=0.5)
+
+    executor = make_any(evaluate, timeout=1.0)
+    executor.submit(trial(1))
+    start = time.monotonic()
+    [(_, outcome)] = finish(executor, 1)
+    assert outcome.status == "timed_out"
+    assert outcome.reason == "longer than 1 s"
+    assert 1.0 < outcome.seconds < 3.0
+    assert time.monotonic() - start < 15
+    executor.submit(trial(2))
+    [(_, outcome)] = finish(executor, 1)
+    assert outcome.status == "ok"
+    assert len(list(tmp_path.iterdir())) <= 2  # no worker was replaced
+
+
+def test_a_child_that_hears_nothing_is_ended_with_its_worker(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.ray_executor.GRACE_SECONDS", 1.0)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        if trial.id == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)  # as a GPU that hangs
+        return Outcome("ok", val_accuracy=0.5)
+
+    executor = RayExecutor(
+        evaluate, workers=2, timeout=1.0, queue_class=QueueActor, worker_class=WorkerActor
+    )
+    try:
+        for i in (1, 2, 3):
+            executor.submit(trial(i))
+        outcomes = {t.id: o.status for t, o in finish(executor, 3, seconds=30)}
+        assert outcomes == {1: "timed_out", 2: "ok", 3: "ok"}
+        for i in (4, 5):
+            executor.submit(trial(i))
+        assert {o.status for _, o in finish(executor, 2)} == {"ok"}
+    finally:
+        executor.close()
+
+
+class OtherCode(WorkerActor):
+    def code(self) -> str:
+        import ray
+
+        return "here" if ray.get_runtime_context().worker.mode == 0 else "there"
+
+
+def test_a_worker_with_other_code_is_refused_in_a_sentence(ray_session: Any) -> None:
+    executor = RayExecutor(by_seed(), workers=1, queue_class=QueueActor, worker_class=OtherCode)
+    try:
+        executor.submit(trial(1))
+        with pytest.raises(ExecutorError, match="has actsearch there, the driver here; install"):
+            finish(executor, 1)
     finally:
         executor.close()
 

@@ -33,7 +33,7 @@ def queue(clock: Clock) -> CandidateQueue:
 def take(queue: CandidateQueue, worker: str = "w") -> tuple[int, Trial]:
     leased = queue.lease(worker)
     assert leased is not None
-    return leased
+    return leased.number, leased.trial
 
 
 def test_candidates_are_leased_in_order_and_each_once(queue: CandidateQueue) -> None:
@@ -99,6 +99,38 @@ def test_a_candidate_that_loses_every_worker_ends_as_crashed(queue: CandidateQue
     assert (ended.id, outcome.status) == (1, "crashed")
 
 
+def test_a_candidate_that_has_lost_a_worker_is_to_be_tried_alone(queue: CandidateQueue) -> None:
+    for i in (1, 2):
+        queue.put(trial(i))
+    take(queue, "dying")
+    queue.release("dying")
+    second, first = queue.lease("w"), queue.lease("w")
+    assert second is not None
+    assert first is not None
+    assert (second.trial.id, second.alone) == (2, False)
+    assert (first.trial.id, first.alone) == (1, True)
+    assert [t.id for t in queue.give_back(first.number)] == [1]
+    assert queue.give_back(first.number) == []
+    queue.put(trial(3), lost=1)
+    again, told = queue.lease("w"), queue.lease("w")
+    assert again is not None
+    assert told is not None
+    assert again.alone
+    assert told.alone
+
+
+def test_leases_that_are_out_for_too_long_are_named(queue: CandidateQueue, clock: Clock) -> None:
+    for i in (1, 2):
+        queue.put(trial(i))
+    first, _ = take(queue)
+    clock.now = 5.0
+    queue.beat(first, 100)
+    take(queue)
+    clock.now = 8.0
+    assert [(o.number, o.step) for o in queue.overdue(6.0)] == [(first, 100)]
+    assert queue.overdue(8.0) == []
+
+
 def test_hold_hands_out_nothing_more(queue: CandidateQueue) -> None:
     for i in (1, 2):
         queue.put(trial(i))
@@ -119,7 +151,7 @@ def test_candidates_are_conserved_under_random_deaths_and_silences(seed: int) ->
     while len(completed) < 30:
         action = rng.choice(["lease", "lease", "complete", "complete", "die", "wait", "late"])
         if action == "lease" and (leased := queue.lease(f"w{rng.randrange(4)}")):
-            leases.append(leased[0])
+            leases.append(leased.number)
         elif action == "complete" and leases:
             queue.complete(leases[rng.randrange(len(leases))], ok(0.5))
         elif action == "die" and rng.random() < 0.2:

@@ -257,6 +257,12 @@ def test_a_cohort_is_halved_by_reward_and_the_inner_strategy_told_once_each() ->
     assert halving.ask(1)[0].share == 0.25
 
 
+def test_what_a_cohort_costs() -> None:
+    config = HalvingConfig()
+    assert config.cost == pytest.approx((64 / 16 + 16 / 4 + 4) / 64)
+    assert config.words(200) == "64 x 12, 16 x 50, 4 x 200"
+
+
 def test_no_more_candidates_closes_the_cohort_that_there_is() -> None:
     halving = strategy_from("exhaustive+halving:eta=2,rungs=2,cohort=8", SPACES["tiny"], 0)
     first = list(halving.ask(4))

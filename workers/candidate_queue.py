@@ -2,8 +2,11 @@
 
 A candidate is waiting, leased, or completed. A lease ends when its worker completes it, when the
 worker is known to be dead, or when no beat has come for `lease_seconds`; in the last two cases the
-candidate waits again under a new lease, and what the old one still reports is refused. Plain Python
-with an injected clock; one Ray actor holds it, and the durable queue behind it is the store.
+candidate waits again under a new lease, and what the old one still reports is refused. One that has
+lost a worker is a suspect: it waits behind the others and is to be tried alone.
+
+Plain Python with an injected clock; one Ray actor holds it, and the durable queue behind it is the
+store.
 """
 
 from __future__ import annotations
@@ -16,17 +19,20 @@ from dataclasses import dataclass
 from results.records import Outcome, Trial
 
 LEASE_SECONDS = 600.0  # a child beats each second; only a frozen one is silent for so long
-MAX_LOST = 3  # a candidate whose worker has died so often is not tried again
+MAX_LOST = 10  # killed so often without evidence, a candidate is not tried again
 
 
 @dataclass
 class Lease:
-    """A candidate in a worker's hands until `ends` on the queue's clock."""
+    """A candidate in a worker's hands since `began`, until `ends` on the queue's clock. `alone`: it
+    is a suspect, to be run in a process of its own."""
 
     number: int
     trial: Trial
     worker: str
+    began: float
     ends: float
+    alone: bool
     step: int = 0
 
 
@@ -46,18 +52,22 @@ class CandidateQueue:
         self._lost: Counter[int] = Counter()
         self._next = 0
 
-    def put(self, trial: Trial) -> None:
+    def put(self, trial: Trial, lost: int = 0) -> None:
+        """`lost` is how many workers the candidate has lost already."""
         self._waiting[trial.id] = trial
+        if lost:
+            self._lost[trial.id] = lost
 
-    def lease(self, worker: str) -> tuple[int, Trial] | None:
-        """The oldest waiting candidate and the number of its lease, or None."""
+    def lease(self, worker: str) -> Lease | None:
+        """The oldest waiting candidate, or None."""
         if not self._waiting:
             return None
         _, trial = self._waiting.popitem(last=False)
         self._next += 1
-        ends = self._clock() + self._lease_seconds
-        self._leases[self._next] = Lease(self._next, trial, worker, ends)
-        return self._next, trial
+        now, alone = self._clock(), self._lost[trial.id] > 0
+        lease = Lease(self._next, trial, worker, now, now + self._lease_seconds, alone)
+        self._leases[self._next] = lease
+        return lease
 
     def beat(self, lease: int, step: int) -> bool:
         """Renew a lease; False where it has ended, so that the worker can stop."""
@@ -75,6 +85,15 @@ class CandidateQueue:
         self._completed.append((held.trial, outcome))
         return True
 
+    def give_back(self, lease: int) -> list[Trial]:
+        """The process in which a suspect ran was killed: it waits again."""
+        return self._end([lease] if lease in self._leases else [])
+
+    def overdue(self, seconds: float) -> list[Lease]:
+        """Leases that have been out for longer than that."""
+        began = self._clock() - seconds
+        return [lease for lease in self._leases.values() if lease.began < began]
+
     def release(self, worker: str) -> list[Trial]:
         """The worker is dead: its candidates wait again, behind the others."""
         return self._end([n for n, lease in self._leases.items() if lease.worker == worker])
@@ -91,7 +110,7 @@ class CandidateQueue:
             if self._lost[trial.id] < MAX_LOST:
                 self.put(trial)
             else:
-                reason = f"its worker died or fell silent {MAX_LOST} times"
+                reason = f"its worker or its own process was killed or fell silent {MAX_LOST} times"
                 self._completed.append((trial, Outcome("crashed", reason)))
         return trials
 

@@ -7,6 +7,7 @@ raises only where the machinery itself is broken.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -20,6 +21,44 @@ Finished = tuple[Trial, Outcome]
 
 class ExecutorError(Exception):
     """The executor cannot be had or cannot go on; the message says what to do."""
+
+
+class ClusterLostError(Exception):
+    """The cluster is gone; all that had finished is stored, and the same command goes on."""
+
+
+class Stopped(BaseException):
+    """Raised by a beat to end a child from within. No Exception, so that an evaluation which turns
+    exceptions into outcomes lets it pass."""
+
+
+class TimedOut(Stopped):
+    """The child has been training for longer than it may."""
+
+
+class LeaseLost(Stopped):
+    """Somebody else has the candidate by now."""
+
+
+class Deadline:
+    """A beat that ends a child after `timeout` seconds (None: never), then passes the beat on."""
+
+    def __init__(self, timeout: float | None, beat: Beat = lambda step: None) -> None:
+        self.timeout = timeout
+        self.beat = beat
+        self.started = time.monotonic()
+
+    def __call__(self, step: int) -> None:
+        seconds = time.monotonic() - self.started
+        if self.timeout is not None and seconds > self.timeout:
+            raise TimedOut
+        self.beat(step)
+
+
+def timed_out(timeout: float, seconds: float, step: int | None = None) -> Outcome:
+    """The outcome of a child that was stopped."""
+    at = f" at step {step}" if step is not None else ""
+    return Outcome("timed_out", f"longer than {timeout:g} s{at}", step=step, seconds=seconds)
 
 
 class Executor(Protocol):
@@ -59,8 +98,9 @@ class InlineExecutor:
     """Trains one trial at a time in the calling process, inside `completed`: for debugging and
     tests."""
 
-    def __init__(self, evaluate: Evaluate) -> None:
+    def __init__(self, evaluate: Evaluate, timeout: float | None = None) -> None:
         self._evaluate = evaluate
+        self._timeout = timeout
         self._waiting: deque[Trial] = deque()
 
     @property
@@ -82,7 +122,12 @@ class InlineExecutor:
         """Trains the next trial to its end, whatever `timeout` is."""
         if not self._waiting:
             return []
-        outcome = self._evaluate(self._waiting[0], lambda step: None)
+        deadline = Deadline(self._timeout)
+        try:
+            outcome = self._evaluate(self._waiting[0], deadline)
+        except TimedOut:
+            seconds = time.monotonic() - deadline.started
+            outcome = timed_out(self._timeout or 0.0, seconds)
         return [(self._waiting.popleft(), outcome)]
 
     def hold(self) -> None:

@@ -4,68 +4,126 @@ Ray.
 The driver keeps a few candidates a worker in the queue and collects what is completed. Workers and
 queue are actors that Ray never restarts and whose calls it never retries (its retries ran side
 effects twice): a worker that dies gives its lease back at once and is replaced; a queue that dies
-is made again from what the driver has submitted. Ray starts with the first RayExecutor, not with
-the import of this module.
+is made again from what the driver has submitted; a cluster whose head is gone ends the search in
+seconds, before Ray ends the process. Ray starts with the first RayExecutor, not with the import of
+this module.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from results.records import Trial
-from workers.candidate_queue import CandidateQueue
-from workers.executor import Evaluate, ExecutorError, Finished
+from results.records import Outcome, Trial
+from workers.candidate_queue import CandidateQueue, Lease
+from workers.executor import (
+    ClusterLostError,
+    Deadline,
+    Evaluate,
+    ExecutorError,
+    Finished,
+    LeaseLost,
+    TimedOut,
+    timed_out,
+)
+from workers.isolation import KilledFromOutside, run_alone
 
 log = logging.getLogger("actsearch.workers")
 
 AHEAD = 2  # candidates a worker that wait in the queue
 POLL_SECONDS = 0.05
-IDLE_SECONDS = 0.05
+IDLE_SECONDS = 0.05, 0.5  # a worker without a candidate asks again after so long, at most
 BEAT_SECONDS = 1.0
 CALL_SECONDS = 60.0  # no call to the queue takes longer unless something is broken
+ANSWER_SECONDS = 3.0  # then the head is asked whether it is still there
+GRACE_SECONDS = 5.0  # beyond the timeout, for a child that hears no beat
+GROW_SECONDS = 5.0  # between looks at what has joined the cluster
 STILLBORN = 6  # workers that died in a row before they leased anything
 
 
 class Worker:
     """The body of a worker actor: lease, evaluate, complete, for ever."""
 
-    def run(self, queue: Any, name: str, evaluate: Evaluate) -> None:
+    def run(
+        self, queue: Any, name: str, evaluate: Evaluate, timeout: float | None, code: str
+    ) -> None:
+        """`code` is the driver's; raises ExecutorError where this machine has another."""
         import ray
 
+        if self.code() != code:
+            raise ExecutorError(
+                f"{socket.gethostname()} has actsearch {self.code()}, the driver {code}; "
+                "install the same version on both"
+            )
+        idle, longest = IDLE_SECONDS
         while True:
-            leased = ray.get(queue.lease.remote(name))
-            if leased is None:
-                time.sleep(IDLE_SECONDS)
+            lease: Any = ray.get(queue.lease.remote(name))
+            if lease is None:
+                time.sleep(idle)
+                idle = min(2 * idle, longest)
                 continue
-            lease, trial = leased
-            outcome = evaluate(trial, _Beat(queue, lease))
-            ray.get(queue.complete.remote(lease, outcome))
+            idle = IDLE_SECONDS[0]
+            outcome = self._evaluate(queue, lease, evaluate, timeout)
+            if outcome is None:
+                ray.get(queue.give_back.remote(lease.number))
+            else:
+                ray.get(queue.complete.remote(lease.number, outcome))
+
+    def code(self) -> str:
+        """What is compared between driver and worker."""
+        return ""
+
+    def _evaluate(
+        self, queue: Any, lease: Lease, evaluate: Evaluate, timeout: float | None
+    ) -> Outcome | None:
+        """The outcome of a leased candidate; None where it says nothing about the candidate."""
+        dumps = importlib.import_module("ray.cloudpickle").dumps  # functions by value, as Ray does
+        deadline = Deadline(timeout, _Beat(queue, lease.number))
+        try:
+            if lease.alone:
+                return run_alone(evaluate, lease.trial, lambda: deadline(0), dumps)
+            return evaluate(lease.trial, deadline)
+        except TimedOut:
+            return timed_out(timeout or 0.0, time.monotonic() - deadline.started)
+        except (LeaseLost, KilledFromOutside):
+            return None
 
 
 class _Beat:
-    """Renews a lease at most once in BEAT_SECONDS, without waiting for the answer."""
+    """Renews a lease at most once in BEAT_SECONDS, without waiting; raises LeaseLost when an
+    earlier answer says that the lease has ended."""
 
     def __init__(self, queue: Any, lease: int) -> None:
         self.queue = queue
         self.lease = lease
         self.last = time.monotonic()
+        self.answer: Any = None
 
     def __call__(self, step: int) -> None:
-        if time.monotonic() - self.last >= BEAT_SECONDS:
-            self.last = time.monotonic()
-            self.queue.beat.remote(self.lease, step)
+        if time.monotonic() - self.last < BEAT_SECONDS:
+            return
+        import ray
+
+        self.last = time.monotonic()
+        if self.answer is not None:
+            ready, _ = ray.wait([self.answer], timeout=0)
+            if ready and not ray.get(self.answer):
+                raise LeaseLost
+        self.answer = self.queue.beat.remote(self.lease, step)
 
 
 class RayExecutor:
     """Trains on a local Ray, or on the cluster at `address`.
 
-    `workers` is their number: by default one a core, or `workers_per_gpu` a GPU where Ray sees any.
+    `workers` is their number: by default one a core, or `workers_per_gpu` a GPU where Ray sees any,
+    and on a cluster more as machines join. A child may take `timeout` seconds.
     `queue_class` and `worker_class` are what Ray unpickles by name on the workers; the front door
     hands in its own. Raises ExecutorError where Ray cannot be reached or cannot place the workers.
     """
@@ -77,6 +135,7 @@ class RayExecutor:
         workers: int | None = None,
         workers_per_gpu: int | None = None,
         address: str | None = None,
+        timeout: float | None = None,
         queue_class: type[CandidateQueue] = CandidateQueue,
         worker_class: type[Worker] = Worker,
     ) -> None:
@@ -88,6 +147,12 @@ class RayExecutor:
         self._ray: Any = ray
         self._queue_class = queue_class
         self._worker_class = worker_class
+        self._address = address
+        self._timeout = timeout
+        self._asked_for = workers, workers_per_gpu
+        self._looked = time.monotonic()
+        self._killed: set[str] = set()  # workers that this driver has killed
+        self._lost: Counter[int] = Counter()  # workers that a candidate has lost
         self._outstanding: dict[int, Trial] = {}
         self._workers: dict[str, Any] = {}
         self._futures: dict[Any, str] = {}
@@ -95,6 +160,7 @@ class RayExecutor:
         self._stillborn = 0
         self._leased = 0
         self.lost = 0  # workers that died
+        self._gone = False  # the cluster's head
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             _start_ray(address, workers)
@@ -134,10 +200,23 @@ class RayExecutor:
         actor: Any = self._ray.remote(self._queue_class)
         self._queue = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
         for trial in self._outstanding.values():
-            self._queue.put.remote(trial)
+            self._queue.put.remote(trial, self._lost[trial.id])
+
+    def _grow(self) -> None:
+        """As many workers as the cluster has room for by now, where no number was asked for."""
+        if self._address is None or self._asked_for[0] is not None:
+            return
+        if time.monotonic() - self._looked >= GROW_SECONDS:
+            self._looked = time.monotonic()
+            before = self.workers
+            self.workers, self._gpu_share = self._plan(*self._asked_for)
+            if self.workers != before:
+                log.info("the cluster has room for %d workers", self.workers)
+            self._make_workers()
 
     def _make_workers(self) -> None:
         actor: Any = self._ray.remote(self._worker_class)
+        code = self._worker_class().code()
         while len(self._workers) < self.workers:
             self._spawned += 1
             name = f"w{self._spawned}"
@@ -145,7 +224,8 @@ class RayExecutor:
                 num_cpus=1, num_gpus=self._gpu_share, max_restarts=0, max_task_retries=0
             ).remote()
             self._workers[name] = worker
-            self._futures[worker.run.remote(self._queue, name, self._evaluate)] = name
+            run = worker.run.remote(self._queue, name, self._evaluate, self._timeout, code)
+            self._futures[run] = name
 
     @property
     def free(self) -> int:
@@ -174,8 +254,10 @@ class RayExecutor:
         while True:
             try:
                 self._replace_dead_workers()
+                self._grow()
                 finished = self._collect()
             except self._ray.exceptions.RayActorError as error:
+                self._check_head()
                 self._rebuild(error)
                 finished = []
             if finished or time.monotonic() >= deadline:
@@ -184,13 +266,49 @@ class RayExecutor:
 
     def _collect(self) -> list[Finished]:
         self._queue.reclaim.remote()
+        if self._timeout is not None:
+            self._kill_overdue(self._timeout)
         drained, self._leased = self._call(self._queue.drain.remote())
         finished = [(t, o) for t, o in drained if self._outstanding.pop(t.id, None) is not None]
         self._stillborn = 0 if finished else self._stillborn
         return finished
 
+    def _kill_overdue(self, timeout: float) -> None:
+        """End the workers whose child is over its time and hears no beat, as in a call to C."""
+        for lease in self._call(self._queue.overdue.remote(timeout + GRACE_SECONDS)):
+            outcome = timed_out(timeout, timeout + GRACE_SECONDS, lease.step or None)
+            if self._call(self._queue.complete.remote(lease.number, outcome)):
+                log.warning("trial %d is over its time and stuck; its worker ends", lease.trial.id)
+                self._killed.add(lease.worker)
+                if lease.worker in self._workers:
+                    self._kill(self._workers[lease.worker])
+
     def _call(self, ref: Any) -> Any:
-        return self._ray.get(ref, timeout=CALL_SECONDS)
+        """The answer of the queue; raises ClusterLostError where the cluster's head is gone."""
+        deadline = time.monotonic() + CALL_SECONDS
+        while True:
+            try:
+                return self._ray.get(ref, timeout=ANSWER_SECONDS)
+            except self._ray.exceptions.GetTimeoutError as error:
+                self._check_head()
+                if time.monotonic() >= deadline:
+                    raise ExecutorError(
+                        f"the queue has not answered for {CALL_SECONDS:g} s; is the machine "
+                        "overloaded? All that had finished is stored, and the same command goes on."
+                    ) from error
+
+    def _check_head(self) -> None:
+        """Ray itself notices after a minute that its head is gone, and ends the process."""
+        head = self._ray.get_runtime_context().gcs_address
+        try:
+            host, _, port = head.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            self._gone = True
+            raise ClusterLostError(
+                f"Ray's head at {head} is gone ({error}). All that had finished is stored; "
+                "when it is back, the same command goes on."
+            ) from error
 
     def _replace_dead_workers(self) -> None:
         ended, _ = self._ray.wait(list(self._futures), num_returns=len(self._futures), timeout=0)
@@ -199,34 +317,50 @@ class RayExecutor:
             del self._workers[name]
             error = _error_of(self._ray, future)
             if isinstance(error, self._ray.exceptions.RayTaskError):
-                raise ExecutorError(f"a worker failed outside its child: {error}") from error
+                self._explain(error)
             self.lost += 1
+            log.warning("worker %s died: %s", name, error)
             returned = self._call(self._queue.release.remote(name))
-            log.warning("worker %s died, %d candidate(s) back in the queue", name, len(returned))
-            self._stillborn = 0 if returned else self._stillborn + 1
+            self._lost.update(trial.id for trial in returned)
+            log.warning("%d candidate(s) of worker %s back in the queue", len(returned), name)
+            expected = returned or name in self._killed
+            self._stillborn = 0 if expected else self._stillborn + 1
             if self._stillborn >= STILLBORN:
                 raise ExecutorError(f"workers die as they start; the last one: {error}") from error
         self._make_workers()
 
+    def _explain(self, error: Any) -> None:
+        """A worker's loop raised: because its queue died, or because something is broken."""
+        cause = getattr(error, "cause", None)
+        ours = isinstance(cause, (self._ray.exceptions.RayActorError, ExecutorError))
+        if ours and isinstance(cause, Exception):
+            raise cause
+        raise ExecutorError(f"a worker failed outside its child: {error}") from error
+
     def _rebuild(self, error: Exception) -> None:
         """The queue is gone: workers hold its leases, so they go too; all is submitted again."""
-        log.warning("the queue died (%s); made again with its candidates", error)
+        log.warning("the queue died (%s); made again with its candidates", error, exc_info=error)
         self._kill_workers()
         self._make_queue()
         self._make_workers()
 
     def _kill_workers(self) -> None:
         for worker in self._workers.values():
-            self._ray.kill(worker)
+            self._kill(worker)
         self._workers.clear()
         self._futures.clear()
 
+    def _kill(self, actor: Any) -> None:
+        """Also one that is dead already or not made yet, which Ray calls an error."""
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(actor)
+
     def close(self) -> None:
-        if not self._ray.is_initialized():
-            return
+        if self._gone or not self._ray.is_initialized():
+            return  # without its head Ray can neither be asked nor shut down
         self._kill_workers()
         if hasattr(self, "_queue"):
-            self._ray.kill(self._queue)
+            self._kill(self._queue)
         if self._owns_ray:
             self._ray.shutdown()
 

@@ -1,0 +1,313 @@
+"""A storm of SIGKILLs over a whole search, and the accounts afterwards.
+
+    python -m tests.chaos --kills 1000 [--seed 0] [--trials 4000]
+
+A real search, its store and StrategySource, runs on a Ray cluster of two nodes, on children that
+sleep for 20 to 70 ms. Workers, the queue's actor, the second node and the driver itself are killed
+at random moments; a driver that was killed is started again and resumes. One candidate in a hundred
+is poison: it aborts whatever process it runs in. Every child notes its end in a ledger outside the
+store. At the end
+
+- every trial has exactly one outcome, and the budget is spent to the last function;
+- what the ledger says was finished, the store has, and the other way round;
+- every poison that was tried is `crashed`, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+TARGETS = {"worker": 0.75, "queue": 0.1, "driver": 0.1, "node": 0.05}
+PAUSE = 0.2, 0.9  # seconds between kills
+
+
+def poisonous(expression: str) -> bool:
+    return sum(map(ord, expression)) % 100 == 7
+
+
+# -- the driver, a process of its own
+
+
+def drive(folder: Path, address: str, budget: int) -> None:
+    """Search, or resume; the children sleep."""
+    import logging
+
+    from actsearch.loop import Level, StrategySource, run_trials
+    from actsearch.progress import Progress
+    from actsearch.ray_actors import QueueActor, WorkerActor
+    from controller.strategies import strategy_from
+    from results.store import Store
+    from search_space.space import SPACES
+    from workers.ray_executor import RayExecutor
+
+    logging.basicConfig(filename=folder / "driver.log", level=logging.INFO)
+    store = Store(folder / "run.sqlite", create=True)
+    store.add_protocol("p", {})
+    space, name = SPACES["one-unit"], "evolution"
+    source = StrategySource(
+        store,
+        space,
+        strategy_from(name, space, 0),
+        name=name,
+        level=lambda share: Level("search", "p"),
+        seed=0,
+        budget=budget,
+        patience=100_000,
+    )
+    if not source.anything_left:
+        return
+    executor = RayExecutor(
+        sleeper(str(folder / "ledger")),
+        workers=2,
+        address=address,
+        queue_class=QueueActor,
+        worker_class=WorkerActor,
+    )
+    try:
+        run_trials(store, source, executor, Progress("chaos", "", None))
+    finally:
+        executor.close()
+
+
+def sleeper(ledger: str) -> Any:
+    """An evaluation that Ray sends by value, since workers know no `tests`."""
+
+    def evaluate(trial: Any, beat: Any) -> Any:
+        import time
+
+        from results.records import Outcome
+
+        if sum(map(ord, trial.expression)) % 100 == 7:
+            os.abort()
+        for step in range(2 + trial.id % 6):
+            time.sleep(0.01)
+            beat(step)
+        accuracy = (sum(map(ord, trial.expression)) % 97) / 100
+        line = f"{trial.id} {accuracy}\n".encode()
+        file = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(file, line)
+        os.close(file)
+        return Outcome("ok", val_accuracy=accuracy)
+
+    return evaluate
+
+
+# -- the storm
+
+
+class Storm:
+    """The cluster, the driver, and the kills."""
+
+    def __init__(self, folder: Path, budget: int, seed: int) -> None:
+        self.folder = folder
+        self.budget = budget
+        self.random = random.Random(seed)
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+        self.address = f"127.0.0.1:{free_port()}"
+        port = self.address.rpartition(":")[2]
+        self.head = self._start_node("--head", f"--port={port}", "--include-dashboard=false")
+        wait_for(self.address)
+        self.node = self._start_node(f"--address={self.address}")
+        self.kills: Counter[str] = Counter()
+        self.drivers = 0
+        self.driver = self._start_driver()
+
+    def _start_node(self, *options: str) -> subprocess.Popen[bytes]:
+        """As on a machine of its own: ray start, which ends with its processes."""
+        ray = Path(sys.executable).with_name("ray")
+        with open(self.folder / "nodes.out", "ab") as out:
+            return subprocess.Popen(
+                [str(ray), "start", *options, "--num-cpus=2", "--block", "--disable-usage-stats"],
+                stdout=out,
+                stderr=out,
+                cwd=self.folder,
+                env=self.environment,
+            )
+
+    def _start_driver(self) -> subprocess.Popen[bytes]:
+        self.drivers += 1
+        command = [sys.executable, "-m", "tests.chaos", "--drive", str(self.folder)]
+        with open(self.folder / "driver.out", "ab") as out:
+            return subprocess.Popen(
+                [*command, "--address", self.address, "--trials", str(self.budget)],
+                stdout=out,
+                stderr=out,
+                env=self.environment,
+            )
+
+    def _processes(self, name: str) -> list[psutil.Process]:
+        """Our cluster's actors of this name."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.name().startswith("ray::") and name in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def strike(self) -> None:
+        """Kill something, if there is something of the kind that chance has chosen."""
+        [target] = self.random.choices([*TARGETS], [*TARGETS.values()])
+        if target == "driver":
+            self.driver.send_signal(signal.SIGKILL)
+            self.driver.wait()
+            self.kills["driver"] += 1
+            self.driver = self._start_driver()
+            return
+        if target == "node":
+            kill_tree(self.node)
+            self.node = self._start_node(f"--address={self.address}")
+            self.kills["node"] += 1
+            return
+        processes = self._processes("WorkerActor" if target == "worker" else "QueueActor")
+        if processes:
+            try:
+                self.random.choice(processes).kill()
+            except psutil.Error:
+                return
+            self.kills[target] += 1
+
+    def blow(self, kills: int) -> None:
+        """Until the search has ended; the first `kills` strikes are all there are."""
+        while True:
+            code = self.driver.poll()
+            if code is not None:
+                if code == 0:
+                    return
+                tail = (self.folder / "driver.out").read_text(errors="replace")[-2000:]
+                raise SystemExit(f"the driver ended with {code}:\n{tail}")
+            if self.kills.total() < kills:
+                time.sleep(self.random.uniform(*PAUSE))
+                self.strike()
+            else:
+                time.sleep(0.2)
+
+    def close(self) -> None:
+        for process in (self.driver, self.node, self.head):
+            kill_tree(process)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process and all that it has started."""
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    process.kill()
+    process.wait()
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for(address: str) -> None:
+    """Until the head listens."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def accounts(folder: Path, budget: int) -> dict[str, Any]:
+    """What must hold, as counts that must be 0, beside what happened."""
+    from results.store import Store
+
+    store = Store(folder / "run.sqlite", readonly=True)
+    rows = [row for row in store.rows("search") if row["status"] != "rejected"]
+    lines = [line.split() for line in (folder / "ledger").read_text().splitlines()]
+    ledger = Counter(int(trial) for trial, _ in lines)
+    scores = {int(trial): float(accuracy) for trial, accuracy in lines}
+    ok = {row["id"]: row["val_accuracy"] for row in rows if row["status"] == "ok"}
+    crashed = [row for row in rows if row["status"] == "crashed"]
+    names = Counter(row["expression"] for row in rows)
+    open_proposals = store.open_proposals("evolution")
+    store.close()
+    return {
+        "trials": len(rows),
+        "ok": len(ok),
+        "crashed": len(crashed),
+        "trained more than once": sum(n > 1 for n in ledger.values()),
+        "wrong": {
+            "waiting": sum(row["status"] is None for row in rows),
+            "not in the budget": abs(len(rows) - budget),
+            "twice": sum(n > 1 for n in names.values()),
+            "ok without a ledger line": len(ok.keys() - ledger.keys()),
+            "ledger line without an outcome": len(ledger.keys() - ok.keys()),
+            "other score than the ledger": sum(scores.get(i, a) != a for i, a in ok.items()),
+            "innocent called crashed": sum(not poisonous(row["expression"]) for row in crashed),
+            "poison called ok": sum(poisonous(row["expression"]) for row in rows
+                                    if row["status"] == "ok"),
+            "proposals never told": len(open_proposals),
+        },
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--trials", type=int, default=None, help="functions to train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", help="keep the run and its logs here")
+    parser.add_argument("--drive", help=argparse.SUPPRESS)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.drive:
+        drive(Path(given.drive), given.address, given.trials)
+        return 0
+    budget = given.trials or min(3000, 100 + 8 * given.kills)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = given.folder or temporary
+        Path(folder).mkdir(exist_ok=True)
+        storm = Storm(Path(folder), budget, given.seed)
+        try:
+            storm.blow(given.kills)
+        finally:
+            storm.close()
+        found = accounts(Path(folder), budget)
+    found |= {"kills": dict(storm.kills), "drivers": storm.drivers}
+    found["seconds"] = round(time.monotonic() - start, 1)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return int(any(found["wrong"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""run_alone(): one candidate in a process of its own, whose end says what the candidate is like.
+
+A worker that dies takes its cause with it: a kill from outside and a crash inside look the same. So
+a candidate that has lost a worker is tried again in a child process. A return code that no kill
+from outside gives is evidence against it; SIGKILL and SIGTERM are none, and it is tried once more.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from results.records import Outcome, Trial
+
+POLL_SECONDS = 0.05
+# What a machine does to any process; the rest a process does to itself.
+FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+
+# Imports the front door first, and with it the guard of our packages' names.
+_CHILD = "import actsearch, workers.isolation as i; i.child()"
+
+
+class KilledFromOutside(Exception):
+    """The process was killed, which says nothing about its candidate."""
+
+
+def run_alone(
+    evaluate: Any,
+    trial: Trial,
+    alive: Callable[[], None],
+    dumps: Callable[[Any], bytes] = pickle.dumps,
+) -> Outcome:
+    """Evaluate `trial` in a new process; `alive()` is called while it runs and may raise to end it.
+
+    Returns the outcome, `crashed` with the evidence where the process ended itself. Raises
+    KilledFromOutside where it was killed. `dumps` must write what pickle reads.
+    """
+    with tempfile.TemporaryDirectory(prefix="actsearch-") as folder:
+        files = {name: Path(folder, name) for name in ("task", "outcome", "crash")}
+        files["task"].write_bytes(dumps((evaluate, trial)))
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, folder],
+            stdin=subprocess.DEVNULL,
+            cwd=folder,  # where no file can take the name of one of our packages
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        try:
+            while process.poll() is None:
+                alive()
+                time.sleep(POLL_SECONDS)
+        finally:
+            process.kill()
+            code = process.wait()
+        if code == 0 and files["outcome"].exists():
+            return pickle.loads(files["outcome"].read_bytes())  # noqa: S301 - of our own child
+        if code in FROM_OUTSIDE:
+            raise KilledFromOutside(f"the process of trial {trial.id} was killed ({code})")
+        return Outcome("crashed", _evidence(code, files["crash"]))
+
+
+def _evidence(code: int, crash: Path) -> str:
+    """Such as `SIGSEGV in a process of its own: Fatal Python error: ...`."""
+    try:
+        how = signal.Signals(-code).name if code < 0 else f"exit {code}"
+    except ValueError:
+        how = f"signal {-code}"
+    stack = crash.read_text(errors="replace").splitlines() if crash.exists() else []
+    shown = "; ".join(line.strip() for line in stack if line.strip())[:300]
+    return f"{how} in a process of its own" + (f": {shown}" if shown else "")
+
+
+def child() -> None:
+    """The new process: evaluate what the folder holds, and leave the outcome there."""
+    folder = Path(sys.argv[1])
+    with open(folder / "crash", "w") as crash:
+        faulthandler.enable(crash, all_threads=False)
+        evaluate, trial = pickle.loads((folder / "task").read_bytes())  # noqa: S301 - our parent's
+        outcome = evaluate(trial, lambda step: None)
+        part = folder / "outcome.part"
+        part.write_bytes(pickle.dumps(outcome))
+        part.replace(folder / "outcome")
