@@ -16,6 +16,7 @@ from actsearch.config import (
     SearchConfig,
     ShowConfig,
     SpaceConfig,
+    StopConfig,
     TopConfig,
     read_command,
 )
@@ -100,6 +101,14 @@ def top(config: TopConfig) -> int:
         time.sleep(WATCH_SECONDS)
 
 
+def stop(config: StopConfig) -> int:
+    from actsearch.run import Run
+
+    run = Run.open(config.run) if config.run else Run.newest()
+    _say(f"Asked {run.stop()} to stop; its running children finish first. Nothing is lost.")
+    return DONE
+
+
 def reevaluate(config: ReevaluateConfig) -> int:
     from rich.console import Console
 
@@ -176,6 +185,7 @@ def doctor(config: DoctorConfig) -> int:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "search": (SearchConfig, search),
+    "stop": (StopConfig, stop),
     "top": (TopConfig, top),
     "reevaluate": (ReevaluateConfig, reevaluate),
     "replay": (ReplayConfig, replay),

@@ -160,6 +160,14 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class StopConfig:
+    """Ask a search to stop: its running children finish, and nothing is lost."""
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+
+
+@dataclass(frozen=True)
 class TopConfig:
     """Rank the functions of a run by validation accuracy; works while the search runs."""
 

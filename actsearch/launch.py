@@ -223,7 +223,10 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         settings["ray_address"],
         settings["timeout"],
     )
-    with running(lambda: machinery.start(plan.evaluator)) as (executor, stop):
+    with running(lambda: machinery.start(plan.evaluator), plan.run.stop_request) as (
+        executor,
+        stop,
+    ):
         title = " · ".join(
             (
                 f"{plan.run.path}  {settings['strategy']}",

@@ -148,7 +148,7 @@ def _train(
         config.ray_address,
         config.timeout,
     )
-    with running(lambda: machinery.start(evaluator)) as (executor, stop):
+    with running(lambda: machinery.start(evaluator), run.stop_request) as (executor, stop):
         title = (
             f"{run.path}  re-evaluation · {evaluator.child.name} · {evaluator.dataset.name}"
             f" · {evaluator.recipe.steps:,} steps"

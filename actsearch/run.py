@@ -116,6 +116,28 @@ class Run:
         part.write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         part.replace(self.path / "config.json")
 
+    @property
+    def stop_request(self) -> Path:
+        """The file whose existence asks the run's driver to stop."""
+        return self.path / "stop"
+
+    def stop(self) -> str:
+        """Ask the driver of this run to let its children finish and end; returns who that is.
+
+        Raises RunError where no driver holds the run."""
+        try:
+            descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise RunError(f"nothing runs in {self.path}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.stop_request.touch()
+            return _holder(descriptor)
+        finally:
+            os.close(descriptor)
+        raise RunError(f"nothing runs in {self.path}")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this driver; raises RunError, with who holds it, where another does."""

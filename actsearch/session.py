@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from workers.executor import Evaluate, Executor, InlineExecutor
 log = logging.getLogger("actsearch")
 
 WARM_UP_STEPS = 5
+LOOK_SECONDS = 0.5  # between looks for a request to stop
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,18 @@ def warm_up(evaluator: Evaluator) -> float:
 
 
 class Stop:
-    """The first SIGINT or SIGTERM asks for a drain, the second interrupts at once."""
+    """The first SIGINT or SIGTERM asks for a drain, the second interrupts at once. So does the file
+    `request`, which `actsearch stop` writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: Path) -> None:
         self.requested = False
+        self.request = request
+        self._looked = 0.0
 
     def __call__(self) -> bool:
+        if not self.requested and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self.requested = self.request.exists()
         return self.requested
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -170,14 +178,17 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(start: Callable[[], Executor]) -> Iterator[tuple[Executor, Stop]]:
-    """An executor with the signal handlers around it; it is closed whatever happens."""
+def running(start: Callable[[], Executor], request: Path) -> Iterator[tuple[Executor, Stop]]:
+    """An executor with the signal handlers around it; it is closed whatever happens. `request` is
+    the file that asks for a stop; one that was left there earlier is of no account."""
+    request.unlink(missing_ok=True)
     executor = start()
     try:
-        with Stop().installed() as stop:
+        with Stop(request).installed() as stop:
             yield executor, stop
     finally:
         executor.close()
+        request.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

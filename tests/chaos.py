@@ -111,6 +111,45 @@ def sleeper(ledger: str) -> Any:
 # -- the storm
 
 
+class Cluster:
+    """A head and nodes as on machines of their own, by `ray start`, with a token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(new_token(folder / "token")),
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.head = self._start("--head", f"--port={port}", "--include-dashboard=false")
+        wait_for(self.address)
+
+    def join(self, cpus: int = 2) -> subprocess.Popen[bytes]:
+        """Another node."""
+        return self._start(f"--address={self.address}", cpus=cpus)
+
+    def _start(self, *options: str, cpus: int = 2) -> subprocess.Popen[bytes]:
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "start", *options, f"--num-cpus={cpus}", "--block"]
+        with open(self.folder / "nodes.out", "ab") as out:
+            return subprocess.Popen(
+                [*command, "--disable-usage-stats"],
+                stdout=out,
+                stderr=out,
+                cwd=self.folder,
+                env=self.environment,
+            )
+
+
+def new_token(file: Path) -> Path:
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(32))
+    return file
+
+
 class Storm:
     """The cluster, the driver, and the kills."""
 
@@ -118,45 +157,21 @@ class Storm:
         self.folder = folder
         self.budget = budget
         self.random = random.Random(seed)
-        token = folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
-        self.environment = {
-            **os.environ,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        }
-        self.address = f"127.0.0.1:{free_port()}"
-        port = self.address.rpartition(":")[2]
-        self.head = self._start_node("--head", f"--port={port}", "--include-dashboard=false")
-        wait_for(self.address)
-        self.node = self._start_node(f"--address={self.address}")
+        self.cluster = Cluster(folder)
+        self.node = self.cluster.join()
         self.kills: Counter[str] = Counter()
         self.drivers = 0
         self.driver = self._start_driver()
-
-    def _start_node(self, *options: str) -> subprocess.Popen[bytes]:
-        """As on a machine of its own: ray start, which ends with its processes."""
-        ray = Path(sys.executable).with_name("ray")
-        with open(self.folder / "nodes.out", "ab") as out:
-            return subprocess.Popen(
-                [str(ray), "start", *options, "--num-cpus=2", "--block", "--disable-usage-stats"],
-                stdout=out,
-                stderr=out,
-                cwd=self.folder,
-                env=self.environment,
-            )
 
     def _start_driver(self) -> subprocess.Popen[bytes]:
         self.drivers += 1
         command = [sys.executable, "-m", "tests.chaos", "--drive", str(self.folder)]
         with open(self.folder / "driver.out", "ab") as out:
             return subprocess.Popen(
-                [*command, "--address", self.address, "--trials", str(self.budget)],
+                [*command, "--address", self.cluster.address, "--trials", str(self.budget)],
                 stdout=out,
                 stderr=out,
-                env=self.environment,
+                env=self.cluster.environment,
             )
 
     def _processes(self, name: str) -> list[psutil.Process]:
@@ -181,7 +196,7 @@ class Storm:
             return
         if target == "node":
             kill_tree(self.node)
-            self.node = self._start_node(f"--address={self.address}")
+            self.node = self.cluster.join()
             self.kills["node"] += 1
             return
         processes = self._processes("WorkerActor" if target == "worker" else "QueueActor")
@@ -208,7 +223,7 @@ class Storm:
                 time.sleep(0.2)
 
     def close(self) -> None:
-        for process in (self.driver, self.node, self.head):
+        for process in (self.driver, self.node, self.cluster.head):
             kill_tree(process)
 
 

@@ -154,16 +154,23 @@ def test_every_error_with_an_exit_code_exists() -> None:
     assert errors.exit_code(KeyError("x")) == errors.UNEXPECTED
 
 
-def test_the_first_interrupt_drains_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "actsearch stop"])
+def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
     arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--executor", "inline"]
     arguments += ["--steps", "60", "--budget", "8"]
     process = subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_until(lambda: finished(tmp_path / "runs/a") >= 2)
-    process.send_signal(signal.SIGINT)
+    if how == "actsearch stop":
+        asked = actsearch_in(tmp_path, "stop", "runs/a")
+        assert f"Asked process {process.pid} on" in asked.stderr
+    else:
+        process.send_signal(signal.Signals[how])
     said, _ = process.communicate(timeout=60)
     assert process.returncode == errors.RESUMABLE
+    assert not (tmp_path / "runs/a/stop").exists()
+    assert "nothing runs in" in actsearch_in(tmp_path, "stop", "runs/a").stderr
     assert "nothing is lost, the same command goes on" in said
     stopped_at = finished(tmp_path / "runs/a")
     assert 2 <= stopped_at < 10

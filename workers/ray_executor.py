@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from results.records import Outcome, Trial
@@ -142,6 +143,7 @@ class RayExecutor:
         if address is not None:
             _check_listening(address)
             _offer_token()
+            _check_token(address)
         import ray
 
         self._ray: Any = ray
@@ -384,6 +386,7 @@ def _start_ray(address: str | None, workers: int | None) -> None:
     try:
         with _environment():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        _protect_token()
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"Ray at {address}" if address else "a local Ray"
         raise ExecutorError(
@@ -405,11 +408,44 @@ def _check_listening(address: str) -> None:
         ) from error
 
 
+def _token_file() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.path.expanduser("~/.ray/auth_token")))
+
+
 def _offer_token() -> None:
     """A cluster may ask for the token; Ray offers it only if told so before it is imported."""
-    file = os.environ.get("RAY_AUTH_TOKEN_PATH", os.path.expanduser("~/.ray/auth_token"))
-    if "RAY_AUTH_TOKEN" in os.environ or os.path.exists(file):
+    if "RAY_AUTH_TOKEN" in os.environ or _token_file().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    elif os.environ.get("RAY_AUTH_MODE") == "token":  # Ray would abort the process
+        raise ExecutorError(
+            f"RAY_AUTH_MODE is token, but there is no token at {_token_file()}; copy it from the "
+            "head, with mode 0600"
+        )
+
+
+def _check_token(address: str) -> None:
+    """Ray itself says after 20 seconds that it failed to connect, and not why."""
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.exceptions import AuthenticationError
+
+    if address.startswith("ray://"):
+        return
+    try:
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        have = f"that at {_token_file()} is another" if _token_file().exists() else "there is none"
+        raise ExecutorError(
+            f"Ray at {address} asks for a token, and {have}; copy the head's ~/.ray/auth_token "
+            f"to {_token_file()}, with mode 0600"
+        ) from error
+
+
+def _protect_token() -> None:
+    """Ray writes its token readable by all; whoever reads it can run code on the cluster."""
+    file = _token_file()
+    with suppress(OSError):
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
 
 
 @contextmanager
