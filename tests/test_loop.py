@@ -222,17 +222,17 @@ def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
         return store
 
     unbroken = opened("unbroken")
-    run(unbroken, Child(), space=space, strategy=strategy, budget=40)
+    run(unbroken, Child(), space=space, strategy=strategy, budget=24)
     broken, trained = opened("broken"), Counter[int]()
-    for die_at in (0, 1, 3, 7, 2, 0, 11):
+    for die_at in (0, 1, 3, 7, 2, 0):
         child = Child(die_at)
         with pytest.raises(KeyboardInterrupt):
-            run(broken, child, space=space, strategy=strategy, budget=40)
+            run(broken, child, space=space, strategy=strategy, budget=24)
         trained += child.trials
         broken.close()
         broken = opened("broken")
     child = Child()
-    assert run(broken, child, space=space, strategy=strategy, budget=40) == "budget spent"
+    assert run(broken, child, space=space, strategy=strategy, budget=24) == "budget spent"
     trained += child.trials
     assert set(trained.values()) == {1}
     assert unbroken.strategy(strategy) == broken.strategy(strategy)
