@@ -124,6 +124,7 @@ def reevaluate(config: ReevaluateConfig) -> int:
 def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
+    from actsearch.errors import UsageError
     from actsearch.replay import curves, summary, table_from
     from actsearch.replay import replay as play_all
     from results.tables import FORMATS, to_csv
@@ -134,6 +135,11 @@ def replay(config: ReplayConfig) -> int:
         f"{config.table}: {len(table):,} functions of {table.space.spec}, best "
         f"{table.top(0.0):.2%}, top {config.top:g} % from {table.top(config.top):.2%}"
     )
+    if covered < 0.1:
+        raise UsageError(
+            f"{config.table} has only {covered:.1%} of the candidates of {table.space.spec}: a replay "
+            "would tell nothing; give the table of a space that was trained whole, or --space"
+        )
     if covered < 0.5:
         _say(
             f"Only {covered:.0%} of the space's candidates are in the table; the others count as "

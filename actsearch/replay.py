@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class Table:
         for expr, print_ in fingerprints(self.rewards, operators):
             self._by_key.setdefault(print_.key, []).append(expr)
         self._found: dict[Digits, Expr | None] = {}
-        self._canonical: dict[Expr, Expr | None] = {}
+        self._rows: dict[Expr, Expr | None] = {}  # of each canonical form
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -138,15 +139,16 @@ class Table:
         return accuracies[max(1, math.ceil(percent / 100 * len(accuracies))) - 1]
 
     def coverage(self, sample: int = 2000) -> float:
-        """The share of the space's candidates that the table has, or that screening rejects; of a
-        random sample where the space is large."""
+        """The share of the space's candidates that the table has, of those that screening lets
+        through; of a sample where the space is large."""
         size = self.space.size
-        step = max(1, size // sample)
-        points = [self.space.digits(i) for i in range(0, size, step)]
-        missing = [p for p in points if self.find(p) is None]
+        indices = range(size) if size <= sample else Random(0).sample(range(size), sample)
+        points = [self.space.digits(i) for i in indices]
+        self._find(points)
+        missing = [p for p in points if self._found[p] is None]
         forms = [canonical(self.space.decode(p), self.operators) for p in missing]
         rejected = sum(bool(reason) for _, reason in screens(forms, self.operators))
-        return 1.0 - (len(missing) - rejected) / len(points)
+        return (len(points) - len(missing)) / max(1, len(points) - rejected)
 
     def look_up(self, digits: Digits, share: float) -> Known:
         expr = self.find(digits)
@@ -163,16 +165,20 @@ class Table:
     def find(self, digits: Digits) -> Expr | None:
         """The row of the table with this function, whatever its spelling."""
         if digits not in self._found:
-            expr = canonical(self.space.decode(digits), self.operators)
-            if expr not in self._canonical:
-                self._canonical[expr] = expr if expr in self.rewards else self._alike(expr)
-            self._found[digits] = self._canonical[expr]
+            self._find([digits])
         return self._found[digits]
 
-    def _alike(self, expr: Expr) -> Expr | None:
-        [(_, print_)] = fingerprints([expr], self.operators)
-        rows = self._by_key.get(print_.key, [])
-        return next((row for row in rows if same_function(row, expr, self.operators)), None)
+    def _find(self, points: Sequence[Digits]) -> None:
+        """Note the row of each point, or None: by its canonical form, then by its values."""
+        forms = {p: canonical(self.space.decode(p), self.operators) for p in points}
+        new = {expr for expr in forms.values() if expr not in self._rows}
+        self._rows |= {expr: expr for expr in new if expr in self.rewards}
+        others = sorted(new - self._rows.keys(), key=str)
+        for expr, print_ in fingerprints(others, self.operators):
+            alike = self._by_key.get(print_.key, [])
+            same = (row for row in alike if same_function(row, expr, self.operators))
+            self._rows[expr] = next(same, None)
+        self._found |= {p: self._rows[expr] for p, expr in forms.items()}
 
 
 def table_from(source: str | Path, space: str | None = None, operators: str | None = None) -> Table:

@@ -240,6 +240,13 @@ def test_the_command_prints_one_row_a_strategy(
     assert list(lines[0]) == ["strategy", "trainings", "q10", "q25", "q50", "q75", "q90"]
 
 
+def test_a_table_of_another_space_is_refused(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(file), "--space", "two-units"]) == 2
+    assert "% of the candidates of two-units: a replay would tell" in capsys.readouterr().err
+
+
 def test_an_unknown_strategy_is_refused_before_anything_is_replayed(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
