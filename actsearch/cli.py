@@ -137,8 +137,8 @@ def replay(config: ReplayConfig) -> int:
     )
     if covered < 0.1:
         raise UsageError(
-            f"{config.table} has only {covered:.1%} of the candidates of {table.space.spec}: a replay "
-            "would tell nothing; give the table of a space that was trained whole, or --space"
+            f"{config.table} has only {covered:.1%} of the candidates of {table.space.spec}: a "
+            "replay would tell nothing; give the table of a space trained whole, or --space"
         )
     if covered < 0.5:
         _say(
