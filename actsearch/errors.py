@@ -36,6 +36,7 @@ _CODES = {
     "child_models.datasets.DataError": ENVIRONMENT,
     "workers.executor.ExecutorError": ENVIRONMENT,
     "workers.executor.ClusterLostError": RESUMABLE,
+    "results.store.DiskFullError": RESUMABLE,
     "results.store.StoreError": RUN_UNAVAILABLE,
     "builtins.ModuleNotFoundError": ENVIRONMENT,
     "builtins.ImportError": ENVIRONMENT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
@@ -156,7 +157,8 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     dataset = settings["dataset"]
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
     strategy = short(normal(settings["strategy"], halving=settings["halving"]))
-    return RUNS / f"{space if space in SPACES else 'custom'}-{strategy}-{dataset}"
+    name = f"{space if space in SPACES else 'custom'}-{strategy}-{dataset}"
+    return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
 
 
 def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:

@@ -7,6 +7,7 @@ run.lock     held by the driver that is writing, with its host and process id
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import EnvironmentProblem, RunError
 from results.leaderboard import PROPERTIES, Entry, furthest, leaderboard, status_counts
-from results.store import Store, StoreError
+from results.store import DiskFullError, Store, StoreError
 from results.tables import Row, to_csv
 
 if TYPE_CHECKING:
@@ -125,22 +126,32 @@ class Run:
         """Ask the driver of this run to let its children finish and end; returns who that is.
 
         Raises RunError where no driver holds the run."""
+        holder = self.driver()
+        if holder is None:
+            raise RunError(f"nothing runs in {self.path}")
+        self.stop_request.touch()
+        return holder
+
+    def driver(self) -> str | None:
+        """Who holds the run now, None where nobody does. A lock ends with its process, so a file
+        that a killed driver has left says nothing."""
         try:
             descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise RunError(f"nothing runs in {self.path}") from error
+        except OSError:
+            return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.stop_request.touch()
             return _holder(descriptor)
+        else:
+            return None
         finally:
             os.close(descriptor)
-        raise RunError(f"nothing runs in {self.path}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this driver; raises RunError, with who holds it, where another does."""
+        """Hold the run for this driver; raises RunError, with who holds it, where another does, and
+        DiskFullError where a file cannot be written meanwhile."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(
@@ -157,6 +168,13 @@ class Run:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
             yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFullError(
+                f"the disk of {self.path} is full; all that had finished is stored. Free some "
+                "space, and the same command goes on."
+            ) from error
         finally:
             os.close(descriptor)
 

@@ -157,10 +157,17 @@ class Stop:
                 signal.signal(signum, handler)
 
 
+class RunLog(logging.FileHandler):
+    """What cannot be logged, on a full disk, is not worth a traceback on the screen."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """All that actsearch logs, tracebacks too, goes to this file."""
-    handler = logging.FileHandler(path, delay=True)
+    handler = RunLog(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     before, log.propagate = (log.level, log.propagate), False
@@ -174,7 +181,8 @@ def logging_to(path: Path) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(before[0])
         log.propagate = before[1]
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 @contextlib.contextmanager

@@ -101,6 +101,28 @@ class StoreError(Exception):
     """A store that cannot be opened or read; the message says why and what to do."""
 
 
+class DiskFullError(StoreError):
+    """Nothing more can be written; what had been committed is safe."""
+
+
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+
+
+class _Connection(sqlite3.Connection):
+    """Names a full disk."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) in _FULL:
+                raise DiskFullError(
+                    f"the disk is full ({error}); all that had finished is stored. Free some "
+                    "space, and the same command goes on."
+                ) from error
+            raise
+
+
 @dataclass(frozen=True)
 class OpenProposal:
     """A proposal whose trial has no outcome yet."""
@@ -119,16 +141,15 @@ class Store:
     def __init__(self, path: Path, *, create: bool = False, readonly: bool = False) -> None:
         if not path.is_file() and not create:
             raise StoreError(f"no run at {path.parent}; 'actsearch search {path.parent}' makes one")
-        new = not path.exists()
         mode = "ro" if readonly else "rwc"
         uri = f"{path.absolute().as_uri()}?mode={mode}"
-        self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+        self._db = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=30, factory=_Connection
+        )
         self._db.row_factory = sqlite3.Row
         self._saved: dict[tuple[str, str], str] = {}  # what save_strategy has written
         try:
-            if new:
-                self._create()
-            self._check_version(path)
+            self._check_version(path, create)
             if not readonly:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -148,7 +169,12 @@ class Store:
                 self._db.execute(statement)
             self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
 
-    def _check_version(self, path: Path) -> None:
+    def _check_version(self, path: Path, create: bool) -> None:
+        """An empty file, as a driver leaves that is killed at once, counts as none."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            if not create:
+                raise StoreError(f"nothing is stored in {path} yet; start the search again")
+            self._create()
         row = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         if row is None or int(row[0]) != SCHEMA_VERSION:
             found = "none" if row is None else row[0]
@@ -166,11 +192,12 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
             self._saved.clear()
+            if self._db.in_transaction:  # SQLite ends it by itself where the disk is full
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     # -- writing
 

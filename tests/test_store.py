@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from results.records import Outcome, Trial, reward
-from results.store import Store, StoreError
+from results.store import DiskFullError, Store, StoreError
 
 from .conftest import ok
 
@@ -148,6 +150,51 @@ def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     opened.close()
     with pytest.raises(StoreError, match="schema 999"):
         Store(path)
+
+
+def test_a_full_disk_is_named_and_what_was_committed_is_there_afterwards(
+    store: Store, tmp_path: Path
+) -> None:
+    [pages] = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages + 4}")  # SQLite's own way to be full
+    stored: list[Trial] = []
+    with pytest.raises(DiskFullError, match="the same command goes on"):
+        for i in range(1000):
+            with store.transaction():
+                trial = submit(store, f"function {i}" + "x" * 200)
+                store.record(trial, ok(0.5))
+                store.save_strategy("s", {"position": i})
+            stored.append(trial)
+    assert stored
+    reader = Store(tmp_path / "run.sqlite", readonly=True)
+    assert [row["id"] for row in reader.rows("search")] == [t.id for t in stored]
+    assert reader.strategy("s") == {"position": len(stored) - 1}
+    reader.close()
+    store._db.execute(f"PRAGMA max_page_count = {pages + 400}")
+    with store.transaction():
+        assert store.record(submit(store, "later"), ok(0.5))
+
+
+@pytest.mark.parametrize("bytes_there", [0, 1])
+def test_a_driver_that_was_killed_as_it_made_the_store_is_no_harm(
+    tmp_path: Path, bytes_there: int
+) -> None:
+    path = tmp_path / "run.sqlite"
+    if bytes_there:  # killed inside the transaction that makes the tables
+        code = (
+            "import os, sys; from pathlib import Path; from results import store\n"
+            "store.Store._check_version = lambda self, path, create: self._create()\n"
+            "store.SCHEMA_VERSION = type('V', (), {'__str__': lambda v: os._exit(9)})()\n"
+            "store.Store(Path(sys.argv[1]), create=True)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+    else:
+        path.touch()
+    with pytest.raises(StoreError, match="nothing is stored"):
+        Store(path, readonly=True)
+    opened = Store(path, create=True)
+    assert opened.rows("search") == []
+    opened.close()
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
