@@ -18,6 +18,7 @@ from actsearch.config import (
     SpaceConfig,
     StopConfig,
     TopConfig,
+    WorkerConfig,
     read_command,
 )
 from actsearch.errors import DONE, ENVIRONMENT, INTERRUPTED, RESUMABLE, UNEXPECTED, exit_code
@@ -109,6 +110,16 @@ def stop(config: StopConfig) -> int:
     return DONE
 
 
+def worker(config: WorkerConfig) -> int:
+    from actsearch.cluster import join
+    from actsearch.run import Run
+
+    run = Run.open(config.run) if config.run else None
+    for line in join(config.ray_address, run, cpus=config.cpus, gpus=config.gpus):
+        _say(line)
+    return DONE
+
+
 def reevaluate(config: ReevaluateConfig) -> int:
     from rich.console import Console
 
@@ -192,6 +203,7 @@ def doctor(config: DoctorConfig) -> int:
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "search": (SearchConfig, search),
     "stop": (StopConfig, stop),
+    "worker": (WorkerConfig, worker),
     "top": (TopConfig, top),
     "reevaluate": (ReevaluateConfig, reevaluate),
     "replay": (ReplayConfig, replay),

@@ -168,6 +168,29 @@ class StopConfig:
 
 
 @dataclass(frozen=True)
+class WorkerConfig:
+    """Add this machine to a Ray cluster, for as long as this command runs.
+
+    Searches on that cluster that were started without --workers use it within seconds.
+    """
+
+    ray_address: Annotated[str, tyro.conf.arg(metavar="TEXT")]
+    """The cluster's head, such as 10.0.0.1:6379."""
+    run: RunFolder = None
+    """Folder of a run on a shared disk: leave the cluster when its search has ended."""
+    cpus: Int = None
+    """Cores to offer [all]."""
+    gpus: Int = None
+    """GPUs to offer [all]."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("cpus", 1), ("gpus", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} {value} is too small; use {least} or more")
+
+
+@dataclass(frozen=True)
 class TopConfig:
     """Rank the functions of a run by validation accuracy; works while the search runs."""
 

@@ -35,6 +35,7 @@ import psutil
 
 TARGETS = {"worker": 0.75, "queue": 0.1, "driver": 0.1, "node": 0.05}
 PAUSE = 0.2, 0.9  # seconds between kills
+PATIENCE = 0.95  # chance to wait once more where no child has ended since the last kill
 
 
 def poisonous(expression: str) -> bool:
@@ -161,6 +162,7 @@ class Storm:
         self.node = self.cluster.join()
         self.kills: Counter[str] = Counter()
         self.drivers = 0
+        self.done = 0
         self.driver = self._start_driver()
 
     def _start_driver(self) -> subprocess.Popen[bytes]:
@@ -174,6 +176,11 @@ class Storm:
                 env=self.cluster.environment,
             )
 
+    def _done(self) -> int:
+        """Bytes of the ledger."""
+        ledger = self.folder / "ledger"
+        return ledger.stat().st_size if ledger.exists() else 0
+
     def _processes(self, name: str) -> list[psutil.Process]:
         """Our cluster's actors of this name."""
         found = []
@@ -186,7 +193,13 @@ class Storm:
         return found
 
     def strike(self) -> None:
-        """Kill something, if there is something of the kind that chance has chosen."""
+        """Kill something, if there is something of the kind that chance has chosen. Mostly wait
+        until a child has ended since the last kill: on a slow machine no worker would ever start.
+        """
+        done = self._done()
+        if done == self.done and self.random.random() < PATIENCE:
+            return
+        self.done = done
         [target] = self.random.choices([*TARGETS], [*TARGETS.values()])
         if target == "driver":
             self.driver.send_signal(signal.SIGKILL)

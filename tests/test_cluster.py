@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from actsearch import errors
+from actsearch.origin import PACKAGES, ROOT
 from actsearch.run import Run
 
 from .chaos import Cluster, kill_tree, new_token
@@ -40,26 +43,65 @@ def start(cluster: Cluster, folder: Path, *options: str) -> subprocess.Popen[str
     )
 
 
-def test_workers_are_added_as_machines_join_and_a_lost_head_ends_the_search_in_time(
+def join(cluster: Cluster, folder: Path, *options: str, code: Path | None = None) -> Any:
+    """`actsearch worker`, with the code in another folder if one is given."""
+    path = {"PYTHONPATH": str(code)} if code else {}
+    return subprocess.Popen(
+        [*COMMAND, "worker", "--ray-address", cluster.address, "--cpus", "1", *options],
+        cwd=folder,
+        env={**cluster.environment, **path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def other_code(folder: Path) -> Path:
+    """A copy of the packages that differs in one comment."""
+    for package in (*PACKAGES, "actsearch"):
+        shutil.copytree(ROOT / package, folder / package)
+    with open(folder / "results" / "records.py", "a") as file:
+        file.write("# another version\n")
+    return folder
+
+
+def test_a_wrong_token_is_named_in_seconds(cluster: Cluster, tmp_path: Path) -> None:
+    wrong = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(new_token(tmp_path / "wrong"))}
+    for command in ("search", "worker"):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [*COMMAND, command, "--ray-address", cluster.address],
+            cwd=tmp_path,
+            env=wrong,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == errors.ENVIRONMENT
+        assert "asks for a token, and that at" in done.stderr
+        assert time.monotonic() - begun < 30
+
+
+def test_machines_join_and_leave_and_a_lost_head_ends_the_search_in_time(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    wrong = subprocess.run(
-        [*SEARCH, cluster.address],
-        cwd=tmp_path,
-        env={**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(new_token(tmp_path / "wrong"))},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert wrong.returncode == errors.ENVIRONMENT
-    assert "asks for a token, and that at" in wrong.stderr
-
     search = start(cluster, tmp_path)
-    log = tmp_path / "runs/a/run.log"
-    wait_until(lambda: finished(tmp_path / "runs/a") >= 1, 120)
-    node = cluster.join(cpus=1)
+    run, log = tmp_path / "runs/a", tmp_path / "runs/a/run.log"
+    wait_until(lambda: finished(run) >= 1, 120)
+    nodes = [join(cluster, tmp_path, "runs/a")]
     try:
         wait_until(lambda: "the cluster has room for 3 workers" in log.read_text(), 60)
+        nodes[0].send_signal(signal.SIGINT)
+        _, said = nodes[0].communicate(timeout=60)
+        assert nodes[0].returncode == errors.DONE, said
+        assert "Left the cluster" in said
+        wait_until(lambda: "the cluster has room for 2 workers" in log.read_text(), 60)
+
+        nodes.append(join(cluster, tmp_path, code=other_code(tmp_path / "other")))
+        wait_until(lambda: "the search goes on without it" in log.read_text(), 60)
+        before = finished(run)
+        wait_until(lambda: finished(run) > before, 60)
+
         [gcs] = [p for p in psutil.Process(cluster.head.pid).children(recursive=True)
                  if "gcs_server" in p.name()]  # fmt: skip
         gcs.send_signal(signal.SIGKILL)
@@ -69,8 +111,9 @@ def test_workers_are_added_as_machines_join_and_a_lost_head_ends_the_search_in_t
         assert time.monotonic() - lost < 20
         assert "is gone" in said
     finally:
-        kill_tree(node)
-    before = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows() if row["status"]}
+        for node in nodes:
+            kill_tree(node)
+    before = {row["id"]: row for row in Run.open(run).rows() if row["status"]}
     assert before
     resumed = subprocess.run(
         [*COMMAND, "search", "runs/a", "--executor", "inline", "--budget", str(len(before))],
@@ -80,7 +123,7 @@ def test_workers_are_added_as_machines_join_and_a_lost_head_ends_the_search_in_t
         timeout=300,
     )
     assert resumed.returncode == errors.DONE, resumed.stderr
-    after = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows()}
+    after = {row["id"]: row for row in Run.open(run).rows()}
     assert before.items() <= after.items()
 
 

@@ -240,6 +240,32 @@ def test_a_child_that_hears_nothing_is_ended_with_its_worker(
         executor.close()
 
 
+class ShortLived(WorkerActor):
+    recycle_after = 2
+
+
+def test_a_worker_makes_room_for_a_new_process_after_some_candidates_or_out_of_memory(
+    ray_session: Any,
+) -> None:
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        if trial.id == 5:
+            return Outcome("failed", "out of memory", host=str(os.getpid()))
+        return Outcome("ok", val_accuracy=0.5, host=str(os.getpid()))
+
+    executor = RayExecutor(evaluate, workers=1, queue_class=QueueActor, worker_class=ShortLived)
+    try:
+        process: dict[int, str] = {}
+        for i in range(1, 7):
+            executor.submit(trial(i))
+        for done, outcome in finish(executor, 6):
+            process[done.id] = outcome.host
+        assert process[1] == process[2] != process[3] == process[4]
+        assert len({process[4], process[5], process[6]}) == 3
+        assert executor.lost == 0
+    finally:
+        executor.close()
+
+
 class OtherCode(WorkerActor):
     def code(self) -> str:
         import ray

@@ -23,6 +23,18 @@ class ExecutorError(Exception):
     """The executor cannot be had or cannot go on; the message says what to do."""
 
 
+class OtherCodeError(ExecutorError):
+    """A machine has another version of the code than the driver; `node` is its id."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message, node)
+        self.message = message
+        self.node = node
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class ClusterLostError(Exception):
     """The cluster is gone; all that had finished is stored, and the same command goes on."""
 

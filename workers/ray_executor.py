@@ -31,6 +31,7 @@ from workers.executor import (
     ExecutorError,
     Finished,
     LeaseLost,
+    OtherCodeError,
     TimedOut,
     timed_out,
 )
@@ -46,25 +47,32 @@ CALL_SECONDS = 60.0  # no call to the queue takes longer unless something is bro
 ANSWER_SECONDS = 3.0  # then the head is asked whether it is still there
 GRACE_SECONDS = 5.0  # beyond the timeout, for a child that hears no beat
 GROW_SECONDS = 5.0  # between looks at what has joined the cluster
-STILLBORN = 6  # workers that died in a row before they leased anything
+STILLBORN = 6  # workers that died in a row before they leased anything, and
+STILLBORN_SECONDS = 60.0  # for how long: where workers are killed all the time, some come through
 
 
 class Worker:
-    """The body of a worker actor: lease, evaluate, complete, for ever."""
+    """The body of a worker actor: lease, evaluate, complete. After `recycle_after` candidates, or
+    one that ran out of memory, it returns, and a new process takes its place with all memory free.
+    """
+
+    recycle_after = 500
 
     def run(
         self, queue: Any, name: str, evaluate: Evaluate, timeout: float | None, code: str
     ) -> None:
-        """`code` is the driver's; raises ExecutorError where this machine has another."""
+        """`code` is the driver's; raises OtherCodeError where this machine has another."""
         import ray
 
         if self.code() != code:
-            raise ExecutorError(
+            raise OtherCodeError(
                 f"{socket.gethostname()} has actsearch {self.code()}, the driver {code}; "
-                "install the same version on both"
+                "install the same version on both",
+                ray.get_runtime_context().get_node_id(),
             )
         idle, longest = IDLE_SECONDS
-        while True:
+        done = 0
+        while done < self.recycle_after:
             lease: Any = ray.get(queue.lease.remote(name))
             if lease is None:
                 time.sleep(idle)
@@ -76,6 +84,9 @@ class Worker:
                 ray.get(queue.give_back.remote(lease.number))
             else:
                 ray.get(queue.complete.remote(lease.number, outcome))
+                done += 1
+                if "out of memory" in outcome.reason:
+                    return
 
     def code(self) -> str:
         """What is compared between driver and worker."""
@@ -141,9 +152,7 @@ class RayExecutor:
         worker_class: type[Worker] = Worker,
     ) -> None:
         if address is not None:
-            _check_listening(address)
-            _offer_token()
-            _check_token(address)
+            check_cluster(address)
         import ray
 
         self._ray: Any = ray
@@ -154,12 +163,14 @@ class RayExecutor:
         self._asked_for = workers, workers_per_gpu
         self._looked = time.monotonic()
         self._killed: set[str] = set()  # workers that this driver has killed
+        self._refused: set[str] = set()  # nodes that have another version of the code
         self._lost: Counter[int] = Counter()  # workers that a candidate has lost
         self._outstanding: dict[int, Trial] = {}
         self._workers: dict[str, Any] = {}
         self._futures: dict[Any, str] = {}
         self._spawned = 0
         self._stillborn = 0
+        self._alive = time.monotonic()  # when a worker was last known to do something
         self._leased = 0
         self.lost = 0  # workers that died
         self._gone = False  # the cluster's head
@@ -177,8 +188,8 @@ class RayExecutor:
 
     def _plan(self, workers: int | None, per_gpu: int | None) -> tuple[int, float]:
         """How many workers, and the share of a GPU for each; compared with what there is."""
-        resources = self._ray.cluster_resources()
-        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        nodes = [n for n in self._ray.nodes() if n["Alive"] and n["NodeID"] not in self._refused]
+        cpus, gpus = (int(sum(n["Resources"].get(r, 0) for n in nodes)) for r in ("CPU", "GPU"))
         if per_gpu is not None and gpus == 0:
             raise ExecutorError(
                 f"asked for {per_gpu} workers per GPU, but Ray sees no GPU ({cpus} CPUs). "
@@ -209,21 +220,29 @@ class RayExecutor:
         if self._address is None or self._asked_for[0] is not None:
             return
         if time.monotonic() - self._looked >= GROW_SECONDS:
-            self._looked = time.monotonic()
-            before = self.workers
-            self.workers, self._gpu_share = self._plan(*self._asked_for)
-            if self.workers != before:
-                log.info("the cluster has room for %d workers", self.workers)
-            self._make_workers()
+            self._resize()
+
+    def _resize(self) -> None:
+        self._looked = time.monotonic()
+        before = self.workers
+        self.workers, self._gpu_share = self._plan(*self._asked_for)
+        if self.workers != before:
+            log.info("the cluster has room for %d workers", self.workers)
 
     def _make_workers(self) -> None:
         actor: Any = self._ray.remote(self._worker_class)
         code = self._worker_class().code()
+        refused = ",".join(sorted(self._refused))
+        elsewhere = {"ray.io/node-id": f"!in({refused})"} if refused else None
         while len(self._workers) < self.workers:
             self._spawned += 1
             name = f"w{self._spawned}"
             worker = actor.options(
-                num_cpus=1, num_gpus=self._gpu_share, max_restarts=0, max_task_retries=0
+                num_cpus=1,
+                num_gpus=self._gpu_share,
+                max_restarts=0,
+                max_task_retries=0,
+                label_selector=elsewhere,
             ).remote()
             self._workers[name] = worker
             run = worker.run.remote(self._queue, name, self._evaluate, self._timeout, code)
@@ -272,7 +291,8 @@ class RayExecutor:
             self._kill_overdue(self._timeout)
         drained, self._leased = self._call(self._queue.drain.remote())
         finished = [(t, o) for t, o in drained if self._outstanding.pop(t.id, None) is not None]
-        self._stillborn = 0 if finished else self._stillborn
+        if self._leased or finished:
+            self._stillborn, self._alive = 0, time.monotonic()
         return finished
 
     def _kill_overdue(self, timeout: float) -> None:
@@ -316,10 +336,14 @@ class RayExecutor:
         ended, _ = self._ray.wait(list(self._futures), num_returns=len(self._futures), timeout=0)
         for future in ended:
             name = self._futures.pop(future)
-            del self._workers[name]
+            worker = self._workers.pop(name)
             error = _error_of(self._ray, future)
+            if error is None:
+                self._kill(worker)
+                continue
             if isinstance(error, self._ray.exceptions.RayTaskError):
                 self._explain(error)
+                continue
             self.lost += 1
             log.warning("worker %s died: %s", name, error)
             returned = self._call(self._queue.release.remote(name))
@@ -327,17 +351,32 @@ class RayExecutor:
             log.warning("%d candidate(s) of worker %s back in the queue", len(returned), name)
             expected = returned or name in self._killed
             self._stillborn = 0 if expected else self._stillborn + 1
-            if self._stillborn >= STILLBORN:
+            silent = time.monotonic() - self._alive
+            if self._stillborn >= STILLBORN and silent >= STILLBORN_SECONDS:
                 raise ExecutorError(f"workers die as they start; the last one: {error}") from error
         self._make_workers()
 
     def _explain(self, error: Any) -> None:
-        """A worker's loop raised: because its queue died, or because something is broken."""
+        """A worker's loop raised: because its queue died, because its machine has other code and
+        is to be left out, or because something is broken."""
         cause = getattr(error, "cause", None)
+        if isinstance(cause, OtherCodeError):
+            self._refuse(cause)
+            return
         ours = isinstance(cause, (self._ray.exceptions.RayActorError, ExecutorError))
         if ours and isinstance(cause, Exception):
             raise cause
         raise ExecutorError(f"a worker failed outside its child: {error}") from error
+
+    def _refuse(self, error: OtherCodeError) -> None:
+        """Go on without a machine that has other code; raises it where there is no other."""
+        if error.node not in self._refused:
+            self._refused.add(error.node)
+            log.warning("%s; the search goes on without it", error)
+        try:
+            self._resize()
+        except ExecutorError:
+            raise error from None
 
     def _rebuild(self, error: Exception) -> None:
         """The queue is gone: workers hold its leases, so they go too; all is submitted again."""
@@ -367,12 +406,13 @@ class RayExecutor:
             self._ray.shutdown()
 
 
-def _error_of(ray: Any, future: Any) -> BaseException:
+def _error_of(ray: Any, future: Any) -> Exception | None:
+    """Why a worker's loop ended, None where it returned."""
     try:
         ray.get(future)
     except Exception as error:
         return error
-    return RuntimeError("the worker's loop returned")
+    return None
 
 
 def _start_ray(address: str | None, workers: int | None) -> None:
@@ -392,6 +432,14 @@ def _start_ray(address: str | None, workers: int | None) -> None:
         raise ExecutorError(
             f"cannot reach {where}: {error}. Without Ray, --executor inline trains in this process."
         ) from error
+
+
+def check_cluster(address: str) -> None:
+    """Raises ExecutorError within seconds where Ray would try for minutes: nothing answers at
+    `address`, or it asks for another token. To be called before Ray is imported."""
+    _check_listening(address)
+    _offer_token()
+    _check_token(address)
 
 
 def _check_listening(address: str) -> None:
