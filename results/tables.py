@@ -56,9 +56,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     columns = list(rows[0])
-    cells = [[show(c, row[c]).replace("|", "\\|") for c in columns] for row in rows]
+    cells = [[_no_markup(show(c, row[c])) for c in columns] for row in rows]
     lines = [columns, ["---"] * len(columns), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _no_markup(cell: str) -> str:
+    return cell.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def to_text(rows: Sequence[Row]) -> str:
