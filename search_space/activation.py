@@ -6,8 +6,16 @@ import torch
 from torch import nn
 
 from search_space.expression import Expr, formula
-from search_space.operators import CONSTANT, INPUT, Op, check_operator_set
+from search_space.kernels.fused import fused
+from search_space.operators import CONSTANT, INPUT, Op, check_operator_set, unknown
 from search_space.parser import parse
+
+KERNELS = ("auto", "generated", "eager")
+
+
+def check_kernels(name: str) -> None:
+    if name not in KERNELS:
+        raise ValueError(unknown("kind of kernels", name, KERNELS))
 
 
 class Activation(nn.Module):
@@ -15,9 +23,11 @@ class Activation(nn.Module):
 
     Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`. The
     output has the input's shape and dtype; 16-bit inputs, under autocast too, are computed in
-    float32. `operators` is the operator set, `guarded` or `paper`. `inplace` is accepted and
-    ignored, since code that was written for nn.ReLU passes it. Raises ValueError where the input's
-    channels are not `channels`.
+    float32. `operators` is the operator set, `guarded` or `paper`. `kernels` is `eager` for torch's
+    operators one after another, `auto` for one generated kernel where there can be one (a CPU with
+    a C compiler; saves only its input, and can be differentiated once), `generated` to insist on
+    it. `inplace` is accepted and ignored, since code that was written for nn.ReLU passes it. Raises
+    ValueError where the input's channels are not `channels`.
     """
 
     def __init__(
@@ -27,14 +37,17 @@ class Activation(nn.Module):
         *,
         channel_dim: int = 1,
         operators: str = "guarded",
+        kernels: str = "eager",
         inplace: bool = False,
     ) -> None:
         super().__init__()
         check_operator_set(operators)
+        check_kernels(kernels)
         self.expr = parse(expr) if isinstance(expr, str) else expr
         self.channels = channels
         self.channel_dim = channel_dim
         self.operators = operators
+        self.kernels = kernels
         self.beta = nn.ParameterList()
         self._steps: list[tuple[Op, float, tuple[int, ...], int | None]] = []
         self._slots: dict[Expr, int] = {}
@@ -56,10 +69,23 @@ class Activation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape and dtype of `x` are kept."""
+        if self.kernels != "eager" and (y := self._fused(x)) is not None:
+            return y
         if x.dtype in (torch.float16, torch.bfloat16):
             with torch.autocast(x.device.type, enabled=False):
                 return self._evaluate(x.float()).to(x.dtype)
         return self._evaluate(x)
+
+    def _fused(self, x: torch.Tensor) -> torch.Tensor | None:
+        """By a generated kernel; None where there is none for this input."""
+        self._beta_shape(x)
+        y = fused(self.expr, self.operators, x, [*self.beta], self.channel_dim)
+        if y is None and self.kernels == "generated":
+            raise RuntimeError(
+                f"no generated kernel for {self.expr} on {x.device.type}, {x.dtype}, strides "
+                f"{tuple(x.stride())}; kernels='auto' falls back to eager mode"
+            )
+        return y
 
     def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
         betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]

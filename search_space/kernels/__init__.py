@@ -1,0 +1,1 @@
+"""Activations as generated code: a kernel forward and one backward, saving only the input."""

@@ -1,0 +1,327 @@
+"""Generated kernels against eager mode and float64: every operator in both sets, the one-unit
+space, layouts, types, ties, poles, and what happens without a compiler."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from search_space.activation import Activation
+from search_space.equivalence import canonical
+from search_space.expression import Expr, X
+from search_space.kernels import c, fused
+from search_space.kernels.program import trace
+from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
+from search_space.parser import parse
+from search_space.space import SPACES
+
+pytestmark = pytest.mark.skipif(c.compiler() is None, reason="needs a C compiler")
+
+# An even grid with 0 and the clamps in it, points close to 0 where guards act, far and random ones.
+POINTS = torch.cat(
+    [
+        torch.linspace(-12.0, 12.0, 193),
+        torch.tensor([0.0, -0.0, 1e-6, -1e-6, 1e-4, -1e-4, 1e-3, -1e-3, 40.0, -40.0, 90.0, -90.0]),
+        3 * torch.randn(290, generator=torch.Generator().manual_seed(0)),
+    ]
+)
+INPUT = POINTS.view(1, 1, 5, 99).expand(2, 3, 5, 99).contiguous()
+BETAS = torch.tensor([0.0, 0.3, -1.2])  # what the channels' betas differ by
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def values(
+    expr: Expr,
+    operators: str,
+    kernels: str,
+    x: torch.Tensor = INPUT,
+    dtype: torch.dtype = torch.float32,
+) -> list[torch.Tensor]:
+    """Output and gradients of input and betas, as float64."""
+    activation = Activation(expr, 3, operators=operators, kernels=kernels)
+    activation = activation.double() if dtype == torch.float64 else activation
+    with torch.no_grad():
+        for i, beta in enumerate(activation.beta):
+            beta.mul_(1 + 0.1 * i).add_(BETAS.to(beta.dtype))
+    leaf = x.to(dtype).clone().requires_grad_()
+    y = activation(leaf)
+    y.backward(torch.cos(torch.arange(y.numel())).view(y.shape).to(dtype))
+    found = [y, leaf.grad, *(beta.grad for beta in activation.beta)]
+    like = [x, x, *activation.beta]
+    return [
+        torch.zeros_like(t).double() if g is None else g.detach().double()
+        for g, t in zip(found, like, strict=True)
+    ]
+
+
+def differences(exprs: Iterable[Expr], operators: str) -> list[str]:
+    """Where a kernel is not finite though eager mode is, or the other way round, or is further from
+    float64 than 1e-5 of it and 16 times the error that eager mode has thereabouts."""
+    wrong: list[str] = []
+    for expr in exprs:
+        kinds = ("generated", torch.float32), ("eager", torch.float32), ("eager", torch.float64)
+        told = [values(expr, operators, kernels, dtype=dtype) for kernels, dtype in kinds]
+        names = itertools.chain(("value", "gradient"), itertools.repeat("beta"))
+        for name, ours, eager, exact in zip(names, *told, strict=False):
+            if not torch.equal(torch.isfinite(ours), torch.isfinite(eager)):
+                wrong.append(f"{expr}: {name} not finite elsewhere than in eager mode")
+            finite = torch.isfinite(ours) & torch.isfinite(eager) & torch.isfinite(exact)
+            allowed = 1e-6 + (1e-5 + 16 * _error_nearby(eager, exact, finite)) * exact.abs()
+            if bool((finite & ((ours - exact).abs() > allowed)).any()):
+                wrong.append(f"{expr}: {name}")
+    return wrong
+
+
+def _error_nearby(eager: torch.Tensor, exact: torch.Tensor, finite: torch.Tensor) -> torch.Tensor:
+    """Eager mode's relative error, the largest among neighbouring points (or channels): at a single
+    point it may be right by chance where the function amplifies every rounding."""
+    error = ((eager - exact).abs() / exact.abs().clamp(min=1e-300)).masked_fill(~finite, 0.0)
+    if error.ndim == 1:
+        return error.max().expand_as(error)
+    order = POINTS.argsort()
+    rows = error.reshape(-1, len(POINTS))[:, order]
+    highest = torch.nn.functional.max_pool1d(rows[:, None], 21, 1, 10)[:, 0]
+    return highest[:, order.argsort()].reshape(error.shape)
+
+
+def test_the_points_meet_what_can_go_wrong() -> None:
+    assert INPUT.numel() == 2 * 3 * len(POINTS)
+    assert {0.0, 10.0, -10.0} <= set(POINTS.tolist())
+
+
+@pytest.mark.parametrize("operators", OPERATOR_SETS)
+def test_every_operator_agrees_with_eager_mode(operators: str) -> None:
+    inner = [Expr(op, (X,) * op.arity) for op in UNARY]
+    pairs = itertools.product(BINARY, [(X, Expr(UNARY[10], (X,))), (Expr(UNARY[14], (X,)), X)])
+    exprs = [*inner, *(Expr(op, args) for op, args in pairs)]
+    fused.prepare(exprs, operators)
+    assert differences(exprs, operators) == []
+
+
+def one_unit(operators: str, every: int, start: int = 0) -> list[Expr]:
+    space = SPACES["one-unit"]
+    points = (space.digits(i) for i in range(start, space.size, every))
+    return list(dict.fromkeys(canonical(space.decode(p), operators) for p in points))
+
+
+@pytest.mark.parametrize("operators", OPERATOR_SETS)
+def test_a_sample_of_the_one_unit_space_agrees_with_eager_mode(operators: str) -> None:
+    exprs = one_unit(operators, 103)
+    fused.prepare(exprs, operators)
+    assert differences(exprs, operators) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operators", OPERATOR_SETS)
+def test_the_whole_one_unit_space_agrees_with_eager_mode(operators: str) -> None:
+    exprs = one_unit(operators, 1)
+    assert len(exprs) > 3900
+    for start in range(0, len(exprs), 50):
+        fused.prepare(exprs[start : start + 50], operators)
+    assert differences(exprs, operators) == []
+
+
+def test_units_composed_of_units_agree_with_eager_mode() -> None:
+    space = SPACES["three-units"]
+    generator = torch.Generator().manual_seed(1)
+    points = [
+        tuple(int(torch.randint(r, (), generator=generator)) for r in space.radices)
+        for _ in range(25)
+    ]
+    exprs = [canonical(space.decode(p)) for p in points]
+    fused.prepare(exprs, "guarded")
+    assert differences(exprs, "guarded") == []
+
+
+TIES = ("max(x, tanh(x))", "min(x, abs(x))", "max(x, -x)", "abs(x)", "relu(x)", "x / abs(x)")
+
+
+@pytest.mark.parametrize("text", TIES)
+@pytest.mark.parametrize("operators", OPERATOR_SETS)
+def test_ties_kinks_and_poles_are_those_of_eager_mode(text: str, operators: str) -> None:
+    at = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e-5, torch.inf, -torch.inf, torch.nan])
+    x = at.view(1, 1, -1).expand(1, 3, -1)
+    for ours, eager in zip(
+        values(parse(text), operators, "generated", x),
+        values(parse(text), operators, "eager", x),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, eager, rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+SHAPES = {
+    "images": torch.randn(4, 3, 6, 5),
+    "channels last": torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last),
+    "vectors": torch.randn(70, 3),
+    "one vector": torch.randn(1, 3),
+    "series": torch.randn(4, 3, 7),
+    "a slice": torch.randn(4, 3, 6, 10)[..., ::2],
+    "permuted": torch.randn(6, 5, 3, 4).permute(3, 2, 0, 1),
+    "empty": torch.randn(0, 3, 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("text", ["x * sigmoid(beta * x)", "cos(x) - x"])
+def test_every_shape_and_layout(name: str, text: str) -> None:
+    x = SHAPES[name]
+    kernels = "auto" if name == "empty" else "generated"
+    ours, eager = (values(parse(text), "guarded", k, x) for k in (kernels, "eager"))
+    for a, b in zip(ours, eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    y = Activation(text, 3, kernels=kernels)(x)
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        assert y.stride() == x.stride()
+
+
+def test_channels_in_the_last_dimension() -> None:
+    x = torch.randn(4, 9, 3)
+    made = [Activation("mix(x, sin(beta * x))", 3, channel_dim=-1, kernels=k)
+            for k in ("generated", "eager")]  # fmt: skip
+    for activation in made:
+        with torch.no_grad():
+            for beta in activation.beta:
+                beta.add_(BETAS)
+        activation(x).square().sum().backward()
+    torch.testing.assert_close(made[0](x), made[1](x))
+    for ours, eager in zip(made[0].beta, made[1].beta, strict=True):
+        torch.testing.assert_close(ours.grad, eager.grad)
+    images = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(made[0](images), made[1](images))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_bfloat16_is_computed_in_float32_and_rounded_once(layout: str) -> None:
+    x = INPUT.to(torch.bfloat16).to(memory_format=getattr(torch, f"{layout}_format", None)
+                                    or getattr(torch, layout))  # fmt: skip
+    for text in ("x * sigmoid(beta * x)", "exp(-beta * (sin(x) - atan(x))**2)", "max(x, tanh(x))"):
+        ours = values(parse(text), "guarded", "generated", x, torch.bfloat16)
+        eager = values(parse(text), "guarded", "eager", x, torch.bfloat16)
+        for a, b in zip(ours[:2], eager[:2], strict=True):
+            torch.testing.assert_close(a, b, rtol=1 / 128, atol=1e-6)  # one last digit
+        for a, b in zip(ours[2:], eager[2:], strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-2, atol=0.5)  # eager sums in bfloat16 steps
+
+
+def test_bfloat16_rounds_to_nearest_even_and_keeps_nan_and_infinities() -> None:
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    doubled = Activation("x + x", 1, kernels="generated")(every.view(-1, 1)).view(-1)
+    torch.testing.assert_close(doubled, every + every, rtol=0, atol=0, equal_nan=True)
+    scaled = Activation("0.3 * x", 1, kernels="generated")(every.view(-1, 1)).view(-1)
+    exact = (every.float() * 0.3).to(torch.bfloat16)
+    torch.testing.assert_close(scaled, exact, rtol=0, atol=0, equal_nan=True)
+
+
+def saved(module: nn.Module, x: torch.Tensor) -> int:
+    """Tensors of the size of `x` that are kept for the backward pass, each storage once."""
+    kept: set[int] = set()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() >= x.numel():
+            kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = module(x.clone().requires_grad_())
+    assert y.requires_grad
+    return len(kept)
+
+
+@pytest.mark.parametrize("text", ["x * sigmoid(beta * x)", "exp(-beta * (sin(x) - atan(x))**2)"])
+def test_only_the_input_is_saved(text: str) -> None:
+    assert saved(Activation(text, 3, kernels="generated"), INPUT) == 1
+    assert saved(Activation(text, 3), INPUT) > 1
+
+
+def test_a_users_operator_is_fused_and_one_that_cannot_be_runs_eagerly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wave = Op("wave", 1, lambda x: x + torch.sin(x) ** 2)
+    assert differences([Expr(wave, (X,))], "guarded") == []
+    sorting = Op("sorting", 1, lambda x: torch.sort(x, dim=1).values)
+    branching = Op("branching", 1, lambda x: x if x.sum() > 0 else -x)
+    for op in (sorting, branching):
+        expr = Expr(op, (X,))
+        with caplog.at_level(logging.INFO, "actsearch"):
+            ours = Activation(expr, 3, kernels="auto")(INPUT)
+        torch.testing.assert_close(ours, Activation(expr, 3)(INPUT))
+        with pytest.raises(RuntimeError, match="no generated kernel for"):
+            Activation(expr, 3, kernels="generated")(INPUT)
+
+
+def test_other_types_and_a_second_derivative_run_eagerly_or_say_so() -> None:
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    y = Activation("sin(x)", 3, kernels="auto")(x)
+    [slope] = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(slope.sum(), x)[0], -torch.sin(x))
+    single = torch.randn(5, 3, requires_grad=True)
+    [slope] = torch.autograd.grad(
+        Activation("sin(x)", 3, kernels="generated")(single).sum(), single, create_graph=True
+    )
+    assert not slope.requires_grad
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        slope.sum().backward()
+
+
+def test_many_rows_do_not_lose_digits_of_a_betas_gradient() -> None:
+    x = torch.rand(300_000, 2) + 0.5
+    for channel_dim, shaped in ((1, x), (1, x.t().reshape(1, 2, -1).contiguous())):
+        activation = Activation("beta * x", 2, channel_dim=channel_dim, kernels="generated")
+        activation(shaped).sum().backward()
+        exact = x.double().sum(0)
+        torch.testing.assert_close(activation.beta[0].grad.double(), exact, rtol=2e-6, atol=0)
+
+
+def test_the_cache_is_used_again_and_belongs_to_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = c.source(trace(parse("sin(x) * 0.123"), "guarded"), "float32", "rows")
+    assert c.build([source, source]) == 1
+    assert c.build([source]) == 0
+    folder = tmp_path / "actsearch" / "kernels"
+    assert [f.name for f in folder.iterdir()] == [f"{source.key}.so"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(c.CompileError, match="can be written by others"):
+        c.build([source])
+
+
+@pytest.mark.parametrize("broken", ["none", "refusing"])
+def test_without_a_working_compiler_activations_run_eagerly_and_it_is_said_once(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(c, "compiler", lambda: None if broken == "none" else "/bin/false")
+    for cached in (fused.kernel, fused.complain):
+        cached.cache_clear()
+    with caplog.at_level(logging.WARNING, "actsearch"):
+        for text in ("sin(x)", "cos(x)"):
+            torch.testing.assert_close(
+                Activation(text, 3, kernels="auto")(INPUT), Activation(text, 3)(INPUT)
+            )
+    assert len(caplog.records) == 1
+    assert "activations run eagerly" in caplog.text
+    for cached in (fused.kernel, fused.complain):
+        cached.cache_clear()
+
+
+def test_the_source_is_one_that_can_be_read() -> None:
+    text = c.source(trace(parse("x * sigmoid(beta * x)"), "guarded"), "float32", "rows").text
+    assert "float x = from(xs[i]);" in text
+    assert "1.0f / (1.0f + m_exp(-" in text
+    assert len(re.findall("m_exp", text)) == 2  # once forward, once backward
