@@ -29,6 +29,7 @@ Schedule = Annotated[Literal["step", "cosine", "constant"] | None, _said("step|c
 OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
 ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
 Switch = Annotated[Literal["on", "off"] | None, _said("on|off")]
+Kernels = Annotated[Literal["auto", "generated", "eager"] | None, _said("auto|generated|eager")]
 Preset = Annotated[Literal["quick", "paper"] | None, _said("quick|paper")]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -63,6 +64,7 @@ DEFAULTS: Mapping[str, Any] = {
     "preset": "quick",
     "seed": 0,
     "patience": 20_000,
+    "kernels": "auto",
     "skip_symmetric": "off",
     "data_root": "data",
 }
@@ -116,6 +118,8 @@ class SearchConfig:
     """A running Ray cluster to join, such as 10.0.0.1:6379."""
     timeout: Float = None
     """Seconds after which a child is stopped and recorded as timed_out [never]."""
+    kernels: Kernels = None
+    """Activations as generated code where there can be any, always, or never [auto]."""
     preset: Preset = None
     """quick (the default): minutes on a laptop. paper: ResNet-20, CIFAR-10, plain formulas."""
     seed: Int = None
@@ -143,6 +147,7 @@ class SearchConfig:
             "screen": ("on", "off"),
             "skip_symmetric": ("on", "off"),
             "preset": tuple(PRESETS),
+            "kernels": ("auto", "generated", "eager"),
         }
         for name, known in choices.items():
             value = getattr(self, name)
@@ -247,6 +252,8 @@ class ReevaluateConfig:
     """A running Ray cluster to join."""
     timeout: Float = None
     """Seconds after which a child is stopped [never]."""
+    kernels: Kernels = None
+    """Activations as generated code where there can be any, always, or never [auto]."""
     data_root: Text = None
     """Where torchvision's data sets lie [data]."""
     download: Flag = False

@@ -58,8 +58,8 @@ def code_version() -> str:
     """Version and hash of all sources: what a driver and its workers must have in common."""
     digest = hashlib.sha256()
     for package in sorted((*PACKAGES, "actsearch")):
-        for file in sorted((ROOT / package).glob("*.py")):
-            digest.update(f"{package}/{file.name}".encode() + file.read_bytes())
+        for file in sorted((ROOT / package).rglob("*.py")):
+            digest.update(f"{file.relative_to(ROOT)}".encode() + file.read_bytes())
     return f"{importlib.metadata.version('actsearch')} ({digest.hexdigest()[:8]})"
 
 

@@ -110,7 +110,13 @@ def make_evaluator(
     )
     child = child_from(settings["child"])
     return Evaluator(
-        dataset, child, recipe, operators=settings["operators"], extra=extra, test=test
+        dataset,
+        child,
+        recipe,
+        operators=settings["operators"],
+        extra=extra,
+        kernels=settings.get("kernels") or "auto",
+        test=test,
     )
 
 

@@ -22,7 +22,7 @@ from child_models.recipe import Recipe
 from child_models.training import DeviceData, Diverged, Training, accuracy, train
 from child_models.zoo import Child, source_digest
 from results.records import Outcome, Trial
-from search_space.activation import Activation
+from search_space.activation import Activation, check_kernels
 from search_space.operators import GRAMMAR_VERSION, Op
 from search_space.parser import parse
 
@@ -31,8 +31,8 @@ class Evaluator:
     """Trains `child` on `dataset` by `recipe` with the activation of each trial.
 
     The same seed gives the same initial weights and the same batches, whatever the activation.
-    `operators` is the operator set; `extra` are operators beyond the paper's; `test` adds the
-    accuracy on the test split, which only re-evaluation reads.
+    `operators` is the operator set; `extra` are operators beyond the paper's; `kernels` is as in
+    Activation; `test` adds the accuracy on the test split, which only re-evaluation reads.
     """
 
     def __init__(
@@ -43,13 +43,16 @@ class Evaluator:
         *,
         operators: str = "guarded",
         extra: tuple[Op, ...] = (),
+        kernels: str = "auto",
         test: bool = False,
     ) -> None:
+        check_kernels(kernels)
         self.dataset = dataset
         self.child = child
         self.recipe = recipe
         self.operators = operators
         self.extra = extra
+        self.kernels = kernels
         self.test = test
         self._data: DeviceData | None = None
 
@@ -112,7 +115,10 @@ class Evaluator:
     def build(self, expression: str) -> torch.nn.Module:
         """The untrained child with this activation."""
         make_activation = partial(
-            Activation, parse(expression, self.extra), operators=self.operators
+            Activation,
+            parse(expression, self.extra),
+            operators=self.operators,
+            kernels=self.kernels,
         )
         return self.child(make_activation, self.dataset.input_shape, self.dataset.classes)
 

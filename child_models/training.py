@@ -105,8 +105,13 @@ def train(
     seed: int,
     beat: Callable[[int], None] = lambda step: None,
 ) -> Training:
-    """Train `model` in place. `beat(step)` is called as it goes on; raises Diverged."""
+    """Train `model` in place. `beat(step)` is called as it goes on; raises Diverged.
+
+    Where the model has an attribute `memory_format`, its weights and the images lie in memory that
+    way."""
     model.train()
+    layout = memory_format(model)
+    model.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(
         _weight_decay_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum
@@ -122,6 +127,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * recipe.lr_factor(step)
         optimiser.zero_grad(set_to_none=True)
+        x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
         loss = F.cross_entropy(model(x), y)
         loss.backward()
         losses[step] = loss.detach()
@@ -133,6 +139,11 @@ def train(
             checked, clock = step + 1, time.perf_counter()
             beat(checked)
     return Training(_thin(losses, recipe.steps), 1e3 * statistics.median(times))
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels first, unless the model says that it never looks at strides."""
+    return getattr(model, "memory_format", torch.contiguous_format)
 
 
 def _weight_decay_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
@@ -170,10 +181,12 @@ def accuracy(model: nn.Module, data: DeviceData, split: str) -> float:
     finite."""
     model.eval()
     x, y = data.splits[split]
+    layout = memory_format(model)
     right = torch.zeros((), dtype=torch.long, device=data.device)
     finite = torch.ones((), dtype=torch.bool, device=data.device)
     for start in range(0, len(x), EVALUATION_BATCH):
-        logits = model(data.standardise(x[start : start + EVALUATION_BATCH]))
+        batch = data.standardise(x[start : start + EVALUATION_BATCH])
+        logits = model(batch.contiguous(memory_format=layout) if batch.ndim == 4 else batch)
         finite &= torch.isfinite(logits).all()
         right += (logits.argmax(1) == y[start : start + EVALUATION_BATCH]).sum()
     if not bool(finite):

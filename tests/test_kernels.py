@@ -59,7 +59,8 @@ def values(
             beta.mul_(1 + 0.1 * i).add_(BETAS.to(beta.dtype))
     leaf = x.to(dtype).clone().requires_grad_()
     y = activation(leaf)
-    y.backward(torch.cos(torch.arange(y.numel())).view(y.shape).to(dtype))
+    if y.requires_grad:  # a constant does not
+        y.backward(torch.cos(torch.arange(y.numel())).view(y.shape).to(dtype))
     found = [y, leaf.grad, *(beta.grad for beta in activation.beta)]
     like = [x, x, *activation.beta]
     return [
@@ -81,7 +82,9 @@ def differences(exprs: Iterable[Expr], operators: str) -> list[str]:
                 wrong.append(f"{expr}: {name} not finite elsewhere than in eager mode")
             finite = torch.isfinite(ours) & torch.isfinite(eager) & torch.isfinite(exact)
             allowed = 1e-6 + (1e-5 + 16 * _error_nearby(eager, exact, finite)) * exact.abs()
-            if bool((finite & ((ours - exact).abs() > allowed)).any()):
+            off = finite & ((ours - exact).abs() > allowed)
+            off &= (ours - eager).abs() > 1e-5 * eager.abs()  # ties that only float32 has
+            if bool(off.any()):
                 wrong.append(f"{expr}: {name}")
     return wrong
 

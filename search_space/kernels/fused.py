@@ -17,6 +17,7 @@ from search_space.kernels.program import Traced, UnsupportedError, trace
 
 log = logging.getLogger("actsearch")
 
+WIDE = 256  # elements that a loop over channels should have, at least
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -79,6 +80,8 @@ def fused(
     if functions is None:
         return None
     stacked = torch.stack([b.float() for b in betas]) if betas else None
+    if stacked is not None and layout == "columns":
+        stacked, sizes = _wider(stacked, sizes)
     return _Function.apply(x, stacked, functions, sizes)
 
 
@@ -90,6 +93,17 @@ def _loops(x: torch.Tensor, dim: int, has_betas: bool) -> tuple[str, tuple[int, 
     if x.is_contiguous() and inner > 1:
         return "rows", (x.numel() // (channels * inner), channels, inner)
     return "columns", (x.numel() // channels, channels, 1)
+
+
+def _wider(
+    betas: torch.Tensor, sizes: tuple[int, int, int]
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """Several short rows as one, with the betas repeated: loops over eight channels are slow."""
+    outer, channels, _ = sizes
+    times = 1
+    while times * channels < WIDE and outer % (2 * times) == 0:
+        times *= 2
+    return betas.repeat(1, times), (outer // times, times * channels, 1)
 
 
 def _channels_last(x: torch.Tensor) -> bool:
@@ -113,7 +127,9 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         [gy] = grad_outputs
         x, betas = ctx.saved_tensors
         if gy.stride() != x.stride():
