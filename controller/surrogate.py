@@ -2,8 +2,10 @@
 
 Each function is described by its values and slopes on a grid. A model of scikit-learn, fitted to
 the rewards so far, predicts mean and standard deviation for a pool of random points and mutants of
-the best; the largest expected improvement is proposed (Jones et al. 1998). Functions on their way
-count as if they had been told their prediction (Ginsbourger et al. 2010, "kriging believer").
+the best; the largest upper confidence bound is proposed (Srinivas et al. 2010). Expected
+improvement spends its evaluations on wild functions, of which there are always some that resemble
+nothing so far. Functions on their way count as if they had been told their prediction (Ginsbourger
+et al. 2010, "kriging believer").
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class SurrogateConfig:
     """Random candidates before the first prediction."""
     pool: int = 400
     """Candidates that are compared at each prediction, half of them mutants of the best."""
+    kappa: float = 0.5
+    """Standard deviations above the mean that a candidate is taken to be worth."""
     explore: float = 0.1
     """The share of candidates that are drawn at random ever after."""
 
@@ -51,6 +55,8 @@ class SurrogateConfig:
                 raise ValueError(f"surrogate:{name}={getattr(self, name)} must be 2 or more")
         if not 0 <= self.explore <= 1:
             raise ValueError(f"surrogate:explore={self.explore} must be in 0..1")
+        if self.kappa < 0:
+            raise ValueError(f"surrogate:kappa={self.kappa} must be 0 or more")
 
 
 def features(space: Space, points: Sequence[Digits]) -> np.ndarray:
@@ -61,16 +67,6 @@ def features(space: Space, points: Sequence[Digits]) -> np.ndarray:
     values = digit_values(space, np.array(points), GRID).numpy().clip(-HUGE, HUGE)
     slopes = np.gradient(np.nan_to_num(values), GRID.numpy(), axis=1)
     return np.arcsinh(np.concatenate([np.nan_to_num(values), slopes], axis=1))
-
-
-def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
-    """E[max(f - best, 0)] for f ~ N(mean, std^2): std * (z Phi(z) + phi(z)) with
-    z = (mean - best) / std."""
-    from scipy.stats import norm
-
-    std = np.maximum(std, 1e-9)
-    z = (mean - best) / std
-    return std * (z * norm.cdf(z) + norm.pdf(z))
 
 
 class Surrogate:
@@ -110,7 +106,7 @@ class Surrogate:
         return tuple(self.random.integers(self.space.radices).tolist())
 
     def _promising(self, chosen: list[Digits]) -> Digits:
-        """The point of the pool with the largest expected improvement."""
+        """The point of the pool with the largest upper confidence bound."""
         waiting = [*self.open.values(), *chosen]
         x, y = features(self.space, [*self.known]), np.array([*self.known.values()])
         lies = features(self.space, waiting)
@@ -122,7 +118,7 @@ class Surrogate:
             believed = np.concatenate([y, model.predict(lies)[0]])
             model = self._model(np.concatenate([x, lies]), believed)
         mean, std = model.predict(shapes)
-        return pool[int(np.argmax(expected_improvement(mean, std, float(y.max()))))]
+        return pool[int(np.argmax(mean + self.config.kappa * std))]
 
     def _pool(self, seen: np.ndarray) -> tuple[list[Digits], np.ndarray]:
         """Random points and mutants of the best whose shape differs from all that were seen."""

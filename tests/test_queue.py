@@ -7,7 +7,7 @@ import random
 import pytest
 
 from results.records import Trial
-from workers.candidate_queue import MAX_LOST, CandidateQueue
+from workers.candidate_queue import MAX_KILLED, MAX_LOST, CandidateQueue
 
 from .conftest import ok, trial
 
@@ -87,6 +87,18 @@ def test_a_late_answer_after_the_lease_ended_is_refused(
     assert not queue.complete(old, ok(0.1))
     assert queue.complete(new, ok(0.5))
     assert queue.drain()[0] == [(taken, ok(0.5))]
+
+
+def test_what_is_killed_alone_while_its_worker_lives_ends_as_crashed(queue: CandidateQueue) -> None:
+    queue.put(trial(1))
+    for i in range(MAX_KILLED):
+        assert queue.drain() == ([], 0)
+        lease = queue.lease(f"w{i}")
+        assert lease is not None
+        queue.give_back(lease.number)
+    [(ended, outcome)], _ = queue.drain()
+    assert (ended.id, outcome.status) == (1, "crashed")
+    assert "for its memory" in outcome.reason
 
 
 def test_a_candidate_that_loses_every_worker_ends_as_crashed(queue: CandidateQueue) -> None:

@@ -15,7 +15,7 @@ from controller.random_search import RandomSearch, permuted
 from controller.strategies import STRATEGIES, Row, normal, short, strategy_from
 from controller.strategy import Proposal, Strategy
 from controller.successive_halving import HalvingConfig, SuccessiveHalving
-from controller.surrogate import GRID, expected_improvement, features
+from controller.surrogate import GRID, features
 from search_space.equivalence import canonical
 from search_space.parser import parse
 from search_space.space import SPACES, Space
@@ -187,13 +187,6 @@ def test_the_tournament_takes_the_best_and_the_oldest_dies() -> None:
 
 
 # -- surrogate
-
-
-def test_expected_improvement_is_the_mean_of_the_excess_over_the_best() -> None:
-    draws = np.random.default_rng(0).normal(0.5, 0.2, 400_000)
-    expected = np.maximum(draws - 0.6, 0).mean()
-    found = expected_improvement(np.array([0.5, 0.9]), np.array([0.2, 0.0]), 0.6)
-    assert found == pytest.approx([expected, 0.3], abs=5e-4)
 
 
 def digits_of(formula: str) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from results.records import Outcome, Trial
 
 LEASE_SECONDS = 600.0  # a child beats each second; only a frozen one is silent for so long
-MAX_LOST = 10  # killed so often without evidence, a candidate is not tried again
+MAX_KILLED = 5  # its own process was killed so often, and its worker not: it is too large, say
+MAX_LOST = 50  # its worker died so often, without evidence against it
 
 
 @dataclass
@@ -50,6 +51,7 @@ class CandidateQueue:
         self._leases: dict[int, Lease] = {}
         self._completed: list[tuple[Trial, Outcome]] = []
         self._lost: Counter[int] = Counter()
+        self._killed: Counter[int] = Counter()
         self._next = 0
 
     def put(self, trial: Trial, lost: int = 0) -> None:
@@ -86,8 +88,11 @@ class CandidateQueue:
         return True
 
     def give_back(self, lease: int) -> list[Trial]:
-        """The process in which a suspect ran was killed: it waits again."""
-        return self._end([lease] if lease in self._leases else [])
+        """The process in which a suspect ran was killed, and its worker was not: it waits again."""
+        if lease not in self._leases:
+            return []
+        self._killed[self._leases[lease].trial.id] += 1
+        return self._end([lease])
 
     def overdue(self, seconds: float) -> list[Lease]:
         """Leases that have been out for longer than that."""
@@ -107,11 +112,14 @@ class CandidateQueue:
         trials = [self._leases.pop(number).trial for number in leases]
         for trial in trials:
             self._lost[trial.id] += 1
-            if self._lost[trial.id] < MAX_LOST:
-                self.put(trial)
+            if self._killed[trial.id] >= MAX_KILLED:
+                reason = f"alone in a process, it was killed {MAX_KILLED} times (for its memory?)"
+            elif self._lost[trial.id] >= MAX_LOST:
+                reason = f"its worker died or fell silent {MAX_LOST} times"
             else:
-                reason = f"its worker or its own process was killed or fell silent {MAX_LOST} times"
-                self._completed.append((trial, Outcome("crashed", reason)))
+                self.put(trial)
+                continue
+            self._completed.append((trial, Outcome("crashed", reason)))
         return trials
 
     def hold(self) -> int:

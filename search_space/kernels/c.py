@@ -30,6 +30,7 @@ FLAGS = (
 )  # fmt: skip
 FUNCTIONS = ("exp", "log", "log1p", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 BLOCK = 64  # rows whose beta gradients are summed in float before they join the sum in double
+CHUNK = 256  # the same within a row
 COMPILE_SECONDS = 120.0
 
 # What each primitive is in C; {0}, {1}, {2} are its arguments. A comparison is a mask of all ones
@@ -132,15 +133,18 @@ void backward_{key}(const element *restrict X, const element *restrict G, elemen
             const element *restrict gs = G + (o * channels + c) * inner;
             element *restrict ds = D + (o * channels + c) * inner;
 {betas}
+            for (integer start = 0; start < inner; start += {chunk}) {{
+                integer end = start + {chunk} < inner ? start + {chunk} : inner;
 {sums}
-            #pragma omp simd{reduction}
-            for (integer i = 0; i < inner; i++) {{
-                float x = from(xs[i]), gy = from(gs[i]);
+                #pragma omp simd{reduction}
+                for (integer i = start; i < end; i++) {{
+                    float x = from(xs[i]), gy = from(gs[i]);
 {backward}
-                ds[i] = to({gx});
+                    ds[i] = to({gx});
 {add}
-            }}
+                }}
 {store}
+            }}
         }}
 }}
 """,
@@ -208,21 +212,22 @@ def _body(traced: Traced, layout: str) -> str:
     betas = range(len(traced.betas))
     load = "\n".join(f"            float beta{b} = B[{b} * channels + c];" for b in betas)
     gradients = [traced.gx, *traced.gbetas]
+    inside = indent + "    " * rows  # the backward loop of rows is in chunks
     if rows:
-        sums = "\n".join(f"            float sum{b} = 0;" for b in betas)
-        add = "\n".join(f"{indent}sum{b} += {_name(g)};" for b, g in enumerate(traced.gbetas))
-        store = "\n".join(f"            DB[{b} * channels + c] += sum{b};" for b in betas)
+        sums = "\n".join(f"{indent}float sum{b} = 0;" for b in betas)
+        add = "\n".join(f"{inside}sum{b} += {_name(g)};" for b, g in enumerate(traced.gbetas))
+        store = "\n".join(f"{indent}DB[{b} * channels + c] += sum{b};" for b in betas)
         names = ", ".join(f"sum{b}" for b in betas)
     else:
         sums, store, names = "", "", ""
         add = "\n".join(
-            f"{indent}part[{b} * channels + c] += {_name(g)};" for b, g in enumerate(traced.gbetas)
+            f"{inside}part[{b} * channels + c] += {_name(g)};" for b, g in enumerate(traced.gbetas)
         )
     return _KERNELS[layout].format(
         key="@KEY@",
         betas=load,
         forward=_steps(traced, [traced.y], indent),
-        backward=_steps(traced, gradients, indent),
+        backward=_steps(traced, gradients, inside),
         y=_name(traced.y),
         gx=_name(traced.gx),
         sums=sums,
@@ -230,6 +235,7 @@ def _body(traced: Traced, layout: str) -> str:
         add=add,
         store=store,
         block=BLOCK,
+        chunk=CHUNK if traced.betas else "inner",
         n_betas=len(traced.betas),
     )
 
