@@ -37,7 +37,7 @@ from search_space.space import Space, space_from
 if TYPE_CHECKING:
     import pandas as pd
 
-PATIENCE = 5_000  # repeats in a row after which a replay ends
+PATIENCE = 5_000  # repeats in a row after which a replay ends, at most; ten times a small table
 REGRETS = (10, 30, 100, 300)
 
 
@@ -299,8 +299,16 @@ def _one_thread() -> None:
 
 
 def _one(table: Table, budget: float, workers: int, job: tuple[str, int]) -> Trace:
+    """Until the best of the table is found, after which there is no regret."""
     text, seed = job
-    return play(strategy_from(text, table.space, seed), table.look_up, budget, workers=workers)
+    return play(
+        strategy_from(text, table.space, seed),
+        table.look_up,
+        budget,
+        workers=workers,
+        until=table.top(0.0),
+        patience=min(PATIENCE, 10 * len(table)),
+    )
 
 
 def summary(table: Table, replayed: Sequence[Replayed], percent: float = 1.0) -> list[Row]:
@@ -346,9 +354,10 @@ def curves(table: Table, replayed: Sequence[Replayed]) -> list[Row]:
     """The regret curve of each strategy: median, quartiles and deciles over its replays after each
     whole training."""
     best = table.top(0.0)
+    longest = max((trace.cost[-1] for r in replayed for trace in r.traces), default=0.0)
     rows: list[Row] = []
     for r in replayed:
-        for n in range(1, round(max(trace.cost[-1] for trace in r.traces)) + 1):
+        for n in range(1, round(longest) + 1):
             regrets = [min(best - trace.best_at(n), best - FAILURE_REWARD) for trace in r.traces]
             spread = {f"q{q:.0%}".rstrip("%"): float(np.quantile(regrets, q)) for q in SPREAD}
             rows.append({"strategy": r.strategy, "trainings": n, **spread})

@@ -236,7 +236,8 @@ def test_the_command_prints_one_row_a_strategy(
     assert all(row["n"] == 4 for row in rows)
     assert "91 functions of tiny" in printed.err
     lines = list(csv.DictReader(io.StringIO(target.read_text())))
-    assert len(lines) == 80
+    rows_of = [[line for line in lines if line["strategy"] == s] for s in strategies[1:]]
+    assert 0 < len(rows_of[0]) == len(rows_of[1]) <= 40  # until all have found the best
     assert list(lines[0]) == ["strategy", "trainings", "q10", "q25", "q50", "q75", "q90"]
 
 
