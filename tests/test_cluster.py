@@ -111,8 +111,9 @@ def test_machines_join_and_leave_and_a_lost_head_ends_the_search_in_time(
         assert time.monotonic() - lost < 20
         assert "is gone" in said
     finally:
-        for node in nodes:
-            kill_tree(node)
+        for process in (search, *nodes):
+            kill_tree(process)
+            process.communicate()
     before = {row["id"]: row for row in Run.open(run).rows() if row["status"]}
     assert before
     resumed = subprocess.run(
