@@ -35,6 +35,7 @@ import psutil
 
 TARGETS = {"worker": 0.75, "queue": 0.1, "driver": 0.1, "node": 0.05}
 PAUSE = 0.2, 0.9  # seconds between kills
+MORE = 50  # functions to train where a search ends before its storm
 PATIENCE = 0.95  # chance to wait once more where no child has ended since the last kill
 
 
@@ -221,12 +222,17 @@ class Storm:
             self.kills[target] += 1
 
     def blow(self, kills: int) -> None:
-        """Until the search has ended; the first `kills` strikes are all there are."""
+        """Until `kills` strikes were dealt and the search has ended; on a fast machine it is
+        given more to do meanwhile."""
         while True:
             code = self.driver.poll()
             if code is not None:
-                if code == 0:
+                if code == 0 and self.kills.total() >= kills:
                     return
+                if code == 0:
+                    self.budget += MORE
+                    self.driver = self._start_driver()
+                    continue
                 tail = (self.folder / "driver.out").read_text(errors="replace")[-2000:]
                 raise SystemExit(f"the driver ended with {code}:\n{tail}")
             if self.kills.total() < kills:
@@ -330,7 +336,7 @@ def main() -> int:
             storm.blow(given.kills)
         finally:
             storm.close()
-        found = accounts(Path(folder), budget)
+        found = accounts(Path(folder), storm.budget)
     found |= {"kills": dict(storm.kills), "drivers": storm.drivers}
     found["seconds"] = round(time.monotonic() - start, 1)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

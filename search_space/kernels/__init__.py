@@ -1,1 +1,1 @@
-"""Activations as generated code: a kernel forward and one backward, saving only the input."""
+"""Activations as generated code: one kernel forward, one backward, saving only the input."""

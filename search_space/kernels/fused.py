@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from search_space.expression import Expr
 from search_space.kernels import c
-from search_space.kernels.program import Traced, UnsupportedError, trace
+from search_space.kernels.program import UnsupportedError, trace
+from search_space.operators import CONSTANT, INPUT, OPERATORS
 
 log = logging.getLogger("actsearch")
 
@@ -21,39 +22,32 @@ WIDE = 256  # elements that a loop over channels should have, at least
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-@lru_cache(maxsize=1024)
-def traced(expr: Expr, operators: str) -> Traced | None:
-    """None for an expression with an operator that no primitives make up."""
-    try:
-        return trace(expr, operators)
-    except UnsupportedError as reason:
-        log.info("%s runs eagerly: %s", expr, reason)
-        return None
+Own = tuple[Callable[..., torch.Tensor], ...]
+
+
+def own_functions(expr: Expr, operators: str) -> Own:
+    """The functions of a user's operators. Expressions are equal where the operators' names are, so
+    these say which kernel is meant."""
+    ops = [node.op for node in expr.walk()]
+    paper = (INPUT, CONSTANT, *OPERATORS.values())
+    return tuple(op.form(operators) for op in ops if not any(op is row for row in paper))
 
 
 @lru_cache(maxsize=4096)
-def kernel(expr: Expr, operators: str, element: str, layout: str) -> tuple[c.Call, c.Call] | None:
-    """The two functions of a kernel, built if need be; None where there is none."""
-    found = traced(expr, operators)
-    if found is None:
-        return None
+def kernel(
+    expr: Expr, operators: str, own: Own, element: str, layout: str
+) -> tuple[c.Call, c.Call] | None:
+    """The two functions of a kernel, built if need be; None where there is none. `own` is
+    `own_functions(expr, operators)`."""
     try:
-        source = c.source(found, element, layout)
+        source = c.source(trace(expr, operators), element, layout)
         c.build([source])
         return c.load(source.key)
+    except UnsupportedError as reason:
+        log.info("%s runs eagerly: %s", expr, reason)
     except (c.CompileError, OSError) as reason:
         complain(str(reason))
-        return None
-
-
-def prepare(exprs: Iterable[Expr], operators: str) -> int:
-    """Build the kernels of many activations in one call of the compiler, so that workers find them;
-    returns how many were new. Layouts and types are those that children use."""
-    found = [t for e in exprs if (t := traced(e, operators)) is not None]
-    layouts = [
-        (t, layout) for t in found for layout in (("rows", "columns") if t.betas else ("rows",))
-    ]
-    return c.build([c.source(t, "float32", layout) for t, layout in layouts])
+    return None
 
 
 @lru_cache(maxsize=1)
@@ -63,12 +57,17 @@ def complain(reason: str) -> None:
 
 
 def fused(
-    expr: Expr, operators: str, x: torch.Tensor, betas: Sequence[torch.Tensor], channel_dim: int
+    expr: Expr,
+    operators: str,
+    own: Own,
+    x: torch.Tensor,
+    betas: Sequence[torch.Tensor],
+    channel_dim: int,
 ) -> torch.Tensor | None:
     """`expr` of `x`, or None where there is no kernel for its device, its type or its operators.
 
-    `betas` have the length of dimension `channel_dim` of `x`. The result can be differentiated
-    once.
+    `own` is `own_functions(expr, operators)`. `betas` have the length of dimension `channel_dim` of
+    `x`. The result can be differentiated once.
     """
     if x.device.type != "cpu" or x.dtype not in ELEMENTS or x.numel() == 0:
         return None
@@ -76,7 +75,7 @@ def fused(
     if not x.is_contiguous() and not (_channels_last(x) and (dim == 1 or not betas)):
         x = x.contiguous()
     layout, sizes = _loops(x, dim, bool(betas))
-    functions = kernel(expr, operators, ELEMENTS[x.dtype], layout)
+    functions = kernel(expr, operators, own, ELEMENTS[x.dtype], layout)
     if functions is None:
         return None
     stacked = torch.stack([b.float() for b in betas]) if betas else None
