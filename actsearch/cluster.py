@@ -21,7 +21,7 @@ from typing import IO
 from actsearch.errors import EnvironmentProblem
 from actsearch.run import Run
 from workers.executor import ClusterLostError
-from workers.ray_executor import check_cluster
+from workers.ray_start import check_cluster
 
 LOOK_SECONDS = 1.0
 END_SECONDS = 20.0

@@ -21,7 +21,7 @@ from search_space.evaluation import curves
 from search_space.expression import Expr, X, formula
 from search_space.fingerprint import fingerprints, same_function
 from search_space.kernels import c
-from search_space.kernels.program import trace
+from search_space.kernels.tracing import trace
 from search_space.parser import parse
 from search_space.screening import screens
 from search_space.space import Space

@@ -21,7 +21,7 @@ from child_models.datasets import Dataset
 from child_models.recipe import Recipe
 from child_models.training import DeviceData, Diverged, Training, accuracy, train
 from child_models.zoo import Child, source_digest
-from results.records import Outcome, Trial
+from results.records import OUT_OF_MEMORY, Outcome, Trial
 from search_space.activation import Activation, check_kernels
 from search_space.operators import GRAMMAR_VERSION, Op
 from search_space.parser import parse
@@ -93,7 +93,7 @@ class Evaluator:
             return outcome("diverged", str(end), step=end.step, curve=end.curve, seconds=seconds)
         except torch.OutOfMemoryError as error:
             seconds = time.perf_counter() - start
-            return outcome("failed", f"out of memory: {_short(error)}", seconds=seconds)
+            return outcome("failed", f"{OUT_OF_MEMORY}: {_short(error)}", seconds=seconds)
         except Exception as error:
             seconds = time.perf_counter() - start
             return outcome("failed", f"{type(error).__name__}: {_short(error)}", seconds=seconds)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 STATUSES = ("ok", "diverged", "rejected", "failed", "timed_out", "crashed")
+OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 STAGES = ("search", "rung", "reevaluate")  # a rung is a shorter training inside a search
 
 

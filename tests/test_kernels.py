@@ -17,7 +17,7 @@ from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import Expr, X
 from search_space.kernels import c, fused
-from search_space.kernels.program import trace
+from search_space.kernels.tracing import trace
 from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
 from search_space.parser import parse
 from search_space.space import SPACES

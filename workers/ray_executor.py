@@ -1,5 +1,4 @@
-"""RayExecutor: worker actors that pull candidates from a queue actor. The one module that imports
-Ray.
+"""RayExecutor: worker actors that pull candidates from a queue actor.
 
 The driver keeps a few candidates a worker in the queue and collects what is completed. Workers and
 queue are actors that Ray never restarts and whose calls it never retries (its retries ran side
@@ -13,16 +12,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from results.records import Outcome, Trial
+from results.records import OUT_OF_MEMORY, Outcome, Trial
 from workers.candidate_queue import CandidateQueue, Lease
 from workers.executor import (
     ClusterLostError,
@@ -36,6 +32,7 @@ from workers.executor import (
     timed_out,
 )
 from workers.isolation import KilledFromOutside, run_alone
+from workers.ray_start import check_cluster, start_ray
 
 log = logging.getLogger("actsearch.workers")
 
@@ -85,7 +82,7 @@ class Worker:
             else:
                 ray.get(queue.complete.remote(lease.number, outcome))
                 done += 1
-                if "out of memory" in outcome.reason:
+                if outcome.reason.startswith(OUT_OF_MEMORY):
                     return
 
     def code(self) -> str:
@@ -176,7 +173,7 @@ class RayExecutor:
         self._gone = False  # the cluster's head
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _start_ray(address, workers)
+            start_ray(address, workers)
         try:
             self.workers, self._gpu_share = self._plan(workers, workers_per_gpu)
             self._evaluate = ray.put(evaluate)
@@ -413,99 +410,3 @@ def _error_of(ray: Any, future: Any) -> Exception | None:
     except Exception as error:
         return error
     return None
-
-
-def _start_ray(address: str | None, workers: int | None) -> None:
-    """A local Ray unless `address` says which; never one that happens to run on this machine."""
-    import ray
-
-    options: dict[str, Any] = {"address": address or "local"}
-    if address is None:
-        options["num_cpus"] = max(os.cpu_count() or 1, workers or 1)
-        options["include_dashboard"] = False
-    try:
-        with _environment():
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-        _protect_token()
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"Ray at {address}" if address else "a local Ray"
-        raise ExecutorError(
-            f"cannot reach {where}: {error}. Without Ray, --executor inline trains in this process."
-        ) from error
-
-
-def check_cluster(address: str) -> None:
-    """Raises ExecutorError within seconds where Ray would try for minutes: nothing answers at
-    `address`, or it asks for another token. To be called before Ray is imported."""
-    _check_listening(address)
-    _offer_token()
-    _check_token(address)
-
-
-def _check_listening(address: str) -> None:
-    """Ray waits minutes for a head that is not there; a connection tells in seconds."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ExecutorError(
-            f"nothing answers at {address} ({error}); start Ray there with "
-            f"'ray start --head --port {port}', or leave --ray-address out"
-        ) from error
-
-
-def _token_file() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.path.expanduser("~/.ray/auth_token")))
-
-
-def _offer_token() -> None:
-    """A cluster may ask for the token; Ray offers it only if told so before it is imported."""
-    if "RAY_AUTH_TOKEN" in os.environ or _token_file().exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    elif os.environ.get("RAY_AUTH_MODE") == "token":  # Ray would abort the process
-        raise ExecutorError(
-            f"RAY_AUTH_MODE is token, but there is no token at {_token_file()}; copy it from the "
-            "head, with mode 0600"
-        )
-
-
-def _check_token(address: str) -> None:
-    """Ray itself says after 20 seconds that it failed to connect, and not why."""
-    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
-    from ray.exceptions import AuthenticationError
-
-    if address.startswith("ray://"):
-        return
-    try:
-        GcsClient(address=address)
-    except AuthenticationError as error:
-        have = f"that at {_token_file()} is another" if _token_file().exists() else "there is none"
-        raise ExecutorError(
-            f"Ray at {address} asks for a token, and {have}; copy the head's ~/.ray/auth_token "
-            f"to {_token_file()}, with mode 0600"
-        ) from error
-
-
-def _protect_token() -> None:
-    """Ray writes its token readable by all; whoever reads it can run code on the cluster."""
-    file = _token_file()
-    with suppress(OSError):
-        if file.stat().st_mode & 0o077:
-            file.chmod(0o600)
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Ray's start leaves variables behind that change later starts; put back what was there."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
-    before = os.environ.get("RAY_AUTH_MODE")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("RAY_AUTH_MODE", None)
-        else:
-            os.environ["RAY_AUTH_MODE"] = before

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from search_space.kernels.program import LOGICAL, Node, Traced
+from search_space.kernels.program import LOGICAL, Node
+from search_space.kernels.tracing import Traced
 
 # O1 and one vectorised loop: half the time to compile of O3, and as fast.
 FLAGS = (

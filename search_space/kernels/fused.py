@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from search_space.expression import Expr
 from search_space.kernels import c
-from search_space.kernels.program import UnsupportedError, trace
+from search_space.kernels.tracing import UnsupportedError, trace
 from search_space.operators import CONSTANT, INPUT, OPERATORS
 
 log = logging.getLogger("actsearch")
