@@ -235,6 +235,49 @@ def test_the_same_seed_gives_the_same_outcome_in_any_process(child: str, picture
     assert evaluate(trial(seed=4)).curve != one.curve
 
 
+@pytest.mark.parametrize("child", ["resnet8:width=4", "cnn:width=4", "mlp"])
+def test_generated_kernels_train_a_child_as_eager_mode_does(child: str, pictures: Dataset) -> None:
+    swish = trial("mul(x, sigmoid(scale(x)))")
+    curves = []
+    for kernels in ("generated", "eager"):  # `generated` raises where there is no kernel
+        evaluate = Evaluator(pictures, child_from(child), RECIPE, kernels=kernels)
+        activations = [m for m in evaluate.build("relu(x)").modules() if isinstance(m, Activation)]
+        assert {a.kernels for a in activations} == {kernels}
+        outcome = evaluate(swish)
+        assert outcome.status == "ok", outcome.reason
+        curves.append([loss for _, loss in outcome.curve[:5]])
+    np.testing.assert_allclose(*curves, rtol=1e-3)
+
+
+def test_our_convolutional_children_lie_channels_last_and_a_users_as_it_was_written(
+    pictures: Dataset,
+) -> None:
+    layouts: dict[str, set[bool]] = {}
+
+    def watched(name: str, width: int) -> nn.Module:
+        activation = Activation("relu(x)", width)
+        activation.register_forward_pre_hook(
+            lambda module, inputs: layouts.setdefault(name, set()).add(inputs[0].is_contiguous())
+        )
+        return activation
+
+    def ours(make_activation: Any, input_shape: Any, classes: int) -> nn.Module:
+        return child_from("resnet8:width=4")(lambda c: watched("ours", c), input_shape, classes)
+
+    class Flat(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(len(x), -1)  # raises where channels are last
+
+    def users_own(make_activation: Any, input_shape: Any, classes: int) -> nn.Module:
+        side = input_shape[1] - 2
+        layers = nn.Conv2d(3, 4, 3), watched("theirs", 4), Flat(), nn.Linear(4 * side**2, classes)
+        return nn.Sequential(*layers)
+
+    for body in (ours, users_own):
+        assert Evaluator(pictures, users(body), RECIPE)(trial()).status == "ok"
+    assert layouts == {"ours": {False}, "theirs": {True}}
+
+
 def test_grey_images_train_the_same_after_their_data_was_pickled() -> None:
     x, y = images(channels=1, side=14)
     grey = make_dataset("grey", (x[..., 0], y), augment="crop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+import actsearch.cluster
 from actsearch import errors
+from actsearch.errors import EnvironmentProblem
 from actsearch.origin import PACKAGES, ROOT
 from actsearch.run import Run
 
@@ -142,3 +145,32 @@ def test_a_local_ray_leaves_a_token_that_only_its_owner_can_read(tmp_path: Path)
     )  # fmt: skip
     assert done.returncode in (errors.DONE, errors.NO_CANDIDATE), done.stderr
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_a_machine_of_a_run_leaves_when_the_search_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a process that sleeps in the place of Ray's node."""
+    nodes: list[subprocess.Popen[str]] = []
+
+    @contextlib.contextmanager
+    def sleeper(*args: Any) -> Iterator[subprocess.Popen[str]]:
+        nodes.append(subprocess.Popen(["sleep", "60"], text=True))
+        yield nodes[-1]
+        nodes[-1].kill()
+        nodes[-1].wait()
+
+    monkeypatch.setattr(actsearch.cluster, "_node", sleeper)
+    monkeypatch.setattr(actsearch.cluster, "check_cluster", lambda address: None)
+    monkeypatch.setattr(actsearch.cluster, "LOOK_SECONDS", 0.05)
+    run = Run(tmp_path / "a")
+    with pytest.raises(EnvironmentProblem, match="nothing runs in"):
+        next(actsearch.cluster.join("host:1", run))
+    said = []
+    with run.locked():
+        joined = actsearch.cluster.join("host:1", run)
+        said.append(next(joined))
+        assert nodes[0].poll() is None
+    said += joined
+    assert [line.split()[0] for line in said] == ["Joined", "Left"]
+    assert nodes[0].poll() is not None

@@ -111,6 +111,11 @@ def test_markdown_escapes_its_own_bar_and_shows_per_cent() -> None:
     assert lines[2] == "| 1 | =x \\| y | 91.23 | 1,234 |  |"
 
 
+def test_markdown_holds_no_tag_of_a_formula() -> None:
+    [*_, line] = to_markdown([{"formula": "a<b> & <script>x|y"}]).splitlines()
+    assert line == "| a&lt;b> &amp; &lt;script>x\\|y |"
+
+
 def test_text_is_aligned_and_control_characters_are_gone() -> None:
     text = to_text(TABLE)
     assert "\x1b" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from torch import nn
 import actsearch
 from actsearch.config import SearchConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
-from actsearch.launch import make_plan
+from actsearch.launch import _default_run, make_plan
 from actsearch.reevaluation import reevaluate
 from results.store import StoreError
 
@@ -250,6 +251,22 @@ def test_the_plan_counts_functions_without_repeats(tmp_path: Path) -> None:
     assert plan.distinct is not None
     assert plan.distinct < plan.space.size == 192
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kernels", ["auto", "generated", "eager"])
+def test_the_kind_of_kernels_that_was_asked_for_reaches_the_children(
+    kernels: Any, tmp_path: Path
+) -> None:
+    plan = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny", kernels=kernels))
+    assert plan.evaluator.kernels == kernels
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd.npz", "a b;$(rm -rf ~).npz", "..npz"])
+def test_a_run_without_a_name_stays_under_runs(name: str) -> None:
+    run = _default_run(SearchConfig(dataset=name), {})
+    assert run.parent == Path("runs")
+    assert re.fullmatch(r"[A-Za-z0-9._+=,-]+", run.name)
+    assert run.name.startswith("tiny-exhaustive-")
 
 
 def test_config_json_says_what_was_run(finished: actsearch.Run) -> None:
