@@ -203,7 +203,7 @@ def _kernels() -> str:
         return (
             "no C compiler ($CC, cc, gcc, clang): activations run eagerly, two to four times slower"
         )
-    c.build([c.source(trace(X, "guarded"), "float32", "rows")])
+    c.build([c.source(trace(X, "guarded"), "float32", "flat")])
     vectors = f"{len(c.vector_functions())} of {len(c.FUNCTIONS)} functions as vectors"
     return f"by {c.compiler()}, {vectors}, in {c.cache_folder()}"
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from search_space.expression import Expr, formula
-from search_space.kernels.fused import fused, own_functions
+from search_space.kernels.fused import Fused
 from search_space.operators import CONSTANT, INPUT, Op, check_operator_set, unknown
 from search_space.parser import parse
 
@@ -48,7 +48,7 @@ class Activation(nn.Module):
         self.channel_dim = channel_dim
         self.operators = operators
         self.kernels = kernels
-        self._own = own_functions(self.expr, operators)
+        self._fused = None if kernels == "eager" else Fused(self.expr, operators)
         self.beta = nn.ParameterList()
         self._steps: list[tuple[Op, float, tuple[int, ...], int | None]] = []
         self._slots: dict[Expr, int] = {}
@@ -70,17 +70,17 @@ class Activation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape and dtype of `x` are kept."""
-        if self.kernels != "eager" and (y := self._fused(x)) is not None:
+        if self._fused is not None and (y := self._generated(self._fused, x)) is not None:
             return y
         if x.dtype in (torch.float16, torch.bfloat16):
             with torch.autocast(x.device.type, enabled=False):
                 return self._evaluate(x.float()).to(x.dtype)
         return self._evaluate(x)
 
-    def _fused(self, x: torch.Tensor) -> torch.Tensor | None:
+    def _generated(self, fused: Fused, x: torch.Tensor) -> torch.Tensor | None:
         """By a generated kernel; None where there is none for this input."""
         self._beta_shape(x)
-        y = fused(self.expr, self.operators, self._own, x, [*self.beta], self.channel_dim)
+        y = fused(x, [*self.beta], self.channel_dim)
         if y is None and self.kernels == "generated":
             raise RuntimeError(
                 f"no generated kernel for {self.expr} on {x.device.type}, {x.dtype}, strides "

@@ -1,9 +1,10 @@
 """C source of fused kernels, and the libraries that the system's compiler makes of it.
 
 A kernel is one loop over the elements: `forward` writes y, `backward` recomputes from x what it
-needs and writes the gradients. Loops are vectorised by the compiler, elementary functions by
-glibc's libmvec where the machine has it. Libraries are kept in a cache by the hash of all that they
-depend on.
+needs and writes the gradients. Where that would cost more than a second tensor does, `sloped`
+writes y and dy/dx together, and dy/dx is kept for the backward pass in the place of x. Loops are
+vectorised by the compiler, elementary functions by glibc's libmvec where the machine has it.
+Libraries are kept in a cache by the hash of all that they depend on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ FLAGS = (
 FUNCTIONS = ("exp", "log", "log1p", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 BLOCK = 64  # rows whose beta gradients are summed in float before they join the sum in double
 CHUNK = 256  # the same within a row
+WIDE = 256  # elements that a loop over channels should have, at least
 COMPILE_SECONDS = 120.0
+
+# ns an element with 8 lanes (AVX2), about; the rest costs nothing beside memory.
+COSTS = {
+    "exp": 0.4, "log": 0.6, "sin": 0.4, "cos": 0.4, "sinh": 0.7, "cosh": 0.8, "tanh": 1.1,
+    "asinh": 1.8, "atan": 0.9, "erf": 0.5, "sigmoid": 0.6, "log1p_exp": 1.7, "sinc": 0.8,
+    "sinc_slope": 1.2, "div": 0.1, "sqrt": 0.1,
+}  # fmt: skip
+SECOND_TENSOR = 0.7  # ns an element to write and read dy/dx
 
 # What each primitive is in C; {0}, {1}, {2} are its arguments. A comparison is a mask of all ones
 # or none, and `pick` has no branch: behind branches the compiler hides calls, and then vectorises
@@ -63,6 +73,7 @@ FORMS = {
 }
 
 _HEAD = """\
+#include <stdlib.h>
 typedef long long integer;
 #define INLINE static inline __attribute__((always_inline))
 {declarations}
@@ -70,6 +81,20 @@ INLINE float pick(int mask, float a, float b) {{
     union {{ float f; int i; }} u = {{ a }}, v = {{ b }};
     u.i = (u.i & mask) | (v.i & ~mask);
     return u.f;
+}}
+/* Several short rows of channels are run through as one, with the betas repeated: loops over eight
+   channels are slow. */
+INLINE integer repeats(integer outer, integer channels) {{
+    integer times = 1;
+    while (times * channels < {wide} && outer % (2 * times) == 0) times *= 2;
+    return times;
+}}
+INLINE float *repeated(const float *B, integer betas, integer channels, integer times) {{
+    float *wide = malloc(betas * times * channels * sizeof(float));
+    for (integer k = 0; k < betas; k++)
+        for (integer i = 0; i < times * channels; i++)
+            wide[k * times * channels + i] = B[k * channels + i % channels];
+    return wide;
 }}
 INLINE float sinc(float u) {{
     int zero = -(u == 0);
@@ -106,9 +131,49 @@ INLINE element to(float v) { /* to the nearest, ties to even; NaN stays NaN */
 
 ELEMENTS = {"float32": _FLOAT, "bfloat16": _BFLOAT16}
 
+# flat: no betas, (inner) elements.
 # rows: (outer, channels, inner), one channel a row, such as N, C, H * W.
 # columns: (outer, channels), the channels side by side, such as N, C or N * H * W, C.
 _KERNELS = {
+    "flat": """\
+void forward_{key}(const element *restrict X, element *restrict Y, integer inner) {{
+    #pragma omp simd
+    for (integer i = 0; i < inner; i++) {{
+        float x = from(X[i]);
+{forward}
+        Y[i] = to({y});
+    }}
+}}
+void backward_{key}(const element *restrict X, const element *restrict G, element *restrict D,
+                    integer inner) {{
+    #pragma omp simd
+    for (integer i = 0; i < inner; i++) {{
+        float x = from(X[i]), gy = from(G[i]);
+{backward}
+        D[i] = to({gx});
+    }}
+}}
+""",
+    "flat, sloped": """\
+void forward_{key}(const element *restrict X, element *restrict Y, integer inner) {{
+    #pragma omp simd
+    for (integer i = 0; i < inner; i++) {{
+        float x = from(X[i]);
+{forward}
+        Y[i] = to({y});
+    }}
+}}
+void sloped_{key}(const element *restrict X, element *restrict Y, element *restrict D,
+                  integer inner) {{
+    #pragma omp simd
+    for (integer i = 0; i < inner; i++) {{
+        float x = from(X[i]);
+{sloped}
+        Y[i] = to({y});
+        D[i] = to({slope});
+    }}
+}}
+""",
     "rows": """\
 void forward_{key}(const element *restrict X, element *restrict Y, const float *restrict B,
                    integer outer, integer channels, integer inner) {{
@@ -126,8 +191,9 @@ void forward_{key}(const element *restrict X, element *restrict Y, const float *
         }}
 }}
 void backward_{key}(const element *restrict X, const element *restrict G, element *restrict D,
-                    const float *restrict B, double *restrict DB, float *restrict part,
+                    const float *restrict B, float *restrict DB,
                     integer outer, integer channels, integer inner) {{
+    double *restrict total = calloc({n_betas} * channels, sizeof(double));
     for (integer o = 0; o < outer; o++)
         for (integer c = 0; c < channels; c++) {{
             const element *restrict xs = X + (o * channels + c) * inner;
@@ -147,41 +213,56 @@ void backward_{key}(const element *restrict X, const element *restrict G, elemen
 {store}
             }}
         }}
+    for (integer k = 0; k < {n_betas} * channels; k++) DB[k] = total[k];
+    free(total);
 }}
 """,
     "columns": """\
 void forward_{key}(const element *restrict X, element *restrict Y, const float *restrict B,
                    integer outer, integer channels, integer inner) {{
-    for (integer o = 0; o < outer; o++) {{
-        const element *restrict xs = X + o * channels;
-        element *restrict ys = Y + o * channels;
+    integer times = repeats(outer, channels), width = times * channels;
+    float *restrict wide = repeated(B, {n_betas}, channels, times);
+    for (integer o = 0; o < outer / times; o++) {{
+        const element *restrict xs = X + o * width;
+        element *restrict ys = Y + o * width;
         #pragma omp simd
-        for (integer c = 0; c < channels; c++) {{
+        for (integer c = 0; c < width; c++) {{
             float x = from(xs[c]);
 {betas}
 {forward}
             ys[c] = to({y});
         }}
     }}
+    free(wide);
 }}
 void backward_{key}(const element *restrict X, const element *restrict G, element *restrict D,
-                    const float *restrict B, double *restrict DB, float *restrict part,
+                    const float *restrict B, float *restrict DB,
                     integer outer, integer channels, integer inner) {{
-    for (integer o = 0; o < outer; o++) {{
-        const element *restrict xs = X + o * channels;
-        const element *restrict gs = G + o * channels;
-        element *restrict ds = D + o * channels;
+    integer times = repeats(outer, channels), width = times * channels;
+    float *restrict wide = repeated(B, {n_betas}, channels, times);
+    float *restrict part = calloc({n_betas} * width, sizeof(float));
+    double *restrict total = calloc({n_betas} * channels, sizeof(double));
+    for (integer o = 0; o < outer / times; o++) {{
+        const element *restrict xs = X + o * width;
+        const element *restrict gs = G + o * width;
+        element *restrict ds = D + o * width;
         #pragma omp simd
-        for (integer c = 0; c < channels; c++) {{
+        for (integer c = 0; c < width; c++) {{
             float x = from(xs[c]), gy = from(gs[c]);
 {betas}
 {backward}
             ds[c] = to({gx});
 {add}
         }}
-        if ((o + 1) % {block} == 0 || o + 1 == outer)
-            for (integer k = 0; k < {n_betas} * channels; k++) {{ DB[k] += part[k]; part[k] = 0; }}
+        if ((o + 1) % {block} == 0 || o + 1 == outer / times)
+            for (integer k = 0; k < {n_betas}; k++)
+                for (integer c = 0; c < width; c++) {{
+                    total[k * channels + c % channels] += part[k * width + c];
+                    part[k * width + c] = 0;
+                }}
     }}
+    for (integer k = 0; k < {n_betas} * channels; k++) DB[k] = total[k];
+    free(wide), free(part), free(total);
 }}
 """,
 }
@@ -193,7 +274,7 @@ class CompileError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A kernel's C functions, `forward_KEY` and `backward_KEY`."""
+    """A kernel's C functions: `forward_KEY`, and `backward_KEY` or `sloped_KEY`."""
 
     key: str
     element: str
@@ -201,7 +282,8 @@ class Source:
 
 
 def source(traced: Traced, element: str, layout: str) -> Source:
-    """C for an activation; `layout` is `rows` or `columns`, `element` float32 or bfloat16."""
+    """C for an activation; `layout` is `rows` or `columns` for one with betas, else `flat`,
+    `element` float32 or bfloat16."""
     body = _body(traced, layout)
     digest = hashlib.sha256("\n".join((element, body, *machine())).encode()).hexdigest()[:24]
     return Source(digest, element, body.replace("@KEY@", digest))
@@ -209,36 +291,52 @@ def source(traced: Traced, element: str, layout: str) -> Source:
 
 def _body(traced: Traced, layout: str) -> str:
     rows = layout == "rows"
-    indent = " " * (16 if rows else 12)
+    indent = " " * {"flat": 8, "rows": 16, "columns": 12}[layout]
     betas = range(len(traced.betas))
-    load = "\n".join(f"            float beta{b} = B[{b} * channels + c];" for b in betas)
+    row = "B[{} * channels + c]" if rows else "wide[{} * width + c]"
+    load = "\n".join(f"            float beta{b} = {row.format(b)};" for b in betas)
     gradients = [traced.gx, *traced.gbetas]
     inside = indent + "    " * rows  # the backward loop of rows is in chunks
     if rows:
         sums = "\n".join(f"{indent}float sum{b} = 0;" for b in betas)
         add = "\n".join(f"{inside}sum{b} += {_name(g)};" for b, g in enumerate(traced.gbetas))
-        store = "\n".join(f"{indent}DB[{b} * channels + c] += sum{b};" for b in betas)
+        store = "\n".join(f"{indent}total[{b} * channels + c] += sum{b};" for b in betas)
         names = ", ".join(f"sum{b}" for b in betas)
     else:
         sums, store, names = "", "", ""
         add = "\n".join(
-            f"{inside}part[{b} * channels + c] += {_name(g)};" for b, g in enumerate(traced.gbetas)
+            f"{inside}part[{b} * width + c] += {_name(g)};" for b, g in enumerate(traced.gbetas)
         )
-    return _KERNELS[layout].format(
+    template = "flat, sloped" if layout == "flat" and keeps_slope(traced) else layout
+    return _KERNELS[template].format(
         key="@KEY@",
         betas=load,
         forward=_steps(traced, [traced.y], indent),
+        sloped=_steps(traced, [traced.y, traced.slope], indent),
         backward=_steps(traced, gradients, inside),
         y=_name(traced.y),
+        slope=_name(traced.slope),
         gx=_name(traced.gx),
         sums=sums,
         reduction=f" reduction(+:{names})" if names else "",
         add=add,
         store=store,
         block=BLOCK,
-        chunk=CHUNK if traced.betas else "inner",
+        chunk=CHUNK,
         n_betas=len(traced.betas),
     )
+
+
+def keeps_slope(traced: Traced) -> bool:
+    """Whether dy/dx is kept for the backward pass, not x."""
+    if traced.betas:
+        return False
+    apart = _cost(traced, [traced.y]) + _cost(traced, [traced.gx])
+    return apart - _cost(traced, [traced.y, traced.slope]) > SECOND_TENSOR
+
+
+def _cost(traced: Traced, outputs: Sequence[Node]) -> float:
+    return sum(COSTS.get(node.name, 0.0) for node in traced.program.needed(outputs))
 
 
 def _steps(traced: Traced, outputs: Sequence[Node], indent: str) -> str:
@@ -321,7 +419,7 @@ def _head() -> str:
             f'extern float m_{name}(float) __asm__("{name}f") '
             f"__attribute__((const, nothrow{simd}));"
         )
-    return _HEAD.format(declarations="\n".join(lines))
+    return _HEAD.format(declarations="\n".join(lines), wide=WIDE)
 
 
 # -- libraries
@@ -375,13 +473,29 @@ def _compile(group: Sequence[Source], element: str, folder: Path) -> None:
 Call = Callable[..., None]
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """The functions of a library, of which it has `backward` or `sloped`."""
+
+    forward: Call
+    backward: Call | None
+    sloped: Call | None
+
+
 @cache
-def load(key: str) -> tuple[Call, Call]:
-    """The functions `forward` and `backward` of a kernel that was built."""
+def load(key: str, *, with_betas: bool) -> Kernel:
+    """The functions of a kernel that was built."""
     library = ctypes.CDLL(str(cache_folder() / f"{key}.so"))
-    forward, backward = library[f"forward_{key}"], library[f"backward_{key}"]
     pointer, integer = ctypes.c_void_p, ctypes.c_longlong
-    forward.argtypes = [pointer] * 3 + [integer] * 3
-    backward.argtypes = [pointer] * 6 + [integer] * 3
-    forward.restype = backward.restype = None
-    return forward, backward
+
+    def function(name: str, pointers: int, integers: int) -> Call | None:
+        found = getattr(library, f"{name}_{key}", None)
+        if found is not None:
+            found.argtypes = [pointer] * pointers + [integer] * integers
+            found.restype = None
+        return found
+
+    shapes = ((3, 3), (5, 3)) if with_betas else ((2, 1), (3, 1))
+    forward = function("forward", *shapes[0])
+    assert forward is not None
+    return Kernel(forward, function("backward", *shapes[1]), function("sloped", 3, 1))

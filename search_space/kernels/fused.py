@@ -1,4 +1,4 @@
-"""Fused: an expression as one autograd function that saves only its input."""
+"""Fused: an expression as one autograd function that saves one tensor for its backward pass."""
 
 from __future__ import annotations
 
@@ -18,8 +18,47 @@ from search_space.operators import CONSTANT, INPUT, OPERATORS
 
 log = logging.getLogger("actsearch")
 
-WIDE = 256  # elements that a loop over channels should have, at least
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class Fused:
+    """`expr` by generated kernels, each found at its first use: a small network calls it a thousand
+    times a second, so a call looks up no expression."""
+
+    def __init__(self, expr: Expr, operators: str) -> None:
+        self.expr = expr
+        self.operators = operators
+        self._kernels: dict[tuple[torch.dtype, str], c.Kernel | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kernels": {}}
+
+    def __call__(
+        self, x: torch.Tensor, betas: Sequence[torch.Tensor], channel_dim: int
+    ) -> torch.Tensor | None:
+        """`expr` of `x`, or None where there is no kernel for its device, type or operators.
+
+        `betas` have the length of dimension `channel_dim` of `x`. The result can be differentiated
+        once.
+        """
+        if x.device.type != "cpu" or x.dtype not in ELEMENTS or x.numel() == 0:
+            return None
+        dim = channel_dim % x.ndim
+        if not x.is_contiguous() and not (_channels_last(x) and (dim == 1 or not betas)):
+            x = x.contiguous()
+        if not betas:
+            found = self._kernel(x.dtype, "flat")
+            return found and _Flat.apply(x, found, torch.is_grad_enabled() and x.requires_grad)
+        layout, sizes = _loops(x, dim)
+        found = self._kernel(x.dtype, layout)
+        return found and _WithBetas.apply(x, found, sizes, *betas)
+
+    def _kernel(self, dtype: torch.dtype, layout: str) -> c.Kernel | None:
+        key = dtype, layout
+        if key not in self._kernels:
+            own = own_functions(self.expr, self.operators)
+            self._kernels[key] = kernel(self.expr, self.operators, own, ELEMENTS[dtype], layout)
+        return self._kernels[key]
 
 
 Own = tuple[Callable[..., torch.Tensor], ...]
@@ -34,15 +73,13 @@ def own_functions(expr: Expr, operators: str) -> Own:
 
 
 @lru_cache(maxsize=4096)
-def kernel(
-    expr: Expr, operators: str, own: Own, element: str, layout: str
-) -> tuple[c.Call, c.Call] | None:
-    """The two functions of a kernel, built if need be; None where there is none. `own` is
-    `own_functions(expr, operators)`."""
+def kernel(expr: Expr, operators: str, own: Own, element: str, layout: str) -> c.Kernel | None:
+    """A kernel, built if need be; None where there is none. `own` is `own_functions(expr,
+    operators)`."""
     try:
         source = c.source(trace(expr, operators), element, layout)
         c.build([source])
-        return c.load(source.key)
+        return c.load(source.key, with_betas=layout != "flat")
     except UnsupportedError as reason:
         log.info("%s runs eagerly: %s", expr, reason)
     except (c.CompileError, OSError) as reason:
@@ -56,72 +93,63 @@ def complain(reason: str) -> None:
     log.warning("no generated kernels, activations run eagerly: %s", reason)
 
 
-def fused(
-    expr: Expr,
-    operators: str,
-    own: Own,
-    x: torch.Tensor,
-    betas: Sequence[torch.Tensor],
-    channel_dim: int,
-) -> torch.Tensor | None:
-    """`expr` of `x`, or None where there is no kernel for its device, its type or its operators.
-
-    `own` is `own_functions(expr, operators)`. `betas` have the length of dimension `channel_dim` of
-    `x`. The result can be differentiated once.
-    """
-    if x.device.type != "cpu" or x.dtype not in ELEMENTS or x.numel() == 0:
-        return None
-    dim = channel_dim % x.ndim
-    if not x.is_contiguous() and not (_channels_last(x) and (dim == 1 or not betas)):
-        x = x.contiguous()
-    layout, sizes = _loops(x, dim, bool(betas))
-    functions = kernel(expr, operators, own, ELEMENTS[x.dtype], layout)
-    if functions is None:
-        return None
-    stacked = torch.stack([b.float() for b in betas]) if betas else None
-    if stacked is not None and layout == "columns":
-        stacked, sizes = _wider(stacked, sizes)
-    return _Function.apply(x, stacked, functions, sizes)
-
-
-def _loops(x: torch.Tensor, dim: int, has_betas: bool) -> tuple[str, tuple[int, int, int]]:
+def _loops(x: torch.Tensor, dim: int) -> tuple[str, tuple[int, int, int]]:
     """rows or columns, and (outer, channels, inner), of a tensor as it lies in memory."""
-    if not has_betas:
-        return "rows", (1, 1, x.numel())
     channels, inner = x.shape[dim], math.prod(x.shape[dim + 1 :])
     if x.is_contiguous() and inner > 1:
         return "rows", (x.numel() // (channels * inner), channels, inner)
     return "columns", (x.numel() // channels, channels, 1)
 
 
-def _wider(
-    betas: torch.Tensor, sizes: tuple[int, int, int]
-) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """Several short rows as one, with the betas repeated: loops over eight channels are slow."""
-    outer, channels, _ = sizes
-    times = 1
-    while times * channels < WIDE and outer % (2 * times) == 0:
-        times *= 2
-    return betas.repeat(1, times), (outer // times, times * channels, 1)
-
-
 def _channels_last(x: torch.Tensor) -> bool:
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
-class _Function(torch.autograd.Function):
+class _Flat(torch.autograd.Function):
+    """Without betas."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, found: c.Kernel, differentiated: bool) -> torch.Tensor:
+        y = torch.empty_like(x)  # keeps the strides of a dense tensor
+        if differentiated and found.sloped is not None:
+            slope = torch.empty_like(x)
+            found.sloped(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
+            ctx.save_for_backward(slope)
+        else:
+            found.forward(x.data_ptr(), y.data_ptr(), x.numel())
+            ctx.save_for_backward(x)
+        ctx.backward_of = found.backward
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        [gy] = grad_outputs
+        [saved] = ctx.saved_tensors
+        if ctx.backward_of is None:
+            return gy * saved, None, None
+        gy = _lying_as(saved, gy)
+        gx = torch.empty_like(saved)
+        ctx.backward_of(saved.data_ptr(), gy.data_ptr(), gx.data_ptr(), saved.numel())
+        return gx, None, None
+
+
+class _WithBetas(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        betas: torch.Tensor | None,
-        functions: tuple[c.Call, c.Call],
+        found: c.Kernel,
         sizes: tuple[int, int, int],
+        *betas: torch.Tensor,
     ) -> torch.Tensor:
-        y = torch.empty_like(x)  # keeps the strides of a dense tensor
-        functions[0](x.data_ptr(), y.data_ptr(), 0 if betas is None else betas.data_ptr(), *sizes)
-        ctx.save_for_backward(x, betas)
-        ctx.backward_of, ctx.sizes = functions[1], sizes
+        stacked = torch.stack(betas).float()
+        y = torch.empty_like(x)
+        found.forward(x.data_ptr(), y.data_ptr(), stacked.data_ptr(), *sizes)
+        ctx.save_for_backward(x, stacked)
+        ctx.kernel, ctx.sizes = found, sizes
         return y
 
     @staticmethod
@@ -131,14 +159,14 @@ class _Function(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         [gy] = grad_outputs
         x, betas = ctx.saved_tensors
-        if gy.stride() != x.stride():
-            gy = torch.empty_like(x).copy_(gy)
-        gx = torch.empty_like(x)
-        if betas is None:
-            pointers, gbetas = (0, 0, 0), None
-        else:
-            gbetas = torch.zeros(betas.shape, dtype=torch.float64)
-            part = torch.zeros_like(betas)
-            pointers = betas.data_ptr(), gbetas.data_ptr(), part.data_ptr()
-        ctx.backward_of(x.data_ptr(), gy.data_ptr(), gx.data_ptr(), *pointers, *ctx.sizes)
-        return gx, None if gbetas is None else gbetas.float(), None, None
+        gy = _lying_as(x, gy)
+        gx, gbetas = torch.empty_like(x), torch.empty_like(betas)
+        ctx.kernel.backward(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *ctx.sizes)
+        return gx, None, None, *gbetas.unbind()
+
+
+def _lying_as(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """`gradient` with the strides of `x`."""
+    if gradient.stride() == x.stride():
+        return gradient
+    return torch.empty_like(x).copy_(gradient)

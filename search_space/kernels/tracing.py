@@ -25,14 +25,15 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Traced:
-    """An activation: `y` from `x` and the betas, and the gradients of x and of each beta from x,
-    the betas and the gradient `gy`."""
+    """An activation: `y` from `x` and the betas, its `slope` dy/dx, and the gradients of x and of
+    each beta from x, the betas and the gradient `gy`."""
 
     program: Program
     x: Node
     gy: Node
     betas: tuple[Node, ...]
     y: Node
+    slope: Node
     gx: Node
     gbetas: tuple[Node, ...]
 
@@ -60,8 +61,9 @@ def trace(expr: Expr, operators: str) -> Traced:
 
     y = visit(expr)
     gy = program.node("gy")
+    [slope] = program.gradients(y, program.const(1.0), [x])
     gx, *gbetas = program.gradients(y, gy, [x, *betas])
-    return Traced(program, x, gy, tuple(betas), y, gx, tuple(gbetas))
+    return Traced(program, x, gy, tuple(betas), y, slope, gx, tuple(gbetas))
 
 
 def _call(fn: Callable[..., Any], args: Sequence[Scalar]) -> Any:
