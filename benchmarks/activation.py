@@ -127,7 +127,7 @@ def main() -> None:
                 "high": np.quantile(total, 0.75),
                 "saved": tensors,
                 "saved_mb": megabytes,
-            }  # fmt: skip
+            }
         )
     relu = rows[0]["total"]
     print(f"{given.shape}, float32, channels last, one thread of {os.cpu_count()}, torch "
@@ -146,8 +146,9 @@ def main() -> None:
             total = [r["total"] for r in these]
             print(f"  {f'{len(these)} random of {group}':<38} {kernels:<10} median "
                   f"{np.median(total):.2f}, mean {np.mean(total):.2f}, 90 % "
-                  f"{np.quantile(total, 0.9):.2f}; saved {np.mean([r['saved'] for r in these]):.1f} "
-                  f"tensors, {np.mean([r['saved_mb'] for r in these]):.1f} MB")  # fmt: skip
+                  f"{np.quantile(total, 0.9):.2f}; saved "
+                  f"{np.mean([r['saved'] for r in these]):.1f} tensors, "
+                  f"{np.mean([r['saved_mb'] for r in these]):.1f} MB")  # fmt: skip
     if given.json:
         arguments = vars(given) | {"json": None}
         machine = {"cpus": os.cpu_count(), "torch": torch.__version__}

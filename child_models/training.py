@@ -114,7 +114,7 @@ def train(
     model.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(
-        _weight_decay_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum
+        _weight_decay_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, fused=True
     )
     check_every = 1 if data.device.type == "cpu" else 20  # reading a value makes a GPU wait
     losses = torch.zeros(recipe.steps, device=data.device)
