@@ -65,6 +65,7 @@ DEFAULTS: Mapping[str, Any] = {
     "seed": 0,
     "patience": 20_000,
     "kernels": "auto",
+    "racing": "off",
     "skip_symmetric": "off",
     "data_root": "data",
 }
@@ -87,6 +88,9 @@ class SearchConfig:
     halving: Flag = False
     """Train cohorts for a few steps first and only their best to the end; short for +halving behind
     the strategy."""
+    racing: Text = None
+    """Stop trainings that are not among the best after some steps: on, or such as
+    loss:20=0.25,50=0.1 [off]."""
     budget: Int = None
     """Functions to train in total [all of the space]."""
     dataset: Text = None

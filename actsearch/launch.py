@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from actsearch.config import SearchConfig
-from actsearch.errors import NoCandidateError
+from actsearch.errors import NoCandidateError, UsageError
 from actsearch.loop import Level, StrategySource, run_trials, submit_function
 from actsearch.progress import HISTORY, Progress
 from actsearch.run import RUNS, Run
@@ -28,6 +28,7 @@ from actsearch.session import (
     warm_up,
 )
 from child_models.evaluate import Evaluator
+from controller.racing import Race, race_rules
 from controller.strategies import normal, rungs, short, strategy_from
 from results.records import Trial
 from results.store import Store
@@ -96,6 +97,8 @@ class Plan:
         cohorts = rungs(s["strategy"])
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
+        if (race := race_rules(s["racing"])) is not None:
+            lines.append(f"racing     {race.words()}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = s["workers"] or os.cpu_count() or 1
         if self.total and s["ray_address"] is None:
@@ -145,6 +148,7 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     strategy_from(settings["strategy"], space, settings["seed"])
     if settings["workers"] is None and settings["executor"] == "inline":
         settings["workers"] = 1
+    _check_race(settings, evaluator)
     seconds = warm_up(evaluator)
     return Plan(run, settings, space, evaluator, _survey(space, settings), seconds)
 
@@ -159,6 +163,22 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     strategy = short(normal(settings["strategy"], halving=settings["halving"]))
     name = f"{space if space in SPACES else 'custom'}-{strategy}-{dataset}"
     return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
+
+
+def _check_race(settings: dict[str, Any], evaluator: Evaluator) -> None:
+    race = race_rules(settings["racing"])
+    if race is None:
+        return
+    settings["racing"] = str(race)
+    if rungs(settings["strategy"]) is not None:
+        raise UsageError("--racing and --halving both leave functions behind; choose one of them")
+    last = race.rungs[-1][0]
+    if last >= evaluator.recipe.steps:
+        raise UsageError(
+            f"--racing {race} has a rung at step {last}, but children train for "
+            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.metric}:"
+            f"{max(1, evaluator.recipe.steps // 10)}=0.25"
+        )
 
 
 def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
@@ -199,6 +219,7 @@ def _config(plan: Plan) -> dict[str, Any]:
 def _search(plan: Plan, store: Store, console: Console) -> str:
     settings = plan.settings
     level = _levels(store, plan.evaluator)
+    race = race_rules(settings["racing"])
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     source = StrategySource(
@@ -215,6 +236,7 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         extra=plan.evaluator.extra,
         screening=settings["screen"] == "on",
         skip_symmetric=settings["skip_symmetric"] == "on",
+        race=None if race is None else Race(race),
     )
     if not source.anything_left:
         return source.ended

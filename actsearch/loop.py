@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actsearch.progress import Progress
+from controller.racing import Race
 from controller.strategy import Proposal, Strategy
 from results.records import Outcome, Trial, reward
 from results.store import Store
@@ -162,7 +163,8 @@ class StrategySource:
     A proposal of a function whose outcome is known is told its reward at once and costs nothing;
     one that is being trained is told when it is done. `level(share)` says how a proposal for this
     share of the steps is trained. `first` are trials to run beside the strategy's, such as the
-    baselines. Open proposals and the strategy's state are taken from the store, if it has any.
+    baselines; they do not `race`. Open proposals and the strategy's state are taken from the store,
+    if it has any.
     """
 
     def __init__(
@@ -181,6 +183,7 @@ class StrategySource:
         extra: tuple[Op, ...] = (),
         screening: bool = True,
         skip_symmetric: bool = False,
+        race: Race | None = None,
     ) -> None:
         self.store = store
         self.space = space
@@ -194,6 +197,7 @@ class StrategySource:
         self.extra = extra
         self.screening = screening
         self.skip_symmetric = skip_symmetric
+        self.race = race
         self._described: Function | None = None
         self.proposals = store.proposals()
         self.repeats = self.proposals - store.proposed_trials()
@@ -207,6 +211,11 @@ class StrategySource:
         self._restore(first)
 
     def _restore(self, first: Iterable[Trial]) -> None:
+        first = list(first)
+        self._whole = {t.id for t in first}
+        if self.race is not None:
+            for outcome in self.store.outcomes("search"):
+                self.race.tell(outcome)
         state = self.store.strategy(self.name)
         if state is not None:
             self.strategy.load_state_dict(state)
@@ -256,7 +265,13 @@ class StrategySource:
         while len(self._queue) < n and self._repeats_in_a_row < self.patience:
             if should_stop() or not self._ask(n - len(self._queue)):
                 break
-        return [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        trials = [self._queue.popleft() for _ in range(min(n, len(self._queue)))]
+        return [self._raced(trial) for trial in trials]
+
+    def _raced(self, trial: Trial) -> Trial:
+        if self.race is None or trial.stage != "search" or trial.id in self._whole:
+            return trial
+        return replace(trial, race=self.race.rungs())
 
     @property
     def anything_left(self) -> bool:
@@ -331,6 +346,8 @@ class StrategySource:
         return trial
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
+        if self.race is not None and trial.race:
+            self.race.tell(outcome)
         self._tell_all(trial, outcome)
         if trial.expression in self._paid:
             self._paid.discard(trial.expression)

@@ -40,10 +40,11 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
     block = [f" {head} {hours:02d}:{rest // 60:02d}:{rest % 60:02d}"]
     block.append(f" {_bar(progress)}{_pace(progress)}")
     counts = progress.counts
+    raced_out = f" · raced out {counts['raced_out']}" if counts["raced_out"] else ""
     block.append(
         f" {progress.workers}   running {progress.running} · rejected {counts['rejected']}"
         f" · diverged {counts['diverged']}"
-        f" · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
+        f"{raced_out} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
         f" · repeats {progress.repeats} (free)"
     )
     block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]

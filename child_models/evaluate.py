@@ -19,7 +19,7 @@ import torch
 
 from child_models.datasets import Dataset
 from child_models.recipe import Recipe
-from child_models.training import DeviceData, Diverged, Training, accuracy, train
+from child_models.training import DeviceData, Diverged, RacedOut, Training, accuracy, train
 from child_models.zoo import Child, source_digest
 from results.records import OUT_OF_MEMORY, Outcome, Trial
 from search_space.activation import Activation, check_kernels
@@ -91,6 +91,16 @@ class Evaluator:
         except Diverged as end:
             seconds = time.perf_counter() - start
             return outcome("diverged", str(end), step=end.step, curve=end.curve, seconds=seconds)
+        except RacedOut as end:
+            return outcome(
+                "raced_out",
+                str(end),
+                step=end.training.rungs[-1].step,
+                curve=end.training.curve,
+                rungs=end.training.rungs,
+                ms_per_step=end.training.ms_per_step,
+                seconds=time.perf_counter() - start,
+            )
         except torch.OutOfMemoryError as error:
             seconds = time.perf_counter() - start
             return outcome("failed", f"{OUT_OF_MEMORY}: {_short(error)}", seconds=seconds)
@@ -102,6 +112,7 @@ class Evaluator:
             val_accuracy=scores["val"],
             test_accuracy=scores.get("test"),
             curve=training.curve,
+            rungs=training.rungs,
             ms_per_step=training.ms_per_step,
             seconds=time.perf_counter() - start,
         )
@@ -129,7 +140,7 @@ class Evaluator:
             self._data = DeviceData(self.dataset, device)
         model = self.build(trial.expression).to(device)
         recipe = replace(self.recipe, steps=trial.steps or self.recipe.steps)
-        training = train(model, self._data, recipe, trial.seed, beat)
+        training = train(model, self._data, recipe, trial.seed, beat, trial.race)
         splits = ("val", "test") if self.test else ("val",)
         try:
             return training, {split: accuracy(model, self._data, split) for split in splits}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +19,13 @@ from torch import nn
 
 from child_models.datasets import Dataset
 from child_models.recipe import Recipe
+from results.records import AtRung, Rung
 
 PAD = 4  # pixels around an image that is cropped, He et al. 2016a
 EVALUATION_BATCH = 500
 CURVE_POINTS = 200
+RUNG_STEPS = 5  # whose mean loss counts at a rung
+RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
 
 
 class Diverged(Exception):
@@ -32,6 +35,14 @@ class Diverged(Exception):
         super().__init__(reason)
         self.step = step
         self.curve = curve
+
+
+class RacedOut(Exception):
+    """The child was not good enough at the last of `rungs`."""
+
+    def __init__(self, reason: str, training: Training) -> None:
+        super().__init__(reason)
+        self.training = training
 
 
 class DeviceData:
@@ -92,10 +103,12 @@ class DeviceData:
 
 @dataclass(frozen=True)
 class Training:
-    """A training that went to its end: the loss curve as (step, loss) and the median ms a step."""
+    """A training as far as it went: the loss curve as (step, loss), the median ms a step, and how
+    it stood at the rungs of a race."""
 
     curve: tuple[tuple[int, float], ...]
     ms_per_step: float
+    rungs: tuple[AtRung, ...] = ()
 
 
 def train(
@@ -104,8 +117,10 @@ def train(
     recipe: Recipe,
     seed: int,
     beat: Callable[[int], None] = lambda step: None,
+    race: Iterable[Rung] = (),
 ) -> Training:
-    """Train `model` in place. `beat(step)` is called as it goes on; raises Diverged.
+    """Train `model` in place. `beat(step)` is called as it goes on; raises Diverged, and RacedOut
+    where it does not pass a rung of `race`.
 
     Where the model has an attribute `memory_format`, its weights and the images lie in memory that
     way."""
@@ -117,6 +132,8 @@ def train(
         _weight_decay_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, fused=True
     )
     check_every = 1 if data.device.type == "cpu" else 20  # reading a value makes a GPU wait
+    rungs = {rung.step: rung for rung in race if rung.step < recipe.steps}
+    stood: list[AtRung] = []
     losses = torch.zeros(recipe.steps, device=data.device)
     norms = torch.zeros(recipe.steps, device=data.device)
     times: list[float] = []
@@ -133,12 +150,43 @@ def train(
         losses[step] = loss.detach()
         norms[step] = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         optimiser.step()
-        if (step + 1) % check_every == 0 or step + 1 == recipe.steps:
+        rung = rungs.get(step + 1)
+        if (step + 1) % check_every == 0 or step + 1 == recipe.steps or rung is not None:
             _check_finite(losses, norms, checked, step + 1)
             times.append((time.perf_counter() - clock) / (step + 1 - checked))
-            checked, clock = step + 1, time.perf_counter()
+            checked = step + 1
             beat(checked)
-    return Training(_thin(losses, recipe.steps), 1e3 * statistics.median(times))
+            if rung is not None:
+                stood.append(_at(rung, model, data, losses))
+                if not rung.passed_by(getattr(stood[-1], rung.metric)):
+                    ms = 1e3 * statistics.median(times)
+                    training = Training(_thin(losses, checked), ms, tuple(stood))
+                    raise RacedOut(_why(rung, stood[-1]), training)
+            clock = time.perf_counter()
+    ms = 1e3 * statistics.median(times)
+    return Training(_thin(losses, recipe.steps), ms, tuple(stood))
+
+
+def _at(rung: Rung, model: nn.Module, data: DeviceData, losses: torch.Tensor) -> AtRung:
+    """How the child stands; it is scored only where that decides, or where it is about to leave."""
+    loss = float(losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
+    if rung.metric == "loss" and rung.passed_by(loss):
+        return AtRung(rung.step, loss)
+    try:
+        score = accuracy(model, data, "val", RUNG_EXAMPLES)
+    except Diverged as end:
+        raise Diverged(str(end), rung.step, _thin(losses, rung.step)) from None
+    model.train()
+    return AtRung(rung.step, loss, score)
+
+
+def _why(rung: Rung, at: AtRung) -> str:
+    worse = "above" if rung.metric == "loss" else "below"
+    value, name = getattr(at, rung.metric), {"loss": "training loss"}.get(rung.metric, rung.metric)
+    return (
+        f"left after {rung.step:,} steps with validation accuracy {at.accuracy:.4f}: its {name} "
+        f"{value:.4g} is {worse} {rung.limit:.4g}"
+    )
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
@@ -176,11 +224,11 @@ def _thin(losses: torch.Tensor, steps: int) -> tuple[tuple[int, float], ...]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: DeviceData, split: str) -> float:
-    """The share of `split` that `model` classifies right; raises Diverged for logits that are not
-    finite."""
+def accuracy(model: nn.Module, data: DeviceData, split: str, examples: int | None = None) -> float:
+    """The share of `split`, or of its first `examples`, that `model` classifies right; raises
+    Diverged for logits that are not finite."""
     model.eval()
-    x, y = data.splits[split]
+    x, y = (part[:examples] for part in data.splits[split])
     layout = memory_format(model)
     right = torch.zeros((), dtype=torch.long, device=data.device)
     finite = torch.ones((), dtype=torch.bool, device=data.device)

@@ -50,11 +50,12 @@ class Entry:
     reason: str
     symmetry: str
     properties: Mapping[str, Any]
-    rung: tuple[int, float] | None = None  # steps and accuracy where it was left behind
+    rung: tuple[int, float] | None = None  # steps and accuracy where it left a race or a cohort
 
 
 def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Finished functions, best validation accuracy first; the failed follow without a rank."""
+    """Finished functions, best validation accuracy first; those that left a race or a cohort and
+    the failed follow without a rank."""
     functions: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["status"] is not None:
@@ -117,8 +118,15 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         reason=failed["reason"] if failed else "",
         symmetry=runs[0].get("symmetry") or "",
         properties=json.loads(runs[0].get("properties") or "{}"),
-        rung=runs[0].get("rung"),
+        rung=runs[0].get("rung") or _left_a_race(runs[0]),
     )
+
+
+def _left_a_race(row: Mapping[str, Any]) -> tuple[int, float] | None:
+    if row["status"] != "raced_out":
+        return None
+    step, _, accuracy = json.loads(row["rungs"])[-1]
+    return step, accuracy or 0.0
 
 
 def _ms_per_step(runs: list[Mapping[str, Any]]) -> float | None:

@@ -7,9 +7,34 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-STATUSES = ("ok", "diverged", "rejected", "failed", "timed_out", "crashed")
+STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
+METRICS = ("loss", "accuracy")  # by which trainings race
 STAGES = ("search", "rung", "reevaluate")  # a rung is a shorter training inside a search
+
+
+@dataclass(frozen=True)
+class Rung:
+    """After `step`, a training goes on only with a `metric` as good as `limit` (None: always)."""
+
+    step: int
+    metric: str
+    limit: float | None
+
+    def passed_by(self, value: float) -> bool:
+        if self.limit is None:
+            return True
+        return value <= self.limit if self.metric == "loss" else value >= self.limit
+
+
+@dataclass(frozen=True)
+class AtRung:
+    """How a training stood after `step`: the mean loss of its last steps, and the accuracy on a
+    part of the validation split, where that was measured."""
+
+    step: int
+    loss: float
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +54,7 @@ class Trial:
     formula: str = ""  # `expression` as people write it
     label: str = ""  # a baseline's name, shown beside its formula
     steps: int = 0  # of a rung; 0 for those of the recipe
+    race: tuple[Rung, ...] = ()  # where it may be stopped; no part of what it is
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -40,7 +66,8 @@ class Outcome:
     """What a trial ended as. Accuracies are fractions of 1 and are None unless status is `ok`.
 
     `reason` says why a trial is not ok, in a sentence. `curve` is the training loss, thinned to at
-    most 200 points of (step, loss). `seconds` is the wall time of the whole training.
+    most 200 points of (step, loss); `rungs` says how it stood in a race. `seconds` is the wall time
+    of the whole training.
     """
 
     status: str
@@ -49,6 +76,7 @@ class Outcome:
     test_accuracy: float | None = None
     step: int | None = None  # where it ended, if not at the recipe's last step
     curve: tuple[tuple[int, float], ...] = ()
+    rungs: tuple[AtRung, ...] = ()
     seconds: float = 0.0
     ms_per_step: float | None = None
     host: str = ""
@@ -76,11 +104,13 @@ FAILURE_REWARD = -0.1
 
 
 def reward(outcome: Outcome) -> float:
-    """What a strategy is told: the validation accuracy, or FAILURE_REWARD where there is none.
+    """What a strategy is told: the validation accuracy (of a raced-out child that at its last
+    rung), or FAILURE_REWARD where there is none.
 
     It is below every accuracy, as far from 0 as chance among ten classes; the paper does not say
     what it used.
     """
-    if outcome.val_accuracy is None or not math.isfinite(outcome.val_accuracy):
-        return FAILURE_REWARD
-    return outcome.val_accuracy
+    accuracy = outcome.val_accuracy
+    if outcome.status == "raced_out" and outcome.rungs:
+        accuracy = outcome.rungs[-1].accuracy
+    return FAILURE_REWARD if accuracy is None or not math.isfinite(accuracy) else accuracy

@@ -13,13 +13,13 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from results.records import STAGES, STATUSES, Outcome, Trial
+from results.records import STAGES, STATUSES, AtRung, Outcome, Trial
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -53,6 +53,7 @@ CREATE TABLE outcomes (
     test_accuracy REAL CHECK (test_accuracy BETWEEN 0 AND 1),
     step INTEGER,
     curve TEXT NOT NULL,
+    rungs TEXT NOT NULL,
     seconds REAL NOT NULL,
     ms_per_step REAL,
     host TEXT NOT NULL,
@@ -90,7 +91,8 @@ CREATE TABLE health (
 
 _ROWS = """
 SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.steps, t.submitted,
-       o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.seconds, o.ms_per_step,
+       o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.rungs,
+       o.seconds, o.ms_per_step,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
 LEFT JOIN functions f ON f.expression = t.expression
@@ -247,7 +249,7 @@ class Store:
     def record(self, trial: Trial, outcome: Outcome) -> bool:
         """Store an outcome; False where the trial has one already, which then stays as it is."""
         cursor = self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",
             (
                 trial.id,
@@ -257,6 +259,7 @@ class Store:
                 outcome.test_accuracy,
                 outcome.step,
                 json.dumps([p for p in outcome.curve if math.isfinite(p[1])], allow_nan=False),
+                json.dumps([astuple(rung) for rung in outcome.rungs], allow_nan=False),
                 outcome.seconds,
                 outcome.ms_per_step,
                 outcome.host,
@@ -326,6 +329,11 @@ class Store:
     def outcome(self, trial: Trial) -> Outcome | None:
         row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()
         return None if row is None else _outcome(row)
+
+    def outcomes(self, stage: str) -> Iterator[Outcome]:
+        """Of all finished trials of this stage, oldest first."""
+        query = "SELECT o.* FROM outcomes o JOIN trials t ON t.id = o.trial WHERE t.stage = ?"
+        return map(_outcome, self._db.execute(f"{query} ORDER BY o.trial", (stage,)))
 
     def waiting(self) -> list[Trial]:
         """Trials of the search without an outcome, oldest first."""
@@ -410,4 +418,6 @@ def _trial(row: sqlite3.Row) -> Trial:
 def _outcome(row: sqlite3.Row) -> Outcome:
     fields = {k: row[k] for k in row.keys() if k not in ("trial", "finished")}  # noqa: SIM118
     curve = tuple((step, loss) for step, loss in json.loads(fields.pop("curve")))
-    return Outcome(**{**fields, "curve": curve, "versions": json.loads(fields["versions"])})
+    rungs = tuple(AtRung(*rung) for rung in json.loads(fields["rungs"]))
+    versions = json.loads(fields["versions"])
+    return Outcome(**{**fields, "curve": curve, "rungs": rungs, "versions": versions})

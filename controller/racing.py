@@ -1,0 +1,102 @@
+"""Racing: a training is stopped at a rung, a step of it, where it is not among the best so far.
+
+More than half of random functions never learn anything, and most of the rest can be told from the
+best after a few steps. A rung compares a training with all that were raced before it, those that
+left earlier or diverged counting as worse: the rule of asynchronous successive halving (Li et al.
+2020), except that whoever has left does not come back. Unlike `--halving`, nothing is trained
+twice, and the learning rate's schedule is that of the whole training.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from dataclasses import dataclass
+
+from results.records import METRICS, Outcome, Rung
+
+DEFAULT = "loss:20=0.25,50=0.1"
+FIRST = 16  # trainings that a rung lets pass before it compares
+
+
+@dataclass(frozen=True)
+class RaceRules:
+    """(step, share): the best `share` of all go on after `step`. The metric is the mean training
+    loss of the last steps, or the accuracy on a part of the validation split."""
+
+    metric: str
+    rungs: tuple[tuple[int, float], ...]
+
+    def __str__(self) -> str:
+        return f"{self.metric}:" + ",".join(f"{step}={share:g}" for step, share in self.rungs)
+
+    def words(self) -> str:
+        """Such as `the best 25 % by loss go on after 20 steps, 10 % after 50`."""
+        (step, share), *rest = self.rungs
+        more = "".join(f", {100 * share:g} % after {step:,}" for step, share in rest)
+        return f"the best {100 * share:g} % by {self.metric} go on after {step:,} steps{more}"
+
+
+def race_rules(text: str) -> RaceRules | None:
+    """From `on`, `off` (None), or such as `loss:20=0.25,50=0.1` or `accuracy:100=0.5`; raises
+    ValueError with a way out."""
+    if text == "off":
+        return None
+    metric, _, rest = (DEFAULT if text == "on" else text.replace(" ", "")).partition(":")
+    if metric not in METRICS:
+        raise ValueError(
+            f"racing by {metric!r} is not known; use on, off, or {' or '.join(METRICS)} with "
+            f"steps and the share that goes on, as {DEFAULT}"
+        )
+    try:
+        pairs = [part.split("=") for part in rest.split(",")]
+        rungs = tuple((int(step), float(share)) for step, share in pairs)
+    except ValueError:
+        raise ValueError(f"racing {text!r} needs steps and shares, as {DEFAULT}") from None
+    steps, shares = zip(*rungs, strict=True)
+    rising = all(a < b for a, b in zip((0, *steps), steps, strict=False))
+    falling = all(a > b for a, b in zip((1.0, *shares), shares, strict=False))
+    if not (rising and falling and shares[-1] > 0):
+        raise ValueError(
+            f"racing {text!r}: steps must rise from 1, and shares of all must fall from below 1, "
+            f"as {DEFAULT}"
+        )
+    return RaceRules(metric, rungs)
+
+
+class Race:
+    """What has been seen at each rung, and the limits that follow."""
+
+    def __init__(self, rules: RaceRules) -> None:
+        self.rules = rules
+        self._seen: dict[int, list[float]] = {step: [] for step, _ in rules.rungs}  # worst last
+
+    def rungs(self) -> tuple[Rung, ...]:
+        """For the next training."""
+        return tuple(
+            Rung(step, self.rules.metric, self._limit(step, share))
+            for step, share in self.rules.rungs
+        )
+
+    def _limit(self, step: int, share: float) -> float | None:
+        seen = self._seen[step]
+        if len(seen) < FIRST:
+            return None
+        last = seen[math.ceil(share * len(seen)) - 1]
+        return None if math.isinf(last) else self._sign * last
+
+    def tell(self, outcome: Outcome) -> None:
+        """The outcome of a training that was raced; others say nothing."""
+        values = {rung.step: getattr(rung, self.rules.metric) for rung in outcome.rungs}
+        if outcome.status == "diverged":
+            values = dict.fromkeys(self._seen, None)
+        elif outcome.status == "raced_out":
+            values |= {step: None for step in self._seen if step > (outcome.step or 0)}
+        for step, value in values.items():
+            if step in self._seen:
+                insort(self._seen[step], math.inf if value is None else self._sign * value)
+
+    @property
+    def _sign(self) -> float:
+        """1 where less is better."""
+        return 1.0 if self.rules.metric == "loss" else -1.0

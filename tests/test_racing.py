@@ -1,0 +1,247 @@
+"""Racing: the rules, the limits, trainings that are stopped, and searches that race."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import actsearch
+from actsearch.config import SearchConfig
+from actsearch.errors import UsageError
+from actsearch.launch import make_plan
+from child_models.datasets import make_dataset
+from child_models.evaluate import Evaluator
+from child_models.recipe import Recipe
+from child_models.zoo import child_from
+from controller.racing import FIRST, Race, RaceRules, race_rules
+from results.leaderboard import leaderboard
+from results.records import AtRung, Outcome, Rung, Trial, reward
+from results.store import Store
+
+from .test_search import small_net
+
+RULES = RaceRules("loss", ((20, 0.25), (50, 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("off", None),
+        ("on", RULES),
+        ("loss:20=0.25,50=0.1", RULES),
+        ("accuracy: 100=0.5", RaceRules("accuracy", ((100, 0.5),))),
+    ],
+)
+def test_rules_are_read(text: str, rules: RaceRules | None) -> None:
+    assert race_rules(text) == rules
+    assert rules is None or race_rules(str(rules)) == rules
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["yes", "loss", "loss:", "loss:20", "loss:a=0.5", "speed:20=0.5", "loss:20=0.25,10=0.1",
+     "loss:0=0.5", "loss:20=1", "loss:20=0.1,50=0.25", "loss:20=0", "loss:20=nan"],
+)  # fmt: skip
+def test_rules_that_cannot_be_are_answered_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"loss:20=0\.25,50=0\.1"):
+        race_rules(text)
+
+
+def went(*losses: float) -> Outcome:
+    """An outcome of a race by RULES: left after as many rungs as losses are given, if not two."""
+    rungs = tuple(
+        AtRung(step, x, x / 10) for (step, _), x in zip(RULES.rungs, losses, strict=False)
+    )
+    if len(losses) == 2:
+        return Outcome("ok", val_accuracy=0.5, rungs=rungs)
+    return Outcome("raced_out", step=rungs[-1].step, rungs=rungs)
+
+
+def test_limits_are_those_of_the_best_share_of_all_that_raced() -> None:
+    race = Race(RULES)
+    for i in range(FIRST - 1):
+        race.tell(went(1 + i / 100, 0.5 + i / 100))
+        assert [rung.limit for rung in race.rungs()] == [None, None]
+    race.tell(Outcome("diverged", "loss nan at step 3", step=3))
+    # 16 have raced: the 4th and the 2nd best of all
+    assert [rung.limit for rung in race.rungs()] == [1.03, 0.51]
+    for _ in range(24):
+        race.tell(went(3.0))
+    # 40 have raced: the 10th best at the first rung, the 4th of all 40 at the second
+    assert [rung.limit for rung in race.rungs()] == [1.09, 0.53]
+    assert race.rungs()[0] == Rung(20, "loss", 1.09)
+
+
+def test_limits_do_not_depend_on_the_order() -> None:
+    outcomes = [went(2 + i / 10) for i in range(20)] + [went(1 + i / 10, i / 10) for i in range(20)]
+    chance = random.Random(0)
+    found = set()
+    for _ in range(5):
+        chance.shuffle(outcomes)
+        race = Race(RULES)
+        for outcome in outcomes:
+            race.tell(outcome)
+        found.add(race.rungs())
+    assert len(found) == 1
+
+
+def test_what_did_not_race_and_what_was_lost_says_nothing() -> None:
+    race = Race(RULES)
+    for status in ("failed", "crashed", "timed_out", "rejected"):
+        for _ in range(FIRST):
+            race.tell(Outcome(status, "r"))
+    for _ in range(FIRST):
+        race.tell(Outcome("ok", val_accuracy=0.9))
+    assert [rung.limit for rung in race.rungs()] == [None, None]
+
+
+def test_by_accuracy_more_is_better() -> None:
+    race = Race(RaceRules("accuracy", ((5, 0.25),)))
+    for i in range(FIRST):
+        race.tell(Outcome("ok", val_accuracy=0.5, rungs=(AtRung(5, 1.0, i / 100),)))
+    [rung] = race.rungs()
+    assert rung.limit == pytest.approx(0.12)
+    assert rung.passed_by(0.12)
+    assert not rung.passed_by(0.11)
+    assert not Rung(5, "loss", 1.0).passed_by(1.01)
+
+
+# -- one training
+
+
+@pytest.fixture
+def evaluate(blobs: tuple[np.ndarray, np.ndarray]) -> Evaluator:
+    recipe = Recipe(steps=30, batch_size=32, lr=0.05)
+    return Evaluator(make_dataset("b", blobs), child_from(small_net), recipe)
+
+
+def raced(*race: Rung) -> Trial:
+    return Trial(1, "search", "relu(x)", "p", 0, race=race)
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_a_child_that_passes_is_trained_as_without_a_race(metric: str, evaluate: Evaluator) -> None:
+    alone = evaluate(raced())
+    passed = evaluate(
+        raced(Rung(7, metric, None), Rung(11, metric, 9.0 if metric == "loss" else 0))
+    )
+    assert (passed.status, passed.val_accuracy) == ("ok", alone.val_accuracy)
+    assert passed.curve == alone.curve
+    assert [at.step for at in passed.rungs] == [7, 11]
+    losses = dict(alone.curve)
+    for at in passed.rungs:
+        mean = np.mean([losses[step] for step in range(at.step - 4, at.step + 1)])
+        assert at.loss == pytest.approx(mean, rel=1e-4)
+        assert (at.accuracy is not None) == (metric == "accuracy")
+    assert alone.rungs == ()
+
+
+def test_a_child_that_is_behind_leaves_with_its_step_and_accuracy(evaluate: Evaluator) -> None:
+    outcome = evaluate(raced(Rung(7, "loss", None), Rung(11, "loss", 1e-6), Rung(20, "loss", None)))
+    assert (outcome.status, outcome.step) == ("raced_out", 11)
+    assert outcome.val_accuracy is None
+    assert [at.step for at in outcome.rungs] == [7, 11]
+    assert outcome.rungs[-1].accuracy is not None
+    assert reward(outcome) == outcome.rungs[-1].accuracy > 0.2
+    assert [step for step, _ in outcome.curve] == list(range(1, 12))
+    assert "left after 11 steps with validation accuracy" in outcome.reason
+    assert "is above 1e-06" in outcome.reason
+
+
+def test_rungs_beyond_a_shorter_training_are_passed_over(evaluate: Evaluator) -> None:
+    assert evaluate.with_steps(5)(raced(Rung(11, "loss", 1e-6))).status == "ok"
+
+
+def test_outcomes_of_a_race_are_stored_and_ranked_below_whole_trainings(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run.sqlite", create=True)
+    store.add_protocol("p", {})
+    outcomes = {
+        "late": went(2.0, 1.5),
+        "early": Outcome("raced_out", "left", step=20, rungs=(AtRung(20, 2.5, 0.2),)),
+        "better": Outcome("raced_out", "left", step=20, rungs=(AtRung(20, 2.5, 0.3),)),
+        "nan": Outcome("diverged", "loss nan", step=3),
+    }
+    for name, outcome in outcomes.items():
+        store.record(trial := store.submit("search", name, "p", 0), outcome)
+        assert store.outcome(trial) == outcome
+    entries = leaderboard(store.rows("search"))
+    assert [e.expression for e in entries] == ["late", "better", "early", "nan"]
+    assert [e.rank for e in entries] == [1, None, None, None]
+    assert entries[1].rung == (20, 0.3)
+    store.close()
+
+
+# -- searches
+
+
+def search(path: Path, blobs: Any, **options: Any) -> actsearch.Run:
+    given = {"space": "tiny", "dataset": blobs, "child": small_net, "steps": 30, "batch_size": 32}
+    given |= {"lr": 0.05, "executor": "inline", "quiet": True, "racing": "loss:6=0.3,12=0.15"}
+    return actsearch.search(path, **{**given, **options})
+
+
+def results(run: actsearch.Run) -> list[tuple[str, ...]]:
+    table = run.table()[["formula", "status", "val accuracy", "reason"]].astype(str)
+    return list(table.itertuples(index=False, name=None))
+
+
+def test_a_search_races_and_goes_on_as_if_it_had_never_stopped(tmp_path: Path, blobs: Any) -> None:
+    whole = search(tmp_path / "whole", blobs)
+    counts = whole.counts()
+    assert counts["raced_out"] > 20
+    assert 5 < counts["ok"] < 50
+    table = whole.table()
+    named = table[table["name"].isin(["relu", "swish"])]
+    assert set(named["status"]) == {"ok"}  # the baselines are trained to their end
+    for budget in (10, 33, 200):
+        parts = search(tmp_path / "parts", blobs, budget=budget)
+    assert results(parts) == results(whole)
+
+
+def test_the_best_of_a_whole_search_are_kept_by_a_race(tmp_path: Path, blobs: Any) -> None:
+    every = search(tmp_path / "every", blobs, racing="off").table()
+    kept = search(tmp_path / "kept", blobs).table()
+    best = every[every["val accuracy"] == every["val accuracy"].max()]["formula"]
+    ok = kept[kept["status"] == "ok"]
+    assert ok["val accuracy"].max() >= every["val accuracy"].max() - 0.02
+    both = every.merge(ok, on="formula", suffixes=("", " raced"))
+    assert (both["val accuracy"] == both["val accuracy raced"]).all()
+    assert set(ok["formula"]) & set(best)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"racing": "loss:20=0.25"}, "rung at step 20, but children train for 20 steps"),
+        ({"racing": "loss:5=0.5", "halving": True}, "choose one of them"),
+        ({"racing": "maybe"}, "racing by 'maybe' is not known"),
+    ],
+)
+def test_a_race_that_cannot_be_is_a_sentence_before_anything_is_trained(
+    options: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    config = SearchConfig(run=str(tmp_path / "r"), space="tiny", steps=20, **options)
+    with pytest.raises((UsageError, ValueError), match=sentence):
+        make_plan(config)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_plan_says_that_it_races(tmp_path: Path) -> None:
+    config = SearchConfig(run=str(tmp_path / "r"), space="tiny", racing="on")
+    lines = make_plan(config).lines()
+    assert "racing     the best 25 % by loss go on after 20 steps, 10 % after 50" in lines
+
+
+def test_strategies_hear_of_every_child_that_left(tmp_path: Path, blobs: Any) -> None:
+    run = search(tmp_path / "r", blobs, strategy="evolution", space="one-unit", budget=40)
+    store = Store(run.path / "run.sqlite", readonly=True)
+    assert store.open_proposals("evolution") == []
+    assert store.proposals() >= 40
+    left = [o for o in store.outcomes("search") if o.status == "raced_out"]
+    assert left
+    assert all(0 <= reward(o) <= 1 for o in left)
+    store.close()
