@@ -29,6 +29,7 @@ Schedule = Annotated[Literal["step", "cosine", "constant"] | None, _said("step|c
 OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
 ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
 Switch = Annotated[Literal["on", "off"] | None, _said("on|off")]
+Precision = Annotated[Literal["fp32", "bf16"] | None, _said("fp32|bf16")]
 Kernels = Annotated[Literal["auto", "generated", "eager"] | None, _said("auto|generated|eager")]
 Preset = Annotated[Literal["quick", "paper"] | None, _said("quick|paper")]
 
@@ -41,6 +42,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 64,
         "lr": 0.1,
         "schedule": "cosine",
+        "precision": "fp32",
         "operators": "guarded",
         "screen": "on",
     },
@@ -52,6 +54,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 128,
         "lr": 0.1,
         "schedule": "step",
+        "precision": "fp32",
         "operators": "paper",
         "screen": "off",
     },
@@ -105,6 +108,8 @@ class SearchConfig:
     """Learning rate at the start."""
     schedule: Schedule = None
     """How the learning rate falls."""
+    precision: Precision = None
+    """What children compute in: bf16 pays on GPUs and on processors made for it [fp32]."""
     operators: OperatorSet = None
     """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
     screen: Switch = None
@@ -152,6 +157,7 @@ class SearchConfig:
             "skip_symmetric": ("on", "off"),
             "preset": tuple(PRESETS),
             "kernels": ("auto", "generated", "eager"),
+            "precision": ("fp32", "bf16"),
         }
         for name, known in choices.items():
             value = getattr(self, name)
@@ -244,6 +250,8 @@ class ReevaluateConfig:
     """Learning rate at the start [as in the search]."""
     schedule: Schedule = None
     """How the learning rate falls [as in the search]."""
+    precision: Precision = None
+    """What children compute in [as in the search]."""
     seeds: int = 3
     """Trainings a function."""
     workers: Int = None

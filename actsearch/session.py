@@ -107,6 +107,7 @@ def make_evaluator(
         batch_size=settings["batch_size"],
         lr=settings["lr"],
         schedule=settings["schedule"],
+        precision=settings.get("precision") or "fp32",
     )
     child = child_from(settings["child"])
     return Evaluator(

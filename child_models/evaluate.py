@@ -143,7 +143,7 @@ class Evaluator:
         training = train(model, self._data, recipe, trial.seed, beat, trial.race)
         splits = ("val", "test") if self.test else ("val",)
         try:
-            return training, {split: accuracy(model, self._data, split) for split in splits}
+            return training, {split: accuracy(model, self._data, recipe, split) for split in splits}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 SCHEDULES = ("step", "cosine", "constant")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Recipe:
     augmentation are those of He et al. 2016a, Section 4.2, whose training they name. The `step`
     schedule divides the rate by 10 at 1/2 and at 3/4 of the steps (He et al.: 32k and 48k of 64k);
     `cosine` goes to 0. Betas get no weight decay, as in He et al. 2015 for PReLU.
+    `bf16` computes in bfloat16 under torch's autocast, with weights and statistics in float32.
     """
 
     steps: int = 10_000
@@ -24,10 +26,15 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "step"
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
+            )
         for name, lowest in (("steps", 1), ("batch_size", 2)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name}={getattr(self, name)} is too small; use {lowest} or more")

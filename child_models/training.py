@@ -145,7 +145,8 @@ def train(
             group["lr"] = recipe.lr * recipe.lr_factor(step)
         optimiser.zero_grad(set_to_none=True)
         x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
-        loss = F.cross_entropy(model(x), y)
+        with autocast(recipe, data.device):
+            loss = F.cross_entropy(model(x), y)
         loss.backward()
         losses[step] = loss.detach()
         norms[step] = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
@@ -157,7 +158,7 @@ def train(
             checked = step + 1
             beat(checked)
             if rung is not None:
-                stood.append(_at(rung, model, data, losses))
+                stood.append(_at(rung, model, data, recipe, losses))
                 if not rung.passed_by(getattr(stood[-1], rung.metric)):
                     ms = 1e3 * statistics.median(times)
                     training = Training(_thin(losses, checked), ms, tuple(stood))
@@ -167,13 +168,15 @@ def train(
     return Training(_thin(losses, recipe.steps), ms, tuple(stood))
 
 
-def _at(rung: Rung, model: nn.Module, data: DeviceData, losses: torch.Tensor) -> AtRung:
+def _at(
+    rung: Rung, model: nn.Module, data: DeviceData, recipe: Recipe, losses: torch.Tensor
+) -> AtRung:
     """How the child stands; it is scored only where that decides, or where it is about to leave."""
     loss = float(losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
     if rung.metric == "loss" and rung.passed_by(loss):
         return AtRung(rung.step, loss)
     try:
-        score = accuracy(model, data, "val", RUNG_EXAMPLES)
+        score = accuracy(model, data, recipe, "val", RUNG_EXAMPLES)
     except Diverged as end:
         raise Diverged(str(end), rung.step, _thin(losses, rung.step)) from None
     model.train()
@@ -187,6 +190,11 @@ def _why(rung: Rung, at: AtRung) -> str:
         f"left after {rung.step:,} steps with validation accuracy {at.accuracy:.4f}: its {name} "
         f"{value:.4g} is {worse} {rung.limit:.4g}"
     )
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The recipe's precision, for forward passes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
@@ -224,7 +232,9 @@ def _thin(losses: torch.Tensor, steps: int) -> tuple[tuple[int, float], ...]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: DeviceData, split: str, examples: int | None = None) -> float:
+def accuracy(
+    model: nn.Module, data: DeviceData, recipe: Recipe, split: str, examples: int | None = None
+) -> float:
     """The share of `split`, or of its first `examples`, that `model` classifies right; raises
     Diverged for logits that are not finite."""
     model.eval()
@@ -234,7 +244,8 @@ def accuracy(model: nn.Module, data: DeviceData, split: str, examples: int | Non
     finite = torch.ones((), dtype=torch.bool, device=data.device)
     for start in range(0, len(x), EVALUATION_BATCH):
         batch = data.standardise(x[start : start + EVALUATION_BATCH])
-        logits = model(batch.contiguous(memory_format=layout) if batch.ndim == 4 else batch)
+        with autocast(recipe, data.device):
+            logits = model(batch.contiguous(memory_format=layout) if batch.ndim == 4 else batch)
         finite &= torch.isfinite(logits).all()
         right += (logits.argmax(1) == y[start : start + EVALUATION_BATCH]).sum()
     if not bool(finite):

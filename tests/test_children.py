@@ -249,6 +249,34 @@ def test_generated_kernels_train_a_child_as_eager_mode_does(child: str, pictures
     np.testing.assert_allclose(*curves, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kernels", ["generated", "eager"])
+def test_bf16_computes_in_bfloat16_and_trains_as_well(kernels: str, pictures: Dataset) -> None:
+    seen: set[torch.dtype] = set()
+
+    def watched(make_activation: Any, input_shape: Any, classes: int) -> nn.Module:
+        def make(channels: int) -> nn.Module:
+            activation = make_activation(channels)
+            activation.register_forward_pre_hook(lambda module, x: seen.add(x[0].dtype))
+            return activation
+
+        return child_from("resnet8:width=4")(make, input_shape, classes)
+
+    outcomes: dict[str, Any] = {}
+    for precision in ("fp32", "bf16"):
+        seen.clear()
+        recipe = Recipe(steps=40, batch_size=16, lr=0.05, precision=precision)
+        evaluate = Evaluator(pictures, users(watched), recipe, kernels=kernels)
+        outcomes[precision] = evaluate(trial("mul(x, sigmoid(scale(x)))"))
+        assert outcomes[precision].status == "ok", outcomes[precision].reason
+        assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        model = evaluate.build("scale(x)")
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    (_, one), (_, two) = (outcomes[p].curve[0] for p in ("fp32", "bf16"))
+    assert one != two
+    assert two == pytest.approx(one, rel=0.05)
+    assert outcomes["bf16"].val_accuracy > 0.6
+
+
 def test_our_convolutional_children_lie_channels_last_and_a_users_as_it_was_written(
     pictures: Dataset,
 ) -> None:
