@@ -34,6 +34,7 @@ from results.records import Trial
 from results.store import Store
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
+from search_space.kernels.ahead import Ahead
 from search_space.parser import parse
 from search_space.space import SPACES, Space, space_from
 from search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
@@ -222,6 +223,7 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
     race = race_rules(settings["racing"])
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
+    ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])
     source = StrategySource(
         store,
         plan.space,
@@ -237,7 +239,16 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         screening=settings["screen"] == "on",
         skip_symmetric=settings["skip_symmetric"] == "on",
         race=None if race is None else Race(race),
+        prepare=ahead,
     )
+    try:
+        return _run(plan, store, source, console)
+    finally:
+        ahead.close()
+
+
+def _run(plan: Plan, store: Store, source: StrategySource, console: Console) -> str:
+    settings = plan.settings
     if not source.anything_left:
         return source.ended
     machinery = Machinery(

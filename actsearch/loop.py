@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actsearch.progress import Progress
 from controller.racing import Race
-from controller.strategy import Proposal, Strategy
+from controller.strategy import Digits, Proposal, Strategy
 from results.records import Outcome, Trial, reward
 from results.store import Store
 from search_space.equivalence import canonical
@@ -23,13 +23,14 @@ from search_space.fingerprint import same_function
 from search_space.operators import Op
 from search_space.parser import parse
 from search_space.space import Space
-from search_space.survey import Function, describe
+from search_space.survey import NOT_DIFFERENTIABLE, Function, describe, describe_all
 from workers.executor import Executor
 
 log = logging.getLogger("actsearch")
 
 WAIT_SECONDS = 0.5
 STOPPED = "stopped"
+FORESEEN = 32  # candidates that are looked at together
 
 
 class Source(Protocol):
@@ -163,8 +164,8 @@ class StrategySource:
     A proposal of a function whose outcome is known is told its reward at once and costs nothing;
     one that is being trained is told when it is done. `level(share)` says how a proposal for this
     share of the steps is trained. `first` are trials to run beside the strategy's, such as the
-    baselines; they do not `race`. Open proposals and the strategy's state are taken from the store,
-    if it has any.
+    baselines; they do not `race`. `prepare` is told functions that are about to be trained. Open
+    proposals and the strategy's state are taken from the store, if it has any.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class StrategySource:
         screening: bool = True,
         skip_symmetric: bool = False,
         race: Race | None = None,
+        prepare: Callable[[Sequence[Expr]], None] = lambda exprs: None,
     ) -> None:
         self.store = store
         self.space = space
@@ -198,6 +200,9 @@ class StrategySource:
         self.screening = screening
         self.skip_symmetric = skip_symmetric
         self.race = race
+        self.prepare = prepare
+        self._foreseen: dict[str, Function] = {}
+        self._settled = 0  # how many of the next proposals were foreseen
         self._described: Function | None = None
         self.proposals = store.proposals()
         self.repeats = self.proposals - store.proposed_trials()
@@ -282,7 +287,10 @@ class StrategySource:
     def _ask(self, n: int) -> bool:
         """Ask for `n` candidates, fewer if the budget is low: new trials go into the queue. False
         where the strategy has no proposal."""
+        if self._settled == 0:
+            self._foresee()
         proposals = self.strategy.ask(n if self.left is None else min(n, self.left))
+        self._settled = max(0, self._settled - len(proposals))
         if not proposals:
             return False
         with self.store.transaction():
@@ -290,9 +298,26 @@ class StrategySource:
             self._save()
         return True
 
+    def _foresee(self) -> None:
+        """Look at the functions that are coming, as far as they are settled: together they take a
+        tenth of the time."""
+        coming = self.strategy.peek(FORESEEN if self.left is None else min(FORESEEN, self.left))
+        self._settled = len(coming)
+        forms = dict.fromkeys(map(self._canonical, coming))
+        new = [expr for expr in forms if not self.store.has_function(str(expr))]
+        try:
+            found = describe_all(new, self.operators) if new else []
+        except NOT_DIFFERENTIABLE:
+            found = []  # each is looked at alone, when its turn comes
+        self._foreseen = {function.expression: function for function in found}
+        self.prepare([f.expr for f in found if not (self.screening and f.rejected)])
+
+    def _canonical(self, digits: Digits) -> Expr:
+        return canonical(self.space.decode(digits), self.operators)
+
     def _propose(self, proposal: Proposal) -> Trial | None:
         level = self.level(proposal.share)
-        expr = canonical(self.space.decode(proposal.digits), self.operators)
+        expr = self._canonical(proposal.digits)
         known = self._known(expr, level)
         trial = known or self._new(level)
         first = not self.store.has_proposals(trial)
@@ -318,7 +343,8 @@ class StrategySource:
             return found
         if expression != str(expr):
             expr = parse(expression, self.extra)
-        self._described = describe(expr, self.operators)
+        foreseen = self._foreseen.get(str(expr))
+        self._described = foreseen or describe(expr, self.operators)
         this = (level.stage, level.protocol, self.seed)
         key = self._described.fingerprint
         for trial in self.store.alike("fingerprint", key.key, this):

@@ -133,6 +133,25 @@ class Evaluator:
         )
         return self.child(make_activation, self.dataset.input_shape, self.dataset.classes)
 
+    def kernel_kinds(self) -> set[tuple[str, str]]:
+        """(element, layout) of the kernels that this child uses, with betas and without; none where
+        activations run eagerly or where the child fails, which its training will say."""
+        if self.kernels == "eager" or torch.cuda.is_available():
+            return set()
+        device = torch.device("cpu")
+        if self._data is None:
+            self._data = DeviceData(self.dataset, device)
+        kinds: set[tuple[str, str]] = set()
+        for expression in ("x", "scale(x)"):
+            with _own_randomness(0, device):
+                model = self.build(expression)
+            with contextlib.suppress(Exception):
+                accuracy(model, self._data, self.recipe, "val", 2)
+            kinds |= {
+                k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds
+            }
+        return kinds
+
     def _train(
         self, trial: Trial, device: torch.device, beat: Callable[[int], None]
     ) -> tuple[Training, dict[str, float]]:

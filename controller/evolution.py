@@ -61,6 +61,9 @@ class Evolution:
         parent, _ = max((self.alive[i] for i in chosen), key=lambda member: member[1])
         return mutated(parent, self.radices, self.free, self.random)
 
+    def peek(self, n: int) -> tuple[Digits, ...]:
+        return ()
+
     def tell(self, proposal: Proposal, reward: float) -> None:
         self.alive.append((proposal.digits, reward))  # the oldest falls out at the other end
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.strategy import Proposal
+from controller.strategy import Digits, Proposal
 from search_space.space import Space
 
 
@@ -16,10 +16,14 @@ class Exhaustive:
         self.position = 0
 
     def ask(self, n: int) -> list[Proposal]:
-        stop = min(self.position + n, self.space.size)
-        proposals = [Proposal(i, self.space.digits(i)) for i in range(self.position, stop)]
-        self.position = stop
+        digits = self.peek(n)
+        proposals = [Proposal(self.position + i, d) for i, d in enumerate(digits)]
+        self.position += len(digits)
         return proposals
+
+    def peek(self, n: int) -> list[Digits]:
+        stop = min(self.position + n, self.space.size)
+        return [self.space.digits(i) for i in range(self.position, stop)]
 
     def tell(self, proposal: Proposal, reward: float) -> None:
         pass

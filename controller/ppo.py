@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from controller.policy import Policy
 from controller.state import pack, unpack
-from controller.strategy import Proposal
+from controller.strategy import Digits, Proposal
 from controller.threads import one_thread
 from search_space.space import Space
 
@@ -172,6 +172,9 @@ class PPO:
         for row, value in zip(digits.tolist(), logprob.tolist(), strict=True):
             self.waiting.append(Sample(self.drawn, tuple(row), value))
             self.drawn += 1
+
+    def peek(self, n: int) -> list[Digits]:
+        return [sample.digits for sample in self.waiting[:n]]
 
     def tell(self, proposal: Proposal, reward: float) -> None:
         sample = self.open.pop(proposal.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from controller.strategy import Proposal
+from controller.strategy import Digits, Proposal
 from search_space.space import Space
 
 ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby and Rackoff 1988)
@@ -20,13 +20,15 @@ class RandomSearch:
         self.position = 0
 
     def ask(self, n: int) -> list[Proposal]:
-        stop = min(self.position + n, self.space.size)
-        proposals = [
-            Proposal(i, self.space.digits(permuted(i, self.space.size, self.seed)))
-            for i in range(self.position, stop)
-        ]
-        self.position = stop
+        digits = self.peek(n)
+        proposals = [Proposal(self.position + i, d) for i, d in enumerate(digits)]
+        self.position += len(digits)
         return proposals
+
+    def peek(self, n: int) -> list[Digits]:
+        stop = min(self.position + n, self.space.size)
+        places = (permuted(i, self.space.size, self.seed) for i in range(self.position, stop))
+        return [self.space.digits(place) for place in places]
 
     def tell(self, proposal: Proposal, reward: float) -> None:
         pass

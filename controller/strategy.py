@@ -35,6 +35,11 @@ class Strategy(Protocol):
         trains in rungs then still has proposals, those of candidates that go on."""
         ...
 
+    def peek(self, n: int) -> Sequence[Digits]:
+        """The next candidates, at most `n`, that are settled whatever will be told; () where there
+        are none. Nothing changes: they serve to prepare many at once."""
+        ...
+
     def tell(self, proposal: Proposal, reward: float) -> None:
         """The reward of an earlier proposal: a validation accuracy, or FAILURE_REWARD."""
         ...

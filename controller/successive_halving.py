@@ -96,6 +96,13 @@ class SuccessiveHalving:
         self.number += 1
         return Proposal(self.number - 1, self.entrants[place].digits, share)
 
+    def peek(self, n: int) -> list[Digits]:
+        known = [self.entrants[place].digits for place in self.waiting[:n]]
+        if not self.filling:
+            return known
+        room = self.config.cohort - len(self.entrants)
+        return [*known, *self.inner.peek(min(n - len(known), room))]
+
     def tell(self, proposal: Proposal, reward: float) -> None:
         self.entrants[self.open.pop(proposal.number)].reward = reward
         self._next_rung()

@@ -310,6 +310,14 @@ class Store:
         ).fetchone()
         return None if row is None else _trial(row)
 
+    def has_function(self, expression: str) -> bool:
+        """Whether this function is known, by itself or merged into another."""
+        query = (
+            "SELECT 1 FROM functions WHERE expression = :e "
+            "UNION ALL SELECT 1 FROM merged WHERE expression = :e"
+        )
+        return self._db.execute(query, {"e": expression}).fetchone() is not None
+
     def merged_into(self, expression: str) -> str:
         """The expression that stands for this one: itself unless it was merged."""
         query = "SELECT into_expression FROM merged WHERE expression = ?"

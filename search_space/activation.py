@@ -88,6 +88,11 @@ class Activation(nn.Module):
             )
         return y
 
+    @property
+    def kernel_kinds(self) -> set[tuple[str, str]]:
+        """(element, layout) of the generated kernels in use: what its inputs looked like."""
+        return set() if self._fused is None else self._fused.kinds
+
     def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
         betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]
         values: list[torch.Tensor] = []

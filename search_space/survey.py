@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,18 +45,29 @@ class Function:
 
 
 def describe(expr: Expr, operators: str = "guarded") -> Function:
-    """Everything about `expr`, which should be canonical, in some milliseconds.
+    """Everything about `expr`, which should be canonical, in some ten milliseconds.
 
     A user's operator that cannot be differentiated forwards, or not in float64, leaves a function
     that is told apart by its text alone.
     """
     try:
-        [(_, found)] = fingerprints([expr], operators)
-        [(_, rejected)] = screens([expr], operators)
-        [known] = properties([expr], operators)
+        return describe_all([expr], operators)[0]
     except NOT_DIFFERENTIABLE:
         return Function(expr, Fingerprint(str(expr), str(expr)), "", {})
-    return Function(expr, found, rejected, known.to_dict())
+
+
+def describe_all(exprs: Sequence[Expr], operators: str = "guarded") -> list[Function]:
+    """The same of many, in a tenth of the time each; raises one of NOT_DIFFERENTIABLE where
+    `describe` leaves a function to its text."""
+    columns = (
+        fingerprints(exprs, operators),
+        screens(exprs, operators),
+        properties(exprs, operators),
+    )
+    return [
+        Function(expr, found, rejected, known.to_dict())
+        for (expr, found), (_, rejected), known in zip(*columns, strict=True)
+    ]
 
 
 @dataclass

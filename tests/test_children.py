@@ -249,6 +249,27 @@ def test_generated_kernels_train_a_child_as_eager_mode_does(child: str, pictures
     np.testing.assert_allclose(*curves, rtol=1e-3)
 
 
+def test_the_kinds_of_kernels_that_a_child_uses_are_known_before_it_trains(
+    pictures: Dataset,
+) -> None:
+    def users_own(make_activation: Any, input_shape: Any, classes: int) -> nn.Module:
+        layers = [nn.Conv2d(3, 4, 3), make_activation(4), nn.Flatten(), nn.LazyLinear(classes)]
+        return nn.Sequential(*layers)
+
+    def kinds(child: Any, **options: Any) -> set[str]:
+        found = Evaluator(pictures, child, RECIPE, **options).kernel_kinds()
+        assert {element for element, _ in found} <= {"float32"}
+        return {layout for _, layout in found}
+
+    assert kinds(child_from("resnet8:width=4")) == kinds(child_from("mlp")) == {"flat", "columns"}
+    assert kinds(users(users_own)) == {"flat", "rows"}
+    assert kinds(child_from("mlp"), kernels="eager") == set()
+    assert kinds(users(lambda make_activation: nn.Linear(1, 1))) == set()  # fails
+    recipe = Recipe(steps=1, batch_size=2, precision="bf16")
+    found = Evaluator(pictures, child_from("resnet8:width=4"), recipe).kernel_kinds()
+    assert {element for element, _ in found} == {"bfloat16"}
+
+
 @pytest.mark.parametrize("kernels", ["generated", "eager"])
 def test_bf16_computes_in_bfloat16_and_trains_as_well(kernels: str, pictures: Dataset) -> None:
     seen: set[torch.dtype] = set()

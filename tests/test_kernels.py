@@ -17,6 +17,7 @@ from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import Expr, X
 from search_space.kernels import c, fused
+from search_space.kernels.ahead import Ahead
 from search_space.kernels.tracing import trace
 from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
 from search_space.parser import parse
@@ -344,6 +345,30 @@ def test_the_cache_is_used_again_and_belongs_to_its_owner(
     folder.chmod(0o777)
     with pytest.raises(c.CompileError, match="can be written by others"):
         c.build([source])
+
+
+def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    unfused = Op("sorting", 1, lambda x: torch.sort(x, dim=1).values)
+    exprs = [parse("sin(x) * 0.25"), parse("x + 0.5 * beta"), Expr(unfused, (X,))]
+    ahead = Ahead([("float32", "flat"), ("float32", "columns")], "guarded")
+    ahead(exprs)
+    assert ahead.wait() == 2
+    monkeypatch.setattr(c, "_compile", None)  # nothing more is built
+    for expr in exprs[:2]:
+        x = torch.randn(4, 3)
+        y = Activation(expr, 3, kernels="generated")(x)
+        torch.testing.assert_close(y, Activation(expr, 3)(x))
+    ahead.close()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    monkeypatch.setattr(c, "compiler", lambda: None)
+    ahead = Ahead([("float32", "flat")], "guarded")
+    ahead(exprs)
+    assert ahead.wait() == 0
+    ahead.close()
 
 
 @pytest.mark.parametrize("broken", ["none", "refusing"])

@@ -19,7 +19,7 @@ from results.records import FAILURE_REWARD, Outcome, Trial
 from results.store import Store
 from search_space.equivalence import canonical
 from search_space.space import SPACES, Space, space_from
-from search_space.survey import survey
+from search_space.survey import describe, describe_all, survey
 from workers.executor import Beat, InlineExecutor
 
 from .conftest import SMALL
@@ -85,6 +85,29 @@ def test_each_function_is_trained_once_however_often_it_is_proposed(
     assert len(child.trained) == DISTINCT
     assert set(child.trained.values()) == {1}
     assert store.proposals() == SMALL.size
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "random", "ppo:batch_size=20"])
+def test_functions_are_prepared_before_they_are_trained(store: Store, strategy: str) -> None:
+    prepared: list[str] = []
+    late: list[str] = []
+
+    def child(trial: Trial, beat: Beat) -> Outcome:
+        if trial.expression not in prepared:
+            late.append(trial.expression)
+        return Outcome("ok", val_accuracy=accuracy(trial.expression))
+
+    options: dict[str, Any] = {"space": SPACES["two-units"], "strategy": strategy, "budget": 30}
+    made = source(store, prepare=lambda exprs: prepared.extend(map(str, exprs)), **options)
+    run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
+    assert len(prepared) == len(set(prepared)) >= 28
+    assert len(late) <= (2 if strategy.startswith("ppo") else 0)  # the first of its batches
+
+
+def test_functions_looked_at_together_are_what_they_are_alone() -> None:
+    space = SPACES["two-units"]
+    exprs = [canonical(space.decode(space.digits(i * 104_729))) for i in range(40)]
+    assert describe_all(exprs) == [describe(expr) for expr in exprs]
 
 
 def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None:

@@ -59,6 +59,25 @@ def test_no_more_proposals_than_asked_for(strategy_name: str, any_space: Space) 
     assert strategy.ask(0) == [] or "halving" in strategy_name
 
 
+def test_what_is_settled_comes_whatever_is_told(strategy_name: str, any_space: Space) -> None:
+    strategy, blind = (strategy_from(strategy_name, any_space, 5) for _ in range(2))
+    met = 0
+    for i in range(12):
+        coming = list(strategy.peek(5))
+        assert len(coming) <= 5
+        proposals = list(strategy.ask(3))
+        assert proposals == list(blind.ask(3))  # peeking changes nothing
+        agree = [p.digits == d for p, d in zip(proposals, coming, strict=False)]
+        assert all(agree)
+        met += len(agree)
+        for proposal in proposals:
+            for each in (strategy, blind):
+                each.tell(proposal, reward_of(proposal) * (-1) ** i)
+    assert (
+        met > 0 or strategy_name.startswith(("evolution", "surrogate")) or "async" in strategy_name
+    )
+
+
 def test_a_restored_strategy_goes_on_as_the_unbroken_one(
     strategy_name: str, any_space: Space
 ) -> None:

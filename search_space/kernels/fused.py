@@ -53,6 +53,11 @@ class Fused:
         found = self._kernel(x.dtype, layout)
         return found and _WithBetas.apply(x, found, sizes, *betas)
 
+    @property
+    def kinds(self) -> set[tuple[str, str]]:
+        """(element, layout) of the kernels that were found so far."""
+        return {(ELEMENTS[dtype], layout) for (dtype, layout), k in self._kernels.items() if k}
+
     def _kernel(self, dtype: torch.dtype, layout: str) -> c.Kernel | None:
         key = dtype, layout
         if key not in self._kernels:
