@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import random
@@ -205,7 +206,11 @@ def _kernels() -> str:
         )
     c.build([c.source(trace(X, "guarded"), "float32", "flat")])
     vectors = f"{len(c.vector_functions())} of {len(c.FUNCTIONS)} functions as vectors"
-    return f"by {c.compiler()}, {vectors}, in {c.cache_folder()}"
+    found = f"by {c.compiler()}, {vectors}, in {c.cache_folder()}"
+    if not torch.cuda.is_available():
+        return found
+    triton = importlib.util.find_spec("triton") is not None
+    return found + ("; for the GPU by triton" if triton else "; no triton: eager on the GPU")
 
 
 def _torchvision() -> str:

@@ -3,9 +3,13 @@ space, layouts, types, ties, poles, and what happens without a compiler."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import itertools
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from torch import nn
 from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import Expr, X
-from search_space.kernels import c, fused
+from search_space.kernels import c, cuda, fused
 from search_space.kernels.ahead import Ahead
 from search_space.kernels.tracing import trace
 from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
@@ -395,3 +399,42 @@ def test_the_source_is_one_that_can_be_read() -> None:
     assert "float x = from(xs[i]);" in text
     assert "1.0f / (1.0f + m_exp(-" in text
     assert len(re.findall("m_exp", text)) == 2  # once forward, once backward
+
+
+def test_source_for_gpus_is_python_for_the_whole_grammar() -> None:
+    for operators in OPERATOR_SETS:
+        for expr in one_unit(operators, 37):
+            traced = trace(expr, operators)
+            source = cuda.source(traced)
+            functions = {
+                n.name for n in ast.parse(source.text).body if isinstance(n, ast.FunctionDef)
+            }
+            assert functions >= {"forward", "sloped" if c.keeps_slope(traced) else "backward"}
+            assert cuda.source(trace(expr, operators)).key == source.key
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="no triton beside this torch"
+)
+def test_kernels_for_gpus_agree_with_eager_mode_in_tritons_interpreter() -> None:
+    command = [sys.executable, "-m", "tests.triton_interpreted"]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "equal\n", done.stderr[-3000:]
+
+
+def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Refusing:
+        @property
+        def forward(self) -> object:
+            raise RuntimeError("triton: no such architecture")
+
+    fused.complain.cache_clear()
+    kernel = cuda.Kernel(Refusing(), 0)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "actsearch"):
+        assert not fused._works(kernel, INPUT, [], fused.NO_BETAS)
+    assert "no such architecture" in caplog.text
+    fused.complain.cache_clear()

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from search_space.kernels.program import LOGICAL, Node
 from search_space.kernels.tracing import Traced
 
@@ -471,20 +473,55 @@ def _compile(group: Sequence[Source], element: str, folder: Path) -> None:
 
 
 Call = Callable[..., None]
+Sizes = tuple[int, int, int]  # outer, channels, inner: how the betas' channels lie in memory
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The functions of a library, of which it has `backward` or `sloped`."""
+    """The functions of a library, on tensors that are dense and lie alike; `sizes` are for betas.
+    It has `backward` or, where dy/dx is kept, `sloped`."""
 
-    forward: Call
-    backward: Call | None
-    sloped: Call | None
+    forward_: Call
+    backward_: Call | None
+    sloped_: Call | None
+
+    @property
+    def keeps_slope(self) -> bool:
+        return self.sloped_ is not None
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
+    ) -> None:
+        if betas is None:
+            self.forward_(x.data_ptr(), y.data_ptr(), x.numel())
+        else:
+            self.forward_(x.data_ptr(), y.data_ptr(), betas.data_ptr(), *sizes)
+
+    def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
+        assert self.sloped_ is not None
+        self.sloped_(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
+
+    def backward(
+        self,
+        x: torch.Tensor,
+        gy: torch.Tensor,
+        gx: torch.Tensor,
+        betas: torch.Tensor | None,
+        sizes: Sizes,
+    ) -> torch.Tensor | None:
+        """Writes `gx`; returns the gradients of the betas."""
+        assert self.backward_ is not None
+        if betas is None:
+            self.backward_(x.data_ptr(), gy.data_ptr(), gx.data_ptr(), x.numel())
+            return None
+        gbetas = torch.empty_like(betas)
+        self.backward_(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *sizes)
+        return gbetas
 
 
 @cache
 def load(key: str, *, with_betas: bool) -> Kernel:
-    """The functions of a kernel that was built."""
+    """The kernel of a source that was built."""
     library = ctypes.CDLL(str(cache_folder() / f"{key}.so"))
     pointer, integer = ctypes.c_void_p, ctypes.c_longlong
 

@@ -12,13 +12,14 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from search_space.expression import Expr
-from search_space.kernels import c
+from search_space.kernels import c, cuda
 from search_space.kernels.tracing import UnsupportedError, trace
 from search_space.operators import CONSTANT, INPUT, OPERATORS
 
 log = logging.getLogger("actsearch")
 
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+Kernel = c.Kernel | cuda.Kernel
 
 
 class Fused:
@@ -28,7 +29,7 @@ class Fused:
     def __init__(self, expr: Expr, operators: str) -> None:
         self.expr = expr
         self.operators = operators
-        self._kernels: dict[tuple[torch.dtype, str], c.Kernel | None] = {}
+        self._kernels: dict[tuple[str, torch.dtype, str], Kernel | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kernels": {}}
@@ -41,31 +42,36 @@ class Fused:
         `betas` have the length of dimension `channel_dim` of `x`. The result can be differentiated
         once.
         """
-        if x.device.type != "cpu" or x.dtype not in ELEMENTS or x.numel() == 0:
+        if x.device.type not in ("cpu", "cuda") or x.dtype not in ELEMENTS or x.numel() == 0:
             return None
         dim = channel_dim % x.ndim
         if not x.is_contiguous() and not (_channels_last(x) and (dim == 1 or not betas)):
             x = x.contiguous()
         if not betas:
-            found = self._kernel(x.dtype, "flat")
+            found = self._kernel(x, "flat", betas, NO_BETAS)
             return found and _Flat.apply(x, found, torch.is_grad_enabled() and x.requires_grad)
         layout, sizes = _loops(x, dim)
-        found = self._kernel(x.dtype, layout)
+        found = self._kernel(x, layout, betas, sizes)
         return found and _WithBetas.apply(x, found, sizes, *betas)
 
     @property
     def kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that were found so far."""
-        return {(ELEMENTS[dtype], layout) for (dtype, layout), k in self._kernels.items() if k}
+        return {(ELEMENTS[dtype], layout) for (_, dtype, layout), k in self._kernels.items() if k}
 
-    def _kernel(self, dtype: torch.dtype, layout: str) -> c.Kernel | None:
-        key = dtype, layout
+    def _kernel(
+        self, x: torch.Tensor, layout: str, betas: Sequence[torch.Tensor], sizes: c.Sizes
+    ) -> Kernel | None:
+        key = x.device.type, x.dtype, layout
         if key not in self._kernels:
             own = own_functions(self.expr, self.operators)
-            self._kernels[key] = kernel(self.expr, self.operators, own, ELEMENTS[dtype], layout)
+            found = kernel(self.expr, self.operators, own, x.device.type, ELEMENTS[x.dtype], layout)
+            works = not isinstance(found, cuda.Kernel) or _works(found, x, betas, sizes)
+            self._kernels[key] = found if works else None
         return self._kernels[key]
 
 
+NO_BETAS = (0, 0, 0)
 Own = tuple[Callable[..., torch.Tensor], ...]
 
 
@@ -78,16 +84,21 @@ def own_functions(expr: Expr, operators: str) -> Own:
 
 
 @lru_cache(maxsize=4096)
-def kernel(expr: Expr, operators: str, own: Own, element: str, layout: str) -> c.Kernel | None:
+def kernel(
+    expr: Expr, operators: str, own: Own, device: str, element: str, layout: str
+) -> Kernel | None:
     """A kernel, built if need be; None where there is none. `own` is `own_functions(expr,
     operators)`."""
     try:
-        source = c.source(trace(expr, operators), element, layout)
+        traced = trace(expr, operators)
+        if device == "cuda":
+            return cuda.load(cuda.source(traced))
+        source = c.source(traced, element, layout)
         c.build([source])
         return c.load(source.key, with_betas=layout != "flat")
     except UnsupportedError as reason:
         log.info("%s runs eagerly: %s", expr, reason)
-    except (c.CompileError, OSError) as reason:
+    except (c.CompileError, OSError, ImportError) as reason:
         complain(str(reason))
     return None
 
@@ -98,7 +109,26 @@ def complain(reason: str) -> None:
     log.warning("no generated kernels, activations run eagerly: %s", reason)
 
 
-def _loops(x: torch.Tensor, dim: int) -> tuple[str, tuple[int, int, int]]:
+@torch.no_grad()
+def _works(
+    found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: c.Sizes
+) -> bool:
+    """Launch everything once: Triton compiles only now, and may refuse."""
+    stacked = torch.stack([*betas]).float() if betas else None
+    try:
+        y, gx = torch.empty_like(x), torch.empty_like(x)
+        found.forward(x, y, stacked, sizes)
+        if found.keeps_slope:
+            found.sloped(x, y, gx)
+        else:
+            found.backward(x, y, gx, stacked, sizes)
+    except Exception as error:
+        complain(f"{type(error).__name__}: {error}")
+        return False
+    return True
+
+
+def _loops(x: torch.Tensor, dim: int) -> tuple[str, c.Sizes]:
     """rows or columns, and (outer, channels, inner), of a tensor as it lies in memory."""
     channels, inner = x.shape[dim], math.prod(x.shape[dim + 1 :])
     if x.is_contiguous() and inner > 1:
@@ -114,16 +144,16 @@ class _Flat(torch.autograd.Function):
     """Without betas."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, found: c.Kernel, differentiated: bool) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, found: Kernel, differentiated: bool) -> torch.Tensor:
         y = torch.empty_like(x)  # keeps the strides of a dense tensor
-        if differentiated and found.sloped is not None:
+        if differentiated and found.keeps_slope:
             slope = torch.empty_like(x)
-            found.sloped(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
+            found.sloped(x, y, slope)
             ctx.save_for_backward(slope)
         else:
-            found.forward(x.data_ptr(), y.data_ptr(), x.numel())
+            found.forward(x, y, None, NO_BETAS)
             ctx.save_for_backward(x)
-        ctx.backward_of = found.backward
+        ctx.kernel = found
         return y
 
     @staticmethod
@@ -133,11 +163,10 @@ class _Flat(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         [gy] = grad_outputs
         [saved] = ctx.saved_tensors
-        if ctx.backward_of is None:
+        if ctx.kernel.keeps_slope:
             return gy * saved, None, None
-        gy = _lying_as(saved, gy)
         gx = torch.empty_like(saved)
-        ctx.backward_of(saved.data_ptr(), gy.data_ptr(), gx.data_ptr(), saved.numel())
+        ctx.kernel.backward(saved, _lying_as(saved, gy), gx, None, NO_BETAS)
         return gx, None, None
 
 
@@ -146,13 +175,13 @@ class _WithBetas(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        found: c.Kernel,
-        sizes: tuple[int, int, int],
+        found: Kernel,
+        sizes: c.Sizes,
         *betas: torch.Tensor,
     ) -> torch.Tensor:
         stacked = torch.stack(betas).float()
         y = torch.empty_like(x)
-        found.forward(x.data_ptr(), y.data_ptr(), stacked.data_ptr(), *sizes)
+        found.forward(x, y, stacked, sizes)
         ctx.save_for_backward(x, stacked)
         ctx.kernel, ctx.sizes = found, sizes
         return y
@@ -164,9 +193,8 @@ class _WithBetas(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, ...]:
         [gy] = grad_outputs
         x, betas = ctx.saved_tensors
-        gy = _lying_as(x, gy)
-        gx, gbetas = torch.empty_like(x), torch.empty_like(betas)
-        ctx.kernel.backward(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *ctx.sizes)
+        gx = torch.empty_like(x)
+        gbetas = ctx.kernel.backward(x, _lying_as(x, gy), gx, betas, ctx.sizes)
         return gx, None, None, *gbetas.unbind()
 
 

@@ -1,0 +1,112 @@
+"""The kernels for GPUs, run on the CPU by Triton's interpreter and compared with eager mode:
+
+    python -m tests.triton_interpreted
+
+Needs triton, which comes with the CUDA builds of torch. The interpreter does not know libdevice,
+so numpy stands in for its functions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.language.extra import libdevice
+from triton.runtime.interpreter import TensorHandle
+
+from search_space.activation import Activation
+from search_space.expression import Expr
+from search_space.kernels import cuda
+from search_space.kernels.fused import NO_BETAS, _loops
+from search_space.kernels.tracing import trace
+from search_space.operators import BINARY, OPERATOR_SETS, UNARY
+from search_space.parser import parse
+
+X = parse("x")
+FORMULAS = (
+    "cos(x) - x", "max(x, tanh(x))", "x * sigmoid(beta * x)", "mix(x, sin(beta * x))",
+    "exp(-beta * (sin(x) - atan(x))**2)", "softplus(x)", "max(x, -x)", "0.5 + beta", "2 * x",
+    "max(cos(sinh(x) * x), tanh(x) + beta) * sigmoid(asinh(x) - erf(x))",
+)  # fmt: skip
+SHAPES = {
+    "images": torch.randn(4, 3, 6, 5),
+    "channels last": torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last),
+    "vectors": torch.randn(70, 3),
+    "many": torch.randn(3000, 3),
+    "bfloat16": torch.randn(4, 3, 6, 5).to(torch.bfloat16),
+}
+
+
+def stand_in(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def call(x: Any) -> Any:
+        values = np.asarray(function(x.handle.data), np.float32)
+        return tl.core.tensor(TensorHandle(values, tl.float32), x.type)
+
+    return call
+
+
+def stand_ins() -> None:
+    names = {name: getattr(np, name) for name in ("exp", "log", "log1p", "sin", "cos", "sinh",
+             "cosh", "tanh")}  # fmt: skip
+    names |= {"asinh": np.arcsinh, "atan": np.arctan, "erf": np.vectorize(math.erf)}
+    for name, function in names.items():
+        setattr(libdevice, name, stand_in(function))
+
+
+def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
+    activation = Activation(expr, 3, operators=operators)
+    with torch.no_grad():
+        for i, beta in enumerate(activation.beta):
+            beta.add_((i + 1) * torch.tensor([0.0, 0.3, -1.2]))
+    leaf = x.clone().requires_grad_()
+    expected = activation(leaf)
+    gy = torch.empty_like(x).copy_(torch.cos(torch.arange(x.numel())).view(x.shape))
+    if expected.requires_grad:
+        expected.backward(gy)
+    kernel = cuda.load(cuda.source(trace(expr, operators)))
+    betas = torch.stack([b.detach() for b in activation.beta]) if activation.beta else None
+    sizes = NO_BETAS if betas is None else _loops(x, 1)[1]
+    y, gx = torch.empty_like(x), torch.empty_like(x)
+    kernel.forward(x, y, betas, sizes)
+    gbetas = None
+    if kernel.keeps_slope:
+        slope = torch.empty_like(x)
+        kernel.sloped(x, y, slope)
+        gx = gy * slope
+    else:
+        gbetas = kernel.backward(x, gy, gx, betas, sizes)
+    close = 2e-4 if x.dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(y, expected.detach(), rtol=close, atol=close, equal_nan=True)
+    grad = torch.zeros_like(x) if leaf.grad is None else leaf.grad
+    torch.testing.assert_close(gx, grad, rtol=close, atol=close, equal_nan=True)
+    for ours, beta in zip([] if gbetas is None else gbetas, activation.beta, strict=True):
+        assert beta.grad is not None
+        torch.testing.assert_close(ours, beta.grad, rtol=10 * close, atol=100 * close)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    np.seterr(all="ignore")
+    stand_ins()
+    for text in FORMULAS:
+        for x in SHAPES.values():
+            compare(parse(text), "guarded", x)
+    for operators in OPERATOR_SETS:
+        for op in UNARY:
+            compare(Expr(op, (X,) * op.arity), operators, SHAPES["images"])
+        for op in BINARY:
+            compare(Expr(op, (X, parse("sin(x)"))), operators, SHAPES["channels last"])
+    sys.stdout.write("equal\n")
+
+
+if __name__ == "__main__":
+    main()
