@@ -99,7 +99,8 @@ class SearchConfig:
     dataset: Text = None
     """mnist5k, cifar10, cifar100, mnist, svhn, an .npz file, or a folder of images a class."""
     child: Text = None
-    """Child network: resnet8 ... resnet110, mlp, cnn, with options as resnet20:width=8,size=16."""
+    """Child network: resnet8 ... resnet110, preact_resnet, wide_resnet, densenet, mlp, cnn, with
+    options as resnet20:width=8,size=16."""
     steps: Int = None
     """Training steps a child."""
     batch_size: Int = None

@@ -16,7 +16,9 @@ from typing import Any
 from torch import nn
 
 from child_models.cnn import CNN
+from child_models.densenet import DenseNet
 from child_models.mlp import MLP
+from child_models.preact_resnet import PreActResNet, WideResNet
 from child_models.resnet import ResNet
 from search_space import options
 from search_space.operators import unknown
@@ -32,6 +34,9 @@ CHILDREN: dict[str, Builder] = {
     "resnet56": partial(ResNet, depth=56),
     "resnet110": partial(ResNet, depth=110),
     "resnet": ResNet,
+    "preact_resnet": PreActResNet,
+    "wide_resnet": WideResNet,
+    "densenet": DenseNet,
     "mlp": MLP,
     "cnn": CNN,
 }

@@ -49,14 +49,19 @@ def trial(expression: str = "relu(x)", seed: int = 0) -> Trial:
 @pytest.mark.parametrize(
     ("name", "count"),
     [("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018),
-     ("resnet110", 1_727_962)],
+     ("resnet110", 1_727_962), ("preact_resnet", 1_703_258), ("wide_resnet", 36_479_194),
+     ("densenet", 769_162)],
 )  # fmt: skip
-def test_resnets_have_the_published_number_of_parameters(name: str, count: int) -> None:
+def test_networks_have_the_published_number_of_parameters(name: str, count: int) -> None:
     model = child_from(name)(lambda c: nn.ReLU(), (3, 32, 32), 10)
     assert sum(p.numel() for p in model.parameters()) == count
 
 
-@pytest.mark.parametrize("name", [n for n in CHILDREN if n != "resnet110"])
+LARGE = {"preact_resnet": "preact_resnet:depth=20", "wide_resnet": "wide_resnet:depth=10,width=2",
+         "densenet": "densenet:depth=10"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [LARGE.get(n, n) for n in CHILDREN if n != "resnet110"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
 def test_every_child_maps_images_to_classes_and_asks_for_widths(
     name: str, shape: tuple[int, ...]
@@ -70,9 +75,10 @@ def test_every_child_maps_images_to_classes_and_asks_for_widths(
     model = child_from(name)(make, shape, 7)
     assert model(torch.randn(2, *shape)).shape == (2, 7)
     assert widths
-    depth = CHILDREN[name].keywords.get("depth") if hasattr(CHILDREN[name], "keywords") else None
-    if depth:
-        assert len(widths) == depth - 1
+    child = child_from(name)
+    depth = child.options.get("depth") or getattr(child.build, "keywords", {}).get("depth")
+    if depth:  # a Wide ResNet counts its three projections
+        assert len(widths) == depth - (3 if name.startswith("wide") else 1)
 
 
 def test_width_and_size_are_options() -> None:
@@ -94,6 +100,24 @@ def test_width_and_size_are_options() -> None:
 def test_a_child_that_cannot_be_gets_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         child_from(text)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_networks_take_a_step(name: str) -> None:
+    data = make_dataset("pictures", images(side=32), augment="crop_flip")
+    evaluate = Evaluator(data, child_from(name), Recipe(steps=1, batch_size=2, lr=0.01))
+    outcome = evaluate(trial("mul(x, sigmoid(scale(x)))"))
+    assert outcome.status == "ok", outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("preact_resnet:depth=163", r"9n\+2"), ("wide_resnet:depth=27", r"6n\+4"),
+     ("densenet:depth=99", r"6n\+4")],
+)  # fmt: skip
+def test_a_depth_that_cannot_be_gets_a_sentence(text: str, layers: str) -> None:
+    with pytest.raises(ValueError, match=layers):
+        child_from(text)(lambda c: nn.ReLU(), (3, 32, 32), 10)
 
 
 def test_a_resnet_has_6n_plus_2_layers() -> None:
