@@ -481,25 +481,25 @@ class Kernel:
     """The functions of a library, on tensors that are dense and lie alike; `sizes` are for betas.
     It has `backward` or, where dy/dx is kept, `sloped`."""
 
-    forward_: Call
-    backward_: Call | None
-    sloped_: Call | None
+    forward_loop: Call
+    backward_loop: Call | None
+    sloped_loop: Call | None
 
     @property
     def keeps_slope(self) -> bool:
-        return self.sloped_ is not None
+        return self.sloped_loop is not None
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
     ) -> None:
         if betas is None:
-            self.forward_(x.data_ptr(), y.data_ptr(), x.numel())
+            self.forward_loop(x.data_ptr(), y.data_ptr(), x.numel())
         else:
-            self.forward_(x.data_ptr(), y.data_ptr(), betas.data_ptr(), *sizes)
+            self.forward_loop(x.data_ptr(), y.data_ptr(), betas.data_ptr(), *sizes)
 
     def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
-        assert self.sloped_ is not None
-        self.sloped_(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
+        assert self.sloped_loop is not None
+        self.sloped_loop(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
 
     def backward(
         self,
@@ -510,12 +510,12 @@ class Kernel:
         sizes: Sizes,
     ) -> torch.Tensor | None:
         """Writes `gx`; returns the gradients of the betas."""
-        assert self.backward_ is not None
+        assert self.backward_loop is not None
         if betas is None:
-            self.backward_(x.data_ptr(), gy.data_ptr(), gx.data_ptr(), x.numel())
+            self.backward_loop(x.data_ptr(), gy.data_ptr(), gx.data_ptr(), x.numel())
             return None
         gbetas = torch.empty_like(betas)
-        self.backward_(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *sizes)
+        self.backward_loop(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *sizes)
         return gbetas
 
 
