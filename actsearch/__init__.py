@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from actsearch.launch import search
     from actsearch.reevaluation import reevaluate
     from actsearch.run import Run
+    from child_models.replacement import replace_activations
     from search_space.activation import Activation
     from search_space.expression import formula
     from search_space.operators import BINARY, UNARY, Op
@@ -38,6 +39,7 @@ __all__ = [
     "formula",
     "parse",
     "reevaluate",
+    "replace_activations",
     "search",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "search": "actsearch.launch",
     "Run": "actsearch.run",
     "reevaluate": "actsearch.reevaluation",
+    "replace_activations": "child_models.replacement",
     "parse": "search_space.parser",
     "formula": "search_space.expression",
     "Activation": "search_space.activation",

@@ -19,7 +19,7 @@ from search_space.properties import properties
 from search_space.screening import screens
 from search_space.space import Space
 
-# What a user's operator raises that cannot be evaluated with forward-mode derivatives in float64.
+# What a user's operator raises that cannot be evaluated and differentiated in float64.
 NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)
 
 
@@ -47,8 +47,8 @@ class Function:
 def describe(expr: Expr, operators: str = "guarded") -> Function:
     """Everything about `expr`, which should be canonical, in some ten milliseconds.
 
-    A user's operator that cannot be differentiated forwards, or not in float64, leaves a function
-    that is told apart by its text alone.
+    A user's operator that cannot be differentiated, or not in float64, leaves a function that is
+    told apart by its text alone.
     """
     try:
         return describe_all([expr], operators)[0]

@@ -126,7 +126,7 @@ def test_a_description_holds_all_that_is_known_before_training() -> None:
 
 
 class Custom(torch.autograd.Function):
-    """An operator whose author wrote a backward pass and no forward-mode derivative."""
+    """An operator whose author wrote a backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -134,13 +134,26 @@ class Custom(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0]
+        return 2 * gradients[0]
 
 
-def test_an_operator_without_forward_mode_is_searched_all_the_same() -> None:
+def test_an_operator_is_looked_at_with_the_derivative_that_its_author_wrote() -> None:
     op = Op("custom", 1, lambda x: Custom.apply(x))
-    one, two = (describe(parse(text, [op])) for text in ("custom(x)", "x * custom(x)"))
+    assert describe(parse("custom(x)", [op])).properties["slope_at_0"] == 2.0
+    assert describe(parse("custom(x)", [op])).properties["at_0"] == 0.0
+
+
+def _float32_only(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype != torch.float32:
+        raise TypeError("float32 only")
+    return torch.sin(x)
+
+
+def test_an_operator_that_cannot_be_looked_at_is_searched_all_the_same() -> None:
+    op = Op("single", 1, _float32_only)
+    one, two = (describe(parse(text, [op])) for text in ("single(x)", "x * single(x)"))
     assert one.rejected == two.rejected == ""
+    assert one.properties == {}
     assert one.fingerprint.key != two.fingerprint.key
 
 

@@ -164,7 +164,7 @@ def test_a_network_of_nans_is_diverged_and_never_scores_chance(
 
 
 class Wave(torch.autograd.Function):
-    """x + sin(x)^2 with a backward pass of its own and no forward-mode derivative."""
+    """x + sin(x)^2 with a backward pass of its own."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
