@@ -93,7 +93,7 @@ class SearchConfig:
     the strategy."""
     racing: Text = None
     """Stop trainings that are not among the best after some steps: on, or such as
-    loss:20=0.25,50=0.1 [off]."""
+    loss:20=0.4,50=0.15 [off]."""
     budget: Int = None
     """Functions to train in total [all of the space]."""
     dataset: Text = None

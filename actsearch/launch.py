@@ -98,7 +98,7 @@ class Plan:
         cohorts = rungs(s["strategy"])
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
-        if (race := race_rules(s["racing"])) is not None:
+        if (race := race_rules(s["racing"], recipe.steps)) is not None:
             lines.append(f"racing     {race.words()}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = s["workers"] or os.cpu_count() or 1
@@ -167,7 +167,7 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
 
 
 def _check_race(settings: dict[str, Any], evaluator: Evaluator) -> None:
-    race = race_rules(settings["racing"])
+    race = race_rules(settings["racing"], evaluator.recipe.steps)
     if race is None:
         return
     settings["racing"] = str(race)
@@ -220,7 +220,7 @@ def _config(plan: Plan) -> dict[str, Any]:
 def _search(plan: Plan, store: Store, console: Console) -> str:
     settings = plan.settings
     level = _levels(store, plan.evaluator)
-    race = race_rules(settings["racing"])
+    race = race_rules(settings["racing"], plan.evaluator.recipe.steps)
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])

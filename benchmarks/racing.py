@@ -1,6 +1,6 @@
 """What racing would have cost and kept on a finished run without racing.
 
-    python benchmarks/racing.py RUN [--racing loss:20=0.25,50=0.1 ...] [--repeats 100] [--json FILE]
+    python benchmarks/racing.py RUN [--racing loss:20=0.4,50=0.15 ...] [--repeats 100] [--json FILE]
 
 The run's loss curves are played in random orders against the rules, one training at a time. Cost is
 the share of all steps that would have been taken, and of the measured seconds; recall is how many
@@ -23,8 +23,7 @@ from controller.racing import Race, RaceRules, race_rules
 from results.records import AtRung, Outcome
 from results.store import Store
 
-RULES = ("loss:20=0.25", "loss:20=0.25,50=0.1", "loss:10=0.25,30=0.1")
-BEST = (20, 4)
+BEST = (20, 9, 4)
 LAST_STEPS = 5  # as child_models.training.RUNG_STEPS
 
 
@@ -90,7 +89,7 @@ def play(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--racing", nargs="+", default=RULES)
+    parser.add_argument("--racing", nargs="+", default=("on",), help="rules; [on]")
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -99,7 +98,7 @@ def main() -> None:
     print(f"{given.run}: {len(trainings)} trainings, {given.repeats} orders; means, and the least")
     rows: list[dict[str, Any]] = []
     for text in given.racing:
-        rules = race_rules(text)
+        rules = race_rules(text, max(t.steps for t in trainings))
         if rules is None or rules.metric != "loss":
             parser.error(f"{text}: only races by loss can be played")
         chance = np.random.default_rng(0)

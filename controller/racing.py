@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from results.records import METRICS, Outcome, Rung
 
-DEFAULT = "loss:20=0.25,50=0.1"
+USUAL = (0.1, 0.4), (0.25, 0.15)  # after this share of the steps, this share of all goes on
+EXAMPLE = "loss:20=0.4,50=0.15"
 FIRST = 16  # trainings that a rung lets pass before it compares
 
 
@@ -31,35 +32,39 @@ class RaceRules:
         return f"{self.metric}:" + ",".join(f"{step}={share:g}" for step, share in self.rungs)
 
     def words(self) -> str:
-        """Such as `the best 25 % by loss go on after 20 steps, 10 % after 50`."""
+        """Such as `the best 40 % by loss go on after 20 steps, 15 % after 50`."""
         (step, share), *rest = self.rungs
         more = "".join(f", {100 * share:g} % after {step:,}" for step, share in rest)
         return f"the best {100 * share:g} % by {self.metric} go on after {step:,} steps{more}"
 
 
-def race_rules(text: str) -> RaceRules | None:
-    """From `on`, `off` (None), or such as `loss:20=0.25,50=0.1` or `accuracy:100=0.5`; raises
-    ValueError with a way out."""
+def race_rules(text: str, steps: int) -> RaceRules | None:
+    """From `on`, `off` (None), or such as `loss:20=0.4,50=0.15` or `accuracy:100=0.5`, for
+    trainings of `steps`; raises ValueError with a way out."""
     if text == "off":
         return None
-    metric, _, rest = (DEFAULT if text == "on" else text.replace(" ", "")).partition(":")
+    if text == "on":
+        (early, many), (late, few) = USUAL
+        first = max(1, round(early * steps))
+        return RaceRules("loss", ((first, many), (max(first + 1, round(late * steps)), few)))
+    metric, _, rest = text.replace(" ", "").partition(":")
     if metric not in METRICS:
         raise ValueError(
             f"racing by {metric!r} is not known; use on, off, or {' or '.join(METRICS)} with "
-            f"steps and the share that goes on, as {DEFAULT}"
+            f"steps and the share that goes on, as {EXAMPLE}"
         )
     try:
         pairs = [part.split("=") for part in rest.split(",")]
         rungs = tuple((int(step), float(share)) for step, share in pairs)
     except ValueError:
-        raise ValueError(f"racing {text!r} needs steps and shares, as {DEFAULT}") from None
-    steps, shares = zip(*rungs, strict=True)
-    rising = all(a < b for a, b in zip((0, *steps), steps, strict=False))
+        raise ValueError(f"racing {text!r} needs steps and shares, as {EXAMPLE}") from None
+    places, shares = zip(*rungs, strict=True)
+    rising = all(a < b for a, b in zip((0, *places), places, strict=False))
     falling = all(a > b for a, b in zip((1.0, *shares), shares, strict=False))
     if not (rising and falling and shares[-1] > 0):
         raise ValueError(
             f"racing {text!r}: steps must rise from 1, and shares of all must fall from below 1, "
-            f"as {DEFAULT}"
+            f"as {EXAMPLE}"
         )
     return RaceRules(metric, rungs)
 

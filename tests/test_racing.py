@@ -31,14 +31,19 @@ RULES = RaceRules("loss", ((20, 0.25), (50, 0.1)))
     ("text", "rules"),
     [
         ("off", None),
-        ("on", RULES),
+        ("on", RaceRules("loss", ((20, 0.4), (50, 0.15)))),
         ("loss:20=0.25,50=0.1", RULES),
         ("accuracy: 100=0.5", RaceRules("accuracy", ((100, 0.5),))),
     ],
 )
 def test_rules_are_read(text: str, rules: RaceRules | None) -> None:
-    assert race_rules(text) == rules
-    assert rules is None or race_rules(str(rules)) == rules
+    assert race_rules(text, 200) == rules
+    assert rules is None or race_rules(str(rules), 200) == rules
+
+
+def test_the_usual_rungs_are_shares_of_the_training() -> None:
+    assert str(race_rules("on", 10_000)) == "loss:1000=0.4,2500=0.15"
+    assert str(race_rules("on", 4)) == "loss:1=0.4,2=0.15"
 
 
 @pytest.mark.parametrize(
@@ -47,8 +52,8 @@ def test_rules_are_read(text: str, rules: RaceRules | None) -> None:
      "loss:0=0.5", "loss:20=1", "loss:20=0.1,50=0.25", "loss:20=0", "loss:20=nan"],
 )  # fmt: skip
 def test_rules_that_cannot_be_are_answered_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match=r"loss:20=0\.25,50=0\.1"):
-        race_rules(text)
+    with pytest.raises(ValueError, match=r"loss:20=0\.4,50=0\.15"):
+        race_rules(text, 200)
 
 
 def went(*losses: float) -> Outcome:
@@ -233,7 +238,7 @@ def test_a_race_that_cannot_be_is_a_sentence_before_anything_is_trained(
 def test_the_plan_says_that_it_races(tmp_path: Path) -> None:
     config = SearchConfig(run=str(tmp_path / "r"), space="tiny", racing="on")
     lines = make_plan(config).lines()
-    assert "racing     the best 25 % by loss go on after 20 steps, 10 % after 50" in lines
+    assert "racing     the best 40 % by loss go on after 20 steps, 15 % after 50" in lines
 
 
 def test_strategies_hear_of_every_child_that_left(tmp_path: Path, blobs: Any) -> None:
