@@ -7,7 +7,8 @@ naive    this process, as many threads as there are cores, activations as torch'
 system   a search with its store and queue on a local Ray with `--workers` workers, one thread
          each, generated kernels, images channels last; kernels are built anew
 
-Both train the same random functions of the space by the same protocol, in rounds, by turns.
+Both train the same random functions of the space by the same protocol, in rounds, by turns. With
+`--one-worker` the system with a single worker stands in the place of `naive`.
 """
 
 from __future__ import annotations
@@ -67,6 +68,25 @@ def by_the_system(
     return seconds, [o for t in trials if (o := store.outcome(t)) is not None]
 
 
+def with_workers(
+    count: int, evaluate: Evaluator, expressions: list[str]
+) -> tuple[float, list[Outcome]]:
+    """By the system on a Ray of its own, with no kernel built yet; its start is not counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        store = Store(Path(folder, "run.sqlite"), create=True)
+        store.add_protocol("p", {})
+        executor = RayExecutor(
+            evaluate, workers=count, queue_class=QueueActor, worker_class=WorkerActor
+        )
+        try:
+            by_the_system(executor, store, ["relu(x)", "tanh(x)"][:count])
+            return by_the_system(executor, store, expressions)
+        finally:
+            executor.close()
+            store.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--space", default="one-unit")
@@ -77,6 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--one-worker", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     common: dict[str, Any] = {
@@ -86,34 +107,26 @@ def main() -> None:
     }
     functions = sampled(given.space, given.functions * given.rounds)
     expressions = [str(parse(f)) for f in functions]
+    naive, ours = Naive(**common, kernels="eager"), Evaluator(**common, kernels="auto")
+    name = "by one worker" if given.one_worker else "one by one"
+    one_by_one(naive, ["relu(x)"], 0)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # kernels of earlier runs do not count
-        store = Store(Path(folder, "run.sqlite"), create=True)
-        store.add_protocol("p", {})
-        naive, ours = Naive(**common, kernels="eager"), Evaluator(**common, kernels="auto")
-        executor = RayExecutor(
-            ours, workers=given.workers, queue_class=QueueActor, worker_class=WorkerActor
-        )
-        try:
-            by_the_system(executor, store, ["relu(x)", "tanh(x)"][: given.workers])  # data, torch
-            one_by_one(naive, ["relu(x)"], 0)
-            for r in range(given.rounds):
-                part = expressions[r * given.functions : (r + 1) * given.functions]
-                seconds, outcomes = one_by_one(naive, part, 1000)
-                system_seconds, system = by_the_system(executor, store, part)
-                rows.append(
-                    {"naive": seconds, "system": system_seconds,
-                     "in_children": sum(o.seconds for o in system),
-                     "ok": sum(o.status == "ok" for o in outcomes),
-                     "system_ok": sum(o.status == "ok" for o in system)}
-                )  # fmt: skip
-                print(f"round {r + 1}: {seconds:.1f} s one by one ({rows[-1]['ok']} ok), "
-                      f"{system_seconds:.1f} s by the system ({rows[-1]['system_ok']} ok)",
-                      flush=True)  # fmt: skip
-        finally:
-            executor.close()
-            store.close()
+    for r in range(given.rounds):
+        part = expressions[r * given.functions : (r + 1) * given.functions]
+        if given.one_worker:
+            seconds, outcomes = with_workers(1, ours, part)
+        else:
+            seconds, outcomes = one_by_one(naive, part, 1000)
+        system_seconds, system = with_workers(given.workers, ours, part)
+        rows.append(
+            {"naive": seconds, "system": system_seconds,
+             "in_children": sum(o.seconds for o in system),
+             "ok": sum(o.status == "ok" for o in outcomes),
+             "system_ok": sum(o.status == "ok" for o in system)}
+        )  # fmt: skip
+        print(f"round {r + 1}: {seconds:.1f} s {name} ({rows[-1]['ok']} ok), "
+              f"{system_seconds:.1f} s by the system ({rows[-1]['system_ok']} ok)",
+              flush=True)  # fmt: skip
     ratio = [row["naive"] / row["system"] for row in rows]
     outside = [1 - row["in_children"] / (given.workers * row["system"]) for row in rows]
     count = given.functions * given.rounds
@@ -121,7 +134,7 @@ def main() -> None:
     print(f"{given.space}, {given.child} on {given.dataset}, {given.steps} steps of {given.batch}, "
           f"{count} functions in {given.rounds} rounds, {given.workers} workers on "
           f"{os.cpu_count()} cores, torch {torch.__version__}")  # fmt: skip
-    print(f"  one by one {hour['naive']:.0f} an hour, the system {hour['system']:.0f}: "
+    print(f"  {name} {hour['naive']:.0f} an hour, the system {hour['system']:.0f}: "
           f"{hour['system'] / hour['naive']:.2f} times "
           f"(rounds {' '.join(f'{x:.2f}' for x in ratio)})")  # fmt: skip
     print(

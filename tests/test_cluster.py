@@ -25,7 +25,7 @@ from actsearch.run import Run
 from .chaos import Cluster, kill_tree, new_token
 from .test_cli import COMMAND, finished, wait_until
 
-SEARCH = [*COMMAND, "search", "runs/a", "--space", "tiny", "--steps", "20", "--ray-address"]
+SEARCH = [*COMMAND, "search", "runs/a", "--space", "one-unit", "--steps", "20", "--ray-address"]
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_a_wrong_token_is_named_in_seconds(cluster: Cluster, tmp_path: Path) -> 
         assert time.monotonic() - begun < 30
 
 
+@pytest.mark.slow
 def test_machines_join_and_leave_and_a_lost_head_ends_the_search_in_time(
     cluster: Cluster, tmp_path: Path
 ) -> None:
