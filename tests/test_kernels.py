@@ -22,6 +22,7 @@ from search_space.equivalence import canonical
 from search_space.expression import Expr, X
 from search_space.kernels import c, cuda, fused
 from search_space.kernels.ahead import Ahead
+from search_space.kernels.program import Program
 from search_space.kernels.tracing import trace
 from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
 from search_space.parser import parse
@@ -438,3 +439,12 @@ def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
         assert not fused._works(kernel, INPUT, [], fused.NO_BETAS)
     assert "no such architecture" in caplog.text
     fused.complain.cache_clear()
+
+
+def test_steps_that_change_nothing_are_dropped() -> None:
+    program = Program()
+    zero, one, x = program.const(0.0), program.const(1.0), program.node("x")
+    assert program.node("neg", program.node("neg", x)) is x
+    assert program.add(zero, x) is program.add(x, zero) is program.sub(x, zero) is x
+    assert program.mul(one, x) is program.mul(x, one) is program.node("div", x, one) is x
+    assert program.sub(zero, x) is not x
