@@ -219,8 +219,9 @@ class StrategySource:
         first = list(first)
         self._whole = {t.id for t in first}
         if self.race is not None:
-            for outcome in self.store.outcomes("search"):
-                self.race.tell(outcome)
+            for trial, outcome in self.store.outcomes("search"):
+                if trial not in self._whole:
+                    self.race.tell(outcome)
         state = self.store.strategy(self.name)
         if state is not None:
             self.strategy.load_state_dict(state)

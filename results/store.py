@@ -338,10 +338,11 @@ class Store:
         row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()
         return None if row is None else _outcome(row)
 
-    def outcomes(self, stage: str) -> Iterator[Outcome]:
-        """Of all finished trials of this stage, oldest first."""
+    def outcomes(self, stage: str) -> Iterator[tuple[int, Outcome]]:
+        """All finished trials of this stage, by their ids, oldest first."""
         query = "SELECT o.* FROM outcomes o JOIN trials t ON t.id = o.trial WHERE t.stage = ?"
-        return map(_outcome, self._db.execute(f"{query} ORDER BY o.trial", (stage,)))
+        rows = self._db.execute(f"{query} ORDER BY o.trial", (stage,))
+        return ((row["trial"], _outcome(row)) for row in rows)
 
     def waiting(self) -> list[Trial]:
         """Trials of the search without an outcome, oldest first."""

@@ -4,6 +4,7 @@ space, layouts, types, ties, poles, and what happens without a compiler."""
 from __future__ import annotations
 
 import ast
+import copy
 import importlib.util
 import itertools
 import logging
@@ -304,6 +305,17 @@ def test_a_users_operator_is_fused_and_one_that_cannot_be_runs_eagerly(
         torch.testing.assert_close(ours, Activation(expr, 3)(INPUT))
         with pytest.raises(RuntimeError, match="no generated kernel for"):
             Activation(expr, 3, kernels="generated")(INPUT)
+
+
+def test_infinite_bounds_are_bounds() -> None:
+    one_sided = Op("one_sided", 1, lambda x: x.clamp(-float("inf"), 1.0).clamp(max=float("inf")))
+    assert differences([Expr(one_sided, (X,))], "guarded") == []
+
+
+def test_a_copy_of_an_activation_finds_its_own_kernels() -> None:
+    activation = Activation("cos(x) - beta * x", 3, kernels="generated")
+    expected = activation(INPUT)
+    torch.testing.assert_close(copy.deepcopy(activation)(INPUT), expected, rtol=0, atol=0)
 
 
 def test_operators_of_one_name_that_do_different_things_are_not_mixed_up() -> None:

@@ -22,6 +22,7 @@ from results.leaderboard import leaderboard
 from results.records import AtRung, Outcome, Rung, Trial, reward
 from results.store import Store
 
+from .test_loop import source
 from .test_search import small_net
 
 RULES = RaceRules("loss", ((20, 0.25), (50, 0.1)))
@@ -161,6 +162,18 @@ def test_rungs_beyond_a_shorter_training_are_passed_over(evaluate: Evaluator) ->
     assert evaluate.with_steps(5)(raced(Rung(11, "loss", 1e-6))).status == "ok"
 
 
+def test_a_restored_race_has_seen_what_raced_and_no_baseline(store: Store) -> None:
+    baseline = store.submit("search", "relu(x)", "p", 0)
+    store.record(baseline, Outcome("diverged", "loss nan at step 3", step=3))
+    for i in range(FIRST - 1):
+        store.record(store.submit("search", f"f{i}", "p", 0), went(1 + i / 100, 0.5))
+    limits = [
+        source(store, race=(race := Race(RULES)), first=first) and race.rungs()[0].limit
+        for first in ((baseline,), ())
+    ]
+    assert limits == [None, 1.03]
+
+
 def test_outcomes_of_a_race_are_stored_and_ranked_below_whole_trainings(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite", create=True)
     store.add_protocol("p", {})
@@ -246,7 +259,7 @@ def test_strategies_hear_of_every_child_that_left(tmp_path: Path, blobs: Any) ->
     store = Store(run.path / "run.sqlite", readonly=True)
     assert store.open_proposals("evolution") == []
     assert store.proposals() >= 40
-    left = [o for o in store.outcomes("search") if o.status == "raced_out"]
+    left = [o for _, o in store.outcomes("search") if o.status == "raced_out"]
     assert left
     assert all(0 <= reward(o) <= 1 for o in left)
     store.close()

@@ -23,6 +23,9 @@ from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, Usa
 from actsearch.launch import _default_run, make_plan
 from actsearch.reevaluation import reevaluate
 from results.store import StoreError
+from search_space.baselines import BASELINES
+from search_space.kernels.ahead import Ahead
+from search_space.parser import parse
 
 Arrays = tuple[np.ndarray, np.ndarray]
 QUICK: dict[str, Any] = {"executor": "inline", "quiet": True, "steps": 30, "batch_size": 32}
@@ -259,6 +262,33 @@ def test_the_kind_of_kernels_that_was_asked_for_reaches_the_children(
 ) -> None:
     plan = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny", kernels=kernels))
     assert plan.evaluator.kernels == kernels
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_the_precision_that_was_asked_for_reaches_the_children(
+    precision: Any, tmp_path: Path
+) -> None:
+    plan = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny", precision=precision))
+    assert plan.evaluator.recipe.precision == (precision or "fp32")
+
+
+def test_a_search_has_its_kernels_built_before_the_children_ask(
+    tmp_path: Path, blobs: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[set[str], list[str]]] = []
+
+    class Noting(Ahead):
+        def __call__(self, exprs: Any) -> None:
+            told.append(({layout for _, layout in self.kinds}, list(map(str, exprs))))
+            super().__call__(exprs)
+
+    monkeypatch.setattr("actsearch.launch.Ahead", Noting)
+    options: dict[str, Any] = {"space": SPACE, "dataset": blobs, "child": small_net, **QUICK}
+    run = actsearch.search(tmp_path / "run", **options)
+    trained = {r["expression"] for r in run.rows() if r["status"] == "ok"} - {"relu(x)"}
+    prepared = {text for _, texts in told for text in texts}
+    assert trained - prepared <= {str(parse(BASELINES["swish"]))}
+    assert all(layouts == {"flat", "columns"} for layouts, _ in told)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd.npz", "a b;$(rm -rf ~).npz", "..npz"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -360,8 +361,10 @@ def _name(node: Node) -> str:
 
 
 def _number(value: float) -> str:
-    text = f"{value!r}f" if value == value and abs(value) != float("inf") else "(0.0f/0.0f)"
-    return f"({text})" if value < 0 else text
+    if math.isnan(value):
+        return "(0.0f/0.0f)"
+    text = f"{abs(value)!r}f" if math.isfinite(value) else "__builtin_inff()"
+    return f"(-{text})" if value < 0 else text
 
 
 # -- the machine
