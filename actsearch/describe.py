@@ -21,7 +21,7 @@ from search_space.equivalence import canonical
 from search_space.evaluation import curves
 from search_space.expression import Expr, X, formula
 from search_space.fingerprint import fingerprints, same_function
-from search_space.kernels import c
+from search_space.kernels import c, compiler, libraries
 from search_space.kernels.tracing import trace
 from search_space.parser import parse
 from search_space.screening import screens
@@ -200,13 +200,14 @@ def _guarded(name: str, look: Callable[[], str]) -> Iterator[Check]:
 
 def _kernels() -> str:
     """Builds one."""
-    if c.compiler() is None:
+    if compiler.compiler() is None:
         return (
             "no C compiler ($CC, cc, gcc, clang): activations run eagerly, two to four times slower"
         )
-    c.build([c.source(trace(X, "guarded"), "float32", "flat")])
-    vectors = f"{len(c.vector_functions())} of {len(c.FUNCTIONS)} functions as vectors"
-    found = f"by {c.compiler()}, {vectors}, in {c.cache_folder()}"
+    libraries.build([c.source(trace(X, "guarded"), "float32", "flat")])
+    vectors = f"{len(compiler.vector_functions())} of {len(compiler.FUNCTIONS)}"
+    where = libraries.cache_folder()
+    found = f"by {compiler.compiler()}, {vectors} functions as vectors, in {where}"
     if not torch.cuda.is_available():
         return found
     triton = importlib.util.find_spec("triton") is not None

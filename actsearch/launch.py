@@ -28,7 +28,7 @@ from actsearch.session import (
     warm_up,
 )
 from child_models.evaluate import Evaluator
-from controller.racing import Race, race_rules
+from controller.racing import Race, RaceRules, race_rules
 from controller.strategies import normal, rungs, short, strategy_from
 from results.records import Trial
 from results.store import Store
@@ -54,6 +54,7 @@ class Plan:
     evaluator: Evaluator
     survey: Survey | None  # of a space that is small enough
     seconds_a_child: float
+    race: RaceRules | None
 
     @property
     def total(self) -> int | None:
@@ -98,8 +99,8 @@ class Plan:
         cohorts = rungs(s["strategy"])
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
-        if (race := race_rules(s["racing"], recipe.steps)) is not None:
-            lines.append(f"racing     {race.words()}")
+        if self.race is not None:
+            lines.append(f"racing     {self.race.words()}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = s["workers"] or os.cpu_count() or 1
         if self.total and s["ray_address"] is None:
@@ -149,9 +150,9 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     strategy_from(settings["strategy"], space, settings["seed"])
     if settings["workers"] is None and settings["executor"] == "inline":
         settings["workers"] = 1
-    _check_race(settings, evaluator)
+    race = _race(settings, evaluator)
     seconds = warm_up(evaluator)
-    return Plan(run, settings, space, evaluator, _survey(space, settings), seconds)
+    return Plan(run, settings, space, evaluator, _survey(space, settings), seconds, race)
 
 
 def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
@@ -166,10 +167,10 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
 
 
-def _check_race(settings: dict[str, Any], evaluator: Evaluator) -> None:
+def _race(settings: dict[str, Any], evaluator: Evaluator) -> RaceRules | None:
     race = race_rules(settings["racing"], evaluator.recipe.steps)
     if race is None:
-        return
+        return None
     settings["racing"] = str(race)
     if rungs(settings["strategy"]) is not None:
         raise UsageError("--racing and --halving both leave functions behind; choose one of them")
@@ -180,6 +181,7 @@ def _check_race(settings: dict[str, Any], evaluator: Evaluator) -> None:
             f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.metric}:"
             f"{max(1, evaluator.recipe.steps // 10)}=0.25"
         )
+    return race
 
 
 def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
@@ -220,7 +222,6 @@ def _config(plan: Plan) -> dict[str, Any]:
 def _search(plan: Plan, store: Store, console: Console) -> str:
     settings = plan.settings
     level = _levels(store, plan.evaluator)
-    race = race_rules(settings["racing"], plan.evaluator.recipe.steps)
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])
@@ -238,7 +239,7 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         extra=plan.evaluator.extra,
         screening=settings["screen"] == "on",
         skip_symmetric=settings["skip_symmetric"] == "on",
-        race=None if race is None else Race(race),
+        race=None if plan.race is None else Race(plan.race),
         prepare=ahead,
     )
     try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-MakeActivation = Callable[[int], nn.Module]
+from child_models.image_network import ImageNetwork, MakeActivation
 
 
 class DenseLayer(nn.Module):
@@ -41,14 +39,12 @@ class Transition(nn.Module):
         return F.avg_pool2d(self.conv(self.act(self.norm(x))), 2)
 
 
-class DenseNet(nn.Module):
+class DenseNet(ImageNetwork):
     """`depth` is 6n+4: three blocks of n layers, each of which adds `width` channels (the growth
-    rate); `size`, if given, is the side that images are averaged down to first.
+    rate).
 
     DenseNet-BC of depth 100 and growth 12 has 0.8 million parameters, as published.
     """
-
-    memory_format = torch.channels_last
 
     def __init__(
         self,
@@ -60,12 +56,9 @@ class DenseNet(nn.Module):
         width: int = 12,
         size: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(input_shape, size)
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"a DenseNet-BC has 6n+4 layers (10, 16, ..., 100), not {depth}")
-        if len(input_shape) != 3:
-            raise ValueError(f"a DenseNet takes images (C, H, W), not inputs of {input_shape}")
-        self.size = size
         channels = 2 * width
         self.conv = nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=False)
         layers: list[nn.Module] = []
@@ -80,13 +73,7 @@ class DenseNet(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.act = make_activation(channels)
         self.head = nn.Linear(channels, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.initialise("fan_in")
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        if self.size is not None:
-            x = F.adaptive_avg_pool2d(x, self.size)
-        x = self.act(self.norm(self.layers(self.conv(x))))
-        return self.head(x.mean((2, 3)))
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.norm(self.layers(self.conv(x))))

@@ -7,13 +7,10 @@ branches share that activation, as in the authors' code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-MakeActivation = Callable[[int], nn.Module]
+from child_models.image_network import ImageNetwork, MakeActivation
 
 
 class PreActBlock(nn.Module):
@@ -49,9 +46,7 @@ class PreActBlock(nn.Module):
         return y + shortcut
 
 
-class _PreActNet(nn.Module):
-    memory_format = torch.channels_last
-
+class _PreActNet(ImageNetwork):
     def __init__(
         self,
         make_activation: MakeActivation,
@@ -62,10 +57,7 @@ class _PreActNet(nn.Module):
         size: int | None,
         bottleneck: bool,
     ) -> None:
-        super().__init__()
-        if len(input_shape) != 3:
-            raise ValueError(f"a ResNet takes images (C, H, W), not inputs of shape {input_shape}")
-        self.size = size
+        super().__init__(input_shape, size)
         self.conv = nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False)
         layers: list[nn.Module] = []
         channels_in = 16
@@ -81,21 +73,15 @@ class _PreActNet(nn.Module):
         self.norm = nn.BatchNorm2d(channels_in)
         self.act = make_activation(channels_in)
         self.head = nn.Linear(channels_in, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialise()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        if self.size is not None:
-            x = F.adaptive_avg_pool2d(x, self.size)
-        x = self.act(self.norm(self.blocks(self.conv(x))))
-        return self.head(x.mean((2, 3)))
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.norm(self.blocks(self.conv(x))))
 
 
 class PreActResNet(_PreActNet):
     """`depth` is 9n+2; stages of `width` times 16, 32 and 64 channels and their bottlenecks' four
-    times as many; `size`, if given, is the side that images are averaged down to first.
+    times as many.
 
     ResNet-164 has 1,703,258 parameters for ten classes.
     """
@@ -119,8 +105,7 @@ class PreActResNet(_PreActNet):
 
 
 class WideResNet(_PreActNet):
-    """`depth` is 6n+4; stages of `width` times 16, 32 and 64 channels, without dropout; `size`, if
-    given, is the side that images are averaged down to first.
+    """`depth` is 6n+4; stages of `width` times 16, 32 and 64 channels, without dropout.
 
     WRN-28-10 has 36,479,194 parameters for ten classes.
     """

@@ -3,13 +3,11 @@ without parameters. ResNet-20 of width 16 has 269,722 parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-MakeActivation = Callable[[int], nn.Module]
+from child_models.image_network import ImageNetwork, MakeActivation
 
 
 class BasicBlock(nn.Module):
@@ -37,10 +35,8 @@ class BasicBlock(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
-class ResNet(nn.Module):
-    """`depth` = 6n+2; `size`, if given, is the side that images are averaged down to first."""
-
-    memory_format = torch.channels_last  # faster, and only rounding differs
+class ResNet(ImageNetwork):
+    """`depth` = 6n+2."""
 
     def __init__(
         self,
@@ -52,12 +48,9 @@ class ResNet(nn.Module):
         width: int = 16,
         size: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(input_shape, size)
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ...), not {depth}")
-        if len(input_shape) != 3:
-            raise ValueError(f"a ResNet takes images (C, H, W), not inputs of shape {input_shape}")
-        self.size = size
         self.conv = nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         self.act = make_activation(width)
@@ -70,13 +63,7 @@ class ResNet(nn.Module):
                 channels_in = width << stage
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels_in, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialise()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        if self.size is not None:
-            x = F.adaptive_avg_pool2d(x, self.size)
-        x = self.blocks(self.act(self.bn(self.conv(x))))
-        return self.head(x.mean((2, 3)))
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(self.act(self.bn(self.conv(x))))

@@ -21,15 +21,15 @@ from torch import nn
 from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import Expr, X
-from search_space.kernels import c, cuda, fused
+from search_space.kernels import c, compiler, cuda, fused, libraries
 from search_space.kernels.ahead import Ahead
 from search_space.kernels.program import Program
-from search_space.kernels.tracing import trace
+from search_space.kernels.tracing import keeps_slope, trace
 from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
 from search_space.parser import parse
 from search_space.space import SPACES
 
-pytestmark = pytest.mark.skipif(c.compiler() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(compiler.compiler() is None, reason="needs a C compiler")
 
 # An even grid with 0 and the clamps in it, points close to 0 where guards act, far and random ones.
 POINTS = torch.cat(
@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 def build(exprs: Iterable[Expr], operators: str) -> None:
     """All kernels that `values` needs in one call of the compiler."""
     traced = [trace(expr, operators) for expr in exprs]
-    c.build([c.source(t, "float32", "rows" if t.betas else "flat") for t in traced])
+    libraries.build([c.source(t, "float32", "rows" if t.betas else "flat") for t in traced])
 
 
 def values(
@@ -354,14 +354,14 @@ def test_the_cache_is_used_again_and_belongs_to_its_owner(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = c.source(trace(parse("sin(x) * 0.123"), "guarded"), "float32", "flat")
-    assert c.build([source, source]) == 1
-    assert c.build([source]) == 0
+    assert libraries.build([source, source]) == 1
+    assert libraries.build([source]) == 0
     folder = tmp_path / "actsearch" / "kernels"
     assert [f.name for f in folder.iterdir()] == [f"{source.key}.so"]
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    with pytest.raises(c.CompileError, match="can be written by others"):
-        c.build([source])
+    with pytest.raises(compiler.CompileError, match="can be written by others"):
+        libraries.build([source])
 
 
 def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
@@ -373,7 +373,7 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     ahead = Ahead([("float32", "flat"), ("float32", "columns")], "guarded")
     ahead(exprs)
     assert ahead.wait() == 2
-    monkeypatch.setattr(c, "_compile", None)  # nothing more is built
+    monkeypatch.setattr(libraries, "_compile", None)  # nothing more is built
     for expr in exprs[:2]:
         x = torch.randn(4, 3)
         y = Activation(expr, 3, kernels="generated")(x)
@@ -381,7 +381,7 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     ahead.close()
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
-    monkeypatch.setattr(c, "compiler", lambda: None)
+    monkeypatch.setattr(compiler, "compiler", lambda: None)
     ahead = Ahead([("float32", "flat")], "guarded")
     ahead(exprs)
     assert ahead.wait() == 0
@@ -393,7 +393,7 @@ def test_without_a_working_compiler_activations_run_eagerly_and_it_is_said_once(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(c, "compiler", lambda: None if broken == "none" else "/bin/false")
+    monkeypatch.setattr(compiler, "compiler", lambda: None if broken == "none" else "/bin/false")
     for cached in (fused.kernel, fused.complain):
         cached.cache_clear()
     with caplog.at_level(logging.WARNING, "actsearch"):
@@ -422,7 +422,7 @@ def test_source_for_gpus_is_python_for_the_whole_grammar() -> None:
             functions = {
                 n.name for n in ast.parse(source.text).body if isinstance(n, ast.FunctionDef)
             }
-            assert functions >= {"forward", "sloped" if c.keeps_slope(traced) else "backward"}
+            assert functions >= {"forward", "sloped" if keeps_slope(traced) else "backward"}
             assert cuda.source(trace(expr, operators)).key == source.key
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from search_space.expression import Expr
-from search_space.kernels import c
+from search_space.kernels import c, libraries
+from search_space.kernels.compiler import CompileError
 from search_space.kernels.tracing import UnsupportedError, trace
 
 log = logging.getLogger("actsearch")
@@ -41,8 +42,8 @@ class Ahead:
             layouts = [k for k in self.kinds if (k[1] == "flat") == (not traced.betas)]
             sources += [c.source(traced, element, layout) for element, layout in layouts]
         try:
-            return c.build(sources)
-        except (c.CompileError, OSError) as error:
+            return libraries.build(sources)
+        except (CompileError, OSError) as error:
             log.info("no kernels built ahead: %s", error)
             return 0
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from search_space.kernels.c import Sizes, cache_folder, keeps_slope
+from search_space.kernels.libraries import Sizes, cache_folder
 from search_space.kernels.program import Node
-from search_space.kernels.tracing import Traced
+from search_space.kernels.tracing import Traced, keeps_slope
 
 BLOCK = 1024  # elements of a program
 FUNCTIONS = ("exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")

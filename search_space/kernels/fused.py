@@ -12,14 +12,15 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from search_space.expression import Expr
-from search_space.kernels import c, cuda
+from search_space.kernels import c, cuda, libraries
+from search_space.kernels.compiler import CompileError
 from search_space.kernels.tracing import UnsupportedError, trace
 from search_space.operators import CONSTANT, INPUT, OPERATORS
 
 log = logging.getLogger("actsearch")
 
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-Kernel = c.Kernel | cuda.Kernel
+Kernel = libraries.Kernel | cuda.Kernel
 
 
 class Fused:
@@ -60,7 +61,7 @@ class Fused:
         return {(ELEMENTS[dtype], layout) for (_, dtype, layout), k in self._kernels.items() if k}
 
     def _kernel(
-        self, x: torch.Tensor, layout: str, betas: Sequence[torch.Tensor], sizes: c.Sizes
+        self, x: torch.Tensor, layout: str, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
     ) -> Kernel | None:
         key = x.device.type, x.dtype, layout
         if key not in self._kernels:
@@ -94,11 +95,11 @@ def kernel(
         if device == "cuda":
             return cuda.load(cuda.source(traced))
         source = c.source(traced, element, layout)
-        c.build([source])
-        return c.load(source.key, with_betas=layout != "flat")
+        libraries.build([source])
+        return libraries.load(source.key, with_betas=layout != "flat")
     except UnsupportedError as reason:
         log.info("%s runs eagerly: %s", expr, reason)
-    except (c.CompileError, OSError, ImportError) as reason:
+    except (CompileError, OSError, ImportError) as reason:
         complain(str(reason))
     return None
 
@@ -111,7 +112,7 @@ def complain(reason: str) -> None:
 
 @torch.no_grad()
 def _works(
-    found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: c.Sizes
+    found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
 ) -> bool:
     """Launch everything once: Triton compiles only now, and may refuse."""
     stacked = torch.stack([*betas]).float() if betas else None
@@ -128,7 +129,7 @@ def _works(
     return True
 
 
-def _loops(x: torch.Tensor, dim: int) -> tuple[str, c.Sizes]:
+def _loops(x: torch.Tensor, dim: int) -> tuple[str, libraries.Sizes]:
     """rows or columns, and (outer, channels, inner), of a tensor as it lies in memory."""
     channels, inner = x.shape[dim], math.prod(x.shape[dim + 1 :])
     if x.is_contiguous() and inner > 1:
@@ -176,7 +177,7 @@ class _WithBetas(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         found: Kernel,
-        sizes: c.Sizes,
+        sizes: libraries.Sizes,
         *betas: torch.Tensor,
     ) -> torch.Tensor:
         stacked = torch.stack(betas).float()

@@ -18,6 +18,14 @@ from search_space.expression import Expr
 from search_space.kernels.program import Node, Program
 from search_space.operators import CONSTANT, INPUT
 
+# ns an element with 8 lanes (AVX2), about; the rest costs nothing beside memory.
+COSTS = {
+    "exp": 0.4, "log": 0.6, "sin": 0.4, "cos": 0.4, "sinh": 0.7, "cosh": 0.8, "tanh": 1.1,
+    "asinh": 1.8, "atan": 0.9, "erf": 0.5, "sigmoid": 0.6, "log1p_exp": 1.7, "sinc": 0.8,
+    "sinc_slope": 1.2, "div": 0.1, "sqrt": 0.1,
+}  # fmt: skip
+SECOND_TENSOR = 0.7  # ns an element to write and read dy/dx
+
 
 class UnsupportedError(Exception):
     """An operator does something for which there is no primitive; it runs in eager mode."""
@@ -64,6 +72,18 @@ def trace(expr: Expr, operators: str) -> Traced:
     [slope] = program.gradients(y, program.const(1.0), [x])
     gx, *gbetas = program.gradients(y, gy, [x, *betas])
     return Traced(program, x, gy, tuple(betas), y, slope, gx, tuple(gbetas))
+
+
+def keeps_slope(traced: Traced) -> bool:
+    """Whether dy/dx is kept for the backward pass, not x."""
+    if traced.betas:
+        return False
+    apart = _cost(traced, [traced.y]) + _cost(traced, [traced.gx])
+    return apart - _cost(traced, [traced.y, traced.slope]) > SECOND_TENSOR
+
+
+def _cost(traced: Traced, outputs: Sequence[Node]) -> float:
+    return sum(COSTS.get(node.name, 0.0) for node in traced.program.needed(outputs))
 
 
 def _call(fn: Callable[..., Any], args: Sequence[Scalar]) -> Any:

@@ -1,0 +1,42 @@
+"""What the residual and dense networks for images share: their input, their layout, their head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+MakeActivation = Callable[[int], nn.Module]
+
+
+class ImageNetwork(nn.Module):
+    """`features` and then a linear `head` on their means; a subclass makes both and then calls
+    `initialise`. `size`, if given, is the side that images are averaged down to first."""
+
+    memory_format = torch.channels_last  # faster, and only rounding differs
+    head: nn.Module
+
+    def __init__(self, input_shape: tuple[int, ...], size: int | None) -> None:
+        super().__init__()
+        if len(input_shape) != 3:
+            name = type(self).__name__
+            raise ValueError(f"a {name} takes images (C, H, W), not inputs of shape {input_shape}")
+        self.size = size
+
+    def initialise(self, mode: str = "fan_out") -> None:
+        """He et al. 2015, for every convolution."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, channels, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, classes)."""
+        if self.size is not None:
+            x = F.adaptive_avg_pool2d(x, self.size)
+        return self.head(self.features(x).mean((2, 3)))

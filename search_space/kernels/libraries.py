@@ -1,0 +1,115 @@
+"""Libraries of C kernels, kept in a cache by the hash of all that they depend on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from search_space.kernels.c import ELEMENTS, Source, unit
+from search_space.kernels.compiler import CompileError, compile_library
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept, readable and writable by their owner alone."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "actsearch" / "kernels"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state = folder.stat()
+    if state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise CompileError(f"{folder} can be written by others, who could put code there")
+    return folder
+
+
+def build(sources: Iterable[Source]) -> int:
+    """Compile what the cache does not have, all in one call of the compiler a type of element;
+    returns how many that were. Raises CompileError."""
+    folder = cache_folder()
+    wanted = {s.key: s for s in sources if not (folder / f"{s.key}.so").exists()}
+    for element in ELEMENTS:
+        group = [s for s in wanted.values() if s.element == element]
+        if group:
+            _compile(group, element, folder)
+    return len(wanted)
+
+
+def _compile(group: Sequence[Source], element: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as temporary:
+        library = Path(temporary, "kernels.so")
+        compile_library(unit(group, element), Path(temporary, "kernels.c"), library)
+        for i, s in enumerate(group):  # one file under several names
+            part = Path(temporary, f"{i}.so")
+            os.link(library, part)
+            part.replace(folder / f"{s.key}.so")
+
+
+Call = Callable[..., None]
+Sizes = tuple[int, int, int]  # outer, channels, inner: how the betas' channels lie in memory
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The functions of a library, on tensors that are dense and lie alike; `sizes` are for betas.
+    It has `backward` or, where dy/dx is kept, `sloped`."""
+
+    forward_loop: Call
+    backward_loop: Call | None
+    sloped_loop: Call | None
+
+    @property
+    def keeps_slope(self) -> bool:
+        return self.sloped_loop is not None
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
+    ) -> None:
+        if betas is None:
+            self.forward_loop(x.data_ptr(), y.data_ptr(), x.numel())
+        else:
+            self.forward_loop(x.data_ptr(), y.data_ptr(), betas.data_ptr(), *sizes)
+
+    def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
+        assert self.sloped_loop is not None
+        self.sloped_loop(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
+
+    def backward(
+        self,
+        x: torch.Tensor,
+        gy: torch.Tensor,
+        gx: torch.Tensor,
+        betas: torch.Tensor | None,
+        sizes: Sizes,
+    ) -> torch.Tensor | None:
+        """Writes `gx`; returns the gradients of the betas."""
+        assert self.backward_loop is not None
+        if betas is None:
+            self.backward_loop(x.data_ptr(), gy.data_ptr(), gx.data_ptr(), x.numel())
+            return None
+        gbetas = torch.empty_like(betas)
+        self.backward_loop(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *sizes)
+        return gbetas
+
+
+@cache
+def load(key: str, *, with_betas: bool) -> Kernel:
+    """The kernel of a source that was built."""
+    library = ctypes.CDLL(str(cache_folder() / f"{key}.so"))
+    pointer, integer = ctypes.c_void_p, ctypes.c_longlong
+
+    def function(name: str, pointers: int, integers: int) -> Call | None:
+        found = getattr(library, f"{name}_{key}", None)
+        if found is not None:
+            found.argtypes = [pointer] * pointers + [integer] * integers
+            found.restype = None
+        return found
+
+    shapes = ((3, 3), (5, 3)) if with_betas else ((2, 1), (3, 1))
+    forward = function("forward", *shapes[0])
+    assert forward is not None
+    return Kernel(forward, function("backward", *shapes[1]), function("sloped", 3, 1))
