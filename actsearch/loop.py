@@ -300,8 +300,8 @@ class StrategySource:
         return True
 
     def _foresee(self) -> None:
-        """Look at the functions that are coming, as far as they are settled: together they take a
-        tenth of the time."""
+        """Look at the functions that are coming, as far as they are settled: together they take
+        half the time."""
         coming = self.strategy.peek(FORESEEN if self.left is None else min(FORESEEN, self.left))
         self._settled = len(coming)
         forms = dict.fromkeys(map(self._canonical, coming))

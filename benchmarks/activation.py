@@ -5,6 +5,7 @@
 Torch's own ReLU and SiLU, some functions by name, and random functions of the spaces `one-unit` and
 `three-units`, each as torch's operators one after another ("eager") and as generated code. One
 thread, images channels last; each round runs every variant once, and the table shows medians.
+Before that, the random functions' kernels are built one by one and all at once, in an empty cache.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,6 +28,9 @@ import torch.nn.functional as F
 from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import formula
+from search_space.kernels import c, libraries
+from search_space.kernels.tracing import trace
+from search_space.parser import parse
 from search_space.screening import screen
 from search_space.space import SPACES
 
@@ -90,6 +96,25 @@ def timed(apply: Apply, x: torch.Tensor, gy: torch.Tensor) -> tuple[float, float
     return (between - begun) * 1e9 / x.numel(), (ended - between) * 1e9 / x.numel()
 
 
+def builds(functions: Sequence[str]) -> tuple[float, float]:
+    """Seconds of processor time, here and in the compiler, to build the kernels of `functions`
+    (columns, or flat without betas): one by one, and all at once; each a function."""
+    kernels = [trace(parse(f), "guarded") for f in functions]
+    sources = [c.source(t, "float32", "columns" if t.betas else "flat") for t in kernels]
+
+    def cost(batches: list[list[c.Source]]) -> float:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder}),
+        ):
+            before = os.times()
+            for batch in batches:
+                libraries.build(batch)
+            return sum(after - b for after, b in zip(os.times()[:4], before[:4], strict=True))
+
+    return cost([[s] for s in sources]) / len(sources), cost([sources]) / len(sources)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", default="128,16,32,32")
@@ -102,6 +127,7 @@ def main() -> None:
     shape = tuple(map(int, given.shape.split(",")))
     x = torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_()
     gy = torch.randn_like(x)
+    built = {space: builds(sampled(space, given.sample)) for space in ("one-unit", "three-units")}
     everything = cases(shape[1], given.sample)
     for case in everything:
         timed(case.apply, x, gy)
@@ -149,11 +175,17 @@ def main() -> None:
                   f"{np.quantile(total, 0.9):.2f}; saved "
                   f"{np.mean([r['saved'] for r in these]):.1f} tensors, "
                   f"{np.mean([r['saved_mb'] for r in these]):.1f} MB")  # fmt: skip
+    for space, (alone, together) in built.items():
+        print(f"  to build a kernel of {space}: {alone:.3f} s of processor time alone, "
+              f"{together:.3f} s among {given.sample}")  # fmt: skip
     if given.json:
         arguments = vars(given) | {"json": None}
         machine = {"cpus": os.cpu_count(), "torch": torch.__version__}
         given.json.write_text(
-            json.dumps({"arguments": arguments, "machine": machine, "rows": rows}, indent=1)
+            json.dumps(
+                {"arguments": arguments, "machine": machine, "rows": rows, "builds": built},
+                indent=1,
+            )
         )
 
 

@@ -57,7 +57,7 @@ def describe(expr: Expr, operators: str = "guarded") -> Function:
 
 
 def describe_all(exprs: Sequence[Expr], operators: str = "guarded") -> list[Function]:
-    """The same of many, in a tenth of the time each; raises one of NOT_DIFFERENTIABLE where
+    """The same of many, in half the time each; raises one of NOT_DIFFERENTIABLE where
     `describe` leaves a function to its text."""
     columns = (
         fingerprints(exprs, operators),
