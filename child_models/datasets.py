@@ -11,11 +11,16 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from child_models.torchvision_import import import_torchvision
+
+if TYPE_CHECKING:
+    import torch
+
+    from child_models.classification import Classification
 
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
 
@@ -24,7 +29,7 @@ class DataError(Exception):
     """Data that cannot be had or used; the message says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Inputs and labels of three splits.
 
@@ -50,6 +55,11 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.x_train.shape[1:])
+
+    def on(self, device: torch.device) -> Classification:
+        from child_models.classification import Classification
+
+        return Classification(self, device)
 
 
 def make_dataset(

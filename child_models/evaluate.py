@@ -12,14 +12,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
 from child_models.datasets import Dataset
+from child_models.inspection import activations, inspection, rounded
 from child_models.recipe import Recipe
-from child_models.training import DeviceData, Diverged, RacedOut, Training, accuracy, train
+from child_models.training import Diverged, RacedOut, Task, Track, Training, train
 from child_models.zoo import Child, source_digest
 from results.records import OUT_OF_MEMORY, Outcome, Trial
 from search_space.activation import Activation, check_kernels
@@ -32,7 +33,9 @@ class Evaluator:
 
     The same seed gives the same initial weights and the same batches, whatever the activation.
     `operators` is the operator set; `extra` are operators beyond the paper's; `kernels` is as in
-    Activation; `test` adds the accuracy on the test split, which only re-evaluation reads.
+    Activation; `test` adds the score on the test split, which only re-evaluation reads; `inspect`
+    adds what became of the activations (see `inspection`), `track` the score and the betas after
+    every so many steps.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Evaluator:
         extra: tuple[Op, ...] = (),
         kernels: str = "auto",
         test: bool = False,
+        inspect: bool = False,
+        track: int = 0,
     ) -> None:
         check_kernels(kernels)
         self.dataset = dataset
@@ -54,7 +59,8 @@ class Evaluator:
         self.extra = extra
         self.kernels = kernels
         self.test = test
-        self._data: DeviceData | None = None
+        self.inspect = inspect
+        self.track = track
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -74,9 +80,6 @@ class Evaluator:
         text = json.dumps(self.protocol, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_data": None}  # tensors stay on their device
-
     def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its
         reason."""
@@ -87,7 +90,7 @@ class Evaluator:
         )
         try:
             with _own_randomness(trial.seed, device), _one_thread(device):
-                training, scores = self._train(trial, device, beat)
+                training, scores, details = self._train(trial, device, beat)
         except Diverged as end:
             seconds = time.perf_counter() - start
             return outcome("diverged", str(end), step=end.step, curve=end.curve, seconds=seconds)
@@ -115,6 +118,7 @@ class Evaluator:
             rungs=training.rungs,
             ms_per_step=training.ms_per_step,
             seconds=time.perf_counter() - start,
+            details=details,
         )
 
     def with_steps(self, steps: int) -> Evaluator:
@@ -139,14 +143,13 @@ class Evaluator:
         if self.kernels == "eager" or torch.cuda.is_available():
             return set()
         device = torch.device("cpu")
-        if self._data is None:
-            self._data = DeviceData(self.dataset, device)
+        task = task_of(self.dataset, device)
         kinds: set[tuple[str, str]] = set()
         for expression in ("x", "scale(x)"):
             with _own_randomness(0, device):
                 model = self.build(expression)
             with contextlib.suppress(Exception):
-                accuracy(model, self._data, self.recipe, "val", 2)
+                task.score(model, self.recipe, "val", 2)
             kinds |= {
                 k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds
             }
@@ -154,17 +157,31 @@ class Evaluator:
 
     def _train(
         self, trial: Trial, device: torch.device, beat: Callable[[int], None]
-    ) -> tuple[Training, dict[str, float]]:
-        if self._data is None or self._data.device != device:
-            self._data = DeviceData(self.dataset, device)
+    ) -> tuple[Training, dict[str, float], dict[str, Any]]:
+        task = task_of(self.dataset, device)
         model = self.build(trial.expression).to(device)
         recipe = replace(self.recipe, steps=trial.steps or self.recipe.steps)
-        training = train(model, self._data, recipe, trial.seed, beat, trial.race)
+        seen: list[tuple[int, float, list[float | None]]] = []
+
+        def look(step: int) -> None:
+            means = [rounded(b.mean().item()) for a in activations(model) for b in a.beta]
+            seen.append((step, task.score(model, recipe, "val"), means))
+
+        track = Track(self.track, look) if self.track else None
+        training = train(model, task, recipe, trial.seed, beat, trial.race, track)
         splits = ("val", "test") if self.test else ("val",)
         try:
-            return training, {split: accuracy(model, self._data, recipe, split) for split in splits}
+            scores = {split: task.score(model, recipe, split) for split in splits}
+            details = inspection(model, task, recipe) if self.inspect else {}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
+        return training, scores, details | ({"track": seen} if seen else {})
+
+
+@lru_cache(maxsize=2)
+def task_of(dataset: Dataset, device: torch.device) -> Task:
+    """The data set on the device; the last two are kept, whichever evaluators share them."""
+    return dataset.on(device)
 
 
 def _short(error: BaseException) -> str:

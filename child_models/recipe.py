@@ -1,23 +1,48 @@
-"""Recipe: how a child is trained. Plain values, no torch, so that `--help` can show them."""
+"""Recipe: how a child is trained, and the published ones. Plain values, no torch, so that `--help`
+can show them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-SCHEDULES = ("step", "cosine", "constant")
+from search_space.operators import unknown
+
+# The learning rate's factor at a step (from 0) of so many. Published schedules are of absolute
+# steps; as shares of the training they can be shortened.
+SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
+    # He et al. 2016a, Section 4.2: 32k and 48k of 64k steps
+    "step": lambda step, steps: 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4)),
+    # He et al. 2016b: the same, and a tenth of the rate in the first 400 of 64k steps
+    "warm-step": lambda step, steps: (
+        0.1 if step < steps / 160 else SCHEDULES["step"](step, steps)
+    ),
+    # Zagoruyko and Komodakis 2016: a fifth at epochs 60, 120 and 160 of 200
+    "wide-step": lambda step, steps: 0.2 ** sum(step >= steps * at for at in (0.3, 0.6, 0.8)),
+    # Vaswani et al. 2017, equation 3, as a share of its peak: 4,000 of 100,000 steps to warm up
+    "inverse-sqrt": lambda step, steps: min(
+        (step + 1) / (0.04 * steps), math.sqrt(0.04 * steps / (step + 1))
+    ),
+    "cosine": lambda step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
+    "constant": lambda step, steps: 1.0,
+}
+OPTIMISERS = ("sgd", "nesterov", "adam", "adam-0.98")
 PRECISIONS = ("fp32", "bf16")
+LOSSES = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum on cross-entropy. The defaults are the paper's child as far as it says.
+    """The settings of a training. The defaults are the paper's child as far as it says.
 
     The paper gives ResNet-20, CIFAR-10 and 10,000 steps; batch, rate, momentum, decay and
-    augmentation are those of He et al. 2016a, Section 4.2, whose training they name. The `step`
-    schedule divides the rate by 10 at 1/2 and at 3/4 of the steps (He et al.: 32k and 48k of 64k);
-    `cosine` goes to 0. Betas get no weight decay, as in He et al. 2015 for PReLU.
-    `bf16` computes in bfloat16 under torch's autocast, with weights and statistics in float32.
+    augmentation are those of He et al. 2016a, Section 4.2, whose training they name. Betas get no
+    weight decay, as in He et al. 2015 for PReLU. `momentum` is of sgd and nesterov; adam has the
+    decay rates 0.9 and 0.999, adam-0.98 those of Vaswani et al. 2017. `softmax` is cross-entropy,
+    `sigmoid` the mean of the classes' binary cross-entropies. `bf16` computes in bfloat16 under
+    torch's autocast, with weights and statistics in float32.
     """
 
     steps: int = 10_000
@@ -27,29 +52,60 @@ class Recipe:
     weight_decay: float = 1e-4
     schedule: str = "step"
     precision: str = "fp32"
+    optimiser: str = "sgd"
+    label_smoothing: float = 0.0
+    loss: str = "softmax"
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
-            )
+        for name, known in (
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("optimiser", OPTIMISERS),
+            ("loss", LOSSES),
+        ):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         for name, lowest in (("steps", 1), ("batch_size", 2)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name}={getattr(self, name)} is too small; use {lowest} or more")
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr} must be above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be from 0 to below 1")
 
     def lr_factor(self, step: int) -> float:
         """The learning rate at `step` (from 0) as a share of `lr`."""
-        import math
-
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        if self.schedule == "step":
-            return 0.1 ** ((step >= self.steps / 2) + (step >= self.steps * 3 / 4))
-        return 1.0
+        return SCHEDULES[self.schedule](step, self.steps)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """For a run's identity. Fields that came after the first version are left out at their
+        defaults, so that older runs keep theirs."""
+        later = {f.name: f.default for f in fields(self) if f.name not in _FIRST}
+        return {k: v for k, v in vars(self).items() if k not in later or v != later[k]}
+
+
+_FIRST = ("steps", "batch_size", "lr", "momentum", "weight_decay", "schedule", "precision")
+
+# Steps of trainings that are given in epochs are those of 45,000 images.
+RECIPES: Mapping[str, Recipe] = {
+    "he2016a": Recipe(steps=64_000),
+    "he2016b": Recipe(steps=64_000, schedule="warm-step"),
+    "wide_resnet": Recipe(
+        steps=70_400, weight_decay=5e-4, schedule="wide-step", optimiser="nesterov"
+    ),
+    "densenet": Recipe(steps=211_200, batch_size=64, optimiser="nesterov"),
+    # Vaswani et al. 2017, base model: the peak of its rate is (512 x 4,000)^-1/2
+    "transformer": Recipe(
+        steps=100_000, batch_size=256, lr=7e-4, weight_decay=0.0, schedule="inverse-sqrt",
+        optimiser="adam-0.98", label_smoothing=0.1,
+    ),
+}  # fmt: skip
+
+
+def recipe_from(name: str, given: Mapping[str, Any]) -> Recipe:
+    """The published recipe of that name, with what is `given` in its place."""
+    if name not in RECIPES:
+        raise ValueError(unknown("recipe", name, RECIPES))
+    return replace(RECIPES[name], **given)

@@ -1,4 +1,4 @@
-"""Training one child: data on the device, the loop, and the end of a child that stops being finite.
+"""Training one child: the loop, and the end of a child that stops being finite.
 
 A network whose logits are NaN argmaxes to class 0 and scores a healthy-looking 10 %. So loss and
 gradient are checked while training and logits before they are scored; the first that is not finite
@@ -12,17 +12,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from child_models.datasets import Dataset
 from child_models.recipe import Recipe
 from results.records import AtRung, Rung
 
-PAD = 4  # pixels around an image that is cropped, He et al. 2016a
-EVALUATION_BATCH = 500
 CURVE_POINTS = 200
 RUNG_STEPS = 5  # whose mean loss counts at a rung
 RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
@@ -45,60 +42,40 @@ class RacedOut(Exception):
         self.training = training
 
 
-class DeviceData:
-    """A Dataset on a device: uint8 stays uint8 until a batch is cut from it."""
+class Task(Protocol):
+    """A data set on a device, and what a child is trained for. A score is from 0 to 1, higher is
+    better; it raises Diverged where the child's outputs are not finite."""
 
-    def __init__(self, data: Dataset, device: torch.device) -> None:
-        self.device = device
-        self.augment = data.augment
-        splits = {
-            "train": (data.x_train, data.y_train),
-            "val": (data.x_val, data.y_val),
-            "test": (data.x_test, data.y_test),
-        }
-        # A copy in C order: dimensions of size 1 can have any stride. It decides on the kernels, so
-        # the last digits of a result would differ here and where the data was unpickled.
-        self.splits = {
-            name: (torch.tensor(x.copy("C"), device=device), torch.tensor(y, device=device))
-            for name, (x, y) in splits.items()
-        }
-        shape = (1, -1, *[1] * (data.x_train.ndim - 2))
-        self.mean = torch.tensor(data.mean, device=device).view(shape)
-        self.std = torch.tensor(data.std, device=device).view(shape)
-        self.crops: torch.Tensor | None = None
-        if self.augment:
-            images = self.splits["train"][0]
-            height, width = images.shape[2:]
-            padded = F.pad(images, (PAD, PAD, PAD, PAD))
-            # a view: (N, C, 9, 9, H, W)
-            self.crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+    device: torch.device
 
-    def standardise(self, x: torch.Tensor) -> torch.Tensor:
-        return (x.to(torch.float32) - self.mean) / self.std
+    def batches(self, recipe: Recipe, seed: int) -> Iterator[Any]: ...
 
-    def batches(self, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Training batches without end, shuffled anew each epoch; the same for the same seed."""
-        generator = torch.Generator(self.device).manual_seed(seed)
-        x, y = self.splits["train"]
-        size = min(size, len(x))
-        while True:
-            order = torch.randperm(len(x), generator=generator, device=self.device)
-            for start in range(0, len(x) - size + 1, size):
-                index = order[start : start + size]
-                yield self.standardise(self._augmented(index, generator)), y[index]
+    def loss(self, model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor: ...
 
-    def _augmented(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Images cropped at random offsets and, for `crop_flip`, mirrored half of the time."""
-        if self.crops is None:
-            return self.splits["train"][0][index]
-        offsets = torch.randint(
-            2 * PAD + 1, (2, len(index)), generator=generator, device=self.device
-        )
-        images = self.crops[index, :, offsets[0], offsets[1]]
-        if self.augment == "crop_flip":
-            mirror = torch.rand(len(index), generator=generator, device=self.device) < 0.5
-            images = torch.where(mirror[:, None, None, None], images.flip(3), images)
-        return images
+    def score(
+        self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
+    ) -> float: ...
+
+
+@dataclass(frozen=True)
+class Track:
+    """`look(step)` is called after every so many steps; it may put the model in evaluation mode."""
+
+    every: int
+    look: Callable[[int], None]
+
+
+# The optimisers of recipe.py, from groups of parameters.
+OPTIMISERS: dict[str, Callable[[Any, Recipe], torch.optim.Optimizer]] = {
+    "sgd": lambda groups, r: torch.optim.SGD(groups, r.lr, r.momentum, fused=True),
+    "nesterov": lambda groups, r: torch.optim.SGD(
+        groups, r.lr, r.momentum, nesterov=True, fused=True
+    ),
+    "adam": lambda groups, r: torch.optim.Adam(groups, r.lr, fused=True),
+    "adam-0.98": lambda groups, r: torch.optim.Adam(
+        groups, r.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -113,70 +90,68 @@ class Training:
 
 def train(
     model: nn.Module,
-    data: DeviceData,
+    task: Task,
     recipe: Recipe,
     seed: int,
     beat: Callable[[int], None] = lambda step: None,
     race: Iterable[Rung] = (),
+    track: Track | None = None,
 ) -> Training:
-    """Train `model` in place. `beat(step)` is called as it goes on; raises Diverged, and RacedOut
-    where it does not pass a rung of `race`.
+    """Train `model` in place. `beat(step)` is called as it goes on, `track` as often as it says;
+    raises Diverged, and RacedOut where it does not pass a rung of `race`.
 
     Where the model has an attribute `memory_format`, its weights and the images lie in memory that
     way."""
     model.train()
-    layout = memory_format(model)
-    model.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    model.to(memory_format=memory_format(model))  # pyright: ignore[reportCallIssue]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(
-        _weight_decay_groups(model, recipe), lr=recipe.lr, momentum=recipe.momentum, fused=True
-    )
-    check_every = 1 if data.device.type == "cpu" else 20  # reading a value makes a GPU wait
+    optimiser = OPTIMISERS[recipe.optimiser](_weight_decay_groups(model, recipe), recipe)
+    check_every = 1 if task.device.type == "cpu" else 20  # reading a value makes a GPU wait
     rungs = {rung.step: rung for rung in race if rung.step < recipe.steps}
     stood: list[AtRung] = []
-    losses = torch.zeros(recipe.steps, device=data.device)
-    norms = torch.zeros(recipe.steps, device=data.device)
+    losses = torch.zeros(recipe.steps, device=task.device)
+    norms = torch.zeros(recipe.steps, device=task.device)
     times: list[float] = []
     checked, clock = 0, time.perf_counter()
-    batches = data.batches(recipe.batch_size, seed)
+    batches = task.batches(recipe, seed)
     for step in range(recipe.steps):
-        x, y = next(batches)
+        batch = next(batches)
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * recipe.lr_factor(step)
         optimiser.zero_grad(set_to_none=True)
-        x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
-        with autocast(recipe, data.device):
-            loss = F.cross_entropy(model(x), y)
+        loss = task.loss(model, batch, recipe)
         loss.backward()
         losses[step] = loss.detach()
         norms[step] = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         optimiser.step()
         rung = rungs.get(step + 1)
-        if (step + 1) % check_every == 0 or step + 1 == recipe.steps or rung is not None:
+        due = track is not None and (step + 1) % track.every == 0
+        if (step + 1) % check_every == 0 or step + 1 == recipe.steps or rung is not None or due:
             _check_finite(losses, norms, checked, step + 1)
             times.append((time.perf_counter() - clock) / (step + 1 - checked))
             checked = step + 1
             beat(checked)
             if rung is not None:
-                stood.append(_at(rung, model, data, recipe, losses))
+                stood.append(_at(rung, model, task, recipe, losses))
                 if not rung.passed_by(getattr(stood[-1], rung.metric)):
                     ms = 1e3 * statistics.median(times)
                     training = Training(_thin(losses, checked), ms, tuple(stood))
                     raise RacedOut(_why(rung, stood[-1]), training)
+            if track is not None and due:
+                track.look(step + 1)
+                model.train()
             clock = time.perf_counter()
     ms = 1e3 * statistics.median(times)
     return Training(_thin(losses, recipe.steps), ms, tuple(stood))
 
 
-def _at(
-    rung: Rung, model: nn.Module, data: DeviceData, recipe: Recipe, losses: torch.Tensor
-) -> AtRung:
+def _at(rung: Rung, model: nn.Module, task: Task, recipe: Recipe, losses: torch.Tensor) -> AtRung:
     """How the child stands; it is scored only where that decides, or where it is about to leave."""
     loss = float(losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
     if rung.metric == "loss" and rung.passed_by(loss):
         return AtRung(rung.step, loss)
     try:
-        score = accuracy(model, data, recipe, "val", RUNG_EXAMPLES)
+        score = task.score(model, recipe, "val", RUNG_EXAMPLES)
     except Diverged as end:
         raise Diverged(str(end), rung.step, _thin(losses, rung.step)) from None
     model.train()
@@ -229,25 +204,3 @@ def _thin(losses: torch.Tensor, steps: int) -> tuple[tuple[int, float], ...]:
     at = [round(i * (steps - 1) / max(1, points - 1)) for i in range(points)]
     values = losses.tolist()
     return tuple((i + 1, float(f"{values[i]:.6g}")) for i in at)
-
-
-@torch.no_grad()
-def accuracy(
-    model: nn.Module, data: DeviceData, recipe: Recipe, split: str, examples: int | None = None
-) -> float:
-    """The share of `split`, or of its first `examples`, that `model` classifies right; raises
-    Diverged for logits that are not finite."""
-    model.eval()
-    x, y = (part[:examples] for part in data.splits[split])
-    layout = memory_format(model)
-    right = torch.zeros((), dtype=torch.long, device=data.device)
-    finite = torch.ones((), dtype=torch.bool, device=data.device)
-    for start in range(0, len(x), EVALUATION_BATCH):
-        batch = data.standardise(x[start : start + EVALUATION_BATCH])
-        with autocast(recipe, data.device):
-            logits = model(batch.contiguous(memory_format=layout) if batch.ndim == 4 else batch)
-        finite &= torch.isfinite(logits).all()
-        right += (logits.argmax(1) == y[start : start + EVALUATION_BATCH]).sum()
-    if not bool(finite):
-        raise Diverged(f"logits not finite on the {split} split", None, ())
-    return int(right) / len(x)

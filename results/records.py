@@ -10,7 +10,8 @@ from typing import Any
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 METRICS = ("loss", "accuracy")  # by which trainings race
-STAGES = ("search", "rung", "reevaluate")  # a rung is a shorter training inside a search
+# A rung is a shorter training inside a search, a sweep one that chooses a learning rate.
+STAGES = ("search", "rung", "sweep", "reevaluate")
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended as. Accuracies are fractions of 1 and are None unless status is `ok`.
+    """What a trial ended as. Accuracies are fractions of 1 (of a translation they are BLEU / 100)
+    and are None unless status is `ok`.
 
     `reason` says why a trial is not ok, in a sentence. `curve` is the training loss, thinned to at
     most 200 points of (step, loss); `rungs` says how it stood in a race. `seconds` is the wall time
-    of the whole training.
+    of the whole training. `details` are plain values that only some trainings have: what became of
+    the activations, and scores along the way.
     """
 
     status: str
@@ -82,6 +85,7 @@ class Outcome:
     host: str = ""
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

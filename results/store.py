@@ -19,7 +19,7 @@ from typing import Any
 
 from results.records import STAGES, STATUSES, AtRung, Outcome, Trial
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -59,6 +59,7 @@ CREATE TABLE outcomes (
     host TEXT NOT NULL,
     device TEXT NOT NULL,
     versions TEXT NOT NULL,
+    details TEXT NOT NULL,
     finished REAL NOT NULL,
     CHECK ((status = 'ok') = (val_accuracy IS NOT NULL)),
     CHECK (status = 'ok' OR test_accuracy IS NULL)
@@ -249,7 +250,7 @@ class Store:
     def record(self, trial: Trial, outcome: Outcome) -> bool:
         """Store an outcome; False where the trial has one already, which then stays as it is."""
         cursor = self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",
             (
                 trial.id,
@@ -265,6 +266,7 @@ class Store:
                 outcome.host,
                 outcome.device,
                 json.dumps(outcome.versions),
+                json.dumps(outcome.details, allow_nan=False),
                 time.time(),
             ),
         )
@@ -347,7 +349,7 @@ class Store:
     def waiting(self) -> list[Trial]:
         """Trials of the search without an outcome, oldest first."""
         rows = self._db.execute(
-            f"{_ROWS} WHERE o.trial IS NULL AND t.stage <> 'reevaluate' ORDER BY t.id"
+            f"{_ROWS} WHERE o.trial IS NULL AND t.stage IN ('search', 'rung') ORDER BY t.id"
         )
         return [_trial(row) for row in rows]
 
@@ -380,7 +382,7 @@ class Store:
         rejected."""
         rows = self._db.execute(
             "SELECT DISTINCT t.expression FROM outcomes o JOIN trials t ON t.id = o.trial "
-            "WHERE t.stage <> 'reevaluate' AND o.status <> 'rejected' "
+            "WHERE t.stage IN ('search', 'rung') AND o.status <> 'rejected' "
             "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)"
         )
         return {row[0] for row in rows}
@@ -428,5 +430,5 @@ def _outcome(row: sqlite3.Row) -> Outcome:
     fields = {k: row[k] for k in row.keys() if k not in ("trial", "finished")}  # noqa: SIM118
     curve = tuple((step, loss) for step, loss in json.loads(fields.pop("curve")))
     rungs = tuple(AtRung(*rung) for rung in json.loads(fields["rungs"]))
-    versions = json.loads(fields["versions"])
-    return Outcome(**{**fields, "curve": curve, "rungs": rungs, "versions": versions})
+    plain = {name: json.loads(fields[name]) for name in ("versions", "details")}
+    return Outcome(**{**fields, "curve": curve, "rungs": rungs, **plain})

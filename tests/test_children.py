@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from child_models.classification import LOSSES, Classification
 from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.training import DeviceData, _weight_decay_groups
+from child_models.recipe import RECIPES, Recipe
+from child_models.training import _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
 from results.records import Trial
 from search_space.activation import Activation
@@ -158,7 +159,7 @@ def test_splits_are_disjoint_and_cover_the_data() -> None:
 
 def test_inputs_are_standardised_by_the_training_split() -> None:
     data = make_dataset("d", images(300))
-    device = DeviceData(data, torch.device("cpu"))
+    device = Classification(data, torch.device("cpu"))
     x = device.standardise(device.splits["train"][0])
     assert x.mean((0, 2, 3)).abs().max() < 1e-4
     assert (x.std((0, 2, 3)) - 1).abs().max() < 1e-2
@@ -370,8 +371,8 @@ def test_every_function_starts_from_the_same_weights_and_sees_the_same_batches(
         model = evaluate.build(expression)
         weights.append([p for n, p in model.named_parameters() if "beta" not in n])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    data = DeviceData(pictures, torch.device("cpu"))
-    streams = [data.batches(8, seed=1) for _ in range(2)]
+    data = Classification(pictures, torch.device("cpu"))
+    streams = [data.batches(Recipe(batch_size=8), seed=1) for _ in range(2)]
     for _ in range(12):
         (x, y), (u, v) = (next(s) for s in streams)
         assert torch.equal(x, u)
@@ -380,9 +381,9 @@ def test_every_function_starts_from_the_same_weights_and_sees_the_same_batches(
 
 def test_an_epoch_shows_every_example_once() -> None:
     x = np.arange(40, dtype=np.float32)[:, None]
-    data = DeviceData(make_dataset("d", (x, np.arange(40) % 2)), torch.device("cpu"))
+    data = Classification(make_dataset("d", (x, np.arange(40) % 2)), torch.device("cpu"))
     count = len(data.splits["train"][0]) // 4
-    stream = data.batches(4, seed=0)
+    stream = data.batches(Recipe(batch_size=4), seed=0)
     for _ in range(2):
         seen = torch.cat([next(stream)[0] for _ in range(count)])
         assert len(set(seen[:, 0].tolist())) == 4 * count
@@ -390,7 +391,7 @@ def test_an_epoch_shows_every_example_once() -> None:
 
 def test_crops_are_shifts_of_the_padded_image_and_flips_mirror_it() -> None:
     x = np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(30, 0)
-    data = DeviceData(
+    data = Classification(
         make_dataset("d", (x, np.arange(30) % 2), augment="crop_flip"), torch.device("cpu")
     )
     padded = np.pad(x[0, :, :, 0], 4)
@@ -516,3 +517,80 @@ def test_any_change_of_the_protocol_changes_its_hash(pictures: Dataset) -> None:
     hashes = {e.protocol_hash for e in (base, *others)}
     assert len(hashes) == len(others) + 1
     assert Evaluator(pictures, child_from("mlp"), RECIPE).protocol_hash == base.protocol_hash
+
+
+def test_published_schedules_change_where_their_papers_say() -> None:
+    """He et al. 2016b: 0.01 for 400 steps, 0.1 until 32k, 0.01 until 48k, 0.001 until 64k.
+    Zagoruyko and Komodakis 2016: a fifth at epochs 60, 120, 160 of 200."""
+    resnet, wide = RECIPES["he2016b"], RECIPES["wide_resnet"]
+    rates = {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001, 63_999: 0.001}
+    for step, rate in rates.items():
+        assert resnet.lr * resnet.lr_factor(step) == pytest.approx(rate)
+    for epoch, rate in {0: 0.1, 59: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008}.items():
+        assert wide.lr * wide.lr_factor(epoch * 352) == pytest.approx(rate)
+
+
+def test_the_transformers_rate_is_that_of_vaswani() -> None:
+    recipe = RECIPES["transformer"]
+    for step in (1, 100, 4_000, 50_000):
+        published = 512**-0.5 * min(step**-0.5, step * 4_000**-1.5)
+        assert recipe.lr * recipe.lr_factor(step - 1) == pytest.approx(published, rel=2e-3)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "nesterov", "adam", "adam-0.98"])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_every_optimiser_and_loss_learns(pictures: Dataset, optimiser: str, loss: str) -> None:
+    lr = 0.003 if optimiser.startswith("adam") else 0.05
+    recipe = Recipe(
+        steps=60, batch_size=32, lr=lr, schedule="constant", optimiser=optimiser, loss=loss,
+        label_smoothing=0.1,
+    )  # fmt: skip
+    outcome = Evaluator(pictures, child_from("mlp"), recipe)(trial("relu(x)"))
+    first, last = outcome.curve[0][1], outcome.curve[-1][1]
+    assert last < 0.9 * first
+
+
+def test_a_sigmoid_loss_is_the_mean_of_binary_cross_entropies() -> None:
+    logits, y = torch.tensor([[0.0, 1.0, -2.0]]), torch.tensor([1])
+    by_hand = (math.log(2) + math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-2))) / 3
+    assert LOSSES["sigmoid"](logits, y, 0.0).item() == pytest.approx(by_hand)
+
+
+def test_batches_keep_the_datas_order_where_the_recipe_does_not_shuffle() -> None:
+    x = np.arange(40, dtype=np.float32)[:, None]
+    data = make_dataset("d", (x, np.arange(40) % 2))
+    stream = Classification(data, torch.device("cpu")).batches(
+        Recipe(batch_size=4, shuffle=False), seed=0
+    )
+    seen = torch.cat([next(stream)[0].flatten() for _ in range(7)])
+    train = torch.tensor(data.x_train.flatten())
+    assert torch.allclose(seen, (train[:28] - data.mean.item()) / data.std.item(), atol=1e-6)
+
+
+def test_a_recipes_new_fields_leave_older_protocols_as_they_were() -> None:
+    assert list(Recipe().to_dict()) == [
+        "steps", "batch_size", "lr", "momentum", "weight_decay", "schedule", "precision",
+    ]  # fmt: skip
+    assert Recipe(optimiser="adam").to_dict()["optimiser"] == "adam"
+
+
+def test_an_inspection_tells_betas_and_preactivations(pictures: Dataset) -> None:
+    evaluate = Evaluator(pictures, child_from("mlp"), RECIPE, inspect=True, track=4)
+    details = evaluate(trial("mul(x, sigmoid(scale(x)))")).details
+    model = evaluate.build("mul(x, sigmoid(scale(x)))")
+    widths = sum(m.channels for m in model.modules() if isinstance(m, Activation))
+    [betas] = details["betas"]
+    assert len(betas) == widths
+    assert all(0.5 < beta < 1.5 for beta in betas)
+    assert any(beta != 1.0 for beta in betas)
+    found = details["preactivations"]
+    assert sum(found["counts"]) + found["below"] + found["above"] == widths * len(pictures.x_val)
+    assert [step for step, *_ in details["track"]] == [4, 8, 12]
+    assert all(0 <= score <= 1 for _, score, _ in details["track"])
+
+
+def test_looking_at_a_training_does_not_change_it(pictures: Dataset) -> None:
+    seen = Evaluator(pictures, child_from("cnn"), RECIPE, inspect=True, track=3)
+    plain = Evaluator(pictures, child_from("cnn"), RECIPE)
+    assert seen(trial("relu(x)")).curve == plain(trial("relu(x)")).curve
+    assert seen.protocol_hash == plain.protocol_hash
