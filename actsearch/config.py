@@ -25,7 +25,10 @@ Text = Annotated[str | None, _said("TEXT")]
 Int = Annotated[int | None, _said("INT")]
 Float = Annotated[float | None, _said("FLOAT")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
-Schedule = Annotated[Literal["step", "cosine", "constant"] | None, _said("step|cosine|constant")]
+Schedule = Annotated[
+    Literal["step", "warm-step", "wide-step", "inverse-sqrt", "cosine", "constant"] | None,
+    _said("step|cosine|constant|..."),
+]
 OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
 ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
 Switch = Annotated[Literal["on", "off"] | None, _said("on|off")]
@@ -101,6 +104,9 @@ class SearchConfig:
     child: Text = None
     """Child network: resnet8 ... resnet110, preact_resnet, wide_resnet, densenet, mlp, cnn, with
     options as resnet20:width=8,size=16."""
+    recipe: Text = None
+    """Published settings of a training: he2016a, he2016b, wide_resnet, densenet, transformer, or
+    published, which is the child's own; the options below replace parts of it."""
     steps: Int = None
     """Training steps a child."""
     batch_size: Int = None
@@ -171,8 +177,12 @@ class SearchConfig:
         preset = said.get("preset") or stored.get("preset") or DEFAULTS["preset"]
         if "preset" in said:
             stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
-        known = {k: v for k, v in stored.items() if v is not None}
-        return {**vars(self), **DEFAULTS, **PRESETS[preset], **known, **said}
+        known = {**PRESETS[preset], **{k: v for k, v in stored.items() if v is not None}, **said}
+        if "recipe" in said:
+            from child_models.recipe import recipe_settings
+
+            known |= {**recipe_settings(said["recipe"], known["child"]), **said}
+        return {**vars(self), **DEFAULTS, **known}
 
 
 @dataclass(frozen=True)
@@ -226,11 +236,11 @@ class TopConfig:
 
 @dataclass(frozen=True)
 class ReevaluateConfig:
-    """Train the best functions of a run again, with several seeds, and score them on the test
-    split.
+    """Train the best functions of a run again, on any children and data sets, with several seeds,
+    and score them on the test split.
 
     ReLU and Swish are always beside them, with the same seeds; differences to ReLU are paired by
-    seed.
+    seed. The same command goes on where it stopped.
     """
 
     run: RunFolder = None
@@ -239,16 +249,24 @@ class ReevaluateConfig:
     """How many of the best functions."""
     functions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FORMULA")] = ()
     """Formulas to evaluate in their place."""
-    child: Text = None
-    """Child network [that of the search]."""
-    dataset: Text = None
-    """Data set [that of the search]."""
+    baselines: Literal["beside", "paper"] = "beside"
+    """ReLU and Swish alone, or all nine of the paper."""
+    child: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    """Child networks [that of the search]."""
+    dataset: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    """Data sets [that of the search]."""
+    recipe: Text = None
+    """Published settings of a training: he2016a, he2016b, wide_resnet, densenet, transformer, or
+    published, which is each child's own; the options below replace parts of it."""
     steps: Int = None
     """Training steps a child [as in the search]."""
     batch_size: Int = None
     """Examples a training step [as in the search]."""
     lr: Float = None
     """Learning rate at the start [as in the search]."""
+    lr_sweep: int = 1
+    """Try so many learning rates around it, each half a power of ten from the next, for each
+    function and model, and keep the best by validation score."""
     schedule: Schedule = None
     """How the learning rate falls [as in the search]."""
     precision: Precision = None
@@ -277,10 +295,25 @@ class ReevaluateConfig:
     """table, csv, json or markdown."""
 
     def __post_init__(self) -> None:
-        for name in ("top", "seeds", "steps", "workers", "workers_per_gpu"):
+        for name in ("top", "seeds", "steps", "workers", "workers_per_gpu", "lr_sweep"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+
+    def resolved(
+        self, stored: Mapping[str, Any], child: Any = None, dataset: Any = None
+    ) -> dict[str, Any]:
+        """Every setting of one of the models: what was said, else the recipe's, else what the
+        search has `stored`, else the quick preset's."""
+        from child_models.recipe import recipe_settings
+
+        said = {k: v for k, v in vars(self).items() if v is not None and v is not False}
+        said |= {"child": child, "dataset": dataset, "workers": self.workers}
+        known = {k: v for k, v in stored.items() if v is not None}
+        known = {**DEFAULTS, **PRESETS["quick"], **known}
+        said = {k: v for k, v in said.items() if v is not None}
+        published = recipe_settings(self.recipe, said.get("child", known["child"]))
+        return {**known, **published, **said, "workers": self.workers}
 
 
 @dataclass(frozen=True)

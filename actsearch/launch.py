@@ -286,7 +286,7 @@ def _levels(store: Store, evaluator: Evaluator) -> Callable[[float], Level]:
     @cache
     def level(share: float) -> Level:
         steps = max(1, round(share * evaluator.recipe.steps))
-        protocol = evaluator.with_steps(steps)
+        protocol = evaluator.with_recipe(steps=steps)
         store.add_protocol(protocol.protocol_hash, protocol.protocol)
         whole = steps == evaluator.recipe.steps
         return Level("search" if whole else "rung", protocol.protocol_hash, 0 if whole else steps)

@@ -1,28 +1,28 @@
-"""reevaluate(): the best functions again, with several seeds, scored on the test split.
+"""reevaluate(): functions again, on any children and data sets, with several seeds, scored on the
+test split.
 
-A search ranks by one seed's validation accuracy, and the best of many such scores is partly luck.
-Here every function, ReLU and Swish among them, gets the same seeds, so differences are paired.
+A search ranks by one seed's validation score, and the best of many such scores is partly luck.
+Here every function, ReLU and Swish among them, gets the same seeds, so differences are paired. A
+learning rate that is chosen for a function is chosen by validation scores, with a seed of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from actsearch.config import DEFAULTS, PRESETS, ReevaluateConfig
-from actsearch.errors import NoCandidateError
+from actsearch.batch import DONE, train
+from actsearch.config import ReevaluateConfig
+from actsearch.errors import NoCandidateError, UsageError
 from actsearch.launch import BESIDE
-from actsearch.loop import FixedSource, run_trials
-from actsearch.progress import Progress
 from actsearch.run import Run
-from actsearch.screen import live
-from actsearch.session import Machinery, extra_operators, logging_to, make_evaluator, running
+from actsearch.session import Machinery, extra_operators, logging_to, make_evaluator
 from child_models.evaluate import Evaluator
-from results.records import Outcome
+from results.records import Outcome, Trial
 from results.statistics import estimate, paired_difference
 from results.store import Store
 from results.tables import Row
@@ -35,6 +35,30 @@ from search_space.space import Space
 if TYPE_CHECKING:
     import pandas as pd
 
+SWEEP_SEED = 1_000_000  # no seed that is re-evaluated with
+SWEEP_STEP = 10**0.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A child on a data set. `evaluators` has one for each learning rate that is tried, the usual
+    one first."""
+
+    child: str
+    dataset: str
+    metric: str
+    evaluators: tuple[Evaluator, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A function on a model, and the evaluator whose learning rate it was given."""
+
+    expr: Expr
+    label: str
+    model: Model
+    evaluator: Evaluator
+
 
 def reevaluate(
     run: str | Path | Run,
@@ -46,50 +70,68 @@ def reevaluate(
     quiet: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
-    """Train the top functions of `run` (or `functions`) with `seeds` seeds; test accuracy as a
-    table.
+    """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
 
-    Columns: function, name, mean test accuracy, its standard error, n, and the mean difference to
-    ReLU paired by seed with its standard error, all as fractions of 1. `space` is needed only for
-    operators of your own. Other options are those of `actsearch reevaluate`.
+    `child` and `dataset` are as in search(), or lists of such: every function is trained on every
+    child with every data set. Columns: function, name, child and data set where there are several,
+    mean test accuracy (BLEU / 100 of a translation), its standard error, median, n, and the mean
+    difference to ReLU paired by seed with its standard error, all as fractions of 1. `space` is
+    needed only for operators of your own. Other options are those of `actsearch reevaluate`.
     """
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
-    given = {k: v for k, v in (("child", child), ("dataset", dataset)) if isinstance(v, str)}
-    config = ReevaluateConfig(run=path, functions=tuple(functions), **given, **options)
-    objects = {"child": child, "dataset": dataset}
-    made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
-    rows, _ = carry_out(config, Console(stderr=True, quiet=quiet), made, space)
+    config = ReevaluateConfig(run=path, functions=tuple(functions), **options)
+    console = Console(stderr=True, quiet=quiet)
+    rows, _ = carry_out(config, console, _several(child), _several(dataset), space)
     return pd.DataFrame(rows)
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """A tuple is the arrays of one data set, a list several children or data sets."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, list) else (given,)
 
 
 def carry_out(
     config: ReevaluateConfig,
     console: Console,
-    objects: dict[str, Any] | None = None,
+    children: tuple[Any, ...] = (),
+    datasets: tuple[Any, ...] = (),
     space: Space | None = None,
 ) -> tuple[list[Row], str]:
     """Train what is missing; returns the table and why it ended."""
     run = _open(config)
-    settings = _settings(config, run) | (objects or {})
+    stored = run.config.get("settings", {})
     extra = extra_operators(space) if space is not None else ()
-    evaluator = make_evaluator(settings, extra, test=True)
-    operators = settings["operators"]
-    functions = {canonical(parse(BASELINES[name]), operators): name for name in BESIDE}
-    for text in config.functions or _best(run, config.top):
-        functions.setdefault(canonical(parse(text, extra), operators), "")
-    # The seed that chose a function is no independent one where all else is the search's.
-    first = 0
-    if run.config.get("identity", {}).get("protocol") == evaluator.protocol:
-        first = run.config["identity"]["seed"] + 1
-    seeds = range(first, first + config.seeds)
+    models = _models(config, stored, children or config.child, datasets or config.dataset, extra)
+    operators = models[0].evaluators[0].operators
+    functions = _functions(config, run, operators, extra)
+    seeds = _seeds(config, run, models)
+    machinery = _machinery(config)
     with run.locked():
         store = run.store()
         try:
+            with logging_to(run.path / "run.log"), store.transaction():
+                for evaluator in _evaluators(models):
+                    store.add_protocol(evaluator.protocol_hash, evaluator.protocol)
             with logging_to(run.path / "run.log"):
-                reason = _train(config, run, store, evaluator, functions, seeds, console)
-            return _table(store, evaluator, functions, seeds), reason
+                reason = DONE
+                if config.lr_sweep > 1:
+                    sweep = _sweep(store, functions, models)
+                    title = f"learning rates · {_title(models)}"
+                    reason = train(
+                        run, store, sweep, _evaluators(models), machinery, title, console
+                    )
+                cells = _cells(store, functions, models)
+                if reason == DONE:
+                    trials = _submit(store, "reevaluate", cells, seeds)
+                    title = f"re-evaluation · {_title(models)}"
+                    reason = train(
+                        run, store, trials, _evaluators(models), machinery, title, console
+                    )
+            return _table(store, cells, models, seeds), reason
         finally:
             store.close()
 
@@ -100,13 +142,55 @@ def _open(config: ReevaluateConfig) -> Run:
     return Run(Path(config.run)) if config.functions else Run.open(config.run)
 
 
-def _settings(config: ReevaluateConfig, run: Run) -> dict[str, Any]:
-    """What the command says, else what the search had, else the quick preset."""
-    given = {f.name: getattr(config, f.name) for f in fields(config)}
-    stored = run.config.get("settings", {})
-    known = {**DEFAULTS, **PRESETS["quick"], **{k: v for k, v in stored.items() if v is not None}}
-    chosen = {k: v for k, v in given.items() if v is not None and v is not False}
-    return {**known, **chosen, "workers": config.workers}
+def _models(
+    config: ReevaluateConfig,
+    stored: dict[str, Any],
+    children: Sequence[Any],
+    datasets: Sequence[Any],
+    extra: tuple[Any, ...],
+) -> list[Model]:
+    """Every child with every data set; raises where one cannot be built, before anything trains."""
+    found: list[Model] = []
+    data: dict[int, Any] = {}
+    for place, dataset in enumerate(datasets or (None,)):
+        for child in children or (None,):
+            settings = config.resolved(stored, child, dataset)
+            settings["dataset"] = data.get(place, settings["dataset"])
+            evaluator = make_evaluator(settings, extra, test=True, inspect=True)
+            data[place] = evaluator.dataset
+            _check(evaluator)
+            rates = _rates(evaluator.recipe.lr, config.lr_sweep)
+            evaluators = tuple(evaluator.with_recipe(lr=rate) for rate in rates)
+            name, metric = evaluator.dataset.name, evaluator.dataset.metric
+            found.append(Model(evaluator.child.name, name, metric, evaluators))
+    return found
+
+
+def _check(evaluator: Evaluator) -> None:
+    try:
+        evaluator.build("relu(x)")
+    except Exception as error:
+        raise UsageError(
+            f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _rates(lr: float, n: int) -> list[float]:
+    """The usual one first, then those around it, the nearer first: lr, below, above, ..."""
+    powers = sorted(range(-(n // 2), n - n // 2), key=lambda k: (abs(k), k))
+    return [float(f"{lr * SWEEP_STEP**k:.3g}") if k else lr for k in powers]
+
+
+def _functions(
+    config: ReevaluateConfig, run: Run, operators: str, extra: tuple[Any, ...]
+) -> dict[Expr, str]:
+    """The functions and their names: baselines first."""
+    names = BASELINES if config.baselines == "paper" else BESIDE
+    functions = {canonical(parse(BASELINES[name]), operators): name for name in names}
+    for text in config.functions or _best(run, config.top):
+        functions.setdefault(canonical(parse(text, extra), operators), "")
+    return functions
 
 
 def _best(run: Run, n: int) -> list[str]:
@@ -121,77 +205,129 @@ def _best(run: Run, n: int) -> list[str]:
     return found[:n]
 
 
-def _train(
-    config: ReevaluateConfig,
-    run: Run,
-    store: Store,
-    evaluator: Evaluator,
-    functions: dict[Expr, str],
-    seeds: range,
-    console: Console,
-) -> str:
-    protocol = evaluator.protocol_hash
-    with store.transaction():
-        store.add_protocol(protocol, evaluator.protocol)
-        trials = [
-            store.submit("reevaluate", str(e), protocol, seed, formula=formula(e), label=label)
-            for seed in seeds
-            for e, label in functions.items()
-        ]
-    missing = [t for t in trials if store.outcome(t) is None]
-    if not missing:
-        return "all trained"
-    machinery = Machinery(
+def _seeds(config: ReevaluateConfig, run: Run, models: list[Model]) -> range:
+    """The seed that chose a function is no independent one where all else is the search's."""
+    identity = run.config.get("identity", {})
+    same = any(e.protocol == identity.get("protocol") for e in _evaluators(models))
+    first = identity["seed"] + 1 if same else 0
+    return range(first, first + config.seeds)
+
+
+def _machinery(config: ReevaluateConfig) -> Machinery:
+    return Machinery(
         config.executor or "ray",
         config.workers,
         config.workers_per_gpu,
         config.ray_address,
         config.timeout,
     )
-    with running(lambda: machinery.start(evaluator), run.stop_request) as (executor, stop):
-        title = (
-            f"{run.path}  re-evaluation · {evaluator.child.name} · {evaluator.dataset.name}"
-            f" · {evaluator.recipe.steps:,} steps"
-        )
-        source = FixedSource(missing)
-        progress = Progress(title, executor.description, len(missing))
-        with live(progress, console):
-            return run_trials(store, source, executor, progress, stop)
 
 
-def _table(
-    store: Store, evaluator: Evaluator, functions: dict[Expr, str], seeds: range
-) -> list[Row]:
-    """One row a function, best mean first; a function with a failed seed has no mean."""
-    outcomes: dict[Expr, dict[int, Outcome]] = {
-        e: _outcomes(store, str(e), evaluator.protocol_hash, seeds) for e in functions
-    }
-    relu = next(_scores(outcomes[e]) for e, label in functions.items() if label == "relu")
-    rows = [_row(e, functions[e], seen, relu) for e, seen in outcomes.items()]
-    return sorted(rows, key=lambda row: -(row["test accuracy"] or -1.0))
+def _evaluators(models: Iterable[Model]) -> list[Evaluator]:
+    return [evaluator for model in models for evaluator in model.evaluators]
 
 
-def _outcomes(store: Store, expression: str, protocol: str, seeds: range) -> dict[int, Outcome]:
-    trials = {s: store.find("reevaluate", expression, protocol, s) for s in seeds}
+def _title(models: list[Model]) -> str:
+    usual = models[0].evaluators[0]
+    if len(models) > 1:
+        return f"{len(models)} models"
+    return f"{usual.child.name} · {usual.dataset.name} · {usual.recipe.steps:,} steps"
+
+
+# -- trials
+
+
+def _submit(store: Store, stage: str, cells: Iterable[Cell], seeds: Iterable[int]) -> list[Trial]:
+    """A trial for each seed and cell; seed by seed, so that what has been trained when it is
+    stopped can be compared."""
+    cells = list(cells)
+    with store.transaction():
+        return [
+            store.submit(
+                stage,
+                str(cell.expr),
+                cell.evaluator.protocol_hash,
+                seed,
+                formula=formula(cell.expr),
+                label=cell.label,
+            )
+            for seed in seeds
+            for cell in cells
+        ]
+
+
+def _sweep(store: Store, functions: dict[Expr, str], models: list[Model]) -> list[Trial]:
+    cells = [
+        Cell(expr, label, model, evaluator)
+        for model in models
+        for evaluator in model.evaluators
+        for expr, label in functions.items()
+    ]
+    return _submit(store, "sweep", cells, [SWEEP_SEED])
+
+
+def _cells(store: Store, functions: dict[Expr, str], models: list[Model]) -> list[Cell]:
+    """Each function on each model, at the learning rate that its sweep found best, the usual one
+    where there was none or where nothing trained."""
+
+    def score(expr: Expr, evaluator: Evaluator) -> float:
+        trial = store.find("sweep", str(expr), evaluator.protocol_hash, SWEEP_SEED)
+        outcome = store.outcome(trial) if trial is not None else None
+        found = outcome.val_accuracy if outcome is not None else None
+        return -1.0 if found is None else found
+
+    return [
+        Cell(expr, label, model, max(model.evaluators, key=lambda e: score(expr, e)))
+        for model in models
+        for expr, label in functions.items()
+    ]
+
+
+# -- the table
+
+
+def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -> list[Row]:
+    """One row a function and model, of each model the best mean first; a function with a failed
+    seed has no mean."""
+    rows: list[Row] = []
+    for model in models:
+        mine = [(c, _outcomes(store, c, seeds)) for c in cells if c.model is model]
+        relu = next(_scores(outcomes) for c, outcomes in mine if c.label == "relu")
+        found = [_row(cell, outcomes, relu, models) for cell, outcomes in mine]
+        rows += sorted(found, key=lambda row: -(row["test accuracy"] or -1.0))
+    return rows
+
+
+def _outcomes(store: Store, cell: Cell, seeds: range) -> dict[int, Outcome]:
+    protocol = cell.evaluator.protocol_hash
+    trials = {s: store.find("reevaluate", str(cell.expr), protocol, s) for s in seeds}
     found = {s: store.outcome(t) for s, t in trials.items() if t is not None}
     return {seed: outcome for seed, outcome in found.items() if outcome is not None}
 
 
 def _scores(outcomes: dict[int, Outcome]) -> dict[int, float]:
-    """Test accuracy by seed, of the seeds that trained."""
+    """Test score by seed, of the seeds that trained."""
     return {s: o.test_accuracy for s, o in outcomes.items() if o.test_accuracy is not None}
 
 
 def _row(
-    expr: Expr, label: str, outcomes: dict[int, Outcome], relu: dict[int, float]
-) -> dict[str, Any]:
+    cell: Cell, outcomes: dict[int, Outcome], relu: dict[int, float], models: list[Model]
+) -> Row:
     scores = _scores(outcomes)
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     mean = estimate(list(scores.values())) if scores and not failed else None
-    difference = paired_difference(scores, relu) if mean and label != "relu" else None
-    return {
-        "formula": formula(expr),
-        "name": label,
+    difference = paired_difference(scores, relu) if mean and cell.label != "relu" else None
+    model = cell.model
+    row: dict[str, Any] = {"formula": formula(cell.expr), "name": cell.label}
+    if len({m.child for m in models}) > 1:
+        row["child"] = model.child
+    if len({m.dataset for m in models}) > 1:
+        row["data"] = model.dataset
+    if any(m.metric != "accuracy" for m in models):
+        row["metric"] = model.metric
+    if len(model.evaluators) > 1:
+        row["lr"] = f"{cell.evaluator.recipe.lr:g}"
+    return row | {
         "test accuracy": mean.mean if mean else None,
         "standard error": mean.standard_error if mean else None,
         "n": len(scores),

@@ -8,8 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -91,9 +91,9 @@ def extra_operators(space: Space) -> tuple[Op, ...]:
 
 
 def make_evaluator(
-    settings: dict[str, Any], extra: tuple[Op, ...] = (), *, test: bool = False
+    settings: Mapping[str, Any], extra: tuple[Op, ...] = (), **options: Any
 ) -> Evaluator:
-    """From resolved settings: dataset, child, recipe, operator set."""
+    """From resolved settings: dataset, child, recipe, operator set. `options` are Evaluator's."""
     dataset = dataset_from(
         settings["dataset"],
         **{
@@ -102,13 +102,8 @@ def make_evaluator(
             "image_size": settings.get("image_size"),
         },
     )
-    recipe = Recipe(
-        steps=settings["steps"],
-        batch_size=settings["batch_size"],
-        lr=settings["lr"],
-        schedule=settings["schedule"],
-        precision=settings.get("precision") or "fp32",
-    )
+    said = {f.name: settings.get(f.name) for f in fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in said.items() if value is not None})
     child = child_from(settings["child"])
     return Evaluator(
         dataset,
@@ -117,14 +112,14 @@ def make_evaluator(
         operators=settings["operators"],
         extra=extra,
         kernels=settings.get("kernels") or "auto",
-        test=test,
+        **options,
     )
 
 
 def warm_up(evaluator: Evaluator) -> float:
     """Seconds that a ReLU child takes, from a few steps here; raises UsageError where it fails."""
     relu = Trial(0, "search", "relu(x)", "", 0)
-    outcome = evaluator.with_steps(WARM_UP_STEPS)(relu)
+    outcome = evaluator.with_recipe(steps=WARM_UP_STEPS)(relu)
     if outcome.status == "failed":
         raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
     return (outcome.ms_per_step or 0.0) * evaluator.recipe.steps / 1e3

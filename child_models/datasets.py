@@ -52,6 +52,8 @@ class Dataset:
     augment: str = ""
     digest: str = ""
 
+    metric = "accuracy"  # what a score is
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.x_train.shape[1:])

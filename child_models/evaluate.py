@@ -10,7 +10,7 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -33,9 +33,9 @@ class Evaluator:
 
     The same seed gives the same initial weights and the same batches, whatever the activation.
     `operators` is the operator set; `extra` are operators beyond the paper's; `kernels` is as in
-    Activation; `test` adds the score on the test split, which only re-evaluation reads; `inspect`
-    adds what became of the activations (see `inspection`), `track` the score and the betas after
-    every so many steps.
+    Activation; `test` adds the score on the test split, `inspect` what became of the activations
+    (see `inspection`), both for trials of the stage `reevaluate` alone; `track` adds the score and
+    the betas after every so many steps.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class Evaluator:
             details=details,
         )
 
-    def with_steps(self, steps: int) -> Evaluator:
-        """The same evaluator with shorter trainings, on the same device data."""
+    def with_recipe(self, **changes: Any) -> Evaluator:
+        """The same evaluator with other settings of the recipe, on the same device data."""
         other = copy.copy(self)
-        other.recipe = replace(self.recipe, steps=steps)
+        other.recipe = replace(self.recipe, **changes)
         return other
 
     def build(self, expression: str) -> torch.nn.Module:
@@ -169,13 +169,24 @@ class Evaluator:
 
         track = Track(self.track, look) if self.track else None
         training = train(model, task, recipe, trial.seed, beat, trial.race, track)
-        splits = ("val", "test") if self.test else ("val",)
+        whole = trial.stage == "reevaluate"
+        splits = ("val", "test") if whole and self.test else ("val",)
         try:
             scores = {split: task.score(model, recipe, split) for split in splits}
-            details = inspection(model, task, recipe) if self.inspect else {}
+            details = inspection(model, task, recipe) if whole and self.inspect else {}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
         return training, scores, details | ({"track": seen} if seen else {})
+
+
+class Evaluators:
+    """Hands each trial to the evaluator of its protocol."""
+
+    def __init__(self, evaluators: Iterable[Evaluator]) -> None:
+        self._by_protocol = {e.protocol_hash: e for e in evaluators}
+
+    def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
+        return self._by_protocol[trial.protocol](trial, beat)
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from search_space.operators import unknown
@@ -104,8 +104,30 @@ RECIPES: Mapping[str, Recipe] = {
 }  # fmt: skip
 
 
-def recipe_from(name: str, given: Mapping[str, Any]) -> Recipe:
-    """The published recipe of that name, with what is `given` in its place."""
+# The recipe of the paper that each child is from, by the child's name without its options.
+PUBLISHED: Mapping[str, str] = {
+    **{f"resnet{n}": "he2016a" for n in ("", 8, 14, 20, 32, 44, 56, 110)},
+    "preact_resnet": "he2016b",
+    "wide_resnet": "wide_resnet",
+    "densenet": "densenet",
+    "transformer": "transformer",
+}
+
+
+def recipe_settings(name: str | None, child: Any) -> dict[str, Any]:
+    """All settings of the recipe of that name, or of `child`'s `published` one; {} for None.
+
+    Raises ValueError for a name that is not known, or a child that has no published recipe.
+    """
+    if name is None:
+        return {}
+    if name == "published":
+        name = PUBLISHED.get(child.partition(":")[0] if isinstance(child, str) else "")
+        if name is None:
+            raise ValueError(
+                f"there is no published recipe of {child}, only of {', '.join(PUBLISHED)}; "
+                f"choose one of {', '.join(RECIPES)}, or give --steps, --lr and the rest"
+            )
     if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, RECIPES))
-    return replace(RECIPES[name], **given)
+        raise ValueError(unknown("recipe", name, ["published", *RECIPES]))
+    return dict(vars(RECIPES[name]))

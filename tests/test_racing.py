@@ -159,7 +159,7 @@ def test_a_child_that_is_behind_leaves_with_its_step_and_accuracy(evaluate: Eval
 
 
 def test_rungs_beyond_a_shorter_training_are_passed_over(evaluate: Evaluator) -> None:
-    assert evaluate.with_steps(5)(raced(Rung(11, "loss", 1e-6))).status == "ok"
+    assert evaluate.with_recipe(steps=5)(raced(Rung(11, "loss", 1e-6))).status == "ok"
 
 
 def test_a_restored_race_has_seen_what_raced_and_no_baseline(store: Store) -> None:

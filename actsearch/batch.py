@@ -1,0 +1,38 @@
+"""train(): trials of any protocols on one executor, those that have no outcome yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from actsearch.loop import FixedSource, run_trials
+from actsearch.progress import Progress
+from actsearch.run import Run
+from actsearch.screen import live
+from actsearch.session import Machinery, running
+from child_models.evaluate import Evaluator, Evaluators
+from results.records import Trial
+from results.store import Store
+
+DONE = "all trained"
+
+
+def train(
+    run: Run,
+    store: Store,
+    trials: Iterable[Trial],
+    evaluators: Iterable[Evaluator],
+    machinery: Machinery,
+    title: str,
+    console: Console,
+) -> str:
+    """Train each trial by the evaluator of its protocol; returns why it ended. `run` is locked."""
+    missing = [t for t in trials if store.outcome(t) is None]
+    if not missing:
+        return DONE
+    evaluate = Evaluators(evaluators)
+    with running(lambda: machinery.start(evaluate), run.stop_request) as (executor, stop):
+        progress = Progress(f"{run.path}  {title}", executor.description, len(missing))
+        with live(progress, console):
+            return run_trials(store, FixedSource(missing), executor, progress, stop)
