@@ -100,10 +100,11 @@ class SearchConfig:
     budget: Int = None
     """Functions to train in total [all of the space]."""
     dataset: Text = None
-    """mnist5k, cifar10, cifar100, mnist, svhn, an .npz file, or a folder of images a class."""
+    """mnist5k, cifar10, cifar100, mnist, svhn, an .npz file, a folder of images a class, or
+    FOLDER:en-de with sentences."""
     child: Text = None
-    """Child network: resnet8 ... resnet110, preact_resnet, wide_resnet, densenet, mlp, cnn, with
-    options as resnet20:width=8,size=16."""
+    """Child network: resnet8 ... resnet110, preact_resnet, wide_resnet, densenet, mlp, cnn,
+    transformer, with options as resnet20:width=8,size=16."""
     recipe: Text = None
     """Published settings of a training: he2016a, he2016b, wide_resnet, densenet, transformer, or
     published, which is the child's own; the options below replace parts of it."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
-from child_models.datasets import Dataset, image_augment, load, make_dataset
+from child_models.datasets import Data, image_augment, load, make_dataset
 from child_models.evaluate import Evaluator
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
@@ -68,9 +68,9 @@ class Machinery:
         )
 
 
-def dataset_from(data: Any, **options: Any) -> Dataset:
-    """A Dataset from a name, arrays (x, y) or (x_train, y_train, x_test, y_test), or itself."""
-    if isinstance(data, Dataset):
+def dataset_from(data: Any, **options: Any) -> Data:
+    """From a name, arrays (x, y) or (x_train, y_train, x_test, y_test), or itself."""
+    if hasattr(data, "facts"):
         return data
     if isinstance(data, (str, Path)):
         return load(str(data), **options)

@@ -56,7 +56,7 @@ def step_of(variant: Variant, child: str, size: int, batch: int) -> Callable[[],
     formula = FUNCTIONS.get(variant.function, variant.function)
     kernels = "eager" if variant.kernels == "compiled" else variant.kernels
     make = partial(Activation, formula, kernels=kernels)
-    model: nn.Module = child_from(child)(make, (3, size, size), 10)
+    model: nn.Module = child_from(child)(make, input_shape=(3, size, size), classes=10)
     x, y = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
     if variant.channels_last:
         model, x = (

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,12 +21,32 @@ if TYPE_CHECKING:
     import torch
 
     from child_models.classification import Classification
+    from child_models.training import Task
 
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
 
 
 class DataError(Exception):
     """Data that cannot be had or used; the message says what to do."""
+
+
+class Data(Protocol):
+    """What a child is trained on: its `facts` are what a child may ask for, `metric` is what its
+    score is, and `digest` stands for all of it in a run's identity."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    def on(self, device: torch.device) -> Task: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +73,11 @@ class Dataset:
     digest: str = ""
 
     metric = "accuracy"  # what a score is
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a child may ask for."""
+        return {"input_shape": self.input_shape, "classes": self.classes}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -213,13 +238,18 @@ DATASETS: dict[str, Callable[[], Dataset] | _TorchvisionSource] = {
 
 def load(
     name: str, *, root: Path | str = "data", download: bool = False, image_size: int | None = None
-) -> Dataset:
-    """The data set that `name` says: of DATASETS, an .npz file, or a folder of images a class.
+) -> Data:
+    """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class, or
+    sentence pairs (see translation.py).
 
     `root` is where torchvision's data sets lie; `image_size` resizes a folder's images to a square.
     Raises DataError with a way out where the data cannot be had.
     """
     path = Path(name)
+    if ":" in name and not path.exists():
+        from child_models.translation import load_pairs
+
+        return load_pairs(name)
     if name in DATASETS:
         source = DATASETS[name]
         if isinstance(source, _TorchvisionSource):
@@ -233,7 +263,7 @@ def load(
         raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
     raise DataError(
         f"unknown data set {name!r}. Known: {', '.join(DATASETS)}, an .npz file with "
-        "x_train y_train x_test y_test, or a folder of images a class."
+        "x_train y_train x_test y_test, a folder of images a class, or FOLDER:en-de of sentences."
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from child_models.datasets import Dataset
+from child_models.datasets import Data
 from child_models.inspection import activations, inspection, rounded
 from child_models.recipe import Recipe
 from child_models.training import Diverged, RacedOut, Task, Track, Training, train
@@ -40,7 +40,7 @@ class Evaluator:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Data,
         child: Child,
         recipe: Recipe,
         *,
@@ -135,7 +135,7 @@ class Evaluator:
             operators=self.operators,
             kernels=self.kernels,
         )
-        return self.child(make_activation, self.dataset.input_shape, self.dataset.classes)
+        return self.child(make_activation, **self.dataset.facts)
 
     def kernel_kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that this child uses, with betas and without; none where
@@ -190,7 +190,7 @@ class Evaluators:
 
 
 @lru_cache(maxsize=2)
-def task_of(dataset: Dataset, device: torch.device) -> Task:
+def task_of(dataset: Data, device: torch.device) -> Task:
     """The data set on the device; the last two are kept, whichever evaluators share them."""
     return dataset.on(device)
 

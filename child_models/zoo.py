@@ -1,7 +1,8 @@
 """CHILDREN: every child model by name, with the options it takes as `name:option=value,...`.
 
 A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
-`input_shape` and `classes` too if it has parameters of these names.
+`input_shape` and `classes` (of sentences `vocabulary` and `length`) too if it has parameters of
+these names.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from torch import nn
 
 from child_models.cnn import CNN
 from child_models.densenet import DenseNet
+from child_models.image_network import MakeActivation
 from child_models.mlp import MLP
 from child_models.preact_resnet import PreActResNet, WideResNet
 from child_models.resnet import ResNet
+from child_models.transformer import Transformer
 from search_space import options
 from search_space.operators import unknown
 
@@ -39,6 +42,7 @@ CHILDREN: dict[str, Builder] = {
     "densenet": DenseNet,
     "mlp": MLP,
     "cnn": CNN,
+    "transformer": Transformer,
 }
 
 
@@ -52,16 +56,19 @@ class Child:
     options: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
 
-    def __call__(
-        self,
-        make_activation: Callable[[int], nn.Module],
-        input_shape: tuple[int, ...],
-        classes: int,
-    ) -> nn.Module:
-        offered = {"input_shape": input_shape, "classes": classes}
-        accepted = inspect.signature(self.build).parameters
-        given = {name: value for name, value in offered.items() if name in accepted}
-        return self.build(make_activation, **given, **self.options)
+    def __call__(self, make_activation: MakeActivation, **facts: Any) -> nn.Module:
+        """The network for data with these facts, of which it takes what it asks for: input_shape
+        and classes, or vocabulary and length of sentences. Raises ValueError where it asks for
+        others."""
+        _, *accepted = inspect.signature(self.build).parameters.values()
+        given = {p.name: facts[p.name] for p in accepted if p.name in facts} | {**self.options}
+        missing = [p.name for p in accepted if p.default is p.empty and p.name not in given]
+        if missing:
+            raise ValueError(
+                f"{self.name} asks for {' and '.join(missing)}, but the data say "
+                f"{' and '.join(facts)}: images have other children than sentences"
+            )
+        return self.build(make_activation, **given)
 
 
 def child_from(child: str | Child | Builder) -> Child:
