@@ -1,4 +1,4 @@
-"""Leaderboard, statistics and tables, by hand arithmetic."""
+"""Leaderboard and tables, by hand arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from results.leaderboard import leaderboard, status_counts
-from results.statistics import estimate, paired_difference
 from results.tables import FORMATS, to_csv, to_json, to_markdown, to_text
 
 
@@ -63,23 +62,6 @@ def test_time_against_relu_is_a_ratio_of_steps_in_the_same_run() -> None:
 def test_statuses_are_counted_with_those_that_wait() -> None:
     counts = status_counts([row("a", "ok", 0.5), row("b", None), row("c", "failed")])
     assert (counts["ok"], counts["waiting"], counts["failed"], counts["crashed"]) == (1, 1, 1, 0)
-
-
-def test_mean_and_standard_error_of_three_values() -> None:
-    found = estimate([1.0, 2.0, 6.0])  # mean 3, variance (4+1+9)/2 = 7, error sqrt(7/3)
-    assert found.mean == 3.0
-    assert found.standard_error == pytest.approx((7 / 3) ** 0.5)
-    assert found.n == 3
-    assert estimate([2.0]).standard_error is None
-
-
-def test_a_paired_difference_uses_the_seeds_that_both_have() -> None:
-    found = paired_difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.5, 3: 0.1})
-    assert found is not None
-    assert found.n == 2
-    assert found.mean == pytest.approx(0.15)
-    assert found.standard_error == pytest.approx(0.05)
-    assert paired_difference({0: 0.5}, {1: 0.5}) is None
 
 
 TABLE = [
