@@ -8,9 +8,11 @@ learning rate that is chosen for a function is chosen by validation scores, with
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -23,7 +25,7 @@ from actsearch.run import Run
 from actsearch.session import Machinery, extra_operators, logging_to, make_evaluator
 from child_models.evaluate import Evaluator
 from results.records import Outcome, Trial
-from results.statistics import estimate, paired_difference
+from results.statistics import differences, estimate, interval
 from results.store import Store
 from results.tables import Row
 from search_space.baselines import BASELINES
@@ -75,7 +77,7 @@ def reevaluate(
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
     child with every data set. Columns: function, name, child and data set where there are several,
     mean test accuracy (BLEU / 100 of a translation), its standard error, median, n, and the mean
-    difference to ReLU paired by seed with its standard error, all as fractions of 1. `space` is
+    difference to ReLU paired by seed with its 95 % interval, all as fractions of 1. `space` is
     needed only for operators of your own. Other options are those of `actsearch reevaluate`.
     """
     import pandas as pd
@@ -151,18 +153,21 @@ def _models(
 ) -> list[Model]:
     """Every child with every data set; raises where one cannot be built, before anything trains."""
     found: list[Model] = []
-    data: dict[int, Any] = {}
-    for place, dataset in enumerate(datasets or (None,)):
+    names: Counter[str] = Counter()
+    for dataset in datasets or (None,):
+        data: Any = None  # is loaded once
         for child in children or (None,):
             settings = config.resolved(stored, child, dataset)
-            settings["dataset"] = data.get(place, settings["dataset"])
+            settings["dataset"] = data or settings["dataset"]
             evaluator = make_evaluator(settings, extra, test=True, inspect=True)
-            data[place] = evaluator.dataset
+            data = evaluator.dataset
             _check(evaluator)
             rates = _rates(evaluator.recipe.lr, config.lr_sweep)
             evaluators = tuple(evaluator.with_recipe(lr=rate) for rate in rates)
-            name, metric = evaluator.dataset.name, evaluator.dataset.metric
-            found.append(Model(evaluator.child.name, name, metric, evaluators))
+            again = names[data.name] + 1
+            name = data.name if again == 1 else f"{data.name} ({again})"
+            found.append(Model(evaluator.child.name, name, data.metric, evaluators))
+        names[data.name] += 1
     return found
 
 
@@ -316,7 +321,8 @@ def _row(
     scores = _scores(outcomes)
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     mean = estimate(list(scores.values())) if scores and not failed else None
-    difference = paired_difference(scores, relu) if mean and cell.label != "relu" else None
+    paired = differences(scores, relu) if mean and cell.label != "relu" else []
+    ends = interval(paired)
     model = cell.model
     row: dict[str, Any] = {"formula": formula(cell.expr), "name": cell.label}
     if len({m.child for m in models}) > 1:
@@ -330,8 +336,10 @@ def _row(
     return row | {
         "test accuracy": mean.mean if mean else None,
         "standard error": mean.standard_error if mean else None,
+        "median accuracy": mean.median if mean else None,
         "n": len(scores),
-        "to relu, paired": difference.mean if difference else None,
-        "its standard error": difference.standard_error if difference else None,
+        "to relu, paired": fmean(paired) if paired else None,
+        "from, paired": ends.low if ends else None,
+        "to, paired": ends.high if ends else None,
         "note": failed,
     }

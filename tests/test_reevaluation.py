@@ -1,0 +1,223 @@
+"""Re-evaluation: functions x children x data sets x seeds, learning rates, what fails."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import actsearch
+from actsearch.config import ReevaluateConfig, SearchConfig
+from actsearch.errors import UsageError
+from actsearch.reevaluation import SWEEP_SEED, _rates, reevaluate
+from child_models.datasets import DataError
+from child_models.image_network import MakeActivation
+from search_space.activation import Activation
+from search_space.baselines import BASELINES
+
+Arrays = tuple[np.ndarray, np.ndarray]
+QUICK: dict[str, Any] = {
+    "executor": "inline", "quiet": True, "steps": 25, "batch_size": 32, "lr": 0.05,
+}  # fmt: skip
+
+
+def narrow(
+    make_activation: MakeActivation, input_shape: tuple[int, ...], classes: int
+) -> nn.Module:
+    return nn.Sequential(nn.Linear(input_shape[0], 8), make_activation(8), nn.Linear(8, classes))
+
+
+def wide(make_activation: MakeActivation, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(input_shape[0], 24), make_activation(24), nn.Linear(24, classes))
+
+
+class Picky(nn.Module):
+    """Has no finite output with tanh, and raises with sin."""
+
+    def __init__(self, make_activation: MakeActivation, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.act = make_activation(8)
+        self.first, self.last = nn.Linear(inputs, 8), nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.act, Activation)
+        if str(self.act.expr) == "sin(x)":
+            raise RuntimeError("no sines")
+        scale = float("inf") if str(self.act.expr) == "tanh(x)" else 1.0
+        return self.last(self.act(self.first(x))) * scale
+
+
+def picky(make_activation: MakeActivation, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    return Picky(make_activation, input_shape[0], classes)
+
+
+def test_every_function_trains_on_every_model_with_the_same_seeds(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    x, y = blobs
+    table = reevaluate(
+        tmp_path / "run", functions=["tanh(x)", "sin(x)"], child=[narrow, wide],
+        dataset=[(x, y), (-2 * x, y)], seeds=2, **QUICK,
+    )  # fmt: skip
+    run = actsearch.Run.open(tmp_path / "run")
+    rows = run.rows("reevaluate")
+    assert len(rows) == 4 * 4 * 2
+    trained: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        trained.setdefault((row["protocol"], row["formula"]), {})[row["seed"]] = row[
+            "test_accuracy"
+        ]
+    assert all(seeds.keys() == {0, 1} for seeds in trained.values())
+    assert Counter(protocol for protocol, _ in trained) == dict.fromkeys(
+        {protocol for protocol, _ in trained}, 4
+    )
+    assert len(table) == 16
+    assert Counter(table["child"]) == {"narrow": 8, "wide": 8}
+    assert Counter(table["data"]) == {"arrays": 8, "arrays (2)": 8}
+    for protocol in {protocol for protocol, _ in trained}:
+        relu, tanh = trained[protocol, "relu(x)"], trained[protocol, "tanh(x)"]
+        expected = statistics.fmean(tanh[s] - relu[s] for s in (0, 1))
+        found = table[(table["formula"] == "tanh(x)")]["to relu, paired"]
+        assert any(value == pytest.approx(expected) for value in found)
+
+
+def test_the_same_command_trains_nothing_twice_and_more_seeds_train_the_rest(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    options: dict[str, Any] = {"functions": ["tanh(x)"], "child": [narrow, wide], "dataset": blobs}
+    first = reevaluate(tmp_path / "run", seeds=1, **options, **QUICK)
+    run = actsearch.Run.open(tmp_path / "run")
+    finished = [row["finished"] for row in run.rows("reevaluate")]
+    assert reevaluate(tmp_path / "run", seeds=1, **options, **QUICK).equals(first)
+    assert [row["finished"] for row in run.rows("reevaluate")] == finished
+    reevaluate(tmp_path / "run", seeds=2, **options, **QUICK)
+    assert [row["finished"] for row in run.rows("reevaluate")][: len(finished)] == finished
+    assert len(run.rows("reevaluate")) == 2 * len(finished)
+
+
+def test_a_swept_rate_is_the_best_on_validation_data_and_each_function_has_its_own(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    table = reevaluate(
+        tmp_path / "run", functions=["tanh(x)", "0.05*x*x*x"], child=narrow, dataset=blobs,
+        seeds=2, lr_sweep=3, **QUICK,
+    )  # fmt: skip
+    run = actsearch.Run.open(tmp_path / "run")
+    sweep, final = run.rows("sweep"), run.rows("reevaluate")
+    assert {row["seed"] for row in sweep} == {SWEEP_SEED}
+    assert all(row["test_accuracy"] is None for row in sweep)
+    assert {row["seed"] for row in final} == {0, 1}
+    store = run.store(readonly=True)
+    rates = {p: store.protocol(p)["recipe"]["lr"] for p in {row["protocol"] for row in sweep}}
+    store.close()
+    assert sorted(rates.values()) == pytest.approx([0.0158, 0.05, 0.158])
+    for formula in set(table["formula"]):
+        scores = {
+            rates[row["protocol"]]: row["val_accuracy"] or -1.0
+            for row in sweep
+            if row["formula"] == formula
+        }
+        [used] = {rates[row["protocol"]] for row in final if row["formula"] == formula}
+        assert scores[used] == max(scores.values())
+        [shown] = table[table["formula"] == formula]["lr"]
+        assert float(shown) == used
+
+
+@pytest.mark.parametrize(
+    ("n", "rates"),
+    [(1, [0.1]), (2, [0.1, 0.0316]), (3, [0.1, 0.0316, 0.316]),
+     (5, [0.1, 0.0316, 0.316, 0.01, 1.0])],
+)  # fmt: skip
+def test_rates_are_half_a_power_of_ten_apart_around_the_usual_one(
+    n: int, rates: list[float]
+) -> None:
+    assert _rates(0.1, n) == rates
+
+
+def test_what_fails_on_one_child_is_said_and_the_rest_is_a_table(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    table = reevaluate(
+        tmp_path / "run", functions=["tanh(x)", "sin(x)"], child=[narrow, picky, wide],
+        dataset=blobs, seeds=2, **QUICK,
+    )  # fmt: skip
+    notes = {(r["formula"], r["child"]): r["note"] for r in table.to_dict("records")}
+    assert "loss" in notes["tanh(x)", "picky"]
+    assert notes["tanh(x)", "picky"].startswith("diverged")
+    assert notes["sin(x)", "picky"] == "failed: RuntimeError: no sines"
+    others = table[table["note"] == ""]
+    assert len(others) == 4 * 3 - 2
+    assert others["test accuracy"].notna().all()
+    assert table[table["note"] != ""]["test accuracy"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"dataset": ["no/such.npz"]}, DataError, "no file no/such.npz"),
+        ({"child": ["mlp", "resmet8"]}, ValueError, "unknown child 'resmet8'"),
+        ({"child": ["resnet8"]}, UsageError, r"resnet8 cannot be built for arrays: .*images"),
+        ({"recipe": "published"}, ValueError, "no published recipe of"),
+        ({"recipe": "he2015"}, ValueError, "unknown recipe 'he2015'; did you mean 'he2016"),
+        ({"functions": ["tanh(x"]}, ValueError, "tanh"),
+        ({"lr_sweep": 0}, ValueError, "--lr-sweep 0 is too small"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_trains(
+    tmp_path: Path,
+    blobs: Arrays,
+    options: dict[str, Any],
+    error: type[Exception],
+    sentence: str,
+) -> None:
+    usual = {"functions": ["tanh(x)"], "child": narrow, "dataset": blobs}
+    with pytest.raises(error, match=sentence):
+        reevaluate(tmp_path / "run", **{**QUICK, **usual, **options})
+    assert not (tmp_path / "run" / "run.sqlite").exists()
+
+
+def test_the_papers_baselines_are_all_nine(tmp_path: Path, blobs: Arrays) -> None:
+    table = reevaluate(
+        tmp_path / "run", functions=["x * sigmoid(x)", "tanh(x)"], child=narrow, dataset=blobs,
+        seeds=1, baselines="paper", **QUICK,
+    )  # fmt: skip
+    assert set(table["name"]) == {*BASELINES, ""}
+    assert len(table) == 10
+
+
+def test_a_published_recipe_is_each_childs_own_and_parts_of_it_are_replaced() -> None:
+    config = ReevaluateConfig(recipe="published", steps=500)
+    stored = {"lr": 0.3, "steps": 9, "child": "cnn"}
+    wide, dense = (config.resolved(stored, child) for child in ("wide_resnet:width=2", "densenet"))
+    assert (wide["weight_decay"], wide["schedule"], wide["lr"]) == (5e-4, "wide-step", 0.1)
+    assert (dense["weight_decay"], dense["batch_size"]) == (1e-4, 64)
+    assert wide["optimiser"] == dense["optimiser"] == "nesterov"
+    assert wide["steps"] == dense["steps"] == 500
+
+
+def test_a_search_by_a_published_recipe_keeps_it_on_resume() -> None:
+    first = SearchConfig(child="preact_resnet", recipe="published", steps=100).resolved({})
+    assert (first["schedule"], first["steps"], first["lr"]) == ("warm-step", 100, 0.1)
+    again = SearchConfig(budget=5).resolved(first)
+    assert {k: again[k] for k in first if k not in ("budget",)} == {
+        k: v for k, v in first.items() if k != "budget"
+    }
+
+
+def test_what_became_of_the_activations_is_kept(tmp_path: Path, blobs: Arrays) -> None:
+    reevaluate(tmp_path / "run", functions=["tanh(x)"], child=narrow, dataset=blobs, **QUICK)
+    store = actsearch.Run.open(tmp_path / "run").store(readonly=True)
+    found = {row["id"]: row for row in store.rows("reevaluate")}
+    details = {found[i]["label"]: outcome.details for i, outcome in store.outcomes("reevaluate")}
+    store.close()
+    assert len(details["swish"]["betas"][0]) == 8
+    assert details["relu"]["betas"] == []
+    counts = [sum(d["preactivations"]["counts"]) for d in details.values()]
+    assert all(a == b for a, b in itertools.pairwise(counts))
