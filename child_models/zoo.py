@@ -1,4 +1,5 @@
-"""CHILDREN: every child model by name, with the options it takes as `name:option=value,...`.
+"""CHILDREN: every child model by name, with the options it takes as `name:option=value,...`. Those
+of other packages are named as `torchvision:NAME` and `timm:NAME` (model_zoos.py).
 
 A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
 `input_shape` and `classes` (of sentences `vocabulary` and `length`) too if it has parameters of
@@ -20,6 +21,7 @@ from child_models.cnn import CNN
 from child_models.densenet import DenseNet
 from child_models.image_network import MakeActivation
 from child_models.mlp import MLP
+from child_models.model_zoos import ZOOS, zoo_model
 from child_models.preact_resnet import PreActResNet, WideResNet
 from child_models.resnet import ResNet
 from child_models.transformer import Transformer
@@ -72,18 +74,23 @@ class Child:
 
 
 def child_from(child: str | Child | Builder) -> Child:
-    """A Child from `resnet8`, `resnet8:width=8,size=16`, or a function of make_activation.
+    """A Child from `resnet8`, `resnet8:width=8,size=16`, `torchvision:mobilenet_v2:size=64`, or a
+    function of make_activation.
 
-    Raises ValueError for a name or an option that is not known.
+    Raises ValueError for a name or an option that is not known, and ModuleNotFoundError for a zoo
+    that is not installed.
     """
     if isinstance(child, Child):
         return child
     if callable(child):
         return _users_own(child)
     name, text = options.split(child)
-    if name not in CHILDREN:
-        raise ValueError(unknown("child", name, CHILDREN))
-    build = CHILDREN[name]
+    build = CHILDREN.get(name)
+    if name in ZOOS:
+        model, text = options.split(text)
+        name, build = f"{name}:{model}", zoo_model(name, model)
+    if build is None:
+        raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
     known = {
         p.name: int
         for p in inspect.signature(build).parameters.values()
