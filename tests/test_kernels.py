@@ -221,8 +221,35 @@ def test_channels_in_the_last_dimension() -> None:
     torch.testing.assert_close(made[0](x), made[1](x))
     for ours, eager in zip(made[0].beta, made[1].beta, strict=True):
         torch.testing.assert_close(ours.grad, eager.grad)
-    images = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last)
-    torch.testing.assert_close(made[0](images), made[1](images))
+
+
+LAST = {
+    "series": torch.randn(4, 9, 3),
+    "images": torch.randn(2, 5, 4, 3),
+    "channels last": torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last),
+    "permuted from channels first": torch.randn(2, 3, 5, 4).permute(0, 2, 3, 1),
+    "permuted from channels last": torch.randn(2, 3, 5, 4)
+    .to(memory_format=torch.channels_last).permute(0, 2, 3, 1),
+    "transposed": torch.randn(4, 3, 9).transpose(1, 2),
+    "one token": torch.randn(4, 1, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_channels_in_the_last_dimension_of_every_layout(name: str) -> None:
+    found = []
+    for kernels in ("generated", "eager"):
+        x = LAST[name].detach().requires_grad_()
+        activation = Activation("x * sigmoid(beta * x)", 3, channel_dim=-1, kernels=kernels)
+        with torch.no_grad():
+            activation.beta[0].copy_(torch.tensor([0.5, 1.0, 2.0]))
+        y = activation(x)
+        y.square().sum().backward()
+        found.append((y, x.grad, activation.beta[0].grad))
+    beta = torch.tensor([0.5, 1.0, 2.0])
+    torch.testing.assert_close(found[0][0], LAST[name] * torch.sigmoid(beta * LAST[name]))
+    for ours, eager in zip(*found, strict=True):
+        torch.testing.assert_close(ours, eager)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

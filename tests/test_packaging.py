@@ -38,6 +38,7 @@ def test_ray_tyro_and_torchvision_are_imported_in_few_modules() -> None:
         "ray": {"workers/ray_executor.py", "workers/ray_start.py"},
         "tyro": {"actsearch/config.py"},
         "torchvision": {"child_models/torchvision_import.py"},
+        "timm": {"child_models/model_zoos.py"},
     }
     for name, expected in homes.items():
         found = {
