@@ -19,6 +19,7 @@ from actsearch.origin import guard
 guard()
 
 if TYPE_CHECKING:
+    from actsearch.comparison import compare
     from actsearch.launch import search
     from actsearch.reevaluation import reevaluate
     from actsearch.run import Run
@@ -36,6 +37,7 @@ __all__ = [
     "Op",
     "Run",
     "Space",
+    "compare",
     "formula",
     "parse",
     "reevaluate",
@@ -47,6 +49,7 @@ _HOMES = {
     "search": "actsearch.launch",
     "Run": "actsearch.run",
     "reevaluate": "actsearch.reevaluation",
+    "compare": "actsearch.comparison",
     "replace_activations": "child_models.replacement",
     "parse": "search_space.parser",
     "formula": "search_space.expression",

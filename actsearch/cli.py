@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from actsearch.config import (
+    CompareConfig,
     DoctorConfig,
     ReevaluateConfig,
     ReplayConfig,
@@ -132,6 +133,23 @@ def reevaluate(config: ReevaluateConfig) -> int:
     return RESUMABLE if reason == STOPPED else DONE
 
 
+def compare(config: CompareConfig) -> int:
+    from actsearch.comparison import compare as compare_runs
+    from actsearch.comparison import text
+    from results.tables import FORMATS
+
+    found = compare_runs(
+        *config.runs,
+        reference=config.reference,
+        metric=config.metric,
+        decimals=config.round,
+    )
+    rendered = FORMATS[config.format]
+    tables = config.format in ("table", "markdown")
+    sys.stdout.write(text(found, rendered) if tables else rendered(found.models))
+    return DONE
+
+
 def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
@@ -206,6 +224,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "worker": (WorkerConfig, worker),
     "top": (TopConfig, top),
     "reevaluate": (ReevaluateConfig, reevaluate),
+    "compare": (CompareConfig, compare),
     "replay": (ReplayConfig, replay),
     "show": (ShowConfig, show),
     "space": (SpaceConfig, space),

@@ -319,6 +319,31 @@ class ReevaluateConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """Compare re-evaluated functions with one of them: wins over models, differences by seed.
+
+    A model is a child on a data set with a recipe. Where a function was trained at several learning
+    rates, the one with the best mean validation accuracy counts.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _said("RUN")] = ()
+    """Folders of runs with re-evaluations [the newest under runs/]."""
+    reference: str = "relu"
+    """What the others are compared with: a baseline's name or a formula."""
+    metric: Literal["test", "val"] = "test"
+    """Accuracy on the test or on the validation split."""
+    round: Int = None
+    """Decimals of a per cent to which medians are rounded before wins are counted, such as the
+    paper's 1 [full precision]."""
+    format: Format = "table"
+    """table, csv, json or markdown; csv and json hold the rows of the models."""
+
+    def __post_init__(self) -> None:
+        if self.round is not None and self.round < 0:
+            raise ValueError(f"--round {self.round} is too small; use 0 or more")
+
+
+@dataclass(frozen=True)
 class ReplayConfig:
     """Compare strategies on results that are known already, without training.
 

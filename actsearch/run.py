@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 
+# The columns of a re-evaluation: of the function, of its protocol's description, of the training.
+_FUNCTION = ("expression", "formula", "label")
+_PROTOCOL = ("child", "dataset", "dataset_digest", "operators", "recipe")
+_TRAINING = (
+    "protocol", "seed", "status", "reason", "val_accuracy", "test_accuracy", "seconds",
+    "ms_per_step",
+)  # fmt: skip
+
 
 class Run:
     """A run that is read. Opening one starts nothing and locks nothing."""
@@ -85,6 +93,22 @@ class Run:
             return furthest(store.rows("search"), store.rows("rung"))
         finally:
             store.close()
+
+    def reevaluations(self) -> list[dict[str, Any]]:
+        """One row a training of the re-evaluation that has ended, well or not: the function, child,
+        data set and recipe of its protocol, the seed, and what came of it."""
+        store = self.store(readonly=True)
+        try:
+            rows = [row for row in store.rows("reevaluate") if row["status"] is not None]
+            protocols = {p: store.protocol(p) for p in {row["protocol"] for row in rows}}
+        finally:
+            store.close()
+        return [
+            {k: row[k] for k in _FUNCTION}
+            | {k: protocols[row["protocol"]].get(k) for k in _PROTOCOL}
+            | {k: row[k] for k in _TRAINING}
+            for row in rows
+        ]
 
     def table(self) -> pd.DataFrame:
         """All functions of the search, ranked: accuracies as fractions of 1, times in s and ms."""

@@ -1,4 +1,4 @@
-"""How often the intervals of `results/statistics.py` cover the true mean, and those passed over.
+"""How often intervals cover the true mean: those of `results/statistics.py`, and others.
 
     python benchmarks/intervals.py --samples 20000
 
@@ -15,19 +15,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from results.statistics import interval
+from results.statistics import bootstrap_t, student_t
 
 Ends = tuple[float, float]
 
 
-def _own(values: Sequence[float]) -> Ends:
-    found = interval(values)
-    return (found.low, found.high) if found else (math.nan, math.nan)
-
-
-def _student(values: Sequence[float]) -> Ends:
-    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values) - reach), float(np.mean(values) + reach)
+def _studentised(values: Sequence[float]) -> Ends:
+    return bootstrap_t(sorted(values)) if min(values) < max(values) else (math.nan, math.nan)
 
 
 def _scipy(method: str) -> Callable[[Sequence[float]], Ends]:
@@ -35,7 +29,7 @@ def _scipy(method: str) -> Callable[[Sequence[float]], Ends]:
         if min(values) == max(values):
             return math.nan, math.nan
         found = stats.bootstrap(
-            (values,), np.mean, method=method, n_resamples=1999, rng=np.random.default_rng(0)
+            (values,), np.mean, method=method, n_resamples=999, rng=np.random.default_rng(0)
         ).confidence_interval
         return float(found.low), float(found.high)
 
@@ -43,8 +37,8 @@ def _scipy(method: str) -> Callable[[Sequence[float]], Ends]:
 
 
 METHODS: dict[str, Callable[[Sequence[float]], Ends]] = {
-    "interval()": _own,
-    "Student's t": _student,
+    "Student's t": student_t,
+    "studentised": _studentised,
     "percentile": _scipy("percentile"),
     "BCa": _scipy("BCa"),
 }
@@ -69,7 +63,7 @@ def main() -> None:
                 rng = np.random.default_rng(n)
                 ends = np.array([method(draw(rng, n).tolist()) for _ in range(samples)])
                 covered = np.mean((ends[:, 0] <= 0) & (ends[:, 1] >= 0))
-                width = np.nanmedian(ends[:, 1] - ends[:, 0])
+                width = np.nanmedian(ends @ [-1, 1])
                 cells.append(f"{covered:>11.3f} ({width:4.2f})")
             print(f"{n:>3} {name:12}" + "".join(cells), flush=True)
 

@@ -28,7 +28,7 @@ def show(column: str, value: Any) -> str:
         if _PERCENT.search(column):
             sign = "+" if column.endswith("paired") and value > 0 else ""
             return f"{sign}{100 * value:.2f}"
-        if column == "p":
+        if column == "p" or column.endswith(" p"):
             return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return _CONTROL.sub(" ", str(value))
