@@ -68,7 +68,8 @@ def replace_activations(
     after other layers. Raises ValueError where no activation that matches is called.
 
     A module should call its activations in the same order in each pass. `F.relu(x, inplace=True)`
-    returns a new tensor, and x stays. Functions are not intercepted under torch.compile.
+    returns a new tensor, and x stays. A model whose functions were replaced is not for
+    torch.compile, which breaks off in them and miscounts; replaced modules are.
     """
     expr = parse(function) if isinstance(function, str) else function
     make = partial(_activation, expr, operators, kernels)
