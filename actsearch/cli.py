@@ -124,12 +124,17 @@ def worker(config: WorkerConfig) -> int:
 def reevaluate(config: ReevaluateConfig) -> int:
     from rich.console import Console
 
+    from actsearch.comparison import luck
     from actsearch.loop import STOPPED
     from actsearch.reevaluation import carry_out
+    from actsearch.run import Run
     from results.tables import FORMATS
 
     rows, reason = carry_out(config, Console(stderr=True))
     sys.stdout.write(FORMATS[config.format](rows))
+    if config.format == "table" and not config.functions:
+        run = Run.open(config.run) if config.run else Run.newest()
+        print(luck(run) or "")
     return RESUMABLE if reason == STOPPED else DONE
 
 

@@ -21,9 +21,11 @@ from results.statistics import (
     Wins,
     count_wins,
     differences,
+    expected_on_retraining,
     fewest_models,
     holm,
     interval,
+    noise_sd,
     pairs_needed,
     sign_test,
     wilcoxon,
@@ -130,6 +132,31 @@ def compare(
         [_verdict(names[e], names[against], found[e], counted[e], *tests[e], len(order))
          for e in order],
     )  # fmt: skip
+
+
+def luck(run: Run) -> str | None:
+    """What the search's best function is worth when it is trained again, in a sentence. The noise
+    of a training is that of the re-evaluations under the search's own protocol; None where there
+    are none with two seeds, or too few functions."""
+    found = {e.expression: e for e in run.leaderboard() if e.val_accuracy is not None}
+    protocol = {row["protocol"] for row in run.rows("search")}
+    again: dict[str, dict[int, float]] = {}
+    for row in run.rows("reevaluate"):
+        if row["protocol"] in protocol and row["val_accuracy"] is not None:
+            again.setdefault(row["expression"], {})[row["seed"]] = row["val_accuracy"]
+    try:
+        noise = noise_sd(list(again.values()))
+        worth = expected_on_retraining([e.val_accuracy or 0.0 for e in found.values()], noise)
+    except ValueError:
+        return None
+    best, score = next(iter(found.values())), next(iter(worth.expected))
+    seen = again.get(best.expression, {})
+    then = f"; it had {statistics.fmean(seen.values()):.2%} (n = {len(seen)})" if seen else ""
+    return (
+        f"The best of {len(found):,} functions is partly luck. One training scatters by "
+        f"{noise:.2%}, so of {best.formula}'s {best.val_accuracy:.2%} in the search {score:.2%} is "
+        f"expected on validation data when it is trained again{then}."
+    )
 
 
 def reevaluations(runs: Iterable[Run]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from scipy.stats import ttest_1samp
 
 import actsearch
 from actsearch import cli
-from actsearch.comparison import Comparison
+from actsearch.comparison import Comparison, luck
 from actsearch.config import CompareConfig
 from actsearch.errors import UsageError
 from actsearch.run import Run
@@ -334,3 +335,28 @@ def test_a_comparison_with_a_baseline_imports_neither_torch_nor_ray(path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_best_of_many_searched_is_expected_to_be_worse_again(tmp_path: Path) -> None:
+    """Twenty functions of equal worth: the best of their noisy scores is all luck."""
+    noise = np.random.default_rng(2).normal(0.9, 0.01, 20)
+    run = tmp_path / "run"
+    for i, score in enumerate(noise):
+        add(run, f"x + {i + 1}*sin(x)", {0: (float(score), 0.0)}, stage="search")
+    best = int(noise.argmax())
+    for i in (best, (best + 1) % 20, (best + 2) % 20):
+        scores = np.random.default_rng(i).normal(0.9, 0.01, 4)
+        add(run, f"x + {i + 1}*sin(x)", {s + 1: (float(v), 0.5) for s, v in enumerate(scores)})
+    said = luck(Run(run))
+    assert said is not None
+    _, searched, expected, _ = map(float, re.findall(r"([0-9.]+)%", said))
+    assert searched == pytest.approx(100 * noise.max(), abs=0.01)
+    assert 88 < expected < searched - 0.8
+    assert "(n = 4)" in said
+
+
+def test_without_two_seeds_nothing_is_said_of_luck(tmp_path: Path) -> None:
+    for i in range(12):
+        add(tmp_path / "run", f"x + {i + 1}*sin(x)", {0: (0.5 + i / 100, 0.0)}, stage="search")
+    add(tmp_path / "run", "x + sin(x)", {1: (0.5, 0.5)})
+    assert luck(Run(tmp_path / "run")) is None

@@ -78,7 +78,7 @@ def test_models_of_torchvision_are_children(
 ) -> None:
     child = child_from(f"torchvision:{name}:size={size}")
     assert child.digest == child.name == f"torchvision:{name}:size={size}"
-    model = child(swish, (1, 28, 28), 7)
+    model = child(swish, input_shape=(1, 28, 28), classes=7)
     found = activations(model)
     assert len(found) == count
     assert {a.channel_dim for a in found} == dims
@@ -99,7 +99,9 @@ def test_a_models_own_function_as_the_candidate_gives_the_models_own_logits(
     plain = import_torchvision().models.get_model(name, weights=None, num_classes=5, **extra)
     after = torch.rand(3)
     torch.manual_seed(4)
-    child = child_from(f"torchvision:{name}")(partial(Activation, function), (3, 48, 48), 5)
+    child = child_from(f"torchvision:{name}")(
+        partial(Activation, function), input_shape=(3, 48, 48), classes=5
+    )
     assert torch.equal(torch.rand(3), after)
     x = torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(child.eval()(x), plain.eval()(x), rtol=1e-3, atol=1e-4)
@@ -150,7 +152,9 @@ def test_search_and_reevaluation_take_the_names(tmp_path: Path) -> None:
 
 
 def test_images_are_resized_and_grey_ones_repeated() -> None:
-    model = child_from("torchvision:squeezenet1_1:size=40")(swish, (1, 20, 24), 3).eval()
+    model = child_from("torchvision:squeezenet1_1:size=40")(
+        swish, input_shape=(1, 20, 24), classes=3
+    ).eval()
     x = torch.randn(2, 1, 20, 24)
     y = F.interpolate(x, (40, 40), mode="bilinear").expand(-1, 3, -1, -1)
     torch.testing.assert_close(model(x), model.model(y))  # type: ignore[operator]
@@ -160,10 +164,10 @@ def test_a_function_of_the_width_is_enough_where_channels_are_in_dimension_1() -
     def make(width: int) -> nn.Module:
         return Activation(SWISH, width)
 
-    model = child_from("torchvision:squeezenet1_1")(make, (3, 32, 32), 3)
+    model = child_from("torchvision:squeezenet1_1")(make, input_shape=(3, 32, 32), classes=3)
     assert len(activations(model)) == 26
     with pytest.raises(ValueError, match="make_activation has to take channel_dim"):
-        child_from("torchvision:swin_t")(make, (3, 32, 32), 3)
+        child_from("torchvision:swin_t")(make, input_shape=(3, 32, 32), classes=3)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +237,7 @@ def test_a_model_that_is_no_child_gets_a_sentence(
 ) -> None:
     monkeypatch.setitem(ZOOS, "own", OwnZoo())
     with pytest.raises(ValueError, match=sentence):
-        child_from(f"own:{name}")(swish, (3, 8, 8), 5)
+        child_from(f"own:{name}")(swish, input_shape=(3, 8, 8), classes=5)
 
 
 def test_an_error_of_the_activation_is_not_taken_for_one_of_the_images() -> None:
@@ -241,7 +245,7 @@ def test_an_error_of_the_activation_is_not_taken_for_one_of_the_images() -> None
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        child_from("torchvision:squeezenet1_1")(make, (3, 32, 32), 5)
+        child_from("torchvision:squeezenet1_1")(make, input_shape=(3, 32, 32), classes=5)
 
 
 def test_without_timm_it_is_said_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +262,7 @@ def test_without_timm_it_is_said_how_to_have_it(monkeypatch: pytest.MonkeyPatch)
 def test_models_of_timm_are_children(name: str, side: int, dims: set[int]) -> None:
     import_torchvision()
     pytest.importorskip("timm")
-    model = child_from(f"timm:{name}")(swish, (3, side, side), 7)
+    model = child_from(f"timm:{name}")(swish, input_shape=(3, side, side), classes=7)
     assert {a.channel_dim for a in activations(model)} == dims
     take_a_step(model, torch.randn(2, 3, side, side), 7)
 
