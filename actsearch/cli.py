@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from actsearch.config import (
     CompareConfig,
     DoctorConfig,
+    PaperConfig,
     ReevaluateConfig,
     ReplayConfig,
     SearchConfig,
@@ -155,6 +156,20 @@ def compare(config: CompareConfig) -> int:
     return DONE
 
 
+def paper(config: PaperConfig) -> int:
+    from actsearch.beside_paper import paper_rows, paper_text
+    from actsearch.run import Run
+    from results.tables import FORMATS
+
+    run = Run.open(config.run) if config.run else None
+    render = FORMATS[config.format]
+    if config.format in ("table", "markdown"):
+        sys.stdout.write(paper_text(config.table, run, render))
+    else:
+        sys.stdout.write(render(paper_rows(config.table, run)))
+    return DONE
+
+
 def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
@@ -230,6 +245,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "top": (TopConfig, top),
     "reevaluate": (ReevaluateConfig, reevaluate),
     "compare": (CompareConfig, compare),
+    "paper": (PaperConfig, paper),
     "replay": (ReplayConfig, replay),
     "show": (ShowConfig, show),
     "space": (SpaceConfig, space),

@@ -344,6 +344,21 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class PaperConfig:
+    """Print the paper's tables, and beside them what a run's re-evaluation has measured.
+
+    Table 3 is counted again, with its sign tests.
+    """
+
+    run: RunFolder = None
+    """Folder of a run with re-evaluations [the paper alone]."""
+    table: Int = None
+    """One table, 1 to 11 [all; with a run those of its data sets]."""
+    format: Format = "table"
+    """table, csv, json or markdown; csv and json hold a row a score."""
+
+
+@dataclass(frozen=True)
 class ReplayConfig:
     """Compare strategies on results that are known already, without training.
 

@@ -25,6 +25,7 @@ def test_the_wheel_holds_our_packages_with_their_type_marker_and_nothing_else(
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert {f"results/paper_tables/table_{n}.csv" for n in range(1, 12)} <= set(names)
 
 
 def test_git_ignores_runs_and_never_our_results() -> None:
