@@ -98,7 +98,7 @@ class Classification:
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
         x, y = batch
         with autocast(recipe, self.device):
-            logits = model(_laid_out(x, memory_format(model)))
+            logits = model(laid_out(x, memory_format(model)))
             return LOSSES[recipe.loss](logits, y, recipe.label_smoothing)
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class Classification:
         for start in range(0, len(x), EVALUATION_BATCH):
             batch = self.standardise(x[start : start + EVALUATION_BATCH])
             with autocast(recipe, self.device):
-                logits = model(_laid_out(batch, layout))
+                logits = model(laid_out(batch, layout))
             finite &= torch.isfinite(logits).all()
             right += (logits.argmax(1) == y[start : start + EVALUATION_BATCH]).sum()
         if not bool(finite):
@@ -123,5 +123,5 @@ class Classification:
         return int(right) / len(x)
 
 
-def _laid_out(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+def laid_out(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
     return x.contiguous(memory_format=layout) if x.ndim == 4 else x

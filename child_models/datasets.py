@@ -209,7 +209,7 @@ class _TorchvisionSource:
                 split = cls(root=str(root), download=download, **arguments)
             except (RuntimeError, OSError) as error:
                 raise DataError(
-                    f"no {name} under {root}/: {_first_line(error)}. Use --download where the "
+                    f"no {name} under {root}/: {first_line(error)}. Use --download where the "
                     "network allows it, or --dataset FILE.npz with x_train y_train x_test y_test."
                 ) from error
             labels = getattr(split, "targets", None)
@@ -220,7 +220,7 @@ class _TorchvisionSource:
         return make_dataset(name, *splits, val_size=self.val_size, augment=self.augment)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
@@ -242,7 +242,7 @@ def load(
     """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class, or
     sentence pairs (see translation.py).
 
-    `root` is where torchvision's data sets lie; `image_size` resizes a folder's images to a square.
+    `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares.
     Raises DataError with a way out where the data cannot be had.
     """
     path = Path(name)
@@ -258,7 +258,9 @@ def load(
     if path.suffix == ".npz":
         return _npz(path)
     if path.is_dir():
-        return _folder(path, image_size)
+        from child_models.image_folder import load_folder
+
+        return load_folder(path, image_size)
     if path.suffix or "/" in name:
         raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
     raise DataError(
@@ -280,7 +282,7 @@ def _npz(path: Path) -> Dataset:
             train = file["x_train"], file["y_train"]
             test = (file["x_test"], file["y_test"]) if "x_test" in file else None
     except (ValueError, OSError, EOFError, KeyError) as error:
-        raise DataError(f"{path} is no readable .npz: {_first_line(error)}") from error
+        raise DataError(f"{path} is no readable .npz: {first_line(error)}") from error
     return make_dataset(path.stem, train, test, augment=image_augment(train[0]))
 
 
@@ -289,43 +291,3 @@ def image_augment(x: np.ndarray) -> str:
     if x.dtype != np.uint8 or x.ndim not in (3, 4):
         return ""
     return "crop_flip" if x.ndim == 4 and 3 in (x.shape[1], x.shape[3]) else "crop"
-
-
-def _folder(path: Path, image_size: int | None) -> Dataset:
-    """`path/CLASS/*` alone, or `path/train/CLASS/*` with `path/test/CLASS/*` (or val)."""
-    has_splits = (path / "train").is_dir()
-    train = _images(path / "train" if has_splits else path, image_size)
-    held_out = [path / s for s in ("test", "val") if has_splits and (path / s).is_dir()]
-    test = _images(held_out[0], image_size) if held_out else None
-    if test is not None and test[2] != train[2]:
-        raise DataError(f"{path}: train and {held_out[0].name} hold different classes")
-    return make_dataset(
-        path.name, train[:2], test[:2] if test is not None else None, augment="crop_flip"
-    )
-
-
-def _images(path: Path, size: int | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    datasets = import_torchvision().datasets
-    try:
-        found = datasets.ImageFolder(str(path))
-    except (FileNotFoundError, RuntimeError) as error:
-        raise DataError(f"{path} is no folder of images a class: {_first_line(error)}") from error
-    arrays: list[np.ndarray] = []
-    for image, _ in found:
-        image = image.convert("RGB")
-        if size is not None:
-            image = _square(image, size)
-        array = np.asarray(image)
-        if arrays and array.shape != arrays[0].shape:
-            raise DataError(f"{path}: images differ in size; give --image-size, for example 32")
-        arrays.append(array)
-    return np.stack(arrays), np.asarray(found.targets), found.classes
-
-
-def _square(image: Any, size: int) -> Any:
-    """Shorter side to `size`, then the centre."""
-    width, height = image.size
-    scale = size / min(width, height)
-    image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))))
-    left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
-    return image.crop((left, top, left + size, top + size))

@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from child_models import image_folder
 from child_models.classification import LOSSES, Classification
 from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
+from child_models.image_folder import StreamedImages
 from child_models.recipe import RECIPES, Recipe
 from child_models.training import _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
@@ -605,3 +607,80 @@ def test_looking_at_a_training_does_not_change_it(pictures: Dataset) -> None:
     plain = Evaluator(pictures, child_from("cnn"), RECIPE)
     assert seen(trial("relu(x)")).curve == plain(trial("relu(x)")).curve
     assert seen.protocol_hash == plain.protocol_hash
+
+
+# -- folders that do not fit in memory
+
+
+@pytest.fixture
+def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamedImages:
+    monkeypatch.setattr(image_folder, "IN_MEMORY", 0)
+    for split, seed, count in (("train", 0, 60), ("val", 1, 21)):
+        for i, (image, label) in enumerate(zip(*images(count, seed=seed), strict=True)):
+            folder = tmp_path / split / f"class{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[: 12 - i % 3]).save(folder / f"{i}.png")
+    found = load(str(tmp_path), image_size=10)
+    assert isinstance(found, StreamedImages)
+    return found
+
+
+def test_a_large_folder_is_read_while_training_and_learned_from(streamed: StreamedImages) -> None:
+    assert [len(streamed.splits[s][0]) for s in ("train", "val", "test")] == [54, 6, 21]
+    recipe = Recipe(steps=40, batch_size=16, lr=0.05, schedule="cosine")
+    evaluate = Evaluator(streamed, child_from("resnet8:width=4"), recipe, test=True)
+    outcome = evaluate(replace(trial(), stage="reevaluate"))
+    assert outcome.status == "ok", outcome.reason
+    assert outcome.test_accuracy is not None
+    assert outcome.test_accuracy > 0.5  # of three classes
+
+
+def test_what_is_read_while_training_depends_on_the_seed_alone(streamed: StreamedImages) -> None:
+    task = streamed.on(torch.device("cpu"))
+    streams = [task.batches(Recipe(batch_size=20), seed) for seed in (3, 3, 4)]
+    for _ in range(5):  # beyond an epoch
+        (x, y), (again, labels), (other, _) = (next(stream) for stream in streams)
+        assert torch.equal(x, again)
+        assert torch.equal(y, labels)
+        assert not torch.equal(x, other)
+    for stream in streams:
+        stream.close()  # type: ignore[attr-defined]
+
+
+def test_an_epoch_reads_each_file_once(streamed: StreamedImages) -> None:
+    task = streamed.on(torch.device("cpu"))
+    stream = task.batches(Recipe(batch_size=18), 0)
+    seen = torch.cat([next(stream)[1] for _ in range(3)])
+    assert sorted(seen.tolist()) == sorted(streamed.splits["train"][1].tolist())
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_test_image_is_its_centre_and_a_training_image_a_part_of_it(tmp_path: Path) -> None:
+    ramp = np.zeros((60, 80, 3), np.uint8)
+    ramp[:, :, 0], ramp[:, :, 1] = np.arange(80), np.arange(60)[:, None]
+    file = str(tmp_path / "ramp.png")
+    Image.fromarray(ramp).save(file)
+    centre = image_folder._image(file, 20, None)
+    assert centre[..., 0].mean() == pytest.approx(39.5, abs=2.0)
+    assert centre[..., 1].mean() == pytest.approx(29.5, abs=2.0)
+    assert np.ptp(centre[..., 1].mean(1)) == pytest.approx(60 / 1.15, abs=4.0)
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        left, top, right, bottom = image_folder._random_box(random, 80, 60)
+        assert 0 <= left < right <= 80
+        assert 0 <= top < bottom <= 60
+        assert 0.07 < (right - left) * (bottom - top) / 4800 <= 1
+    mirrored = {
+        bool(image_folder._image(file, 20, (0, 0, i))[0, 0, 0]
+             > image_folder._image(file, 20, (0, 0, i))[0, -1, 0])
+        for i in range(20)
+    }  # fmt: skip
+    assert mirrored == {True, False}
+
+
+def test_another_file_makes_another_data_set(streamed: StreamedImages) -> None:
+    folder = Path(streamed.splits["train"][0][0]).parents[2]
+    assert load(str(folder), image_size=10).digest == streamed.digest
+    assert load(str(folder), image_size=8).digest != streamed.digest
+    Image.fromarray(images(1)[0][0]).save(folder / "train" / "class0" / "another.png")
+    assert load(str(folder), image_size=10).digest != streamed.digest

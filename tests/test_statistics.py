@@ -21,7 +21,6 @@ from results.statistics import (
     holm,
     interval,
     noise_sd,
-    paired_difference,
     pairs_needed,
     power,
     sign_test,
@@ -36,15 +35,6 @@ def test_mean_standard_error_and_median_of_three_values() -> None:
     assert (found.mean, found.median, found.n) == (3.0, 2.0, 3)
     assert found.standard_error == pytest.approx((7 / 3) ** 0.5)
     assert estimate([2.0]).standard_error is None
-
-
-def test_a_paired_difference_uses_the_seeds_that_both_have() -> None:
-    found = paired_difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.5, 3: 0.1})
-    assert found is not None
-    assert found.n == 2
-    assert found.mean == pytest.approx(0.15)
-    assert found.standard_error == pytest.approx(0.05)
-    assert paired_difference({0: 0.5}, {1: 0.5}) is None
 
 
 # -- intervals
