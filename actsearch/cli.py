@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from actsearch.config import (
     CompareConfig,
     DoctorConfig,
+    ExperimentConfig,
     PaperConfig,
+    PlotConfig,
     ReevaluateConfig,
     ReplayConfig,
     SearchConfig,
@@ -170,6 +172,33 @@ def paper(config: PaperConfig) -> int:
     return DONE
 
 
+def experiment(config: ExperimentConfig) -> int:
+    import json
+
+    from rich.console import Console
+
+    from actsearch.experiments import carry_out
+    from actsearch.loop import STOPPED
+    from results.tables import FORMATS
+
+    report = carry_out(config, Console(stderr=True))
+    if config.format == "json":
+        tables = {"results": report.results, "claims": report.claims}
+        print(json.dumps(tables, indent=2, allow_nan=False))
+    else:
+        to_text = FORMATS[config.format]
+        sys.stdout.write(f"{to_text(report.results)}\n{to_text(report.claims)}")
+    _say("", *(f"wrote {path}" for path in report.files))
+    return RESUMABLE if report.reason == STOPPED else DONE
+
+
+def plot(config: PlotConfig) -> int:
+    from actsearch.plotting import carry_out
+
+    print("\n".join(str(path) for path in carry_out(config)))
+    return DONE
+
+
 def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
@@ -246,6 +275,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "reevaluate": (ReevaluateConfig, reevaluate),
     "compare": (CompareConfig, compare),
     "paper": (PaperConfig, paper),
+    "experiment": (ExperimentConfig, experiment),
+    "plot": (PlotConfig, plot),
     "replay": (ReplayConfig, replay),
     "show": (ShowConfig, show),
     "space": (SpaceConfig, space),

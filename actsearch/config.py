@@ -359,6 +359,92 @@ class PaperConfig:
 
 
 @dataclass(frozen=True)
+class ExperimentConfig:
+    """Re-run a published comparison of activations: train, draw its figures, test its claims.
+
+    mnist-mlp: five activations in a 784-256-64-10 network with three initialisations. mnist-cnn: a
+    Keras CNN with ReLU and with Swish. The same command on the same folder goes on where it
+    stopped, and a finished one only draws again; tables and figures are in RUN/figures.
+    """
+
+    experiment: Annotated[
+        Literal["mnist-mlp", "mnist-cnn"], tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT")
+    ]
+    """mnist-mlp or mnist-cnn."""
+    run: RunFolder = None
+    """Folder of the run [runs/EXPERIMENT]."""
+    dataset: Text = None
+    """mnist, mnist5k, an .npz file, or another as in a search [mnist if it lies under data/, else
+    mnist5k]."""
+    epochs: Int = None
+    """Times that the training examples are shown [mnist-mlp 10, mnist-cnn 30]."""
+    seeds: int = 3
+    """Trainings of each activation in each setting."""
+    sigmas: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """Standard deviations of mnist-mlp's initial weights."""
+    functions: tuple[str, ...] = ()
+    """Further activations, such as '2*x*sigmoid(beta*x)' or gelu."""
+    width: Int = None
+    """Units of mnist-mlp's first layer [256], or channels of mnist-cnn's first [32]."""
+    batch_size: Int = None
+    """Examples a training step [64]."""
+    lr: Float = None
+    """Adam's learning rate [mnist-mlp 0.0001, mnist-cnn 0.001]."""
+    looks: int = 40
+    """Validations along a training."""
+    workers: Int = None
+    """Worker processes [one a core, or one a GPU]."""
+    workers_per_gpu: Int = None
+    """Workers that share a GPU."""
+    executor: ExecutorName = None
+    """Ray workers, or one child at a time in this process [ray]."""
+    ray_address: Text = None
+    """A running Ray cluster to join."""
+    timeout: Float = None
+    """Seconds after which a child is stopped [never]."""
+    kernels: Kernels = None
+    """Activations as generated code where there can be any, always, or never [auto]."""
+    data_root: Text = None
+    """Where torchvision's data sets lie [data]."""
+    download: Flag = False
+    """Download the data set if it is not there."""
+    format: Format = "table"
+    """table, csv, json or markdown."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "seeds", "width", "looks", "workers", "workers_per_gpu"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"--batch-size {self.batch_size} is too small; use 2 or more")
+        for name in ("lr", "timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name} {value:g} must be above 0")
+        if not self.sigmas or not all(0 < sigma < float("inf") for sigma in self.sigmas):
+            said = " ".join(f"{sigma:g}" for sigma in self.sigmas) or "without a value"
+            raise ValueError(f"--sigmas {said}: give standard deviations above 0, such as 0.1 0.5")
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """Draw what became of the activations in a run's re-evaluations: PNG files, and one HTML file.
+
+    betas: how the trained betas are spread. preactivations: how the inputs of activations are.
+    """
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+    of: Literal["betas", "preactivations"] = "betas"
+    """betas or preactivations."""
+    function: Text = None
+    """One function alone, such as 'x*sigmoid(beta*x)' [all that were re-evaluated]."""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    """Where the files go [RUN/figures]."""
+
+
+@dataclass(frozen=True)
 class ReplayConfig:
     """Compare strategies on results that are known already, without training.
 

@@ -129,6 +129,24 @@ def make_dataset(
     return replace(made, digest=_digest(made))
 
 
+def as_published(data: Dataset, share: float = 0.1) -> Dataset:
+    """The same examples as TensorFlow's and Keras's tutorials feed them: pixels from 0 to 1 instead
+    of standardised, never moved, and this `share` of all that is not test to validate on.
+
+    Inputs that are no pixels stay as they are.
+    """
+    x, y = (np.concatenate([getattr(data, f"{v}_val"), getattr(data, f"{v}_train")]) for v in "xy")
+    held = round(share * len(x))  # the splits were drawn at random, so any part of them is
+    if not 0 < held < len(x):
+        raise DataError(f"{data.name}: {len(x)} examples are too few for a validation split")
+    white = np.float32(255 if x.dtype == np.uint8 else 1)
+    made = replace(
+        data, x_train=x[held:], y_train=y[held:], x_val=x[:held], y_val=y[:held], augment="",
+        mean=np.zeros_like(data.mean), std=np.full_like(data.std, white),
+    )  # fmt: skip
+    return replace(made, digest=f"{_digest(made)}-published")
+
+
 def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim < 2 or y.shape != (len(x),):

@@ -35,7 +35,7 @@ class Evaluator:
     `operators` is the operator set; `extra` are operators beyond the paper's; `kernels` is as in
     Activation; `test` adds the score on the test split, `inspect` what became of the activations
     (see `inspection`), both for trials of the stage `reevaluate` alone; `track` adds the score and
-    the betas after every so many steps.
+    the betas before the first step, after every so many, and after the last.
     """
 
     def __init__(
@@ -168,6 +168,8 @@ class Evaluator:
             seen.append((step, task.score(model, recipe, "val"), means))
 
         track = Track(self.track, look) if self.track else None
+        if track is not None:
+            look(0)
         training = train(model, task, recipe, trial.seed, beat, trial.race, track)
         whole = trial.stage == "reevaluate"
         splits = ("val", "test") if whole and self.test else ("val",)

@@ -59,7 +59,8 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Track:
-    """`look(step)` is called after every so many steps; it may put the model in evaluation mode."""
+    """`look(step)` is called after every so many steps and after the last; it may put the model in
+    evaluation mode."""
 
     every: int
     look: Callable[[int], None]
@@ -125,8 +126,9 @@ def train(
         norms[step] = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         optimiser.step()
         rung = rungs.get(step + 1)
-        due = track is not None and (step + 1) % track.every == 0
-        if (step + 1) % check_every == 0 or step + 1 == recipe.steps or rung is not None or due:
+        last = step + 1 == recipe.steps
+        due = track is not None and ((step + 1) % track.every == 0 or last)
+        if (step + 1) % check_every == 0 or last or rung is not None or due:
             _check_finite(losses, norms, checked, step + 1)
             times.append((time.perf_counter() - clock) / (step + 1 - checked))
             checked = step + 1

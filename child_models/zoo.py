@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +21,13 @@ from torch import nn
 from child_models.cnn import CNN
 from child_models.densenet import DenseNet
 from child_models.image_network import MakeActivation
+from child_models.keras_cnn import KerasCNN
 from child_models.mlp import MLP
 from child_models.model_zoos import ZOOS, zoo_model
 from child_models.preact_resnet import PreActResNet, WideResNet
 from child_models.resnet import ResNet
 from child_models.transformer import Transformer
+from child_models.truncated_mlp import TruncatedMLP
 from search_space import options
 from search_space.operators import unknown
 
@@ -45,6 +48,8 @@ CHILDREN: dict[str, Builder] = {
     "mlp": MLP,
     "cnn": CNN,
     "transformer": Transformer,
+    "truncated_mlp": TruncatedMLP,
+    "keras_cnn": KerasCNN,
 }
 
 
@@ -92,14 +97,16 @@ def child_from(child: str | Child | Builder) -> Child:
     if build is None:
         raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
     known = {
-        p.name: int
+        p.name: float if isinstance(p.default, float) else int
         for p in inspect.signature(build).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.name not in ("input_shape", "classes")
     }
     chosen = options.read(name, text, known)
     for key, value in chosen.items():
-        if value < 1:
+        if known[key] is int and value < 1:
             raise ValueError(f"{name}:{key}={value} needs a whole number of 1 or more, as {key}=8")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}:{key}={value} needs a number above 0, as {key}=0.1")
     written = options.written(name, chosen)
     return Child(written, build, chosen, digest=written)
 

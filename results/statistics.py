@@ -337,3 +337,37 @@ def _cut_normal(head: Sequence[float], cut: float, noise_sd: float) -> tuple[flo
     fits = [minimize(minus_log_likelihood, start, method="Nelder-Mead") for start in starts]
     best = min(fits, key=lambda fit: fit.fun).x
     return middle + scale * float(best[0]), scale * math.exp(float(best[1]))
+
+
+# -- correlation
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's r, its 95 % interval (None where there are too few values), and of how many pairs
+    it is."""
+
+    r: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def correlation_within(groups: Sequence[Sequence[tuple[float, float]]]) -> Correlation | None:
+    """Of pairs, each group's means taken off first, so that groups may differ in both; None where
+    one of the two does not vary. The interval is Fisher's, z = atanh(r) +- 1.96 / sqrt(n - g - 2)
+    of n pairs in g groups."""
+    a: list[float] = []
+    b: list[float] = []
+    for group in groups:
+        for values, into in zip(zip(*group, strict=True), (a, b), strict=True):
+            mean = statistics.fmean(values)
+            into += [value - mean for value in values]
+    if len(a) < 2 or max(map(abs, a)) < 1e-12 or max(map(abs, b)) < 1e-12:
+        return None
+    r = statistics.correlation(a, b)
+    free = len(a) - len(groups) - 2
+    if free < 1 or abs(r) >= 1:
+        return Correlation(r, None, None, len(a))
+    z, half = math.atanh(r), 1.96 / math.sqrt(free)
+    return Correlation(r, math.tanh(z - half), math.tanh(z + half), len(a))

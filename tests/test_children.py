@@ -588,8 +588,9 @@ def test_a_recipes_new_fields_leave_older_protocols_as_they_were() -> None:
 
 
 def test_an_inspection_tells_betas_and_preactivations(pictures: Dataset) -> None:
-    evaluate = Evaluator(pictures, child_from("mlp"), RECIPE, inspect=True, track=4)
-    details = evaluate(replace(trial("mul(x, sigmoid(scale(x)))"), stage="reevaluate")).details
+    evaluate = Evaluator(pictures, child_from("mlp"), RECIPE, inspect=True, track=5)
+    again = Trial(1, "reevaluate", "mul(x, sigmoid(scale(x)))", "p", 0)
+    details = evaluate(again).details
     model = evaluate.build("mul(x, sigmoid(scale(x)))")
     widths = sum(m.channels for m in model.modules() if isinstance(m, Activation))
     [betas] = details["betas"]
@@ -598,7 +599,8 @@ def test_an_inspection_tells_betas_and_preactivations(pictures: Dataset) -> None
     assert any(beta != 1.0 for beta in betas)
     found = details["preactivations"]
     assert sum(found["counts"]) + found["below"] + found["above"] == widths * len(pictures.x_val)
-    assert [step for step, *_ in details["track"]] == [4, 8, 12]
+    assert [step for step, *_ in details["track"]] == [0, 5, 10, 12]
+    assert details["track"][0][2] == [1.0, 1.0]  # a beta each layer, before training
     assert all(0 <= score <= 1 for _, score, _ in details["track"])
 
 

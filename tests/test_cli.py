@@ -41,13 +41,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["top", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["search", "--help"], ["top", "--help"], ["plot", "--help"]]
+)
 def test_help_imports_no_torch_and_no_ray(arguments: list[str]) -> None:
     code = (
         "import sys; from actsearch.cli import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'ray', 'numpy', 'pandas', 'torchvision'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'numpy', 'pandas', 'torchvision', 'matplotlib', 'plotly'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,0 +1,337 @@
+"""Figures as plain data, drawn twice: by matplotlib as PNG, by plotly as HTML to explore.
+
+A Figure has Panels, a Panel has marks: Line, Points, Bars. `results/figures.py` makes figures from
+results; what draws them is here and knows no results. Both libraries are optional.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Okabe and Ito 2008, told apart with any kind of colour vision; yellow is too pale for lines.
+# Dashes and symbols say the same once more, for print in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
+_LENGTHS = ((), (4, 2), (5, 2, 1, 2), (1, 1.5), (8, 3), (8, 2, 1, 2))
+_MATPLOTLIB_DASHES = {
+    name: (0, lengths) if lengths else "-" for name, lengths in zip(DASHES, _LENGTHS, strict=True)
+}
+_MATPLOTLIB_SYMBOLS: dict[str, str] = dict(zip(SYMBOLS, "osD^X*P", strict=True))
+GREY = "#555555"
+
+DPI = 110
+PANEL_INCHES = (4.6, 3.5)
+PANEL_PIXELS = (560, 430)
+COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """y over x, with a band from `low` to `high` where there is one. `style` counts through
+    COLOURS; `dash` through DASHES."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    style: int = 0
+    dash: int = 0
+
+
+@dataclass(frozen=True)
+class Points:
+    """One symbol at each (x, y), with a bar of `error` up and down where there is one."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    error: tuple[float, ...] = ()
+    style: int = 0
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A histogram: `heights[i]` from `edges[i]` to `edges[i + 1]`."""
+
+    label: str
+    edges: tuple[float, ...]
+    heights: tuple[float, ...]
+    style: int = 0
+
+
+Mark = Line | Points | Bars
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes with their labels, units in brackets, and what is drawn on them. `x_range` is where x
+    ends, `x_from` where it begins; `note` stands in the corner."""
+
+    title: str
+    x: str
+    y: str
+    marks: tuple[Mark, ...]
+    x_range: tuple[float, float] | None = None
+    x_from: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`name` is its file's; `caption` says what bands, bars and n are."""
+
+    name: str
+    title: str
+    panels: tuple[Panel, ...]
+    caption: str = ""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns."""
+        columns = min(COLUMNS, len(self.panels))
+        return math.ceil(len(self.panels) / columns), columns
+
+
+def library(name: str) -> Any:
+    """A module of matplotlib or plotly; raises ModuleNotFoundError with a way out."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ModuleNotFoundError(
+            f"figures need {package}, which is not installed: pip install 'actsearch[plots]'",
+            name=package,
+        ) from None
+
+
+def check_installed() -> None:
+    """Both libraries, before hours are spent on what they are to draw."""
+    library("matplotlib.figure")
+    library("plotly.graph_objects")
+
+
+def write(figures: Sequence[Figure], folder: Path, page: str, title: str) -> list[Path]:
+    """`folder/NAME.png` for each figure and `folder/PAGE.html` with all of them; returns these."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    for figure in figures:
+        files.append(folder / f"{figure.name}.png")
+        to_matplotlib(figure).savefig(files[-1], dpi=DPI)
+    files.append(folder / f"{page}.html")
+    files[-1].write_text(to_html(figures, title), encoding="utf-8")
+    return files
+
+
+# -- matplotlib
+
+
+def to_matplotlib(figure: Figure) -> Any:
+    """A matplotlib Figure that pyplot knows nothing of."""
+    rows, columns = figure.grid
+    width, height = PANEL_INCHES
+    drawn = library("matplotlib.figure").Figure(
+        figsize=(max(7.4, width * columns + 1.4), height * rows + 0.9), layout="constrained"
+    )
+    drawn.suptitle(figure.title, fontsize=12, fontweight="bold")
+    grid = drawn.subplots(rows, columns, squeeze=False).flatten()
+    for axes, panel in zip(grid, figure.panels, strict=False):
+        _axes(axes, panel)
+    for axes in grid[len(figure.panels) :]:
+        axes.set_axis_off()
+    if any(len(panel.marks) > 1 for panel in figure.panels):
+        handles = _legend(grid)
+        drawn.legend(
+            handles.values(),
+            handles,
+            loc="outside right center",
+            fontsize=8,
+            frameon=False,
+            handlelength=3.2,
+        )
+    if figure.caption:
+        drawn.supxlabel(figure.caption, fontsize=8, color=GREY)
+    return drawn
+
+
+def _legend(grid: Any) -> dict[str, Any]:
+    """One handle a label, whichever panels have it."""
+    found: dict[str, Any] = {}
+    for axes in grid:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return found
+
+
+def _axes(axes: Any, panel: Panel) -> None:
+    for mark in panel.marks:
+        _MATPLOTLIB[type(mark)](axes, mark)
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xlabel(panel.x, fontsize=9)
+    axes.set_ylabel(panel.y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if panel.x_range:
+        axes.set_xlim(*panel.x_range)
+    if panel.x_from is not None:
+        axes.margins(x=0.1)
+        axes.set_xlim(left=panel.x_from)
+    if panel.note:
+        axes.text(0.98, 0.97, panel.note, transform=axes.transAxes, ha="right", va="top",
+                  fontsize=8, color=GREY)  # fmt: skip
+
+
+def _line(axes: Any, mark: Line) -> None:
+    colour, dash = _colour(mark), _MATPLOTLIB_DASHES[_dash(mark)]
+    axes.plot(mark.x, mark.y, color=colour, linestyle=dash, linewidth=1.6, label=mark.label)
+    if mark.low:
+        axes.fill_between(mark.x, mark.low, mark.high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _points(axes: Any, mark: Points) -> None:
+    axes.errorbar(
+        mark.x, mark.y, yerr=mark.error or None, color=_colour(mark), linestyle="none",
+        marker=_MATPLOTLIB_SYMBOLS[_symbol(mark)], markersize=8, capsize=3, label=mark.label,
+    )  # fmt: skip
+
+
+def _bars(axes: Any, mark: Bars) -> None:
+    axes.stairs(mark.heights, mark.edges, fill=True, color=_colour(mark), alpha=0.85,
+                label=mark.label)  # fmt: skip
+
+
+_MATPLOTLIB = {Line: _line, Points: _points, Bars: _bars}
+
+
+# -- plotly
+
+
+def to_plotly(figure: Figure) -> Any:
+    """A plotly Figure; panels share one legend, in which a click hides a mark everywhere."""
+    rows, columns = figure.grid
+    width, height = PANEL_PIXELS
+    drawn = library("plotly.subplots").make_subplots(
+        rows, columns, subplot_titles=[panel.title for panel in figure.panels],
+        horizontal_spacing=0.16 / columns, vertical_spacing=0.24 / rows,
+    )  # fmt: skip
+    labelled: set[str] = set()
+    for i, panel in enumerate(figure.panels):
+        at = {"row": i // columns + 1, "col": i % columns + 1}
+        for mark in panel.marks:
+            for trace in _PLOTLY[type(mark)](mark):
+                shown = trace.showlegend is not False and mark.label not in labelled
+                trace.update(showlegend=shown and len(panel.marks) > 1)
+                drawn.add_trace(trace, **at)
+            labelled.add(mark.label)
+        grid = {"gridcolor": "#DDDDDD", "zeroline": False, "linecolor": GREY}
+        drawn.update_xaxes(title_text=panel.x, range=panel.x_range, **grid, **at)
+        drawn.update_yaxes(title_text=panel.y, **grid, **at)
+        if panel.x_from is not None:
+            drawn.update_xaxes(autorangeoptions_include=panel.x_from, **at)
+        if panel.note:
+            drawn.add_annotation(
+                text=html.escape(panel.note).replace("\n", "<br>"), showarrow=False, x=0.98, y=0.97,
+                xref="x domain", yref="y domain", xanchor="right", align="right", **at,
+            )  # fmt: skip
+    drawn.update_layout(
+        template="plotly_white", width=max(720, width * columns) + 180,
+        height=height * rows + 60, title_text=html.escape(figure.title), bargap=0,
+        hovermode="x unified" if all(isinstance(m, Line) for m in _marks(figure)) else "closest",
+    )  # fmt: skip
+    return drawn
+
+
+def _marks(figure: Figure) -> list[Mark]:
+    return [mark for panel in figure.panels for mark in panel.marks]
+
+
+def _line_traces(mark: Line) -> list[Any]:
+    scatter = library("plotly.graph_objects").Scatter
+    name = html.escape(mark.label)
+    same = {"legendgroup": mark.label, "name": name, "mode": "lines", "x": list(mark.x)}
+    line = {"color": _colour(mark), "dash": _dash(mark), "width": 2}
+    traces = [scatter(y=list(mark.y), line=line, **same)]
+    if mark.low:
+        edge = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **same}
+        fill = {"fill": "tonexty", "fillcolor": _faint(mark)}
+        traces += [scatter(y=list(mark.low), **edge), scatter(y=list(mark.high), **edge, **fill)]
+    return traces
+
+
+def _points_traces(mark: Points) -> list[Any]:
+    return [
+        library("plotly.graph_objects").Scatter(
+            x=list(mark.x), y=list(mark.y), mode="markers", name=html.escape(mark.label),
+            legendgroup=mark.label, error_y={"array": list(mark.error)} if mark.error else None,
+            marker={"color": _colour(mark), "symbol": _symbol(mark), "size": 11},
+        )
+    ]  # fmt: skip
+
+
+def _bars_traces(mark: Bars) -> list[Any]:
+    pairs = list(zip(mark.edges, mark.edges[1:], strict=False))
+    return [
+        library("plotly.graph_objects").Bar(
+            x=[(a + b) / 2 for a, b in pairs], width=[b - a for a, b in pairs],
+            y=list(mark.heights), name=html.escape(mark.label), legendgroup=mark.label,
+            marker={"color": _colour(mark), "line": {"width": 0}},
+        )
+    ]  # fmt: skip
+
+
+_PLOTLY = {Line: _line_traces, Points: _points_traces, Bars: _bars_traces}
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>body {{ font-family: sans-serif; margin: 2em; }} p {{ color: {grey}; }}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def to_html(figures: Sequence[Figure], title: str) -> str:
+    """A page that needs no network: plotly's own code lies in it, once."""
+    io = library("plotly.io")
+    parts: list[str] = []
+    for i, figure in enumerate(figures):
+        parts.append(
+            io.to_html(to_plotly(figure), full_html=False, include_plotlyjs=i == 0,
+                       div_id=figure.name, config={"displaylogo": False})
+        )  # fmt: skip
+        parts.append(f"<p>{html.escape(figure.caption)}</p>")
+    return _PAGE.format(title=html.escape(title), grey=GREY, body="\n".join(parts))
+
+
+def _colour(mark: Mark) -> str:
+    return COLOURS[mark.style % len(COLOURS)]
+
+
+def _faint(mark: Mark) -> str:
+    red, green, blue = (int(_colour(mark)[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.15)"
+
+
+def _dash(mark: Line) -> str:
+    return DASHES[mark.dash % len(DASHES)]
+
+
+def _symbol(mark: Points) -> str:
+    return SYMBOLS[mark.style % len(SYMBOLS)]
