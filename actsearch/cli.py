@@ -189,7 +189,10 @@ def experiment(config: ExperimentConfig) -> int:
         to_text = FORMATS[config.format]
         sys.stdout.write(f"{to_text(report.results)}\n{to_text(report.claims)}")
     _say("", *(f"wrote {path}" for path in report.files))
-    return RESUMABLE if report.reason == STOPPED else DONE
+    if report.reason != STOPPED:
+        return DONE
+    _say("Stopped before all was trained. Nothing is lost, the same command goes on.")
+    return RESUMABLE
 
 
 def plot(config: PlotConfig) -> int:

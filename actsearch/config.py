@@ -104,8 +104,8 @@ class SearchConfig:
     FOLDER:en-de with sentences."""
     child: Text = None
     """Child network: resnet8 ... resnet110, preact_resnet, wide_resnet, densenet, mlp, cnn,
-    transformer, with options as resnet20:width=8,size=16; or torchvision:NAME or timm:NAME, with
-    :size=64 to resize."""
+    transformer, truncated_mlp, keras_cnn, with options as resnet20:width=8,size=16; or
+    torchvision:NAME or timm:NAME, with :size=64 to resize."""
     recipe: Text = None
     """Published settings of a training: he2016a, he2016b, wide_resnet, densenet, transformer, or
     published, which is the child's own; the options below replace parts of it."""

@@ -21,7 +21,7 @@ from actsearch.config import ExperimentConfig
 from actsearch.errors import UsageError
 from actsearch.run import RUNS, Run
 from actsearch.session import Machinery, dataset_from, logging_to
-from child_models.datasets import DataError, Dataset, as_published
+from child_models.datasets import Data, DataError, Dataset, as_published
 from child_models.evaluate import Evaluator
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
@@ -141,6 +141,7 @@ def carry_out(config: ExperimentConfig, console: Console) -> Report:
     experiment = EXPERIMENTS[config.experiment]
     functions = _functions(experiment, config)
     settings = _settings(experiment, config)
+    console.print(_plan(config, settings, len(functions)), highlight=False, soft_wrap=True)
     run = Run(Path(config.run) if config.run else RUNS / config.experiment)
     with run.locked():
         store = run.store()
@@ -172,7 +173,10 @@ def _functions(experiment: Experiment, config: ExperimentConfig) -> dict[str, st
 
 def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]:
     """Raises UsageError for a data set that the children are not made for."""
-    dataset = as_published(_dataset(config))
+    data = _dataset(config)
+    if not isinstance(data, Dataset):
+        raise UsageError(f"{config.experiment} needs images in memory, which {data.name} has not")
+    dataset = as_published(data)
     batch = config.batch_size or 64
     steps = (config.epochs or experiment.epochs) * steps_an_epoch(dataset, batch)
     recipe = Recipe(
@@ -208,13 +212,23 @@ def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]
     return settings
 
 
+def _plan(config: ExperimentConfig, settings: Sequence[Setting], functions: int) -> str:
+    evaluator = settings[0].evaluator
+    data = evaluator.dataset
+    return (
+        f"{config.experiment} on {data.name}: {len(data.x_train):,} examples to train on, "
+        f"{len(data.x_val):,} to validate, {len(data.x_test):,} to test; "
+        f"{len(settings) * functions * config.seeds} trainings of {evaluator.recipe.steps:,} steps"
+    )
+
+
 def steps_an_epoch(dataset: Dataset, batch: int) -> int:
     """Counted as in the post: 844 of 54,000 images by 64. Its last batch of an epoch is smaller;
     here it is the first of the next epoch, so n epochs are some batches more than n rounds."""
     return math.ceil(len(dataset.x_train) / batch)
 
 
-def _dataset(config: ExperimentConfig) -> Dataset:
+def _dataset(config: ExperimentConfig) -> Data:
     options: dict[str, Any] = {"root": config.data_root or "data", "download": config.download}
     if config.dataset:
         return dataset_from(config.dataset, **options)

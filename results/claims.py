@@ -87,7 +87,7 @@ class Claim:
             "where": self.setting,
             "claim": self.says,
             "tested as": TESTS[self.test].words.format(a=self.a, b=self.b) + when,
-            "held": f"{held} of {len(shared)} seeds" if shared else "not trained",
+            "held": f"{held} of {_seeds(len(shared))}" if shared else "not trained",
             "difference, paired": found.mean if found else None,
             "its standard error": found.standard_error if found else None,
             "note": "",
@@ -101,6 +101,10 @@ class Claim:
         if self.test in TIMED:
             return course.seconds_an_epoch
         return course.test_accuracy if self.early is None else course.accuracy_at(self.early)
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n != 1)}"
 
 
 def net_change(course: Course) -> float | None:
@@ -157,8 +161,7 @@ class NoPrediction:
         return {
             "where": "within settings",
             "claim": self.says,
-            "tested as": f"correlation of the {self.path} of {self.name}'s mean beta with the "
-            "test accuracy",
+            "tested as": f"correlation of {self.path} and test accuracy, {self.name}",
             "held": held,
             "difference, paired": None,
             "its standard error": None,

@@ -28,7 +28,7 @@ GREY = "#555555"
 
 DPI = 110
 PANEL_INCHES = (4.6, 3.5)
-PANEL_PIXELS = (560, 430)
+PANEL_HEIGHT = 430  # pixels; the page's width is shared
 COLUMNS = 3
 
 
@@ -185,8 +185,8 @@ def _axes(axes: Any, panel: Panel) -> None:
     if panel.x_range:
         axes.set_xlim(*panel.x_range)
     if panel.x_from is not None:
-        axes.margins(x=0.1)
-        axes.set_xlim(left=panel.x_from)
+        right = max(x for mark in panel.marks if not isinstance(mark, Bars) for x in mark.x)
+        axes.set_xlim(panel.x_from, panel.x_from + 1.08 * (right - panel.x_from))
     if panel.note:
         axes.text(0.98, 0.97, panel.note, transform=axes.transAxes, ha="right", va="top",
                   fontsize=8, color=GREY)  # fmt: skip
@@ -220,7 +220,6 @@ _MATPLOTLIB = {Line: _line, Points: _points, Bars: _bars}
 def to_plotly(figure: Figure) -> Any:
     """A plotly Figure; panels share one legend, in which a click hides a mark everywhere."""
     rows, columns = figure.grid
-    width, height = PANEL_PIXELS
     drawn = library("plotly.subplots").make_subplots(
         rows, columns, subplot_titles=[panel.title for panel in figure.panels],
         horizontal_spacing=0.16 / columns, vertical_spacing=0.24 / rows,
@@ -245,8 +244,8 @@ def to_plotly(figure: Figure) -> Any:
                 xref="x domain", yref="y domain", xanchor="right", align="right", **at,
             )  # fmt: skip
     drawn.update_layout(
-        template="plotly_white", width=max(720, width * columns) + 180,
-        height=height * rows + 60, title_text=html.escape(figure.title), bargap=0,
+        template="plotly_white", height=PANEL_HEIGHT * rows + 60,
+        title_text=html.escape(figure.title), bargap=0,
         hovermode="x unified" if all(isinstance(m, Line) for m in _marks(figure)) else "closest",
     )  # fmt: skip
     return drawn
@@ -314,7 +313,7 @@ def to_html(figures: Sequence[Figure], title: str) -> str:
     for i, figure in enumerate(figures):
         parts.append(
             io.to_html(to_plotly(figure), full_html=False, include_plotlyjs=i == 0,
-                       div_id=figure.name, config={"displaylogo": False})
+                       div_id=figure.name, config={"displaylogo": False, "responsive": True})
         )  # fmt: skip
         parts.append(f"<p>{html.escape(figure.caption)}</p>")
     return _PAGE.format(title=html.escape(title), grey=GREY, body="\n".join(parts))

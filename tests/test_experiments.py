@@ -17,7 +17,7 @@ from torch import nn
 
 from actsearch import cli
 from actsearch.config import ExperimentConfig
-from actsearch.experiments import EXPERIMENTS, _settings, carry_out, steps_an_epoch
+from actsearch.experiments import EXPERIMENTS, _dataset, _settings, carry_out, steps_an_epoch
 from actsearch.run import Run
 from child_models.classification import Classification
 from child_models.datasets import as_published, make_dataset
@@ -179,11 +179,20 @@ def test_the_published_form_holds_the_same_examples_and_leaves_floats_alone() ->
     assert after.digest != before.digest
 
 
+def test_without_torchvisions_mnist_the_bundled_digits_are_used(tmp_path: Path) -> None:
+    assert _dataset(ExperimentConfig("mnist-mlp", data_root=str(tmp_path))).name == "mnist5k"
+
+
 # -- runs
 
 
 @pytest.fixture(scope="module")
-def finished(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plotly() -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed: pip install 'actsearch[plots]'")
+
+
+@pytest.fixture(scope="module")
+def finished(plotly: None, digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """mnist-mlp with two sigmas and one more function, two seeds."""
     run = tmp_path_factory.mktemp("runs") / "mlp"
     more = {"sigmas": (0.1, 0.5), "functions": ("2*x*sigmoid(beta*x)", "relu(x)")}
@@ -260,7 +269,7 @@ def test_an_experiment_writes_its_tables_and_figures(finished: Path) -> None:
 
 
 def test_the_cnn_is_re_run_by_one_command_with_both_tables_in_json(
-    digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plotly: None, digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "cnn"
     arguments = (
@@ -286,6 +295,7 @@ def test_what_cannot_be_run_gets_a_sentence_before_anything_trains(
     arguments: str,
     code: int,
     sentence: str,
+    plotly: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
