@@ -374,8 +374,7 @@ class ExperimentConfig:
     run: RunFolder = None
     """Folder of the run [runs/EXPERIMENT]."""
     dataset: Text = None
-    """mnist, mnist5k, an .npz file, or another as in a search [mnist if it lies under data/, else
-    mnist5k]."""
+    """mnist, mnist5k, an .npz file, or others as in a search [mnist where it is, else mnist5k]."""
     epochs: Int = None
     """Times that the training examples are shown [mnist-mlp 10, mnist-cnn 30]."""
     seeds: int = 3
