@@ -121,6 +121,7 @@ class Setting:
 
     name: str
     evaluator: Evaluator
+    dataset: Dataset
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]
                 inspect=True,
                 track=max(1, steps // config.looks),
             ),
+            dataset,
         )
         for name, child in experiment.children(config).items()
     ]
@@ -214,7 +216,7 @@ def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]
 
 def _plan(config: ExperimentConfig, settings: Sequence[Setting], functions: int) -> str:
     evaluator = settings[0].evaluator
-    data = evaluator.dataset
+    data = settings[0].dataset
     return (
         f"{config.experiment} on {data.name}: {len(data.x_train):,} examples to train on, "
         f"{len(data.x_val):,} to validate, {len(data.x_test):,} to test; "
@@ -316,8 +318,7 @@ def _report(
 
 
 def _epoch(setting: Setting) -> int:
-    evaluator = setting.evaluator
-    return steps_an_epoch(evaluator.dataset, evaluator.recipe.batch_size)
+    return steps_an_epoch(setting.dataset, setting.evaluator.recipe.batch_size)
 
 
 def course(key: Key, outcome: Outcome, epoch: int) -> Course:

@@ -34,7 +34,9 @@ SHAPES = {"truncated_mlp": (1, 28, 28), "keras_cnn": (1, 28, 28)}
 
 def built(name: str, expression: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return child_from(name)(lambda c: Activation(expression, c), (1, 28, 28), 10)
+    return child_from(name)(
+        lambda c: Activation(expression, c), input_shape=(1, 28, 28), classes=10
+    )
 
 
 # -- the networks

@@ -147,7 +147,9 @@ def test_search_and_reevaluation_take_the_names(tmp_path: Path) -> None:
     child = "torchvision:shufflenet_v2_x0_5: size=32"
     run = actsearch.search(tmp_path / "run", space="tiny", strategy="random", budget=1,
                            child=child, batch_size=4, **settings)  # fmt: skip
-    table = actsearch.reevaluate(run, child="torchvision:squeezenet1_1", top=1, seeds=1, **settings)
+    table = actsearch.reevaluate(
+        run, child="torchvision:squeezenet1_1:size=32", top=1, seeds=1, **settings
+    )
     assert len(table)
 
 
@@ -200,7 +202,7 @@ def test_images_that_a_model_cannot_take_get_a_sentence(
     name: str, shape: tuple[int, ...], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        child_from(f"torchvision:{name}")(swish, shape, 3)
+        child_from(f"torchvision:{name}")(swish, input_shape=shape, classes=3)
 
 
 class OwnZoo:
