@@ -153,11 +153,11 @@ class NoPrediction:
         held, note = "not known", "too few trainings"
         if found is not None:
             note = f"r = {found.r:+.2f} over {found.n} trainings"
-            if found.low is not None and found.high is not None:
+            if found.low is None or found.high is None:
+                note += ", too few for an interval"
+            else:
                 note += f", 95 % from {found.low:+.2f} to {found.high:+.2f}"
-                held = "undecided" if found.low <= 0 <= found.high else "refuted"
-                if max(-found.low, found.high) < SMALL:
-                    held = "yes"
+                held = _verdict(found.low, found.high)
         return {
             "where": "within settings",
             "claim": self.says,
@@ -167,3 +167,9 @@ class NoPrediction:
             "its standard error": None,
             "note": note,
         }
+
+
+def _verdict(low: float, high: float) -> str:
+    if not low <= 0 <= high:
+        return "refuted"
+    return "yes" if max(-low, high) < SMALL else "undecided"

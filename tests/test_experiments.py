@@ -397,7 +397,8 @@ def test_the_path_of_beta_is_correlated_with_the_end_within_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slope", "n", "verdict"), [(0.0, 4, "undecided"), (1.0, 30, "refuted"), (0.0, 400, "yes")]
+    ("slope", "n", "verdict"),
+    [(0.0, 4, "undecided"), (1.0, 30, "refuted"), (0.0, 400, "yes"), (0.02, 400, "refuted")],
 )
 def test_that_beta_predicts_nothing_is_held_only_where_the_interval_is_narrow(
     slope: float, n: int, verdict: str
@@ -409,6 +410,13 @@ def test_that_beta_predicts_nothing_is_held_only_where_the_interval_is_narrow(
     courses = [followed(i, float(e), float(s)) for i, (e, s) in enumerate(zip(ends, scores,
                strict=True))]  # fmt: skip
     assert NoPrediction("a", "net change").row(courses)["held"] == verdict
+
+
+def test_three_trainings_have_a_correlation_and_no_verdict() -> None:
+    courses = [followed(seed, 1 + seed / 10, 0.9 - seed / 10) for seed in range(3)]
+    row = NoPrediction("a", "net change").row(courses)
+    assert row["held"] == "not known"
+    assert row["note"] == "r = -1.00 over 3 trainings, too few for an interval"
 
 
 def test_the_interval_of_a_correlation_is_fishers() -> None:
