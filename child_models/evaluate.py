@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import platform
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ import torch
 
 from child_models.datasets import Data
 from child_models.inspection import activations, inspection, rounded
+from child_models.model_zoos import ZOOS
 from child_models.recipe import Recipe
 from child_models.training import Diverged, RacedOut, Task, Track, Training, train
 from child_models.zoo import Child, source_digest
@@ -85,9 +87,11 @@ class Evaluator:
         reason."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         start = time.perf_counter()
-        outcome = partial(
-            Outcome, host=socket.gethostname(), device=_device_name(device), versions=versions()
-        )
+        host, name = socket.gethostname(), _device_name(device)
+
+        def outcome(status: str, reason: str = "", **rest: Any) -> Outcome:
+            return Outcome(status, reason, **rest, host=host, device=name, versions=versions())
+
         try:
             with _own_randomness(trial.seed, device), _one_thread(device):
                 training, scores, details = self._train(trial, device, beat)
@@ -225,9 +229,12 @@ def _device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what a number depends on, for the record beside it."""
+    """Of what a number depends on, for the record beside it; of a zoo's package where it is in
+    use."""
     try:
         own = importlib.metadata.version("actsearch")
     except importlib.metadata.PackageNotFoundError:
         own = "not installed"
-    return {"actsearch": own, "torch": torch.__version__, "python": platform.python_version()}
+    zoos = {name: sys.modules[name].__version__ for name in ZOOS if name in sys.modules}
+    python = platform.python_version()
+    return {"actsearch": own, "torch": torch.__version__, "python": python, **zoos}

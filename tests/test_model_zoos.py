@@ -294,3 +294,8 @@ def test_every_model_of_torchvision_is_a_child() -> None:
         except Exception as error:
             failures[name] = f"{side} px: {type(error).__name__}: {error}"
     assert failures == {}
+
+
+def test_an_outcome_says_which_package_its_network_came_from() -> None:
+    said = evaluator("torchvision:squeezenet1_1")(Trial(0, "search", "relu(x)", "", 0)).versions
+    assert said["torchvision"] == import_torchvision().__version__
