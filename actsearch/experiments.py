@@ -152,7 +152,7 @@ def carry_out(config: ExperimentConfig, console: Console) -> Report:
                 evaluators = [setting.evaluator for setting in settings]
                 title = f"{config.experiment} · {settings[0].evaluator.dataset.name}"
                 reason = train(
-                    run, store, trials.values(), evaluators, _machinery(config), title, console
+                    run, store, trials.values(), evaluators, Machinery.of(config), title, console
                 )
                 outcomes = {key: store.outcome(trial) for key, trial in trials.items()}
         finally:
@@ -238,16 +238,6 @@ def _dataset(config: ExperimentConfig) -> Data:
         return dataset_from("mnist", **options)
     except DataError:
         return dataset_from("mnist5k")
-
-
-def _machinery(config: ExperimentConfig) -> Machinery:
-    return Machinery(
-        config.executor or "ray",
-        config.workers,
-        config.workers_per_gpu,
-        config.ray_address,
-        config.timeout,
-    )
 
 
 Key = tuple[str, str, int]  # setting, function's name, seed

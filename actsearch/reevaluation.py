@@ -111,7 +111,7 @@ def carry_out(
     operators = models[0].evaluators[0].operators
     functions = _functions(config, run, operators, extra)
     seeds = _seeds(config, run, models)
-    machinery = _machinery(config)
+    machinery = Machinery.of(config)
     with run.locked():
         store = run.store()
         try:
@@ -216,16 +216,6 @@ def _seeds(config: ReevaluateConfig, run: Run, models: list[Model]) -> range:
     same = any(e.protocol == identity.get("protocol") for e in _evaluators(models))
     first = identity["seed"] + 1 if same else 0
     return range(first, first + config.seeds)
-
-
-def _machinery(config: ReevaluateConfig) -> Machinery:
-    return Machinery(
-        config.executor or "ray",
-        config.workers,
-        config.workers_per_gpu,
-        config.ray_address,
-        config.timeout,
-    )
 
 
 def _evaluators(models: Iterable[Model]) -> list[Evaluator]:

@@ -43,6 +43,12 @@ class Machinery:
     ray_address: str | None = None
     timeout: float | None = None
 
+    @classmethod
+    def of(cls, config: Any) -> Machinery:
+        """As a command says: a config with fields of these names."""
+        said = {f.name: getattr(config, f.name) for f in fields(cls)}
+        return cls(**{name: value for name, value in said.items() if value is not None})
+
     def start(self, evaluate: Evaluate) -> Executor:
         if self.executor == "inline":
             return InlineExecutor(evaluate, self.timeout)

@@ -37,6 +37,14 @@ LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] =
 }
 
 
+def loss(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """The recipe's loss on inputs and labels that are on the model's device."""
+    x, y = batch
+    with autocast(recipe, x.device):
+        logits = model(laid_out(x, memory_format(model)))
+        return LOSSES[recipe.loss](logits, y, recipe.label_smoothing)
+
+
 class Classification:
     """A Dataset on a device: uint8 stays uint8 until a batch is cut from it."""
 
@@ -96,10 +104,7 @@ class Classification:
         return images
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
-        x, y = batch
-        with autocast(recipe, self.device):
-            logits = model(laid_out(x, memory_format(model)))
-            return LOSSES[recipe.loss](logits, y, recipe.label_smoothing)
+        return loss(model, batch, recipe)
 
     @torch.no_grad()
     def score(

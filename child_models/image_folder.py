@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from child_models.classification import LOSSES, laid_out
+from child_models.classification import Batch, laid_out, loss
 from child_models.datasets import SPLIT_SEED, DataError, Dataset, first_line, make_dataset
 from child_models.recipe import Recipe
 from child_models.torchvision_import import import_torchvision
@@ -33,8 +33,6 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop for training, Szegedy et
 BORDER = 1.15  # the shorter side to which a test image is resized, as a share of its crop: 256/224
 AHEAD = 3  # batches that are being read
 EVALUATION_BATCH = 100
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def load_folder(path: Path, size: int | None) -> Dataset | StreamedImages:
@@ -186,10 +184,7 @@ class StreamedTask:
                 yield (x - self.mean) / self.std, y
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
-        x, y = batch
-        with autocast(recipe, self.device):
-            logits = model(laid_out(x, memory_format(model)))
-            return LOSSES[recipe.loss](logits, y, recipe.label_smoothing)
+        return loss(model, batch, recipe)
 
     @torch.no_grad()
     def score(
