@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -130,22 +128,6 @@ def test_machines_join_and_leave_and_a_lost_head_ends_the_search_in_time(
     assert resumed.returncode == errors.DONE, resumed.stderr
     after = {row["id"]: row for row in Run.open(run).rows()}
     assert before.items() <= after.items()
-
-
-def test_a_local_ray_leaves_a_token_that_only_its_owner_can_read(tmp_path: Path) -> None:
-    token = tmp_path / ".ray" / "auth_token"
-    done = subprocess.run(
-        [*COMMAND, "search", "runs/a", "--space", "units=1;unary=relu,tanh;binary=mul",
-         "--steps", "3", "--workers", "1"],
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-        | {"HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )  # fmt: skip
-    assert done.returncode in (errors.DONE, errors.NO_CANDIDATE), done.stderr
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 def test_a_machine_of_a_run_leaves_when_the_search_ends(

@@ -72,7 +72,13 @@ TORCHVISION = [
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "count", "dims", "gates"), TORCHVISION)
+@pytest.mark.parametrize(
+    ("name", "size", "count", "dims", "gates"),
+    [
+        row if i < 5 else pytest.param(*row, marks=pytest.mark.slow)
+        for i, row in enumerate(TORCHVISION)
+    ],
+)
 def test_models_of_torchvision_are_children(
     name: str, size: int, count: int, dims: set[int], gates: int
 ) -> None:

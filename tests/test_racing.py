@@ -221,8 +221,8 @@ def test_a_search_races_and_goes_on_as_if_it_had_never_stopped(tmp_path: Path, b
 
 
 def test_the_best_of_a_whole_search_are_kept_by_a_race(tmp_path: Path, blobs: Any) -> None:
-    every = search(tmp_path / "every", blobs, racing="off").table()
-    kept = search(tmp_path / "kept", blobs).table()
+    every = search(tmp_path / "every", blobs, racing="off", budget=60).table()
+    kept = search(tmp_path / "kept", blobs, budget=60).table()
     best = every[every["val accuracy"] == every["val accuracy"].max()]["formula"]
     ok = kept[kept["status"] == "ok"]
     assert ok["val accuracy"].max() >= every["val accuracy"].max() - 0.02
@@ -255,10 +255,10 @@ def test_the_plan_says_that_it_races(tmp_path: Path) -> None:
 
 
 def test_strategies_hear_of_every_child_that_left(tmp_path: Path, blobs: Any) -> None:
-    run = search(tmp_path / "r", blobs, strategy="evolution", space="one-unit", budget=40)
+    run = search(tmp_path / "r", blobs, strategy="evolution", space="one-unit", budget=24)
     store = Store(run.path / "run.sqlite", readonly=True)
     assert store.open_proposals("evolution") == []
-    assert store.proposals() >= 40
+    assert store.proposals() >= 24
     left = [o for _, o in store.outcomes("search") if o.status == "raced_out"]
     assert left
     assert all(0 <= reward(o) <= 1 for o in left)

@@ -248,12 +248,17 @@ def best_of_searches(
 @pytest.mark.parametrize(
     ("functions", "failing", "skewed", "noise"),
     [
-        (100, 0.0, False, 0.01),
         (100, 0.4, False, 0.01),
-        (100, 0.7, False, 0.005),
         (100, 0.2, True, 0.01),
-        (400, 0.0, False, 0.015),
-        (40, 0.0, False, 0.01),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                (100, 0.0, False, 0.01),
+                (100, 0.7, False, 0.005),
+                (400, 0.0, False, 0.015),
+                (40, 0.0, False, 0.01),
+            )
+        ),
     ],
 )
 def test_the_best_of_many_is_worth_what_its_shrunk_score_says_and_less_than_its_raw_one(
