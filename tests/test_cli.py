@@ -163,7 +163,7 @@ def test_every_error_with_an_exit_code_exists() -> None:
 )
 def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
     arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--executor", "inline"]
-    arguments += ["--steps", "40", "--budget", "8"]
+    arguments += ["--steps", "40", "--budget", "5"]
     process = subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -179,10 +179,12 @@ def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, h
     assert "nothing runs in" in actsearch_in(tmp_path, "stop", "runs/a").stderr
     assert "nothing is lost, the same command goes on" in said
     stopped_at = finished(tmp_path / "runs/a")
-    assert 2 <= stopped_at < 10
+    assert 2 <= stopped_at < 7
+    if how != "SIGINT":  # going on is the same however it was stopped
+        return
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == errors.DONE, done.stderr
-    assert finished(tmp_path / "runs/a") == 10
+    assert finished(tmp_path / "runs/a") == 7
 
 
 def test_the_second_interrupt_ends_at_once_and_loses_nothing_that_had_finished(
@@ -280,7 +282,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     tmp_path: Path,
 ) -> None:
     arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--workers", "2"]
-    arguments += ["--steps", "60", "--budget", "8"]
+    arguments += ["--steps", "60", "--budget", "6"]
     process = subprocess.Popen(
         arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -292,5 +294,5 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     assert done.returncode == errors.DONE, done.stderr
     after = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows()}
     assert before.items() <= after.items()
-    assert finished(tmp_path / "runs/a") == 10
+    assert finished(tmp_path / "runs/a") == 8
     assert None not in {row["status"] for row in after.values()}

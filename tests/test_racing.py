@@ -220,9 +220,10 @@ def test_a_search_races_and_goes_on_as_if_it_had_never_stopped(tmp_path: Path, b
     assert results(parts) == results(whole)
 
 
+@pytest.mark.slow
 def test_the_best_of_a_whole_search_are_kept_by_a_race(tmp_path: Path, blobs: Any) -> None:
-    every = search(tmp_path / "every", blobs, racing="off", budget=60).table()
-    kept = search(tmp_path / "kept", blobs, budget=60).table()
+    every = search(tmp_path / "every", blobs, racing="off").table()
+    kept = search(tmp_path / "kept", blobs).table()
     best = every[every["val accuracy"] == every["val accuracy"].max()]["formula"]
     ok = kept[kept["status"] == "ok"]
     assert ok["val accuracy"].max() >= every["val accuracy"].max() - 0.02
