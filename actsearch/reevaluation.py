@@ -90,10 +90,11 @@ def reevaluate(
 
 
 def _several(given: Any) -> tuple[Any, ...]:
-    """A tuple is the arrays of one data set, a list several children or data sets."""
+    """A list is several children or data sets, unless it holds the arrays of one."""
     if given is None:
         return ()
-    return tuple(given) if isinstance(given, list) else (given,)
+    several = isinstance(given, list) and not any(hasattr(part, "shape") for part in given)
+    return tuple(given) if several else (given,)
 
 
 def carry_out(
@@ -115,24 +116,21 @@ def carry_out(
     with run.locked():
         store = run.store()
         try:
-            with logging_to(run.path / "run.log"), store.transaction():
+            with store.transaction():
                 for evaluator in _evaluators(models):
                     store.add_protocol(evaluator.protocol_hash, evaluator.protocol)
+
+            def trained(trials: list[Trial], what: str) -> str:
+                title = f"{what} · {_title(models)}"
+                return train(run, store, trials, _evaluators(models), machinery, title, console)
+
             with logging_to(run.path / "run.log"):
                 reason = DONE
                 if config.lr_sweep > 1:
-                    sweep = _sweep(store, functions, models)
-                    title = f"learning rates · {_title(models)}"
-                    reason = train(
-                        run, store, sweep, _evaluators(models), machinery, title, console
-                    )
+                    reason = trained(_sweep(store, functions, models), "learning rates")
                 cells = _cells(store, functions, models)
                 if reason == DONE:
-                    trials = _submit(store, "reevaluate", cells, seeds)
-                    title = f"re-evaluation · {_title(models)}"
-                    reason = train(
-                        run, store, trials, _evaluators(models), machinery, title, console
-                    )
+                    reason = trained(_submit(store, "reevaluate", cells, seeds), "re-evaluation")
             return _table(store, cells, models, seeds), reason
         finally:
             store.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +43,24 @@ def loss(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
     with autocast(recipe, x.device):
         logits = model(laid_out(x, memory_format(model)))
         return LOSSES[recipe.loss](logits, y, recipe.label_smoothing)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterable[Batch], recipe: Recipe, split: str) -> float:
+    """The share that `model` classifies right of all the examples in `batches`; raises Diverged
+    for logits that are not finite. Nothing waits for a GPU before the end."""
+    model.eval()
+    layout = memory_format(model)
+    examples, right, finite = 0, torch.tensor(0), torch.tensor(True)
+    for x, y in batches:
+        with autocast(recipe, x.device):
+            logits = model(laid_out(x, layout))
+        finite = finite.to(x.device) & torch.isfinite(logits).all()
+        right = right.to(x.device) + (logits.argmax(1) == y).sum()
+        examples += len(y)
+    if not bool(finite):
+        raise Diverged(f"logits not finite on the {split} split", None, ())
+    return int(right) / examples
 
 
 class Classification:
@@ -106,26 +124,12 @@ class Classification:
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
         return loss(model, batch, recipe)
 
-    @torch.no_grad()
     def score(
         self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
     ) -> float:
-        """The share of `split`, or of its first `examples`, that `model` classifies right; raises
-        Diverged for logits that are not finite."""
-        model.eval()
-        x, y = (part[:examples] for part in self.splits[split])
-        layout = memory_format(model)
-        right = torch.zeros((), dtype=torch.long, device=self.device)
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for start in range(0, len(x), EVALUATION_BATCH):
-            batch = self.standardise(x[start : start + EVALUATION_BATCH])
-            with autocast(recipe, self.device):
-                logits = model(laid_out(batch, layout))
-            finite &= torch.isfinite(logits).all()
-            right += (logits.argmax(1) == y[start : start + EVALUATION_BATCH]).sum()
-        if not bool(finite):
-            raise Diverged(f"logits not finite on the {split} split", None, ())
-        return int(right) / len(x)
+        """The accuracy on `split`, or on its first `examples`."""
+        x, y = (part[:examples].split(EVALUATION_BATCH) for part in self.splits[split])
+        return accuracy(model, zip(map(self.standardise, x), y, strict=True), recipe, split)
 
 
 def laid_out(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:

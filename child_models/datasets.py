@@ -105,19 +105,14 @@ def make_dataset(
     not finite.
     """
     x, y = _check(name, *train)
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(x))
+    rest, val, cut = split(name, len(x), test is not None, val_size)
     if test is None:
-        cut = len(x) // 5
-        test, order = (x[order[:cut]], y[order[:cut]]), order[cut:]
+        test = x[cut], y[cut]
     x_test, y_test = _check(name, *test)
     if x_test.shape[1:] != x.shape[1:]:
         raise DataError(
             f"{name}: training inputs have shape {x.shape[1:]}, test inputs {x_test.shape[1:]}"
         )
-    held = len(order) // 10 if val_size is None else val_size
-    if not 0 < held < len(order):
-        raise DataError(f"{name}: {len(order)} examples are too few for a validation split")
-    val, rest = order[:held], order[held:]
     classes = int(max(y.max(), y_test.max())) + 1
     if classes < 2:
         raise DataError(f"{name}: only one class in the labels; a search needs two or more")
@@ -127,6 +122,20 @@ def make_dataset(
         name, x_train, y[rest], x[val], y[val], x_test, y_test, classes, mean, std, augment
     )
     return replace(made, digest=_digest(made))
+
+
+def split(
+    name: str, count: int, has_test: bool, val_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of `count` examples train, validate and, where there is no other test split, test (a
+    fifth). Raises DataError where none are left to validate on."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
+    cut = 0 if has_test else count // 5
+    test, order = order[:cut], order[cut:]
+    held = len(order) // 10 if val_size is None else val_size
+    if not 0 < held < len(order):
+        raise DataError(f"{name}: {len(order)} examples are too few for a validation split")
+    return order[held:], order[:held], test
 
 
 def as_published(data: Dataset, share: float = 0.1) -> Dataset:

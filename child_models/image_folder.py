@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from child_models.classification import Batch, laid_out, loss
-from child_models.datasets import SPLIT_SEED, DataError, Dataset, first_line, make_dataset
+from child_models.classification import Batch, accuracy, loss
+from child_models.datasets import DataError, Dataset, first_line, make_dataset, split
 from child_models.recipe import Recipe
 from child_models.torchvision_import import import_torchvision
-from child_models.training import Diverged, autocast, memory_format
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
 HELD_OUT = 10_000  # images of the validation split, at most
@@ -107,17 +106,12 @@ class StreamedImages:
 def _streamed(
     path: Path, train: list[tuple[str, int]], test: list[tuple[str, int]] | None, size: int
 ) -> StreamedImages:
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
-    if test is None:
-        cut = len(train) // 5
-        test, order = [train[i] for i in order[:cut]], order[cut:]
-    held = min(HELD_OUT, len(order) // 10)
-    if held < 1:
-        raise DataError(f"{path}: {len(order)} images are too few for a validation split")
+    rest, val, cut = split(str(path), len(train), test is not None)
+    val, rest = val[:HELD_OUT], np.concatenate([rest, val[HELD_OUT:]])
     chosen = {
-        "train": [train[i] for i in order[held:]],
-        "val": [train[i] for i in order[:held]],
-        "test": test,
+        "train": [train[i] for i in rest],
+        "val": [train[i] for i in val],
+        "test": test if test is not None else [train[i] for i in cut],
     }
     sha = hashlib.sha256(f"{size}".encode())
     for name, samples in chosen.items():
@@ -186,26 +180,16 @@ class StreamedTask:
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
         return loss(model, batch, recipe)
 
-    @torch.no_grad()
     def score(
         self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
     ) -> float:
-        """The share classified right; raises Diverged for logits that are not finite."""
-        model.eval()
+        """The accuracy on `split`, or on its first `examples`."""
         count = len(self.data.splits[split][0][:examples])
         parts = (
             (0, np.arange(start, min(start + EVALUATION_BATCH, count)))
             for start in range(0, count, EVALUATION_BATCH)
         )
-        right, finite = 0, True
-        for x, y in self._read(split, parts):
-            with autocast(recipe, self.device):
-                logits = model(laid_out(x, memory_format(model)))
-            finite &= bool(torch.isfinite(logits).all())
-            right += int((logits.argmax(1) == y).sum())
-        if not finite:
-            raise Diverged(f"logits not finite on the {split} split", None, ())
-        return right / count
+        return accuracy(model, self._read(split, parts), recipe, split)
 
 
 def _image(file: str, size: int, seed: Sequence[int] | None) -> np.ndarray:
