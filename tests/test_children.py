@@ -22,7 +22,7 @@ from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
 from child_models.image_folder import StreamedImages
 from child_models.recipe import RECIPES, Recipe
-from child_models.training import _weight_decay_groups
+from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
 from results.records import Trial
 from search_space.activation import Activation
@@ -561,6 +561,50 @@ def test_every_optimiser_and_loss_learns(pictures: Dataset, optimiser: str, loss
     outcome = Evaluator(pictures, child_from("mlp"), recipe)(trial("relu(x)"))
     first, last = outcome.curve[0][1], outcome.curve[-1][1]
     assert last < 0.9 * first
+
+
+def _three_steps(optimiser: str) -> list[float]:
+    """Where x is from 3.0 after each of three steps down x**2, at a rate of 0.1."""
+    recipe = Recipe(lr=0.1, optimiser=optimiser)
+    x = torch.tensor([3.0], requires_grad=True)
+    descent = OPTIMISERS[optimiser]([x], recipe)
+    places: list[float] = []
+    for _ in range(3):
+        descent.zero_grad()
+        (x**2).sum().backward()
+        descent.step()
+        places.append(x.item())
+    return places
+
+
+def test_optimisers_take_the_steps_of_their_papers() -> None:
+    """By hand: momentum 0.9 (Sutskever et al. 2013); Adam, Algorithm 1 of Kingma and Ba 2015, with
+    the decay rates of Vaswani et al. 2017 in the last."""
+    sgd, nesterov = [], []
+    for places, ahead in ((sgd, False), (nesterov, True)):
+        x, velocity = 3.0, 0.0
+        for _ in range(3):
+            velocity = 0.9 * velocity + 2 * x
+            x -= 0.1 * (2 * x + 0.9 * velocity if ahead else velocity)
+            places.append(x)
+    assert _three_steps("sgd") == pytest.approx(sgd)
+    assert _three_steps("nesterov") == pytest.approx(nesterov)
+    for name, second, tiny in (("adam", 0.999, 1e-8), ("adam-0.98", 0.98, 1e-9)):
+        x, m, v, places = 3.0, 0.0, 0.0, []
+        for t in (1, 2, 3):
+            m, v = 0.9 * m + 0.1 * 2 * x, second * v + (1 - second) * (2 * x) ** 2
+            x -= 0.1 * m / (1 - 0.9**t) / (math.sqrt(v / (1 - second**t)) + tiny)
+            places.append(x)
+        assert _three_steps(name) == pytest.approx(places)
+    assert len({round(_three_steps(name)[2], 6) for name in OPTIMISERS}) == len(OPTIMISERS)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_softmax_loss_is_the_smoothed_cross_entropy(smoothing: float) -> None:
+    logits, y = torch.tensor([[0.0, 1.0, -2.0]]), torch.tensor([1])
+    total = math.log(1 + math.e + math.exp(-2))
+    by_hand = total - (1 - smoothing) * 1.0 - smoothing * (0.0 + 1.0 - 2.0) / 3
+    assert LOSSES["softmax"](logits, y, smoothing).item() == pytest.approx(by_hand)
 
 
 def test_a_sigmoid_loss_is_the_mean_of_binary_cross_entropies() -> None:

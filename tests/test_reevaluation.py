@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import actsearch
 from actsearch.config import ReevaluateConfig, SearchConfig
 from actsearch.errors import UsageError
 from actsearch.reevaluation import SWEEP_SEED, _rates, reevaluate
-from child_models.datasets import DataError
+from child_models.datasets import DataError, make_dataset
 from child_models.image_network import MakeActivation
+from results.records import Outcome
 from search_space.activation import Activation
 from search_space.baselines import BASELINES
 
@@ -66,26 +66,45 @@ def test_every_function_trains_on_every_model_with_the_same_seeds(
         tmp_path / "run", functions=["tanh(x)", "sin(x)"], child=[narrow, wide],
         dataset=[(x, y), (-2 * x, y)], seeds=2, **QUICK,
     )  # fmt: skip
-    run = actsearch.Run.open(tmp_path / "run")
-    rows = run.rows("reevaluate")
-    assert len(rows) == 4 * 4 * 2
-    trained: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        trained.setdefault((row["protocol"], row["formula"]), {})[row["seed"]] = row[
-            "test_accuracy"
-        ]
-    assert all(seeds.keys() == {0, 1} for seeds in trained.values())
-    assert Counter(protocol for protocol, _ in trained) == dict.fromkeys(
-        {protocol for protocol, _ in trained}, 4
-    )
+    store = actsearch.Run.open(tmp_path / "run").store(readonly=True)
+    rows = {row["id"]: row for row in store.rows("reevaluate")}
+    trained: dict[str, dict[tuple[str, int], Outcome]] = {}
+    for i, outcome in store.outcomes("reevaluate"):
+        row = rows[i]
+        trained.setdefault(row["protocol"], {})[row["formula"], row["seed"]] = outcome
+    both = {"arrays": (x, y), "arrays (2)": (-2 * x, y)}
+    models = {make_dataset("arrays", arrays).digest: name for name, arrays in both.items()}
+    assert len(trained) == 4
     assert len(table) == 16
-    assert Counter(table["child"]) == {"narrow": 8, "wide": 8}
-    assert Counter(table["data"]) == {"arrays": 8, "arrays (2)": 8}
-    for protocol in {protocol for protocol, _ in trained}:
-        relu, tanh = trained[protocol, "relu(x)"], trained[protocol, "tanh(x)"]
-        expected = statistics.fmean(tanh[s] - relu[s] for s in (0, 1))
-        found = table[(table["formula"] == "tanh(x)")]["to relu, paired"]
-        assert any(value == pytest.approx(expected) for value in found)
+    for protocol, outcomes in trained.items():
+        assert len(outcomes) == 4 * 2
+        betas = outcomes["x * sigmoid(beta * x)", 0].details["betas"][0]
+        child = {8: "narrow", 24: "wide"}[len(betas)]  # as wide as the child that had it
+        data = models[store.protocol(protocol)["dataset_digest"]]
+        scores = {
+            formula: [outcomes[formula, seed].test_accuracy or 0 for seed in (0, 1)]
+            for formula, _ in outcomes
+        }
+        for formula, mine in scores.items():
+            [found] = table[
+                (table["formula"] == formula) & (table["child"] == child) & (table["data"] == data)
+            ].to_dict("records")
+            assert found["test accuracy"] == pytest.approx(statistics.fmean(mine))
+            if formula != "relu(x)":
+                paired = [a - b for a, b in zip(mine, scores["relu(x)"], strict=True)]
+                assert found["to relu, paired"] == pytest.approx(statistics.fmean(paired))
+    store.close()
+
+
+@pytest.mark.parametrize("together", [tuple, list])
+def test_arrays_of_one_data_set_come_as_a_tuple_or_a_list(
+    tmp_path: Path, blobs: Arrays, together: type
+) -> None:
+    table = reevaluate(
+        tmp_path / "run", functions=["tanh(x)"], child=narrow, dataset=together(blobs), **QUICK
+    )
+    assert len(table) == 3
+    assert table["test accuracy"].notna().all()
 
 
 def test_the_same_command_trains_nothing_twice_and_more_seeds_train_the_rest(
