@@ -20,6 +20,7 @@ guard()
 
 if TYPE_CHECKING:
     from actsearch.comparison import compare
+    from actsearch.exporting import export
     from actsearch.launch import search
     from actsearch.reevaluation import reevaluate
     from actsearch.run import Run
@@ -38,6 +39,7 @@ __all__ = [
     "Run",
     "Space",
     "compare",
+    "export",
     "formula",
     "parse",
     "reevaluate",
@@ -50,6 +52,7 @@ _HOMES = {
     "Run": "actsearch.run",
     "reevaluate": "actsearch.reevaluation",
     "compare": "actsearch.comparison",
+    "export": "actsearch.exporting",
     "replace_activations": "child_models.replacement",
     "parse": "search_space.parser",
     "formula": "search_space.expression",

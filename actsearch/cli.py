@@ -13,6 +13,7 @@ from actsearch.config import (
     CompareConfig,
     DoctorConfig,
     ExperimentConfig,
+    ExportConfig,
     PaperConfig,
     PlotConfig,
     ReevaluateConfig,
@@ -247,6 +248,13 @@ def show(config: ShowConfig) -> int:
     return DONE
 
 
+def export(config: ExportConfig) -> int:
+    from actsearch.exporting import carry_out
+
+    sys.stdout.write(carry_out(config))
+    return DONE
+
+
 def space(config: SpaceConfig) -> int:
     from actsearch.describe import distinct_lines, listed_lines, space_lines
     from search_space.space import space_from
@@ -282,6 +290,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "plot": (PlotConfig, plot),
     "replay": (ReplayConfig, replay),
     "show": (ShowConfig, show),
+    "export": (ExportConfig, export),
     "space": (SpaceConfig, space),
     "doctor": (DoctorConfig, doctor),
 }

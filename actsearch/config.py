@@ -498,6 +498,40 @@ class ShowConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Write a function as plain code of another language that needs nothing of actsearch.
+
+    It computes what children are trained with, guards included. Only latex shows the bare formula.
+    """
+
+    function: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FUNCTION|RUN#RANK")]
+    """Such as 'x*sigmoid(beta*x)', a baseline's name, or runs/tiny#3: the third of a run."""
+    to: Annotated[
+        Literal["python", "torch", "jax", "sympy", "latex", "onnx", "c"],
+        tyro.conf.arg(metavar="LANGUAGE"),
+    ] = "torch"
+    """python, torch (an nn.Module), jax, sympy, latex, onnx (needs -o) or c."""
+    output: Annotated[
+        str | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")
+    ] = None
+    """The file to write; one that is there is replaced [standard output]."""
+    operators: OperatorSet = None
+    """Operator set in which it is computed [that of the run, else guarded]."""
+    from_weights: Annotated[str | None, _said("FILE")] = None
+    """A state_dict saved by torch: the betas that training has found become the initial ones."""
+    layer: Annotated[str | None, _said("PREFIX")] = None
+    """Which of its activations, where their betas differ, such as blocks.0.act."""
+    name: Text = None
+    """What the function is called [its baseline's name, else activation]."""
+    dims: int = 4
+    """Dimensions of the input of an ONNX model: 4 for N, C, H, W."""
+
+    def __post_init__(self) -> None:
+        if self.to == "onnx" and self.output is None:
+            raise ValueError("--to onnx writes a binary file: name it by -o, such as -o swish.onnx")
+
+
+@dataclass(frozen=True)
 class SpaceConfig:
     """Say how large a search space is and which operators it has."""
 

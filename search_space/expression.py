@@ -98,18 +98,19 @@ def formula(expr: Expr) -> str:
 
 
 @dataclass(frozen=True)
-class _Operand:
-    """A printed argument, with the parentheses that its place in the template needs."""
+class Operand:
+    """A printed argument, with the parentheses that its place in a template needs."""
 
     text: str
     precedence: int
     outer: int  # binding strength of the operator that it is an argument of
+    parentheses: str = "({})"
 
     def __str__(self) -> str:
         return self.text
 
     def _unless(self, bound: bool) -> str:
-        return self.text if bound else f"({self.text})"
+        return self.text if bound else self.parentheses.format(self.text)
 
     @property
     def left(self) -> str:
@@ -124,17 +125,17 @@ class _Operand:
         return self._unless(self.precedence == ATOM)
 
 
-def _print(expr: Expr) -> _Operand:
+def _print(expr: Expr) -> Operand:
     op = expr.op
     if op == CONSTANT:
         text = number(expr.value or 0.0)
-        return _Operand(text, SIGN if text.startswith("-") else ATOM, 0)
+        return Operand(text, SIGN if text.startswith("-") else ATOM, 0)
     printed = [_print(arg) for arg in expr.args]
-    args = [_Operand(p.text, p.precedence, op.precedence) for p in printed]
+    args = [Operand(p.text, p.precedence, op.precedence) for p in printed]
     beta = "beta" if expr.value is None else f"beta[{number(expr.value)}]"
     if op.notation == "{0}":
         return printed[0]
     if op.notation is not None:
-        return _Operand(op.notation.format(*args, beta=beta), op.precedence, 0)
+        return Operand(op.notation.format(*args, beta=beta), op.precedence, 0)
     name = op.name if expr.value is None else f"{op.name}[{number(expr.value)}]"
-    return _Operand(f"{name}({', '.join(map(str, args))})" if args else name, ATOM, 0)
+    return Operand(f"{name}({', '.join(map(str, args))})" if args else name, ATOM, 0)

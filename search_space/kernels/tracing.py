@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from search_space.expression import Expr
 from search_space.kernels.program import Node, Program
-from search_space.operators import CONSTANT, INPUT
+from search_space.operators import CONSTANT, INPUT, Op
 
 # ns an element with 8 lanes (AVX2), about; the rest costs nothing beside memory.
 COSTS = {
@@ -55,7 +55,7 @@ def trace(expr: Expr, operators: str) -> Traced:
     def visit(e: Expr) -> Node:
         if e.betas == 0 and e in shared:
             return shared[e]
-        args = [Scalar(program, visit(arg)) for arg in e.args]
+        args = [visit(arg) for arg in e.args]
         if e.op == INPUT:
             node = x
         elif e.op == CONSTANT:
@@ -63,8 +63,8 @@ def trace(expr: Expr, operators: str) -> Traced:
         else:
             if e.beta is not None:
                 betas.append(program.node("beta", value=float(len(betas))))
-                args.append(Scalar(program, betas[-1]))
-            node = Scalar.of(program, _call(e.op.form(operators), args))
+                args.append(betas[-1])
+            node = applied(program, e.op, operators, args)
         return shared.setdefault(e, node) if e.betas == 0 else node
 
     y = visit(expr)
@@ -72,6 +72,12 @@ def trace(expr: Expr, operators: str) -> Traced:
     [slope] = program.gradients(y, program.const(1.0), [x])
     gx, *gbetas = program.gradients(y, gy, [x, *betas])
     return Traced(program, x, gy, tuple(betas), y, slope, gx, tuple(gbetas))
+
+
+def applied(program: Program, op: Op, operators: str, args: Sequence[Node]) -> Node:
+    """`op` in the operator set `operators`, applied to nodes (its beta last)."""
+    scalars = [Scalar(program, arg) for arg in args]
+    return Scalar.of(program, _call(op.form(operators), scalars))
 
 
 def keeps_slope(traced: Traced) -> bool:

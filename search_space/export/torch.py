@@ -1,0 +1,91 @@
+"""A plain function, and an nn.Module with the interface and the state_dict of `Activation`."""
+
+from __future__ import annotations
+
+from search_space.export.lowering import Source, lowered
+from search_space.export.writing import (
+    ARITHMETIC,
+    Form,
+    Language,
+    constant,
+    python_file,
+    python_function,
+)
+from search_space.operators import PRODUCT, SUM
+
+_SAME = (
+    "abs", "sqrt", "exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf",
+    "sigmoid", "relu",
+)  # fmt: skip
+
+TORCH = Language(
+    forms={
+        **ARITHMETIC,
+        **{name: Form(f"torch.{name}({{0}})") for name in _SAME},
+        "maximum": Form("torch.maximum({0}, {1})"),
+        "minimum": Form("torch.minimum({0}, {1})"),
+        "where": Form("torch.where({0}, {1}, {2})"),
+        "clamp_min": Form("torch.clamp({0}, min={1})"),
+        "clamp_max": Form("torch.clamp({0}, max={1})"),
+        "softplus": Form("nn.functional.softplus({0}, threshold={1})"),
+        "sinc": Form("torch.sinc({0.left} / math.pi)", PRODUCT),
+    },
+    helpers={},
+    array=lambda value: f"x.new_tensor({value!r})",
+    spread=Form("torch.zeros_like(x) + {0.tight}", SUM),
+    imports=[("import math\n", r"math\."), ("import torch\nfrom torch import nn", "")],
+)
+
+_MODULE = '''\
+class {type}(nn.Module):
+    """`{name}`{betas}, to put where nn.ReLU stood.
+
+    Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give channel_dim=-1. 16-bit
+    inputs are computed in float32. `inplace` is accepted and ignored.
+    """
+
+    def __init__(self, {channels}, *, channel_dim: int = 1, inplace: bool = False) -> None:
+        super().__init__()
+{init}
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.float()).to(x.dtype)
+{forward}'''
+
+_INIT = """\
+        self.channels = channels
+        self.channel_dim = channel_dim
+        initial = [torch.tensor(beta).expand(channels).clone() for beta in ({initial},)]
+        self.beta = nn.ParameterList(initial)
+"""
+
+_FORWARD = """\
+        shape = [1] * x.ndim
+        shape[self.channel_dim] = self.channels
+        return {name}(x, *(beta.to(x.dtype).view(shape) for beta in self.beta))"""
+
+
+def write(source: Source) -> str:
+    helpers, main = lowered(source)
+    functions = [*helpers, main]
+    texts = [python_function(f, TORCH, annotation="torch.Tensor")[0] for f in functions]
+    names = [name.upper() for name in source.beta_names]
+    pairs = zip(names, source.betas, strict=True)
+    constants = [f"{name} = {constant(values)}" for name, values in pairs]
+    return python_file(source, TORCH, [*texts, _module(source, names)], (), constants)
+
+
+def _module(source: Source, constants: list[str]) -> str:
+    trainable = "a trainable beta" if len(constants) == 1 else f"{len(constants)} trainable betas"
+    default = f" = {source.channels}" if source.channels else ""
+    return _MODULE.format(
+        type="".join(part.capitalize() for part in source.name.split("_")),
+        name=source.name,
+        betas=f" with {trainable} a channel" if constants else "",
+        channels=f"channels: int{default}" if constants else "channels: int | None = None",
+        init=_INIT.format(initial=", ".join(constants)) if constants else "",
+        forward=_FORWARD.format(name=source.name)
+        if constants
+        else f"        return {source.name}(x)",
+    )
