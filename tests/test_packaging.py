@@ -34,12 +34,13 @@ def test_git_ignores_runs_and_never_our_results() -> None:
     assert not any(line.strip("/") == "results" for line in lines)
 
 
-def test_ray_tyro_and_torchvision_are_imported_in_few_modules() -> None:
+def test_heavy_and_optional_packages_are_imported_in_few_modules() -> None:
     homes = {
         "ray": {"workers/ray_executor.py", "workers/ray_start.py"},
         "tyro": {"actsearch/config.py"},
         "torchvision": {"child_models/torchvision_import.py"},
         "timm": {"child_models/model_zoos.py"},
+        "onnx": {"search_space/export/onnx.py"},
     }
     for name, expected in homes.items():
         found = {

@@ -16,6 +16,7 @@ from search_space.export.writing import (
 )
 from search_space.kernels.tracing import trace
 
+FLT_MAX = 3.4028234663852886e38
 _SAME = ("sqrt", "exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 
 # NaN passes through all of them, which it does not through fmaxf and fminf.
@@ -32,6 +33,9 @@ static float sinc_slope(float x) {
 
 
 def literal(value: float) -> str:
+    """A constant of type float; one beyond its range is infinite, as in torch."""
+    if abs(value) > FLT_MAX:
+        return "INFINITY" if value > 0 else "-INFINITY"
     return f"{value!r}f"
 
 

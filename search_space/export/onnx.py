@@ -88,10 +88,9 @@ class _Graph:
             args = args[:1]
         return self.apply(OPERATORS[name], *map(self.value, args))
 
-    def apply(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+    def apply(self, operator: str, *inputs: str, name: str = "") -> str:
         output = name or f"t{len(self.nodes) + 1}"
-        make = self.onnx.helper.make_node
-        self.nodes.append(make(operator, list(inputs), [output], **attributes))
+        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [output]))
         return output
 
     def number(self, value: float) -> str:

@@ -44,7 +44,9 @@ class {type}(nn.Module):
     inputs are computed in float32. `inplace` is accepted and ignored.
     """
 
-    def __init__(self, {channels}, *, channel_dim: int = 1, inplace: bool = False) -> None:
+    def __init__(
+        self, {channels}, *, channel_dim: int = 1, inplace: bool = False
+    ) -> None:
         super().__init__()
 {init}
     def forward(self, x: torch.Tensor) -> torch.Tensor:

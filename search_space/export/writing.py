@@ -50,9 +50,9 @@ ARITHMETIC = {
 
 @dataclass(frozen=True)
 class Language:
-    """`number` writes a constant, `array` one as an argument that must be an array.
-    `form` may choose another row than the primitive's own. `spread` gives x's shape to what does
-    not depend on x. `imports` pairs a statement with the prefix whose use needs it."""
+    """`number` writes a constant, `array` one as an argument that must be an array. `form` may
+    choose another row than the primitive's own. `spread` gives x's shape to what does not depend on
+    x. `imports` pairs a statement with the prefix whose use needs it."""
 
     forms: Mapping[str, Form]
     helpers: Mapping[str, str]
@@ -99,8 +99,8 @@ def written(function: Function, language: Language) -> Written:
         form = language.forms[language.form(node) if name == node.name else name]
         if form.helper:
             helpers[form.helper] = None
-        alone = name in ("maximum", "minimum") or (len(args) == 1 and form.precedence == ATOM)
-        if alone:
+        arrays = name in ("maximum", "minimum") or (len(args) == 1 and form.precedence == ATOM)
+        if arrays:
             operands = [Operand(argument(arg), ATOM, 0) for arg in args]
         else:
             operands = [operand(arg) for arg in args]
