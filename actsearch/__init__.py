@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actsearch.reevaluation import reevaluate
     from actsearch.run import Run
     from child_models.replacement import replace_activations
-    from search_space.activation import Activation
+    from search_space.activation import Activation, act_layer
     from search_space.expression import formula
     from search_space.operators import BINARY, UNARY, Op
     from search_space.parser import parse
@@ -38,6 +38,7 @@ __all__ = [
     "Op",
     "Run",
     "Space",
+    "act_layer",
     "compare",
     "export",
     "formula",
@@ -57,6 +58,7 @@ _HOMES = {
     "parse": "search_space.parser",
     "formula": "search_space.expression",
     "Activation": "search_space.activation",
+    "act_layer": "search_space.activation",
     "Space": "search_space.space",
     "Op": "search_space.operators",
     "UNARY": "search_space.operators",

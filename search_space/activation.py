@@ -1,11 +1,14 @@
-"""Activation: an expression as an nn.Module, to put where nn.ReLU stood."""
+"""Activation: an expression as an nn.Module, to put where nn.ReLU stood; act_layer() for libraries
+that make their activations themselves."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
 
-from search_space.expression import Expr, formula
+from search_space.expression import Expr, at_betas, formula
 from search_space.kernels.fused import Fused
 from search_space.operators import CONSTANT, INPUT, Op, check_operator_set, unknown
 from search_space.parser import parse
@@ -19,21 +22,22 @@ def check_kernels(name: str) -> None:
 
 
 class Activation(nn.Module):
-    """`expr` applied elementwise, every beta a trainable parameter with one value a channel.
+    """`expr` applied elementwise, every beta a trainable parameter with one value a channel, or one
+    for the whole layer where `channels` is None, as of nn.PReLU.
 
-    Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`. The
-    output has the input's shape and dtype; 16-bit inputs, under autocast too, are computed in
-    float32. `operators` is the operator set, `guarded` or `paper`. `kernels` is `eager` for torch's
-    operators one after another, `auto` for one generated kernel where there can be one (a CPU with
-    a C compiler; saves only its input, and can be differentiated once), `generated` to insist on
-    it. `inplace` is accepted and ignored, since code that was written for nn.ReLU passes it. Raises
-    ValueError where the input's channels are not `channels`.
+    Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`; without
+    `channels` any shape. The output has the input's shape and dtype; 16-bit inputs, under autocast
+    too, are computed in float32. `operators` is the operator set, `guarded` or `paper`. `kernels`
+    is `eager` for torch's operators one after another, `auto` for one generated kernel where there
+    can be one (a CPU with a C compiler; saves only its input, and can be differentiated once),
+    `generated` to insist on it. `inplace` is accepted and ignored, since code that was written for
+    nn.ReLU passes it. Raises ValueError where the input's channels are not `channels`.
     """
 
     def __init__(
         self,
         expr: Expr | str,
-        channels: int,
+        channels: int | None = None,
         *,
         channel_dim: int = 1,
         operators: str = "guarded",
@@ -62,7 +66,7 @@ class Activation(nn.Module):
         beta = None
         if expr.beta is not None:
             beta = len(self.beta)
-            self.beta.append(nn.Parameter(torch.full((self.channels,), float(expr.beta))))
+            self.beta.append(nn.Parameter(torch.full((self.channels or 1,), float(expr.beta))))
         self._steps.append((expr.op, expr.value or 0.0, args, beta))
         if expr.betas == 0:
             self._slots[expr] = len(self._steps) - 1
@@ -80,7 +84,13 @@ class Activation(nn.Module):
     def _generated(self, fused: Fused, x: torch.Tensor) -> torch.Tensor | None:
         """By a generated kernel; None where there is none for this input."""
         self._beta_shape(x)
-        y = fused(x, [*self.beta], self.channel_dim)
+        dim, betas = self.channel_dim, [*self.beta]
+        if self.channels is None:  # the same for all of some dimension
+            if x.ndim == 0:
+                return None
+            dim = min(1, x.ndim - 1)
+            betas = [beta.expand(x.shape[dim]) for beta in betas]
+        y = fused(x, betas, dim)
         if y is None and self.kernels == "generated":
             raise RuntimeError(
                 f"no generated kernel for {self.expr} on {x.device.type}, {x.dtype}, strides "
@@ -109,6 +119,8 @@ class Activation(nn.Module):
         return y if y.shape == x.shape else y.expand_as(x)
 
     def _beta_shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        if self.channels is None:
+            return (1,) * x.ndim
         if x.shape[self.channel_dim] != self.channels:
             raise ValueError(
                 f"this activation has {self.channels} channels, but its input of shape "
@@ -120,5 +132,59 @@ class Activation(nn.Module):
         shape[self.channel_dim] = self.channels
         return tuple(shape)
 
+    def fixed(self) -> Expr:
+        """The function as it is now: in the place of each beta its mean over the channels, to four
+        digits."""
+        return at_betas(self.expr, [float(f"{beta.detach().mean():.4g}") for beta in self.beta])
+
+    def formula(self) -> str:
+        """That of `fixed()`, such as `x * sigmoid(1.37 * x)`. Where channels have learnt different
+        betas it is a summary, and the function of no one channel."""
+        return formula(self.fixed())
+
     def extra_repr(self) -> str:
-        return f"{formula(self.expr)}, channels={self.channels}"
+        width = "" if self.channels is None else f", channels={self.channels}"
+        return f"{formula(self.expr)}{width}"
+
+
+def act_layer(
+    function: Expr | str,
+    channels: int | None = None,
+    *,
+    channel_dim: int = 1,
+    operators: str = "guarded",
+    kernels: str = "eager",
+) -> type[Activation]:
+    """A class for timm's `act_layer=`, torchvision's `activation_layer=` and transformers'
+    `ACT2FN["name"] =`, which are called without a width, with `inplace=True` at most.
+
+    Each layer has one value of every beta, so that its parameters exist when the model is built,
+    for an optimiser or a checkpoint; with `channels` it has one a channel, and all layers must have
+    this width. (`replace_activations` finds each layer's width.) The other options are those of
+    Activation, which instances are.
+    """
+    expr = parse(function) if isinstance(function, str) else function
+    options: dict[str, Any] = {
+        "channel_dim": channel_dim,
+        "operators": operators,
+        "kernels": kernels,
+    }
+    Activation(expr, channels, **options)  # raises here, where they were written, what is wrong
+
+    class ActLayer(Activation):
+        def __init__(self, inplace: bool = False) -> None:
+            super().__init__(expr, channels, **options)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            """A copy is a plain Activation: it differs only in how it is made, and can be pickled
+            without this class."""
+            return _empty, (), self.__dict__
+
+        def _get_name(self) -> str:
+            return Activation.__name__
+
+    return ActLayer
+
+
+def _empty() -> Activation:
+    return Activation.__new__(Activation)

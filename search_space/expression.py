@@ -7,10 +7,11 @@ beta has a beta of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from search_space.operators import ATOM, CONSTANT, INPUT, SIGN, Op
+from search_space.operators import ATOM, CONSTANT, INPUT, OPERATORS, SIGN, Op
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,48 @@ def substitute(expr: Expr, replacement: Expr) -> Expr:
     return Expr(expr.op, tuple(substitute(arg, replacement) for arg in expr.args), expr.value)
 
 
-def formula(expr: Expr) -> str:
-    """The expression in the notation that people write, such as `x * sigmoid(beta * x)`."""
-    return _print(expr).text
+def _of(name: str, *args: Expr) -> Expr:
+    return Expr(OPERATORS[name], args)
+
+
+# What an operator with a beta is where beta is the number `b`.
+_AT_BETA: Mapping[str, Callable[..., Expr]] = {
+    "beta": lambda b: constant(b),
+    "scale": lambda b, x: _of("mul", constant(b), x),
+    "shift": lambda b, x: _of("add", x, constant(b)),
+    "rbf": lambda b, x, y: _of("exp", _of("mul", constant(-b), _of("square", _of("sub", x, y)))),
+    "laplace": lambda b, x, y: _of("exp", _of("mul", constant(-b), _of("abs", _of("sub", x, y)))),
+    "mix": lambda b, x, y: _of(
+        "add", _of("mul", constant(b), x), _of("mul", _of("sub", constant(1), constant(b)), y)
+    ),
+}
+
+
+def at_betas(expr: Expr, betas: Iterable[float]) -> Expr:
+    """`expr` with numbers in the place of its betas, in the order of `walk()`. An operator of a
+    user keeps its beta, with the number as the initial value."""
+    numbers = iter(betas)
+
+    def fixed(expr: Expr) -> Expr:
+        args = tuple(map(fixed, expr.args))
+        if expr.beta is None:
+            return Expr(expr.op, args, expr.value)
+        value = next(numbers)
+        if OPERATORS.get(expr.op.name) is not expr.op:
+            return Expr(expr.op, args, value)
+        return _AT_BETA[expr.op.name](value, *args)
+
+    return fixed(expr)
+
+
+class _Written(Protocol):
+    def formula(self) -> str: ...
+
+
+def formula(function: Expr | _Written) -> str:
+    """The function in the notation that people write, such as `x * sigmoid(beta * x)`; of an
+    Activation with its betas as they are now, `x * sigmoid(1.37 * x)`."""
+    return _print(function).text if isinstance(function, Expr) else function.formula()
 
 
 @dataclass(frozen=True)
