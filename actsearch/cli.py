@@ -54,16 +54,15 @@ def search(config: SearchConfig) -> int:
 def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
     from actsearch.loop import STOPPED
-    from actsearch.run import top_rows
+    from actsearch.run import counts_line, head
     from actsearch.screen import duration
     from results.tables import to_text
 
     entries = run.leaderboard()
-    shown = [e for e in entries if e.rank is not None and (e.rank <= 10 or e.label)]
     hours = sum(e.seconds for e in entries)
     lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
     return [
-        to_text(top_rows(shown)),
+        to_text(head(entries)),
         counts_line(run.counts()),
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
@@ -78,14 +77,8 @@ def run_best(run: Run) -> str:
     return next((e.formula for e in run.leaderboard() if e.rank == 1), "relu")
 
 
-def counts_line(counts: dict[str, int]) -> str:
-    """Such as `108 functions: 93 ok, 15 diverged`."""
-    shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
-    return f"{sum(counts.values()):,} functions: {shown}"
-
-
 def top(config: TopConfig) -> int:
-    from actsearch.run import Run, narrow, top_rows
+    from actsearch.run import Run, counts_line, narrow, top_rows
     from results.filters import where
     from results.tables import FORMATS
 

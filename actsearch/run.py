@@ -15,18 +15,20 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import EnvironmentProblem, RunError
 from results.leaderboard import PROPERTIES, Entry, furthest, leaderboard, status_counts
 from results.store import DiskFullError, Store, StoreError
-from results.tables import Row, to_csv
+from results.tables import Row, show, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS = Path("runs")
+SHOWN = 10  # of the best functions, where a run is shown in short
 
 # The columns of a re-evaluation: of the function, of its protocol's description, of the training.
 _FUNCTION = ("expression", "formula", "label")
@@ -115,6 +117,13 @@ class Run:
         import pandas as pd
 
         return pd.DataFrame(top_rows(self.leaderboard(), full=True))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the head of the ranked table, and the counts."""
+        return (
+            f"<div>{_html_table(head(self.leaderboard()))}"
+            f"<p>{escape(str(self.path))}: {counts_line(self.counts())}</p></div>"
+        )
 
     def write_top(self) -> None:
         """Write top.csv, in one step."""
@@ -245,6 +254,29 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
         rows.append(row)
     return rows
+
+
+def head(entries: list[Entry]) -> list[Row]:
+    """The best functions and the baselines, as rows."""
+    return top_rows([e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.label)])
+
+
+def counts_line(counts: Mapping[str, int]) -> str:
+    """Such as `108 functions: 93 ok, 15 diverged`."""
+    shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
+    return f"{sum(counts.values()):,} functions: {shown}"
+
+
+def _html_table(rows: list[Row]) -> str:
+    """Cells as people read them, nothing of them markup."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(column)}</th>" for column in rows[0])
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(show(c, value))}</td>' for c, value in row.items())}</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def narrow(row: Row) -> Row:

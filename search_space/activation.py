@@ -142,6 +142,12 @@ class Activation(nn.Module):
         betas it is a summary, and the function of no one channel."""
         return formula(self.fixed())
 
+    def _repr_html_(self) -> str:
+        """For notebooks: `formula()` and its curves."""
+        from search_space.drawing import html
+
+        return html(self.fixed(), operators=self.operators)
+
     def extra_repr(self) -> str:
         width = "" if self.channels is None else f", channels={self.channels}"
         return f"{formula(self.expr)}{width}"

@@ -58,6 +58,12 @@ class Expr:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the formula and its curves, guarded, at the initial betas."""
+        from search_space.drawing import html
+
+        return html(self)
+
     def walk(self) -> Iterator[Expr]:
         """Every node, arguments before the operator that uses them, repeats included."""
         for arg in self.args:
