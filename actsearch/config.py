@@ -150,6 +150,8 @@ class SearchConfig:
     """Download the data set if it is not there."""
     image_size: Int = None
     """Side to which images of a folder are resized."""
+    tensorboard: Flag = False
+    """Keep RUN/tensorboard, scalars of the search for TensorBoard."""
     dry_run: Flag = False
     """Show the plan and stop."""
 

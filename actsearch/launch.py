@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from actsearch.callbacks import Callback
 from actsearch.config import SearchConfig
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.loop import Level, StrategySource, run_trials, submit_function
@@ -27,6 +29,7 @@ from actsearch.session import (
     running,
     warm_up,
 )
+from actsearch.tracker import TensorBoard, writer_class
 from child_models.evaluate import Evaluator
 from controller.racing import Race, RaceRules, race_rules
 from controller.strategies import normal, rungs, short, strategy_from
@@ -41,7 +44,7 @@ from search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
-_NOT_SETTINGS = ("run", "dry_run", "halving")
+_NOT_SETTINGS = ("run", "dry_run", "halving", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Plan:
     survey: Survey | None  # of a space that is small enough
     seconds_a_child: float
     race: RaceRules | None
+
+    @property
+    def events(self) -> Path:
+        """Where TensorBoard finds the search."""
+        return self.run.path / "tensorboard"
 
     @property
     def total(self) -> int | None:
@@ -101,6 +109,8 @@ class Plan:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         if self.race is not None:
             lines.append(f"racing     {self.race.words()}")
+        if s["tensorboard"]:
+            lines.append(f"tracked    tensorboard --logdir {self.events}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = s["workers"] or os.cpu_count() or 1
         if self.total and s["ray_address"] is None:
@@ -117,13 +127,16 @@ def search(
     dataset: Any = None,
     child: Any = None,
     quiet: bool = False,
+    callbacks: Iterable[Callback] = (),
     **options: Any,
 ) -> Run:
     """Launch a search, or resume the one in the folder `run`; returns the Run when it has ended.
 
     `space` may be a Space, `dataset` arrays (x, y), `child` a function of `make_activation` that
-    returns an nn.Module; other options are those of `actsearch search` (see SearchConfig). Raises
-    RunError where the run is in use or was made with other settings.
+    returns an nn.Module; other options are those of `actsearch search` (see SearchConfig). Each of
+    `callbacks` is called in this process as `callback(trial, outcome, progress)` when a training
+    has been stored; one that raises is logged and left out from then on. Raises RunError where the
+    run is in use or was made with other settings.
     """
     names = {f.name for f in fields(SearchConfig)}
     if unknown := [name for name in options if name not in names]:
@@ -134,7 +147,7 @@ def search(
     made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
     console = Console(stderr=True, quiet=quiet)
     plan = make_plan(config, made)
-    carry_out(plan, console)
+    carry_out(plan, console, callbacks)
     return plan.run
 
 
@@ -143,6 +156,8 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     objects = objects or {}
     run = Run(Path(config.run or _default_run(config, objects)))
     settings = config.resolved(run.config.get("settings", {})) | objects
+    if settings["tensorboard"]:
+        writer_class()
     space = settings["space"]
     space = space if isinstance(space, Space) else space_from(space)
     evaluator = make_evaluator(settings, extra_operators(space))
@@ -194,7 +209,7 @@ def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
         return None  # a user's operator; the search sees to each function by itself
 
 
-def carry_out(plan: Plan, console: Console) -> str:
+def carry_out(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) -> str:
     """Run the plan; returns why it ended, `stopped` among the reasons."""
     run = plan.run
     with run.locked():
@@ -203,7 +218,7 @@ def carry_out(plan: Plan, console: Console) -> str:
         run.write_config(_config(plan))
         with logging_to(run.path / "run.log"):
             try:
-                return _search(plan, store, console)
+                return _search(plan, store, console, callbacks)
             finally:
                 store.close()
                 run.write_top()
@@ -219,7 +234,7 @@ def _config(plan: Plan) -> dict[str, Any]:
     return {"identity": plan.identity, "settings": settings, "environment": environment()}
 
 
-def _search(plan: Plan, store: Store, console: Console) -> str:
+def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Callback]) -> str:
     settings = plan.settings
     level = _levels(store, plan.evaluator)
     with store.transaction():
@@ -243,12 +258,29 @@ def _search(plan: Plan, store: Store, console: Console) -> str:
         prepare=ahead,
     )
     try:
-        return _run(plan, store, source, console)
+        with _trackers(plan, store) as trackers:
+            return _run(plan, store, source, console, (*trackers, *callbacks))
     finally:
         ahead.close()
 
 
-def _run(plan: Plan, store: Store, source: StrategySource, console: Console) -> str:
+@contextmanager
+def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
+    if not plan.settings["tensorboard"]:
+        yield ()
+        return
+    settings = _config(plan)["settings"]
+    with closing(TensorBoard(plan.events, store, settings["strategy"], settings)) as tracker:
+        yield (tracker,)
+
+
+def _run(
+    plan: Plan,
+    store: Store,
+    source: StrategySource,
+    console: Console,
+    callbacks: Iterable[Callback],
+) -> str:
     settings = plan.settings
     if not source.anything_left:
         return source.ended
@@ -276,7 +308,7 @@ def _run(plan: Plan, store: Store, source: StrategySource, console: Console) -> 
         progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
         progress.update(source.done, source.repeats, source.rejected, 0)
         with live(progress, console):
-            reason = run_trials(store, source, executor, progress, stop)
+            reason = run_trials(store, source, executor, progress, stop, callbacks)
     return reason
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from actsearch.callbacks import Callback, Callbacks
 from actsearch.progress import Progress
 from controller.racing import Race
 from controller.strategy import Digits, Proposal, Strategy
@@ -76,12 +77,14 @@ def run_trials(
     executor: Executor,
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Iterable[Callback] = (),
 ) -> str:
     """Run until the source has ended and all is recorded, or until `should_stop`; returns why.
 
     A stop starts nothing more and waits for the children that are being trained.
     """
     in_flight = 0
+    told = Callbacks(callbacks)
     while True:
         if should_stop() and not progress.stopping:
             progress.stopping = True
@@ -106,6 +109,8 @@ def run_trials(
             progress.add(trial, outcome)
         progress.watch(source.health)
         progress.update(source.done, source.repeats, source.rejected, executor.running)
+        for trial, outcome in finished:
+            told(trial, outcome, progress)
         if progress.stopping and executor.running == 0:
             return STOPPED
 
