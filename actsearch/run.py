@@ -118,6 +118,9 @@ class Run:
 
         return pd.DataFrame(top_rows(self.leaderboard(), full=True))
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
     def _repr_html_(self) -> str:
         """For notebooks: the head of the ranked table, and the counts."""
         return (
