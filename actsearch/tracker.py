@@ -28,7 +28,7 @@ def writer_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
-        if (error.name or "tensorboard") != "tensorboard":
+        if error.name != "tensorboard":
             raise
         raise ModuleNotFoundError(
             "--tensorboard needs the package tensorboard, which is not installed: "

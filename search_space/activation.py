@@ -66,7 +66,8 @@ class Activation(nn.Module):
         beta = None
         if expr.beta is not None:
             beta = len(self.beta)
-            self.beta.append(nn.Parameter(torch.full((self.channels or 1,), float(expr.beta))))
+            width = 1 if self.channels is None else self.channels
+            self.beta.append(nn.Parameter(torch.full((width,), float(expr.beta))))
         self._steps.append((expr.op, expr.value or 0.0, args, beta))
         if expr.betas == 0:
             self._slots[expr] = len(self._steps) - 1
@@ -132,6 +133,14 @@ class Activation(nn.Module):
         shape[self.channel_dim] = self.channels
         return tuple(shape)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put every beta at its initial value, as where a library has made the model without
+        memory (on the meta device) and had no weights for it."""
+        initial = [node.beta for node in self.expr.walk() if node.beta is not None]
+        for beta, value in zip(self.beta, initial, strict=True):
+            beta.fill_(value)
+
     def fixed(self) -> Expr:
         """The function as it is now: in the place of each beta its mean over the channels, to four
         digits."""
@@ -144,9 +153,9 @@ class Activation(nn.Module):
 
     def _repr_html_(self) -> str:
         """For notebooks: `formula()` and its curves."""
-        from search_space.drawing import html
+        from search_space.drawing import function_html
 
-        return html(self.fixed(), operators=self.operators)
+        return function_html(self.fixed(), operators=self.operators)
 
     def extra_repr(self) -> str:
         width = "" if self.channels is None else f", channels={self.channels}"

@@ -48,7 +48,7 @@ def curve_svg(
     return f"{head}{''.join(parts)}</svg>"
 
 
-def html(expr: Expr, *, operators: str = "guarded") -> str:
+def function_html(expr: Expr, *, operators: str = "guarded") -> str:
     """The formula with its curves below, as notebooks show a function."""
     try:
         drawn = curve_svg(expr, operators=operators)
@@ -59,8 +59,8 @@ def html(expr: Expr, *, operators: str = "guarded") -> str:
 
 def _span(values: torch.Tensor) -> tuple[float, float]:
     """The lowest and the highest y that is shown."""
-    shown = values[torch.isfinite(values)].clamp(-REACH, REACH)
-    low, high = min(0.0, *shown.tolist()), max(0.0, *shown.tolist())
+    shown = [0.0, *values[torch.isfinite(values)].clamp(-REACH, REACH).tolist()]
+    low, high = min(shown), max(shown)
     if high - low < 1e-9:
         low, high = -1.0, 1.0
     margin = MARGIN * (high - low)

@@ -60,9 +60,9 @@ class Expr:
 
     def _repr_html_(self) -> str:
         """For notebooks: the formula and its curves, guarded, at the initial betas."""
-        from search_space.drawing import html
+        from search_space.drawing import function_html
 
-        return html(self)
+        return function_html(self)
 
     def walk(self) -> Iterator[Expr]:
         """Every node, arguments before the operator that uses them, repeats included."""

@@ -170,9 +170,7 @@ def test_what_a_killed_session_left_is_written_once_and_without_gaps(
 
 DIE = """
 import os, signal, sys
-import numpy as np
 import actsearch
-from torch import nn
 sys.path.insert(0, {here!r})
 from tests.test_callbacks import QUICK, blobs_of, net
 

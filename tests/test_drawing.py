@@ -74,7 +74,7 @@ def test_the_curves_go_through_the_function_and_its_slope(text: str) -> None:
 
 @pytest.mark.parametrize("operators", ["guarded", "paper"])
 @pytest.mark.parametrize(
-    "text", [*BASELINES.values(), "sqrt(x)", "1 / x", "log_abs(x)", "1e38 * x"]
+    "text", [*BASELINES.values(), "sqrt(x)", "1 / x", "log_abs(x)", "1e38 * x", "sqrt(-1 - x**2)"]
 )
 def test_a_drawing_is_well_formed_and_has_no_number_that_is_none(text: str, operators: str) -> None:
     svg = curve_svg(parse(text), operators=operators)

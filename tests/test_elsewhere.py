@@ -104,6 +104,18 @@ def test_an_act_layer_is_an_entry_of_transformers_table(family: str, channels: i
     learn(model, lambda: model(torch.arange(10).view(2, 5)).last_hidden_state[..., 0].sum())
 
 
+def test_betas_that_a_library_left_uninitialised_can_be_reset() -> None:
+    with torch.device("meta"):
+        empty = actsearch.act_layer("beta[0.25] * x + max(beta, x)")()
+    made = empty.to_empty(device="cpu")
+    with torch.no_grad():
+        for beta in made.beta:
+            beta.fill_(torch.nan)
+    made.reset_parameters()
+    assert [beta.tolist() for beta in made.beta] == [[0.25], [1.0]]
+    assert all(beta.requires_grad for beta in made.beta)
+
+
 @pytest.mark.parametrize("shape", [(), (4,), (4, 3), (2, 5, 3), (2, 3, 4, 5)])
 @pytest.mark.parametrize("kernels", ["eager", "auto"])
 def test_without_channels_a_layer_of_any_shape_has_one_beta(
