@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from actsearch.exporting import export
     from actsearch.launch import search
     from actsearch.reevaluation import reevaluate
+    from actsearch.reporting import report
     from actsearch.run import Run
     from child_models.replacement import replace_activations
     from search_space.activation import Activation, act_layer
@@ -45,6 +46,7 @@ __all__ = [
     "parse",
     "reevaluate",
     "replace_activations",
+    "report",
     "search",
 ]
 
@@ -54,6 +56,7 @@ _HOMES = {
     "reevaluate": "actsearch.reevaluation",
     "compare": "actsearch.comparison",
     "export": "actsearch.exporting",
+    "report": "actsearch.reporting",
     "replace_activations": "child_models.replacement",
     "parse": "search_space.parser",
     "formula": "search_space.expression",

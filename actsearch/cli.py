@@ -18,6 +18,7 @@ from actsearch.config import (
     PlotConfig,
     ReevaluateConfig,
     ReplayConfig,
+    ReportConfig,
     SearchConfig,
     ShowConfig,
     SpaceConfig,
@@ -196,6 +197,13 @@ def plot(config: PlotConfig) -> int:
     return DONE
 
 
+def report(config: ReportConfig) -> int:
+    from actsearch.reporting import carry_out
+
+    print(carry_out(config))
+    return DONE
+
+
 def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
@@ -280,6 +288,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "compare": (CompareConfig, compare),
     "paper": (PaperConfig, paper),
     "experiment": (ExperimentConfig, experiment),
+    "report": (ReportConfig, report),
     "plot": (PlotConfig, plot),
     "replay": (ReplayConfig, replay),
     "show": (ShowConfig, show),

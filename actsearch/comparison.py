@@ -21,6 +21,7 @@ from results.statistics import (
     Wins,
     count_wins,
     differences,
+    estimate,
     expected_on_retraining,
     fewest_models,
     holm,
@@ -134,11 +135,40 @@ def compare(
     )  # fmt: skip
 
 
-def luck(run: Run) -> str | None:
-    """What the search's best function is worth when it is trained again, in a sentence. The noise
-    of a training is that of the re-evaluations under the search's own protocol; None where there
-    are none with two seeds, or too few functions."""
-    found = {e.expression: e for e in run.leaderboard() if e.val_accuracy is not None}
+def of_seeds(
+    scores: Mapping[int, float], reference: Mapping[int, float], failed: str
+) -> dict[str, Any]:
+    """The columns of a function that was trained with several seeds: its test scores by seed, and
+    ReLU's, {} for ReLU itself. Where one has `failed` there is no mean."""
+    mean = estimate(list(scores.values())) if scores and not failed else None
+    paired = differences(scores, reference) if mean else []
+    ends = interval(paired)
+    return {
+        "test accuracy": mean.mean if mean else None,
+        "standard error": mean.standard_error if mean else None,
+        "median accuracy": mean.median if mean else None,
+        "n": len(scores),
+        "to relu, paired": statistics.fmean(paired) if paired else None,
+        "from, paired": ends.low if ends else None,
+        "to, paired": ends.high if ends else None,
+        "note": failed,
+    }
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What scores of a search are worth: how far one training scatters (a standard deviation), and
+    by expression what is expected when a function is trained again, and what was seen then."""
+
+    noise: float
+    expected: Mapping[str, float]
+    again: Mapping[str, Sequence[float]]
+
+
+def worth(run: Run) -> Worth | None:
+    """By the re-evaluations under the search's own protocol; None where there are none with two
+    seeds, or too few functions."""
+    found = [e for e in run.leaderboard() if e.val_accuracy is not None]
     protocol = {row["protocol"] for row in run.rows("search")}
     again: dict[str, dict[int, float]] = {}
     for row in run.rows("reevaluate"):
@@ -146,16 +176,27 @@ def luck(run: Run) -> str | None:
             again.setdefault(row["expression"], {})[row["seed"]] = row["val_accuracy"]
     try:
         noise = noise_sd(list(again.values()))
-        worth = expected_on_retraining([e.val_accuracy or 0.0 for e in found.values()], noise)
+        shrunk = expected_on_retraining([e.val_accuracy or 0.0 for e in found], noise)
     except ValueError:
         return None
-    best, score = next(iter(found.values())), next(iter(worth.expected))
-    seen = again.get(best.expression, {})
-    then = f"; it had {statistics.fmean(seen.values()):.2%} (n = {len(seen)})" if seen else ""
+    expected = dict(zip((e.expression for e in found), shrunk.expected, strict=True))
+    return Worth(noise, expected, {e: list(seeds.values()) for e, seeds in again.items()})
+
+
+def luck(run: Run) -> str | None:
+    """What the search's best function is worth when it is trained again, in a sentence; None where
+    it cannot be said."""
+    known = worth(run)
+    if known is None:
+        return None
+    found = [e for e in run.leaderboard() if e.val_accuracy is not None]
+    best, seen = found[0], known.again.get(found[0].expression)
+    then = f"; it had {statistics.fmean(seen):.2%} (n = {len(seen)})" if seen else ""
     return (
         f"The best of {len(found):,} functions is partly luck. One training scatters by "
-        f"{noise:.2%}, so of {best.formula}'s {best.val_accuracy:.2%} in the search {score:.2%} is "
-        f"expected on validation data when it is trained again{then}."
+        f"{known.noise:.2%}, so of {best.formula}'s {best.val_accuracy:.2%} in the search "
+        f"{known.expected[best.expression]:.2%} is expected on validation data when it is trained "
+        f"again{then}."
     )
 
 

@@ -430,19 +430,57 @@ class ExperimentConfig:
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """Draw what became of the activations in a run's re-evaluations: PNG files, and one HTML file.
+    """Draw what a run has found: PNG and SVG files, and one HTML file to explore.
 
-    betas: how the trained betas are spread. preactivations: how the inputs of activations are.
+    Of the search: functions, progress, losses, cost, operators, failures, controller. Of
+    re-evaluations: differences to ReLU, betas (how the trained ones are spread), preactivations
+    (how the inputs of activations are).
     """
 
     run: RunFolder = None
     """Folder of the run [the newest under runs/]."""
-    of: Literal["betas", "preactivations"] = "betas"
-    """betas or preactivations."""
+    of: Annotated[
+        Literal[
+            "all",
+            "functions",
+            "progress",
+            "losses",
+            "cost",
+            "operators",
+            "failures",
+            "controller",
+            "differences",
+            "betas",
+            "preactivations",
+        ],
+        tyro.conf.arg(metavar="KIND"),
+    ] = "all"
+    """functions, progress, losses, cost, operators, failures, controller, differences, betas,
+    preactivations, or all of them."""
     function: Text = None
-    """One function alone, such as 'x*sigmoid(beta*x)' [all that were re-evaluated]."""
+    """Betas and preactivations of one function alone, such as 'x*sigmoid(beta*x)'."""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """Where the files go [RUN/figures]."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write what a run has found as one HTML file that needs nothing else, to be read or sent on.
+
+    The ranked table, which sorts, and the figures of 'actsearch plot'. Works while the search goes
+    on.
+    """
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """The file [RUN/report.html]."""
+    rows: int = 500
+    """Functions in the table, the best first."""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"--rows {self.rows} is too small; use 1 or more")
 
 
 @dataclass(frozen=True)

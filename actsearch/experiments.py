@@ -136,9 +136,9 @@ class Report:
 
 def carry_out(config: ExperimentConfig, console: Console) -> Report:
     """Train what is missing, then write tables and figures of what is there."""
-    from results.plots import check_installed
+    from results.plots import plotly
 
-    check_installed()
+    plotly("graph_objects")  # before hours are spent on what it is to draw
     experiment = EXPERIMENTS[config.experiment]
     functions = _functions(experiment, config)
     settings = _settings(experiment, config)

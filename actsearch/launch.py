@@ -231,7 +231,13 @@ def _config(plan: Plan) -> dict[str, Any]:
         if name not in _NOT_SETTINGS
     }
     settings["space"] = plan.space.spec
-    return {"identity": plan.identity, "settings": settings, "environment": environment()}
+    dataset = plan.evaluator.dataset
+    return {
+        "identity": plan.identity,
+        "settings": settings,
+        "data": {"metric": dataset.metric, "examples": dataset.sizes},
+        "environment": environment(),
+    }
 
 
 def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Callback]) -> str:

@@ -4,28 +4,153 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from actsearch.comparison import compare
 from actsearch.config import PlotConfig
-from actsearch.errors import NoCandidateError
+from actsearch.errors import NoCandidateError, RunError
 from actsearch.run import Run
 from results.figures import Inspected, beta_figure, file_name, preactivation_figure
-from results.plots import Figure, check_installed, write
+from results.leaderboard import Entry
+from results.plots import Figure, write
 from results.records import Outcome
+from results.search_figures import (
+    BASELINES,
+    SHOWN,
+    Course,
+    Curve,
+    controller_figure,
+    cost_figure,
+    difference_figure,
+    failure_figure,
+    gallery_figure,
+    loss_figure,
+    operator_figure,
+    progress_figure,
+)
 
-FIGURES: Mapping[str, Callable[[Inspected], Figure | None]] = {
-    "betas": beta_figure,
-    "preactivations": preactivation_figure,
+REACH = 5.0  # galleries go from -REACH to REACH
+POINTS = 401
+COURSES = 5  # functions whose loss is drawn, beside the baselines
+
+
+class Found:
+    """What a run has stored, read once; `function` is the one that is asked for, None for all."""
+
+    def __init__(self, run: Run, function: str | None = None) -> None:
+        self.run = run
+        self.function = function
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return self.run.leaderboard()
+
+    @cached_property
+    def ranked(self) -> list[Entry]:
+        return [e for e in self.entries if e.rank is not None]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.run.rows("search")
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        return self.run.config.get("settings", {})
+
+    @cached_property
+    def health(self) -> list[dict[str, float]]:
+        store = self.run.store(readonly=True)
+        try:
+            return store.health(self.settings.get("strategy", ""))
+        finally:
+            store.close()
+
+    @cached_property
+    def inspected(self) -> list[Inspected]:
+        return inspected(self.run, self.function)
+
+    def courses(self, n: int = COURSES) -> list[Course]:
+        """The losses of the best `n` functions and of the baselines."""
+        wanted = {e.expression: e for e in self.ranked[:n]}
+        wanted |= {e.expression: e for e in self.ranked if e.label in BASELINES}
+        trials = {row["expression"]: row["id"] for row in self.rows}
+        store = self.run.store(readonly=True)
+        try:
+            return [
+                Course(e.label or e.formula, store.curve(trials[expression]))
+                for expression, e in wanted.items()
+                if expression in trials
+            ]
+        finally:
+            store.close()
+
+    def curves(self, n: int = SHOWN) -> list[Curve]:
+        """Of the best `n` functions, and of those that the parser knows: a user's own operators are
+        not in the store."""
+        import torch
+
+        from actsearch.describe import values_and_slopes
+        from search_space.parser import ParseError, parse
+
+        x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
+        found: list[Curve] = []
+        for entry in self.ranked[:n]:
+            try:
+                expr = parse(entry.expression)
+            except ParseError:
+                continue
+            f, slope = values_and_slopes(expr, x, self.settings.get("operators", "guarded"))
+            title = f"#{entry.rank}  {entry.formula}"
+            found.append(Curve(title, *(tuple(v.tolist()) for v in (x, f, slope))))
+        return found
+
+    def differences(self) -> Figure | None:
+        try:
+            compared = compare(self.run)
+        except (RunError, ValueError):
+            return None
+        return difference_figure(compared.models, compared.reference)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What `--of` can be: the figures, and what a run without any lacks."""
+
+    make: Callable[[Found], Iterable[Figure | None]]
+    missing: str
+
+
+_SEARCHED = "no function that has trained: 'actsearch search {run}' goes on"
+_AGAIN = "no re-evaluation, which records them: 'actsearch reevaluate {run}' makes one"
+
+FIGURES: Mapping[str, Kind] = {
+    "functions": Kind(lambda found: [gallery_figure(found.curves())], _SEARCHED),
+    "progress": Kind(lambda found: [progress_figure(found.rows)], _SEARCHED),
+    "losses": Kind(lambda found: [loss_figure(found.courses())], _SEARCHED),
+    "cost": Kind(lambda found: [cost_figure(found.entries)], "too few functions that have trained"),
+    "operators": Kind(
+        lambda found: [operator_figure(found.entries)], "too few functions that have trained"
+    ),
+    "failures": Kind(lambda found: [failure_figure(found.entries)], "no function that failed"),
+    "controller": Kind(
+        lambda found: [controller_figure(found.health)],
+        "no controller's record: strategies that learn, as ppo, keep one",
+    ),
+    "differences": Kind(lambda found: [found.differences()], _AGAIN),
+    "betas": Kind(lambda found: map(beta_figure, found.inspected), _AGAIN),
+    "preactivations": Kind(lambda found: map(preactivation_figure, found.inspected), _AGAIN),
 }
 
 
 def carry_out(config: PlotConfig) -> list[Path]:
     """The files that were written; raises NoCandidateError where the run has nothing to draw."""
-    check_installed()
     run = Run.open(config.run) if config.run else Run.newest()
-    found = inspected(run, config.function)
-    figures = [figure for of in found if (figure := FIGURES[config.of](of)) is not None]
+    found = Found(run, config.function)
+    kinds = FIGURES if config.of == "all" else [config.of]
+    figures = [figure for kind in kinds for figure in FIGURES[kind].make(found) if figure]
     if not figures:
         raise NoCandidateError(_nothing(run, config))
     folder = Path(config.output) if config.output else run.path / "figures"
@@ -98,14 +223,14 @@ def _summed(histograms: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 def _nothing(run: Run, config: PlotConfig) -> str:
     known = sorted({row["formula"] for row in run.rows("reevaluate")})
-    if config.function and known:
+    if config.of == "all":
+        return f"{run.path} has nothing to draw yet"
+    missing = FIGURES[config.of].missing
+    if missing != _AGAIN or not known:
+        return f"{run.path} has {missing.format(run=run.path)}"
+    if config.function:
         return (
             f"{run.path} has no {config.of} of {config.function} in its re-evaluations; "
             f"there are: {', '.join(known)}"
         )
-    if known:
-        return f"no function that was re-evaluated in {run.path} has {config.of} to draw"
-    return (
-        f"{run.path} has no re-evaluation, which records {config.of}: "
-        f"'actsearch reevaluate {run.path}' makes one"
-    )
+    return f"no function that was re-evaluated in {run.path} has {config.of} to draw"

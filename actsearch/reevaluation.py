@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from actsearch.batch import DONE, train
+from actsearch.comparison import of_seeds
 from actsearch.config import ReevaluateConfig
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.launch import BESIDE
@@ -25,7 +25,6 @@ from actsearch.run import Run
 from actsearch.session import Machinery, extra_operators, logging_to, make_evaluator
 from child_models.evaluate import Evaluator
 from results.records import Outcome, Trial
-from results.statistics import differences, estimate, interval
 from results.store import Store
 from results.tables import Row
 from search_space.baselines import BASELINES
@@ -306,11 +305,8 @@ def _scores(outcomes: dict[int, Outcome]) -> dict[int, float]:
 def _row(
     cell: Cell, outcomes: dict[int, Outcome], relu: dict[int, float], models: list[Model]
 ) -> Row:
-    scores = _scores(outcomes)
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
-    mean = estimate(list(scores.values())) if scores and not failed else None
-    paired = differences(scores, relu) if mean and cell.label != "relu" else []
-    ends = interval(paired)
+    reference = {} if cell.label == "relu" else relu
     model = cell.model
     row: dict[str, Any] = {"formula": formula(cell.expr), "name": cell.label}
     if len({m.child for m in models}) > 1:
@@ -321,13 +317,4 @@ def _row(
         row["metric"] = model.metric
     if len(model.evaluators) > 1:
         row["lr"] = f"{cell.evaluator.recipe.lr:g}"
-    return row | {
-        "test accuracy": mean.mean if mean else None,
-        "standard error": mean.standard_error if mean else None,
-        "median accuracy": mean.median if mean else None,
-        "n": len(scores),
-        "to relu, paired": fmean(paired) if paired else None,
-        "from, paired": ends.low if ends else None,
-        "to, paired": ends.high if ends else None,
-        "note": failed,
-    }
+    return row | of_seeds(_scores(outcomes), reference, failed)

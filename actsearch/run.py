@@ -1,6 +1,6 @@
 """Run: one folder with all that a search is and has found.
 
-config.json  identity (what cannot change on resume), settings, environment
+config.json  identity (what cannot change on resume), settings, data, environment
 run.sqlite   the store         top.csv  the ranked table         run.log  the log
 run.lock     held by the driver that is writing, with its host and process id
 """
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """identity, settings and environment; empty where the run is new."""
+        """identity, settings, data and environment; empty where the run is new."""
         file = self.path / "config.json"
         if not file.is_file():
             return {}

@@ -32,7 +32,8 @@ class DataError(Exception):
 
 class Data(Protocol):
     """What a child is trained on: its `facts` are what a child may ask for, `metric` is what its
-    score is, and `digest` stands for all of it in a run's identity."""
+    score is, `sizes` are the numbers of examples in `train`, `val` and `test`, and `digest` stands
+    for all of it in a run's identity."""
 
     @property
     def name(self) -> str: ...
@@ -45,6 +46,9 @@ class Data(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]: ...
+
+    @property
+    def sizes(self) -> dict[str, int]: ...
 
     def on(self, device: torch.device) -> Task: ...
 
@@ -78,6 +82,10 @@ class Dataset:
     def facts(self) -> dict[str, Any]:
         """What a child may ask for."""
         return {"input_shape": self.input_shape, "classes": self.classes}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: len(getattr(self, f"y_{name}")) for name in ("train", "val", "test")}
 
     @property
     def input_shape(self) -> tuple[int, ...]:

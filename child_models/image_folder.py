@@ -99,6 +99,10 @@ class StreamedImages:
     def facts(self) -> dict[str, Any]:
         return {"input_shape": (3, self.size, self.size), "classes": self.classes}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: len(labels) for name, (_, labels) in self.splits.items()}
+
     def on(self, device: torch.device) -> StreamedTask:
         return StreamedTask(self, device)
 

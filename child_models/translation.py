@@ -62,6 +62,10 @@ class Translation:
     def facts(self) -> dict[str, Any]:
         return {"vocabulary": self.vocabulary, "length": self.length}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: len(split) for name, split in self.splits.items()}
+
     def on(self, device: torch.device) -> TranslationTask:
         return TranslationTask(self, device)
 

@@ -1,15 +1,18 @@
-"""Figures as plain data, drawn twice: by matplotlib as PNG, by plotly as HTML to explore.
+"""Figures as plain data, drawn twice: by matplotlib as PNG and SVG, by plotly as HTML to explore.
 
-A Figure has Panels, a Panel has marks: Line, Points, Bars. `results/figures.py` makes figures from
-results; what draws them is here and knows no results. Both libraries are optional.
+A Figure has Panels, a Panel has marks: Line, Points, Bars, Spans. `results/figures.py` and
+`search_figures.py` make figures from results; what draws them is here and knows no results. plotly
+is optional.
 """
 
 from __future__ import annotations
 
 import html
 import importlib
+import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +51,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Points:
-    """One symbol at each (x, y), with a bar of `error` up and down where there is one."""
+    """One symbol at each (x, y), with a bar of `error` up and down where there is one, or from
+    `low` to `high` along x. `names` are shown beside the symbols if `written`, else where the mouse
+    is."""
 
     label: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     error: tuple[float, ...] = ()
     style: int = 0
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
+    written: bool = False
+    size: float = 8.0
+    symbol: int | None = None  # counts through SYMBOLS; None: as the style
 
 
 @dataclass(frozen=True)
@@ -67,13 +78,25 @@ class Bars:
     style: int = 0
 
 
-Mark = Line | Points | Bars
+@dataclass(frozen=True)
+class Spans:
+    """Horizontal bars: from `low[i]` to `high[i]` at height `y[i]`."""
+
+    label: str
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    style: int = 0
+
+
+Mark = Line | Points | Bars | Spans
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with their labels, units in brackets, and what is drawn on them. `x_range` is where x
-    ends, `x_from` where it begins; `note` stands in the corner."""
+    """Axes with their labels, units in brackets, and what is drawn on them. `x_range` and `y_range`
+    are their ends, `x_from` where x begins; `y_names` stand at y = 0, 1, ... from the top down;
+    `at` are vertical lines; `note` stands in the corner."""
 
     title: str
     x: str
@@ -82,16 +105,21 @@ class Panel:
     x_range: tuple[float, float] | None = None
     x_from: float | None = None
     note: str = ""
+    y_range: tuple[float, float] | None = None
+    y_names: tuple[str, ...] = ()
+    at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`name` is its file's; `caption` says what bands, bars and n are."""
+    """`name` is its file's; `caption` says what bands, bars and n are. `panel` is the width and
+    height of a panel in inches."""
 
     name: str
     title: str
     panels: tuple[Panel, ...]
     caption: str = ""
+    panel: tuple[float, float] = PANEL_INCHES
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -100,35 +128,34 @@ class Figure:
         return math.ceil(len(self.panels) / columns), columns
 
 
-def library(name: str) -> Any:
-    """A module of matplotlib or plotly; raises ModuleNotFoundError with a way out."""
+def plotly(module: str) -> Any:
+    """A module of plotly; raises ModuleNotFoundError with a way out."""
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(f"plotly.{module}")
     except ModuleNotFoundError as error:
-        package = name.partition(".")[0]
-        if (error.name or "").partition(".")[0] != package:
+        if (error.name or "").partition(".")[0] != "plotly":
             raise
         raise ModuleNotFoundError(
-            f"figures need {package}, which is not installed: pip install 'actsearch[plots]'",
-            name=package,
+            "figures to explore need plotly, which is not installed: pip install "
+            "'actsearch[plots]'",
+            name="plotly",
         ) from None
 
 
-def check_installed() -> None:
-    """Both libraries, before hours are spent on what they are to draw."""
-    library("matplotlib.figure")
-    library("plotly.graph_objects")
-
-
 def write(figures: Sequence[Figure], folder: Path, page: str, title: str) -> list[Path]:
-    """`folder/NAME.png` for each figure and `folder/PAGE.html` with all of them; returns these."""
+    """`folder/NAME.png` and `NAME.svg` for each figure, and, where plotly is installed,
+    `folder/PAGE.html` with all of them; returns these."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for figure in figures:
         files.append(folder / f"{figure.name}.png")
         to_matplotlib(figure).savefig(files[-1], dpi=DPI)
-    files.append(folder / f"{page}.html")
-    files[-1].write_text(to_html(figures, title), encoding="utf-8")
+        files.append(folder / f"{figure.name}.svg")
+        files[-1].write_text(to_svg(figure), encoding="utf-8")
+    with suppress(ModuleNotFoundError):
+        text = to_html(figures, title)
+        files.append(folder / f"{page}.html")
+        files[-1].write_text(text, encoding="utf-8")
     return files
 
 
@@ -137,18 +164,22 @@ def write(figures: Sequence[Figure], folder: Path, page: str, title: str) -> lis
 
 def to_matplotlib(figure: Figure) -> Any:
     """A matplotlib Figure that pyplot knows nothing of."""
+    from matplotlib.figure import Figure as Canvas
+
     rows, columns = figure.grid
-    width, height = PANEL_INCHES
-    drawn = library("matplotlib.figure").Figure(
-        figsize=(max(7.4, width * columns + 1.4), height * rows + 0.9), layout="constrained"
-    )
-    drawn.suptitle(figure.title, fontsize=12, fontweight="bold")
+    width, height = figure.panel
+    size = (width * columns + 1.4 * _has_legend(figure), height * rows)
+    if figure.title or figure.caption:
+        size = (max(7.4, size[0]), size[1] + 0.9)
+    drawn = Canvas(figsize=size, layout="constrained")
+    if figure.title:
+        drawn.suptitle(figure.title, fontsize=12, fontweight="bold")
     grid = drawn.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(grid, figure.panels, strict=False):
         _axes(axes, panel)
     for axes in grid[len(figure.panels) :]:
         axes.set_axis_off()
-    if any(len(panel.marks) > 1 for panel in figure.panels):
+    if _has_legend(figure):
         handles = _legend(grid)
         drawn.legend(
             handles.values(),
@@ -161,6 +192,22 @@ def to_matplotlib(figure: Figure) -> Any:
     if figure.caption:
         drawn.supxlabel(figure.caption, fontsize=8, color=GREY)
     return drawn
+
+
+def to_svg(figure: Figure) -> str:
+    """An <svg> element whose text stays text, to stand in a page or a file; the same for the same
+    figure."""
+    from matplotlib import rc_context
+
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
+        to_matplotlib(figure).savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _has_legend(figure: Figure) -> bool:
+    return any(len(panel.marks) > 1 for panel in figure.panels)
 
 
 def _legend(grid: Any) -> dict[str, Any]:
@@ -185,11 +232,24 @@ def _axes(axes: Any, panel: Panel) -> None:
     if panel.x_range:
         axes.set_xlim(*panel.x_range)
     if panel.x_from is not None:
-        right = max(x for mark in panel.marks if not isinstance(mark, Bars) for x in mark.x)
+        shown = [mark for mark in panel.marks if isinstance(mark, (Line, Points))]
+        right = max(x for mark in shown for x in (*mark.x, *_ends(mark)))
         axes.set_xlim(panel.x_from, panel.x_from + 1.08 * (right - panel.x_from))
+    if panel.y_range:
+        axes.set_ylim(*panel.y_range)
+    if panel.y_names:
+        axes.set_yticks(range(len(panel.y_names)), panel.y_names)
+        axes.set_ylim(len(panel.y_names) - 0.5, -0.5)
+    for x in panel.at:
+        axes.axvline(x, color=GREY, linewidth=0.8, zorder=0)
     if panel.note:
         axes.text(0.98, 0.97, panel.note, transform=axes.transAxes, ha="right", va="top",
                   fontsize=8, color=GREY)  # fmt: skip
+
+
+def _ends(mark: Mark) -> tuple[float, ...]:
+    """Where bars along x end."""
+    return mark.high if isinstance(mark, Points) else ()
 
 
 def _line(axes: Any, mark: Line) -> None:
@@ -201,9 +261,28 @@ def _line(axes: Any, mark: Line) -> None:
 
 def _points(axes: Any, mark: Points) -> None:
     axes.errorbar(
-        mark.x, mark.y, yerr=mark.error or None, color=_colour(mark), linestyle="none",
-        marker=_MATPLOTLIB_SYMBOLS[_symbol(mark)], markersize=8, capsize=3, label=mark.label,
+        mark.x, mark.y, yerr=mark.error or None, xerr=_reach(mark) or None, color=_colour(mark),
+        marker=_MATPLOTLIB_SYMBOLS[_symbol(mark)], markersize=mark.size, capsize=3,
+        linestyle="none", label=mark.label,
     )  # fmt: skip
+    if mark.written:
+        for name, at in zip(mark.names, zip(mark.x, mark.y, strict=True), strict=True):
+            axes.annotate(name, at, (6, 4), textcoords="offset points", fontsize=8)
+
+
+def _reach(mark: Points) -> tuple[list[float], list[float]] | None:
+    """How far the bars along x go to the left and to the right."""
+    if not mark.low:
+        return None
+    left = [x - low for x, low in zip(mark.x, mark.low, strict=True)]
+    right = [high - x for x, high in zip(mark.x, mark.high, strict=True)]
+    return left, right
+
+
+def _spans(axes: Any, mark: Spans) -> None:
+    lengths = [high - low for low, high in zip(mark.low, mark.high, strict=True)]
+    axes.barh(mark.y, lengths, left=mark.low, height=0.7, color=_colour(mark), alpha=0.85,
+              label=mark.label)  # fmt: skip
 
 
 def _bars(axes: Any, mark: Bars) -> None:
@@ -211,7 +290,7 @@ def _bars(axes: Any, mark: Bars) -> None:
                 label=mark.label)  # fmt: skip
 
 
-_MATPLOTLIB = {Line: _line, Points: _points, Bars: _bars}
+_MATPLOTLIB = {Line: _line, Points: _points, Bars: _bars, Spans: _spans}
 
 
 # -- plotly
@@ -220,7 +299,7 @@ _MATPLOTLIB = {Line: _line, Points: _points, Bars: _bars}
 def to_plotly(figure: Figure) -> Any:
     """A plotly Figure; panels share one legend, in which a click hides a mark everywhere."""
     rows, columns = figure.grid
-    drawn = library("plotly.subplots").make_subplots(
+    drawn = plotly("subplots").make_subplots(
         rows, columns, subplot_titles=[panel.title for panel in figure.panels],
         horizontal_spacing=0.16 / columns, vertical_spacing=0.24 / rows,
     )  # fmt: skip
@@ -235,7 +314,12 @@ def to_plotly(figure: Figure) -> Any:
             labelled.add(mark.label)
         grid = {"gridcolor": "#DDDDDD", "zeroline": False, "linecolor": GREY}
         drawn.update_xaxes(title_text=panel.x, range=panel.x_range, **grid, **at)
-        drawn.update_yaxes(title_text=panel.y, **grid, **at)
+        drawn.update_yaxes(title_text=panel.y, range=panel.y_range, **grid, **at)
+        if panel.y_names:
+            names = {"tickvals": [*range(len(panel.y_names))], "ticktext": [*panel.y_names]}
+            drawn.update_yaxes(autorange="reversed", **names, **at)
+        for x in panel.at:
+            drawn.add_vline(x, line={"color": GREY, "width": 1}, **at)
         if panel.x_from is not None:
             drawn.update_xaxes(autorangeoptions_include=panel.x_from, **at)
         if panel.note:
@@ -256,7 +340,7 @@ def _marks(figure: Figure) -> list[Mark]:
 
 
 def _line_traces(mark: Line) -> list[Any]:
-    scatter = library("plotly.graph_objects").Scatter
+    scatter = plotly("graph_objects").Scatter
     name = html.escape(mark.label)
     same = {"legendgroup": mark.label, "name": name, "mode": "lines", "x": list(mark.x)}
     line = {"color": _colour(mark), "dash": _dash(mark), "width": 2}
@@ -270,10 +354,27 @@ def _line_traces(mark: Line) -> list[Any]:
 
 def _points_traces(mark: Points) -> list[Any]:
     return [
-        library("plotly.graph_objects").Scatter(
+        plotly("graph_objects").Scatter(
             x=list(mark.x), y=list(mark.y), mode="markers", name=html.escape(mark.label),
             legendgroup=mark.label, error_y={"array": list(mark.error)} if mark.error else None,
-            marker={"color": _colour(mark), "symbol": _symbol(mark), "size": 11},
+            error_x=_plotly_reach(mark), text=[html.escape(name) for name in mark.names] or None,
+            marker={"color": _colour(mark), "symbol": _symbol(mark), "size": 1.4 * mark.size},
+        )
+    ]  # fmt: skip
+
+
+def _plotly_reach(mark: Points) -> dict[str, Any] | None:
+    reach = _reach(mark)
+    return reach and {"array": reach[1], "arrayminus": reach[0]}
+
+
+def _spans_traces(mark: Spans) -> list[Any]:
+    lengths = [high - low for low, high in zip(mark.low, mark.high, strict=True)]
+    return [
+        plotly("graph_objects").Bar(
+            x=lengths, y=list(mark.y), base=list(mark.low), orientation="h", width=0.7,
+            name=html.escape(mark.label), legendgroup=mark.label,
+            marker={"color": _colour(mark), "line": {"width": 0}},
         )
     ]  # fmt: skip
 
@@ -281,7 +382,7 @@ def _points_traces(mark: Points) -> list[Any]:
 def _bars_traces(mark: Bars) -> list[Any]:
     pairs = list(zip(mark.edges, mark.edges[1:], strict=False))
     return [
-        library("plotly.graph_objects").Bar(
+        plotly("graph_objects").Bar(
             x=[(a + b) / 2 for a, b in pairs], width=[b - a for a, b in pairs],
             y=list(mark.heights), name=html.escape(mark.label), legendgroup=mark.label,
             marker={"color": _colour(mark), "line": {"width": 0}},
@@ -289,7 +390,7 @@ def _bars_traces(mark: Bars) -> list[Any]:
     ]  # fmt: skip
 
 
-_PLOTLY = {Line: _line_traces, Points: _points_traces, Bars: _bars_traces}
+_PLOTLY = {Line: _line_traces, Points: _points_traces, Bars: _bars_traces, Spans: _spans_traces}
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -308,11 +409,10 @@ _PAGE = """<!DOCTYPE html>
 
 def to_html(figures: Sequence[Figure], title: str) -> str:
     """A page that needs no network: plotly's own code lies in it, once."""
-    io = library("plotly.io")
     parts: list[str] = []
     for i, figure in enumerate(figures):
         parts.append(
-            io.to_html(to_plotly(figure), full_html=False, include_plotlyjs=i == 0,
+            plotly("io").to_html(to_plotly(figure), full_html=False, include_plotlyjs=i == 0,
                        div_id=figure.name, config={"displaylogo": False, "responsive": True})
         )  # fmt: skip
         parts.append(f"<p>{html.escape(figure.caption)}</p>")
@@ -333,4 +433,4 @@ def _dash(mark: Line) -> str:
 
 
 def _symbol(mark: Points) -> str:
-    return SYMBOLS[mark.style % len(SYMBOLS)]
+    return SYMBOLS[(mark.style if mark.symbol is None else mark.symbol) % len(SYMBOLS)]

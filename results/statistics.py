@@ -115,6 +115,14 @@ def bootstrap_t(values: Sequence[float], confidence: float = 0.95) -> tuple[floa
     return float(x.mean() - most * error), float(x.mean() - least * error)
 
 
+def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """A confidence interval for a share of `hits` in `n` (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, n).proportion_ci(confidence, "wilson")
+    return float(found.low), float(found.high)
+
+
 # -- tests
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -33,9 +34,10 @@ from results.plots import (
     Line,
     Panel,
     Points,
-    check_installed,
+    Spans,
     to_html,
     to_matplotlib,
+    to_svg,
     write,
 )
 from results.records import Outcome
@@ -120,12 +122,41 @@ def test_html_holds_the_data_and_needs_no_network() -> None:
 
 def test_files_are_a_picture_a_figure_and_one_page(tmp_path: Path) -> None:
     files = write([FIGURE], tmp_path / "new", "page", "A page")
-    assert [f.name for f in files] == ["three.png", "page.html"]
+    assert [f.name for f in files] == ["three.png", "three.svg", "page.html"]
     picture = np.asarray(Image.open(files[0]).convert("RGB"))
     assert picture.shape[1] > picture.shape[0] > 300
     for colour in COLOURS[:2]:
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (picture == rgb).all(2).sum() > 50
+
+
+def test_an_svg_keeps_its_text_and_is_the_same_each_time() -> None:
+    text = to_svg(FIGURE)
+    words = "".join(ElementTree.fromstring(text).itertext())
+    for word in ("Three kinds of <marks>", "accuracy [%]", "time [s]", "a & b", "n = 3"):
+        assert word in words
+    assert to_svg(FIGURE) == text
+
+
+def test_bars_along_x_names_and_spans_are_drawn_by_both() -> None:
+    points = Points(
+        "p", (1, 2), (0, 1), low=(0, 2), high=(1.5, 4), names=("<a>", "b"), written=True
+    )
+    panel = Panel("", "x", "", (points, Spans("s", (0, 1), (0, 1), (3, 2))), y_names=("up", "down"))
+    figure = Figure("f", "", (panel,))
+    [axes] = to_matplotlib(figure).axes
+    reach = axes.containers[0].lines[2][0].get_segments()
+    assert [line.tolist() for line in reach] == [[[0, 0], [1.5, 0]], [[2, 1], [4, 1]]]
+    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(0, 3), (1, 1)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["up", "down"]
+    assert {text.get_text() for text in axes.texts} == {"<a>", "b"}
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first name at the top
+    [drawn] = read_back(to_html([figure], "t"))
+    first, second = drawn["data"]
+    assert (first["error_x"]["array"], first["error_x"]["arrayminus"]) == ([0.5, 2], [1, 0])
+    assert first["text"] == ["&lt;a&gt;", "b"]
+    assert (second["base"], second["x"], second["orientation"]) == ([0, 1], [3, 1], "h")
+    assert drawn["layout"]["yaxis"]["ticktext"] == ["up", "down"]
 
 
 def test_drawing_leaves_pyplot_alone_and_reading_needs_no_library() -> None:
@@ -142,17 +173,17 @@ def test_drawing_leaves_pyplot_alone_and_reading_needs_no_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "plotly"])
-def test_a_missing_library_is_named_with_the_extra_that_has_it(
-    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_plotly_there_are_pictures_and_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+    for name in [n for n in sys.modules if n.partition(".")[0] == "plotly"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModuleNotFoundError, match=rf"need {package}.*'actsearch\[plots\]'"):
-        check_installed()
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    assert [f.name for f in write([FIGURE], tmp_path, "page", "t")] == ["three.png", "three.svg"]
+    with pytest.raises(ModuleNotFoundError, match=r"need plotly.*'actsearch\[plots\]'"):
+        to_html([FIGURE], "t")
     assert cli.main(["experiment", "mnist-mlp"]) == 4
-    assert f"figures need {package}" in capsys.readouterr().err
+    assert "figures to explore need plotly" in capsys.readouterr().err
 
 
 # -- courses
@@ -264,9 +295,10 @@ def run(tmp_path: Path) -> Path:
 def test_plot_draws_the_seeds_of_a_function_together(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["plot", str(run)]) == 0
-    png, page = map(Path, capsys.readouterr().out.split())
+    assert cli.main(["plot", str(run), "--of", "betas"]) == 0
+    png, svg, page = map(Path, capsys.readouterr().out.split())
     assert png == run / "figures/betas-x-sigmoid-beta-x.png"
+    assert svg == png.with_suffix(".svg")
     [drawn] = read_back(page.read_text())
     [bars] = drawn["data"]
     shares = {round(x, 3): y for x, y in zip(bars["x"], bars["y"], strict=True) if y}
@@ -281,7 +313,8 @@ def test_plot_finds_a_function_however_it_is_written(
     out = tmp_path / "out"
     arguments = ["plot", str(run), "--of", "preactivations", "-o", str(out)]
     assert cli.main([*arguments, "--function", function]) == 0
-    assert {p.name for p in out.iterdir()} == {"preactivations-relu-x.png", "preactivations.html"}
+    names = {"preactivations-relu-x.png", "preactivations-relu-x.svg", "preactivations.html"}
+    assert {p.name for p in out.iterdir()} == names
     [drawn] = read_back((out / "preactivations.html").read_text())
     assert drawn["data"][0]["y"] == [0.25, 0.75]
 
@@ -297,7 +330,7 @@ def test_plot_finds_a_function_however_it_is_written(
 def test_what_cannot_be_drawn_gets_a_sentence(
     run: Path, arguments: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["plot", str(run), *arguments]) == code
+    assert cli.main(["plot", str(run), "--of", "betas", *arguments]) == code
     assert sentence in capsys.readouterr().err
 
 
@@ -306,6 +339,8 @@ def test_a_run_without_re_evaluations_says_what_makes_one(
 ) -> None:
     Store(tmp_path / "run.sqlite", create=True).close()
     assert cli.main(["plot", str(tmp_path)]) == 3
+    assert "nothing to draw yet" in capsys.readouterr().err
+    assert cli.main(["plot", str(tmp_path), "--of", "betas"]) == 3
     assert f"'actsearch reevaluate {tmp_path}' makes one" in capsys.readouterr().err
     assert Run.open(tmp_path).rows("reevaluate") == []
 
@@ -315,4 +350,4 @@ def test_every_kind_of_figure_can_be_asked_for() -> None:
 
     from actsearch.config import PlotConfig
 
-    assert set(get_args(get_type_hints(PlotConfig)["of"])) == set(FIGURES)
+    assert set(get_args(get_type_hints(PlotConfig)["of"])) == {"all", *FIGURES}

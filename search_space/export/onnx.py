@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ OPERATORS = {
 def write(source: Source) -> bytes:
     """Raises ModuleNotFoundError where the package onnx is not installed."""
     try:
-        import onnx
+        onnx: Any = importlib.import_module("onnx")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "--to onnx needs the package onnx, which is not installed: "

@@ -1,0 +1,480 @@
+"""The report: figures of a search against hand counts, what the page says, and the page in a real
+browser."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import actsearch
+from actsearch import cli
+from actsearch.config import SearchConfig, read_command
+from actsearch.plotting import FIGURES, Found
+from actsearch.reporting import contents, render, report
+from actsearch.run import Run
+from results.leaderboard import Entry
+from results.plots import Line, Points, Spans
+from results.records import Outcome
+from results.search_figures import (
+    controller_figure,
+    cost_figure,
+    difference_figure,
+    failures,
+    front,
+    kind_of_reason,
+    operator_shares,
+    progress_figure,
+)
+from results.statistics import wilson
+from results.store import Store
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+               None)  # fmt: skip
+EXAMPLES = 400  # of validation
+UNARY = ("sin", "cos", "tanh", "atan", "erf", "asinh", "sigmoid", "abs", "square", "exp")
+BINARY = ("add", "mul", "max")
+SETTINGS = {
+    "space": "units=1;unary=identity,sin", "strategy": "ppo", "dataset": "mnist5k", "seed": 3,
+    "child": "resnet8:width=8,size=14", "steps": 150, "batch_size": 64, "lr": 0.1,
+    "schedule": "cosine", "precision": "fp32", "operators": "guarded", "screen": "on",
+    "preset": "quick", "workers": 2, "budget": 30, "ray_address": None, "download": False,
+}  # fmt: skip
+
+
+def accuracy(i: int) -> float:
+    """Of the i-th function: from 0.90 down, and not in the order in which they are trained."""
+    return 0.90 - 0.02 * ((7 * i) % 30)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A search of 30 functions, ReLU and Swish beside them, two that diverge and one rejected; the
+    best and ReLU were trained again with three seeds. Only to be read."""
+    folder = tmp_path_factory.mktemp("runs") / "a <b>run"
+    folder.mkdir()
+    config = {
+        "settings": SETTINGS,
+        "data": {"metric": "accuracy", "examples": {"train": 3600, "val": EXAMPLES, "test": 1000}},
+        "environment": {"torch": "2.13.0", "cpus": 2},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    store = Store(folder / "run.sqlite", create=True)
+    protocol = {"child": "resnet8", "dataset": "mnist5k", "operators": "guarded",
+                "recipe": {"steps": 150, "lr": 0.1}}  # fmt: skip
+    store.add_protocol("p", protocol)
+
+    def add(
+        expression: str, outcome: Outcome, stage: str = "search", seed: int = 0, label: str = ""
+    ) -> None:
+        trial = store.submit(stage, expression, "p", seed, formula=expression, label=label)
+        store.record(trial, outcome)
+
+    curve = tuple((step, 2.0 - step / 200) for step in range(1, 151))
+    for name, expression, score, ms in (
+        ("relu", "relu(x)", 0.81, 10.0),
+        ("swish", "mul(x, sigmoid(scale(x)))", 0.82, 12.0),
+    ):
+        outcome = Outcome("ok", val_accuracy=score, curve=curve, ms_per_step=ms, seconds=2.0)
+        add(expression, outcome, label=name)
+    for i in range(30):
+        u, b = UNARY[i % 10], BINARY[i // 10]
+        store.add_function(f"{b}({u}(x), x)", f"f{i}", f"s{i}", {"smooth": True, "betas": 0})
+        outcome = Outcome(
+            "ok", val_accuracy=accuracy(i), curve=curve, ms_per_step=10.0 + i, seconds=1.0,
+            device="cpu",
+        )  # fmt: skip
+        add(f"{b}({u}(x), x)", outcome)
+    for expression, step in (("cube(x)", 3), ("cosh(x)", 9)):
+        reason = f"loss inf at step {step}"
+        add(expression, Outcome("diverged", reason, step=step, curve=curve[:2]))
+    add("neg(x)", Outcome("rejected", "affine in x"))
+    best = max(range(30), key=accuracy)
+    top = f"{BINARY[best // 10]}({UNARY[best % 10]}(x), x)"
+    for seed, (of_top, of_relu) in enumerate([(0.86, 0.79), (0.88, 0.81), (0.84, 0.80)], 1):
+        for expression, score, name in ((top, of_top, ""), ("relu(x)", of_relu, "relu")):
+            outcome = Outcome("ok", val_accuracy=score, test_accuracy=score - 0.01, seconds=1.0)
+            add(expression, outcome, "reevaluate", seed, name)
+    for n in range(4):
+        store.save_health("ppo", 10 * n, {"reward": 0.1 * n, "entropy": 2.0 - n})
+    store.close()
+    return Run.open(folder)
+
+
+@pytest.fixture
+def own(run: Run, tmp_path: Path) -> Run:
+    """A copy of `run`, to be changed."""
+    return Run.open(shutil.copytree(run.path, tmp_path / "own"))
+
+
+@pytest.fixture(scope="module")
+def found(run: Run) -> dict[str, Any]:
+    return contents(run, 500)
+
+
+# -- figures
+
+
+def test_the_best_so_far_is_a_staircase_over_trainings_and_failures_have_a_step() -> None:
+    rows = [
+        {"status": s, "val_accuracy": a, "finished": t, "formula": str(t), "label": name}
+        for t, s, a, name in (
+            (4, "ok", 0.7, ""), (1, "ok", 0.5, "relu"), (2, "diverged", None, ""),
+            (3, "ok", 0.4, ""), (0, "rejected", None, ""), (5, "ok", 0.6, ""), (6, None, None, ""),
+        )
+    ]  # fmt: skip
+    figure = progress_figure(rows)
+    assert figure is not None
+    points, best, relu = figure.panels[0].marks
+    assert isinstance(points, Points)
+    assert isinstance(best, Line)
+    assert isinstance(relu, Line)
+    assert list(zip(points.x, points.y, strict=True)) == [(1, 50), (3, 40), (4, 70), (5, 60)]
+    assert list(zip(best.x, best.y, strict=True)) == [(1, 50), (4, 50), (4, 70), (5, 70)]
+    assert (relu.label, relu.y) == ("relu", (50, 50))
+    assert "1 that failed" in figure.caption
+
+
+def entry(i: int, score: float | None, ms: float | None = None, **other: Any) -> Entry:
+    usual: dict[str, Any] = {
+        "rank": i, "expression": f"f{i}(x)", "formula": f"f{i}(x)", "label": "", "status": "ok",
+        "val_accuracy": score, "seeds": 1, "seconds": 1.0, "ms_per_step": ms, "vs_relu": None,
+        "reason": "", "symmetry": "", "properties": {},
+    }  # fmt: skip
+    return Entry(**{**usual, **other})
+
+
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    chosen = random.Random(0)
+    for _ in range(20):
+        found = [entry(i, chosen.randint(1, 9) / 10, chosen.randint(1, 9)) for i in range(15)]
+
+        def key(e: Entry) -> tuple[float, float]:
+            return e.val_accuracy or 0.0, -(e.ms_per_step or 0.0)
+
+        unbeaten = {
+            key(e)
+            for e in found
+            if not any(
+                key(o) != key(e) and all(a >= b for a, b in zip(key(o), key(e), strict=True))
+                for o in found
+            )
+        }
+        assert {key(e) for e in front(found)} == unbeaten
+        assert len(front(found)) == len(unbeaten)
+
+
+def test_cost_is_in_relus_time_where_all_functions_have_it() -> None:
+    timed = [entry(1, 0.9, 30.0, vs_relu=3.0), entry(2, 0.8, 10.0, vs_relu=1.0, label="relu")]
+    for found, label, x in (
+        (timed, "multiple of ReLU's", (3.0, 1.0)),
+        ([timed[0], entry(2, 0.8, 10.0)], "[ms]", (30.0, 10.0)),
+    ):
+        figure = cost_figure(found)
+        assert figure is not None
+        assert label in figure.panels[0].x
+        points = figure.panels[0].marks[0]
+        assert isinstance(points, Points)
+        assert (points.x, points.y) == (x, (90, 80))
+    assert cost_figure(timed[:1]) is None
+
+
+def test_shares_of_operators_count_functions_of_the_best_and_worst_quarter() -> None:
+    good = [entry(i, 0.9 - i / 100, expression=f"add(sin(x), c{i}(x))") for i in range(5)]
+    middle = [entry(i, 0.5, expression="mul(x, x)") for i in range(10)]
+    bad = [entry(i, 0.1, expression="div(sin(x), sin(abs(x)))") for i in range(3)]
+    worse = [entry(i, None, status="diverged", expression="div(x, sinh(x))") for i in range(2)]
+    beside = [entry(9, 0.99, label="relu"), entry(10, None, status="rejected")]
+    shares = {
+        s.name: (s.best, s.worst, s.of)
+        for s in operator_shares([*good, *middle, *bad, *worse, *beside])
+    }
+    assert shares["add"] == (5, 0, 5)
+    assert shares["sin"] == (5, 3, 5)  # twice in a function is once
+    assert shares["div"] == (0, 5, 5)
+    assert shares["sinh"] == (0, 2, 5)
+    assert "x" not in shares
+    assert next(iter(shares)) == "add"
+    assert operator_shares(good) == []
+
+
+def test_wilsons_interval_is_the_formulas() -> None:
+    z, n, p = 1.959964, 30, 9 / 30
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    assert wilson(9, 30) == pytest.approx((middle - half, middle + half), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("loss inf at step 41", "loss inf"),
+        ("gradient norm nan at step 1,041", "gradient norm nan"),
+        ("logits not finite on the val split", "logits not finite on the val split"),
+        ("affine in x", "affine in x"),
+        ("value inf at x = -3.2e+01", "value inf"),
+        ("RuntimeError: shapes 3 and 4", "RuntimeError"),
+        ("longer than 60 s at step 12", "longer than"),
+        ("left after 30 steps with validation accuracy 0.3140: its loss", "left after steps"),
+    ],
+)  # fmt: skip
+def test_reasons_are_counted_without_their_numbers(reason: str, kind: str) -> None:
+    assert kind_of_reason(reason) == kind
+
+
+def test_failures_are_counted_by_status_and_kind() -> None:
+    found = [entry(i, None, status="diverged", reason=f"loss nan at step {i}") for i in range(3)]
+    found += [entry(9, None, status="rejected", reason="constant"), entry(10, 0.5)]
+    assert failures(found) == [("diverged", "loss nan", 3), ("rejected", "constant", 1)]
+
+
+def test_the_controller_has_a_panel_a_number() -> None:
+    figure = controller_figure(
+        [{"proposals": 0, "reward": 0.1}, {"proposals": 9, "reward": 0.3, "kl": 1}]
+    )
+    assert figure is not None
+    [panel] = figure.panels  # one value of kl is no line
+    [line] = panel.marks
+    assert isinstance(line, Line)
+    assert (line.label, line.x, line.y) == ("reward", (0, 9), (0.1, 0.3))
+    assert controller_figure([]) is None
+
+
+def test_differences_have_their_intervals_and_a_panel_a_model() -> None:
+    row = {"function": "f", "model": "m", "seeds": 3, "difference, paired": 0.01,
+           "from, paired": -0.01, "to, paired": 0.03}  # fmt: skip
+    alone = {**row, "model": "n", "seeds": 1, "from, paired": None, "to, paired": None}
+    lost = {**row, "function": "g", "difference, paired": None}
+    figure = difference_figure([row, alone, lost], "relu")
+    assert figure is not None
+    first, second = (panel.marks[0] for panel in figure.panels)
+    assert isinstance(first, Points)
+    assert isinstance(second, Points)
+    assert (first.x, first.low, first.high) == ((1.0,), (-1.0,), (3.0,))
+    assert second.low == second.high == second.x
+    assert "n = 1 to 3" in figure.caption
+    assert difference_figure([lost], "relu") is None
+
+
+def test_every_figure_of_a_search_can_be_drawn(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plot", str(run.path)]) == 0
+    drawn = {Path(line).stem for line in capsys.readouterr().out.splitlines()}
+    assert drawn == {*FIGURES, "all"} - {"betas", "preactivations"}
+    [failed] = [f for f in FIGURES["failures"].make(Found(run)) if f is not None]
+    spans = failed.panels[0].marks[0]
+    assert isinstance(spans, Spans)
+    assert spans.high == (2.0, 1.0)
+
+
+# -- what the page says
+
+
+def test_the_error_is_that_of_retraining_where_it_is_known(found: dict[str, Any]) -> None:
+    # Two functions and three seeds, what a seed does to both taken out: (2 - 1)(3 - 1) = 2 degrees.
+    top, relu = (0.86, 0.88, 0.84), (0.79, 0.81, 0.80)
+    d = [a - b for a, b in zip(top, relu, strict=True)]
+    noise = math.sqrt(sum((x - sum(d) / 3) ** 2 for x in d) / 2 / 2)
+    assert found["expected"]
+    first = found["functions"][0]
+    assert (first["rank"], first["accuracy"]) == (1, pytest.approx(0.9))
+    assert first["error"] == pytest.approx(noise)
+    assert first["expected"] < 0.9
+    near = sum(0.90 - accuracy(i) <= 1.96 * math.sqrt(2) * noise for i in range(30))
+    assert any(f"are the first {near}: their order" in s for s in found["sentences"])
+
+
+def test_the_error_is_that_of_counting_examples_where_nothing_was_trained_again(own: Run) -> None:
+    store = own.store()
+    with store.transaction():
+        store._db.execute(
+            "DELETE FROM outcomes WHERE trial IN (SELECT id FROM trials WHERE stage = 'reevaluate')"
+        )
+    store.close()
+    found = contents(own, 500)
+    assert not found["expected"]
+    assert found["functions"][0]["error"] == pytest.approx(math.sqrt(0.9 * 0.1 / EXAMPLES))
+    assert any("actsearch reevaluate" in sentence for sentence in found["sentences"])
+
+
+def test_the_page_counts_names_and_compares(found: dict[str, Any]) -> None:
+    words = " ".join(found["sentences"])
+    assert "35 functions: 32 trained to the end, 2 diverged, 1 rejected before training." in words
+    assert "The best had 90.00 % on validation data; beside it relu 81.00 % (#7)" in words
+    assert "One training scatters by" in words
+    assert len(found["functions"]) == 35
+    [best, relu] = found["again"]
+    assert best["test accuracy"] == pytest.approx(0.85)
+    assert best["to relu, paired"] == pytest.approx((0.07 + 0.07 + 0.04) / 3)
+    assert relu["to relu, paired"] is None
+    assert {p.name for p in found["pictures"]} == {
+        "progress", "cost", "operators", "losses", "failures", "controller",
+    }  # fmt: skip
+    assert len(found["gallery"]) == 12
+
+
+def test_the_table_ends_after_as_many_functions_as_were_asked_for(run: Run) -> None:
+    few = contents(run, 10)
+    assert len(few["functions"]) == 10
+    assert few["left_out"] == 25
+    assert "25 more are in top.csv" in render(few)
+
+
+def test_the_command_makes_the_same_search_again(found: dict[str, Any]) -> None:
+    words = shlex.split(found["command"])
+    assert words[:2] == ["actsearch", "search"]
+    config = read_command(words[1:], {"search": SearchConfig})
+    settings = config.resolved({})
+    assert {k: settings[k] for k, v in SETTINGS.items() if v is not None} == {
+        k: v for k, v in SETTINGS.items() if v is not None
+    }
+
+
+def test_names_are_text_and_no_markup(found: dict[str, Any]) -> None:
+    page = render(found)
+    assert "<b>run" not in page
+    assert "a &lt;b&gt;run" in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]*\bsrc\s*=", page)
+    assert not re.search(r"(href|src|url)\s*[=(]\s*[\"']?https?:", page)
+
+
+def test_a_run_of_re_evaluations_alone_is_reported_and_an_empty_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "run.sqlite", create=True)
+    store.close()
+    assert cli.main(["report", str(tmp_path)]) != 0
+    assert "no training that ended" in capsys.readouterr().err
+    store = Store(tmp_path / "run.sqlite")
+    store.add_protocol("p", {"child": "mlp", "dataset": "d", "recipe": {"steps": 5, "lr": 0.1},
+                             "operators": "guarded"})  # fmt: skip
+    for name, score in (("relu", 0.5), ("", 0.6)):
+        text = "relu(x)" if name else "tanh(x)"
+        trial = store.submit("reevaluate", text, "p", 0, formula=text, label=name)
+        store.record(trial, Outcome("ok", val_accuracy=score, test_accuracy=score))
+    store.close()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert 'id="ranking"' not in page
+    assert "60.00" in page
+
+
+# -- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no chromium or google-chrome")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(run: Run) -> str:
+    return actsearch.report(run).as_uri()
+
+
+@pytest.fixture
+def page(address: str, browser: Any) -> Iterator[Any]:
+    """The report, opened; nothing was asked of a network and nothing was said to the console."""
+    shown = browser.new_page(viewport={"width": 1200, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("pageerror", lambda error: said.append(str(error)))
+    shown.on(
+        "request",
+        lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
+    )
+    shown.goto(address)
+    yield shown
+    assert said == []
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    shown.close()
+
+
+def column(page: Any, number: int) -> list[str]:
+    return page.eval_on_selector_all(
+        "#functions tbody tr:not([hidden])",
+        f"rows => rows.map(row => row.cells[{number}].dataset.value)",
+    )
+
+
+def test_the_table_sorts_both_ways_and_keeps_what_has_no_value_last(page: Any) -> None:
+    ranks = column(page, 0)
+    assert ranks == [*map(str, range(1, 33)), "", "", ""]
+    heading = page.locator("#functions th", has_text="ReLU time")
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    times = [float(t) for t in column(page, 6) if t]
+    assert times == sorted(times)
+    assert column(page, 6)[-3:] == ["", "", ""]
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert [float(t) for t in column(page, 6) if t] == sorted(times, reverse=True)
+    assert column(page, 6)[-3:] == ["", "", ""]
+    page.locator("#functions th", has_text="function").locator("button").press("Enter")
+    names = column(page, 1)
+    assert names == sorted(names, key=str.lower)
+
+
+def test_the_filter_leaves_what_has_the_text(page: Any) -> None:
+    page.locator("#filter").fill("TANH")
+    names = column(page, 1)
+    assert len(names) == 3
+    assert all("tanh" in name for name in names)
+    assert page.locator("#count").inner_text() == "3 of 35 functions"
+    page.locator("#filter").fill("")
+    assert len(column(page, 1)) == 35
+
+
+def test_of_many_functions_fifty_are_shown_until_all_are_asked_for(own: Run, browser: Any) -> None:
+    store = own.store()
+    for i in range(40):
+        trial = store.submit("search", f"scale[{i}](x)", "p", 0, formula=f"{i} * x")
+        store.record(trial, Outcome("ok", val_accuracy=0.1, ms_per_step=5.0))
+    store.close()
+    shown = browser.new_page()
+    shown.goto(report(own).as_uri())
+    assert len(column(shown, 1)) == 50
+    shown.locator("#all").click()
+    assert len(column(shown, 1)) == 75
+    assert not shown.locator("#all").is_visible()
+    shown.close()
+
+
+def test_formulas_are_set_and_figures_drawn(page: Any) -> None:
+    assert page.locator("header .best math").count() == 1
+    assert page.locator("header .best math mi").first.bounding_box()["height"] > 5
+    assert page.locator("#gallery figure svg").count() == 12
+    for name in ("progress", "cost", "operators", "losses", "failures", "controller", "again"):
+        box = page.locator(f"#{name} svg").bounding_box()
+        assert box["width"] > 400, name
+        assert box["height"] > 80, name
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    accuracy = page.locator("#functions th", has_text="val accuracy").bounding_box()
+    assert accuracy["x"] + accuracy["width"] <= 390
+
+
+def test_print_leaves_out_what_needs_a_mouse(page: Any) -> None:
+    page.emulate_media(media="print")
+    assert not page.locator(".tools").is_visible()
+    assert not page.locator("nav").is_visible()
+    assert page.locator("#functions").is_visible()
