@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ OPERATORS = {
 def write(source: Source) -> bytes:
     """Raises ModuleNotFoundError where the package onnx is not installed."""
     try:
-        onnx: Any = importlib.import_module("onnx")
+        import onnx.checker  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "--to onnx needs the package onnx, which is not installed: "
