@@ -68,14 +68,10 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
         f"the run is in {run.path}; next:",
-        f"  actsearch top {run.path} -n 50",
         f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
-        f'  actsearch show "{run_best(run)}"',
+        f"  actsearch report {run.path}",
+        f"  actsearch export {run.path}#1",
     ]
-
-
-def run_best(run: Run) -> str:
-    return next((e.formula for e in run.leaderboard() if e.rank == 1), "relu")
 
 
 def top(config: TopConfig) -> int:
