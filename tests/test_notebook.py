@@ -40,6 +40,10 @@ def check(notebook: Any) -> None:
     beta = re.fullmatch(r"'x \* sigmoid\((\S+) \* x\)'", shown(notebook, "learnt"))
     assert beta is not None
     assert float(beta[1]) == pytest.approx(3.0, abs=0.1)
+    [exported] = [cell for cell in code if "export(" in cell.source]
+    module = exported.outputs[0]["text"]
+    assert "class " in module
+    compile(module, "exported", "exec")
 
 
 def test_the_notebook_runs_from_start_to_end(tmp_path: Path) -> None:
