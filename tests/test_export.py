@@ -29,6 +29,7 @@ from search_space.activation import Activation
 from search_space.baselines import BASELINES
 from search_space.export.exporters import EXPORTERS
 from search_space.export.lowering import GUARDS
+from search_space.expression import Expr, X
 from search_space.kernels.compiler import compiler
 from search_space.operators import BINARY, OPERATOR_SETS, OPERATORS, UNARY, Op
 from search_space.parser import parse
@@ -487,6 +488,68 @@ def test_an_operator_of_the_users_becomes_a_function() -> None:
     assert r"\mathrm{grow}\left(\mathrm{wave}\left(x\right), x, \beta\right)" in str(
         actsearch.export(text, "latex", space=OWN)
     )
+
+
+# fmt: off
+HARD = [
+    Op("turn", 1, lambda x: torch.relu(torch.where(x > 1, 1 - x, x))),  # a choice in an argument
+    Op("step", 1, lambda x: (x > 0) * x + (x <= -1)),  # comparisons as numbers
+    Op("corner", 1, lambda x: torch.log(torch.abs(x) + x)),  # log of 0
+    Op("below", 1, lambda x: torch.log(torch.abs(x) + -2.0)),  # log of what is negative
+    Op("steep", 1, lambda x: torch.exp(x.clamp(max=1000.0)) + torch.sinh(x.clamp(-800.0, 800.0))),
+    Op("fold", 1, lambda x: 1 / (x.clamp(min=0) - x.clamp(max=0))),  # 1 / |x|
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("op", HARD, ids=lambda op: op.name)
+def test_an_operator_of_the_users_is_exported_as_it_is_computed(op: Op, tmp_path: Path) -> None:
+    x = [-900.0, -3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0, 900.0]
+    exact = op.fn(torch.tensor(x, dtype=torch.float64)).numpy()
+    single = op.fn(torch.tensor(x)).numpy()
+    expr = Expr(op, (X,))
+    python = _executed(actsearch.export(expr, "python"))["activation"]
+    np.testing.assert_allclose([python(v) for v in x], exact, rtol=EXACT)
+    module = _executed(actsearch.export(expr, "torch"))["Activation"]()
+    np.testing.assert_allclose(module(torch.tensor(x)), single, rtol=SINGLE)
+    if (cc := compiler()) is None:
+        return
+    (tmp_path / "f.c").write_text(str(actsearch.export(expr, "c")))
+    built = [str(cc), "-shared", "-fPIC", "-o", "f.so", "f.c", "-lm"]
+    subprocess.run(built, cwd=tmp_path, check=True)
+    function = ctypes.CDLL(str(tmp_path / "f.so")).activation
+    function.restype = ctypes.c_float
+    np.testing.assert_allclose([function(ctypes.c_float(v)) for v in x], single, rtol=1e-5)
+
+
+def test_a_comparison_can_be_a_number_in_sympy_and_onnx() -> None:
+    pytest.importorskip("sympy")
+    pytest.importorskip("onnxruntime")
+    step, x = next(op for op in HARD if op.name == "step"), [-3.0, -0.5, 0.0, 2.0]
+    expected = step.fn(torch.tensor(x)).numpy()
+    program = _executed(actsearch.export(Expr(step, (X,)), "sympy"))
+    found = [float(program["activation"].subs(program["x"], v)) for v in x]
+    np.testing.assert_allclose(found, expected, rtol=SINGLE)
+    model = actsearch.export(Expr(step, (X,)), "onnx", dims=2)
+    assert isinstance(model, bytes)
+    np.testing.assert_allclose(_run_onnx(model, np.float32([x]))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "operators"),
+    [
+        ("exp(x * abs(x))", "paper"),
+        ("exp(x * exp(x))", "paper"),
+        ("sinc(cube(cube(cube(x))))", "guarded"),
+        ("exp(-x * x)", "paper"),
+    ],
+)
+def test_python_is_infinite_or_nan_where_torch_is(text: str, operators: str) -> None:
+    x = [-1e300, -1e10, -100.0, -0.0, 1.0, 100.0, 1e10, 1e300]
+    act = Activation(text, operators=operators)
+    python = _executed(actsearch.export(text, "python", operators=operators))["activation"]
+    expected = act(torch.tensor(x, dtype=torch.float64)).detach().numpy()
+    np.testing.assert_allclose([python(v) for v in x], expected, rtol=EXACT)
 
 
 @pytest.mark.parametrize("to", ["torch", "c"])

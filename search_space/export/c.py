@@ -44,7 +44,7 @@ C = Language(
         **ARITHMETIC,
         **{name: Form(f"{name}f({{0}})") for name in _SAME},
         "abs": Form("fabsf({0})"),
-        "relu": Form("({0} < 0.0f ? 0.0f : {0})"),
+        "relu": Form("maximum({0}, 0.0f)", helper="maximum"),
         "sign": calls("sign"),
         "sigmoid": calls("sigmoid"),
         "sinc": calls("sinc"),

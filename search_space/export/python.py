@@ -5,6 +5,8 @@ Where torch gives inf or NaN the math module raises, so what can meet such argum
 
 from __future__ import annotations
 
+import math
+
 from search_space.export.lowering import Source, lowered
 from search_space.export.writing import (
     ARITHMETIC,
@@ -20,6 +22,7 @@ from search_space.kernels.program import Node
 
 _SAFE = ("tanh", "asinh", "atan", "erf")  # at any argument
 _RAISING = ("exp", "sinh", "cosh", "log", "sqrt", "sin", "cos")
+LARGEST = 700.0  # what exp, sinh and cosh can take: math.exp(710) overflows
 
 _OVERFLOW = '''\
 def {name}(x):
@@ -48,7 +51,9 @@ def divide(a, b):
 
 _SINC = '''\
 def sinc(x):
-    """sin(x) / x, and 1 at 0."""
+    """sin(x) / x, 1 at 0 and NaN at infinity."""
+    if not math.isfinite(x):
+        return math.nan
     return math.sin(x) / x if x else 1.0'''
 
 _MAXIMUM = '''\
@@ -90,15 +95,27 @@ def _harmless(node: Node) -> bool:
     parts = arg.args
     match node.name:
         case "exp":
-            return arg.name == "clamp_max" or (arg.name == "mul" and parts[1].args == parts[:1])
+            if arg.name == "mul":
+                return parts[1].name == "neg" and parts[1].args == parts[:1]  # -x * x
+            return arg.name == "clamp_max" and _value(parts[1]) <= LARGEST
         case "sinh" | "cosh":
-            return arg.name == "clamp_max" and parts[0].name == "clamp_min"
+            return [node.name for node in (arg, *parts[:1])] == ["clamp_max", "clamp_min"] and all(
+                abs(_value(limit)) <= LARGEST for limit in (parts[1], parts[0].args[1])
+            )
         case "log" | "sqrt":
-            return arg.name == "add" and {"abs", "exp"} & {p.name for p in parts} != set()
+            found = {part.name for part in parts} & {"abs", "exp"}
+            return arg.name == "add" and bool(found) and any(_value(part) > 0 for part in parts)
         case "sin" | "cos":
             return not parts  # the function's own argument
         case _:
-            return arg.name == "const" or {p.name for p in parts} >= {"clamp_min", "clamp_max"}
+            if [part.name for part in parts[1:]] == ["clamp_min", "clamp_max"]:  # a where
+                return _value(parts[1].args[1]) > 0 > _value(parts[2].args[1])
+            return abs(_value(arg)) > 0
+
+
+def _value(node: Node) -> float:
+    """The number that a node is, NaN where it depends on something."""
+    return node.value if node.name == "const" else math.nan
 
 
 PYTHON = Language(

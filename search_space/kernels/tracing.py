@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from search_space.expression import Expr
-from search_space.kernels.program import Node, Program
+from search_space.kernels.program import LOGICAL, Node, Program
 from search_space.operators import CONSTANT, INPUT, Op
 
 # ns an element with 8 lanes (AVX2), about; the rest costs nothing beside memory.
@@ -113,8 +113,10 @@ class Scalar:
 
     @staticmethod
     def of(program: Program, value: Any) -> Node:
-        """The node of a Scalar or of a number."""
+        """The node of a Scalar or of a number; a comparison counts as 1 or 0."""
         if isinstance(value, Scalar):
+            if value.node.name in LOGICAL:
+                return program.where(value.node, program.const(1.0), program.const(0.0))
             return value.node
         if isinstance(value, (int, float)):
             return program.const(value)
@@ -130,14 +132,14 @@ class Scalar:
         return made(*args, **(kwargs or {}))
 
     def _binary(self, name: str, other: Any, *, swap: bool = False) -> Scalar:
-        a, b = self.node, self.of(self.program, other)
+        a, b = self.of(self.program, self), self.of(self.program, other)
         if swap:
             a, b = b, a
         make = {"add": self.program.add, "mul": self.program.mul}.get(name)
         return Scalar(self.program, make(a, b) if make else self.program.node(name, a, b))
 
     def _unary(self, name: str) -> Scalar:
-        return Scalar(self.program, self.program.node(name, self.node))
+        return Scalar(self.program, self.program.node(name, self.of(self.program, self)))
 
     def __add__(self, other: Any) -> Scalar:
         return self._binary("add", other)
