@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 DONE, UNEXPECTED, USAGE, NO_CANDIDATE, ENVIRONMENT, RUN_UNAVAILABLE = 0, 1, 2, 3, 4, 5
 RESUMABLE, INTERRUPTED = 75, 130
@@ -23,6 +25,15 @@ class RunError(Exception):
 
 class EnvironmentProblem(Exception):
     """The machine or the folder does not allow what was asked for."""
+
+
+@contextmanager
+def written(path: str | Path) -> Iterator[None]:
+    """Around the writing of a file or folder: where the system refuses, a sentence says so."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from error
 
 
 # By name, so that looking up an exit code imports nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from actsearch.config import ExportConfig
-from actsearch.errors import EnvironmentProblem, NoCandidateError, UsageError
+from actsearch.errors import EnvironmentProblem, NoCandidateError, UsageError, written
 from actsearch.run import Run
 from actsearch.session import extra_operators
 from search_space.baselines import BASELINES
@@ -90,10 +91,8 @@ def carry_out(config: ExportConfig) -> str:
     if config.output is None:
         assert isinstance(code, str)  # ExportConfig wants -o for the others
         return code
-    try:
+    with written(config.output):
         Path(config.output).write_bytes(code if isinstance(code, bytes) else code.encode())
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {config.output}: {error.strerror}") from error
     return f"{config.output}\n"
 
 
@@ -117,7 +116,12 @@ def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
     if int(rank) not in ranked:
         has = f"its ranks are 1 to {len(ranked)}" if ranked else "none of its functions trained"
         raise NoCandidateError(f"{path} has no rank {rank}; {has}")
-    own = run.config["identity"]["protocol"]["operators"]
+    own = run.config.get("settings", {}).get("operators")
+    if own is None:
+        raise UsageError(
+            f"{path} has no config.json that says its operator set; export the formula instead: "
+            f"actsearch export {shlex.quote(ranked[int(rank)].formula)} --operators ..."
+        )
     if operators not in (None, own):
         raise UsageError(
             f"{path} was searched with the operator set {own}, not {operators}; leave out "
@@ -125,7 +129,7 @@ def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
         )
     expression = ranked[int(rank)].expression
     try:
-        return Found(parse(expression, extra), own, f"rank {rank} of {_printable(path)}")
+        return Found(parse(expression, extra), own, f"rank {rank} of {_printable(run.name)}")
     except ParseError as error:
         raise UsageError(
             f"{text} is {expression}, with operators of a space of your own: export it from "
@@ -133,9 +137,9 @@ def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
         ) from error
 
 
-def _printable(path: str) -> str:
+def _printable(name: str) -> str:
     """What a comment of any language can hold."""
-    return re.sub(r"[^\w./ -]", "_", path, flags=re.ASCII)
+    return re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)
 
 
 def _name(expr: Expr) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from actsearch.comparison import compare
 from actsearch.config import PlotConfig
-from actsearch.errors import NoCandidateError, RunError
+from actsearch.errors import NoCandidateError, RunError, written
 from actsearch.run import Run
 from results.figures import Inspected, beta_figure, file_name, preactivation_figure
 from results.leaderboard import Entry
@@ -19,6 +19,7 @@ from results.plots import Figure, write
 from results.records import Outcome
 from results.search_figures import (
     BASELINES,
+    OPERATORS_FROM,
     SHOWN,
     Course,
     Curve,
@@ -59,6 +60,11 @@ class Found:
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         return self.run.config.get("settings", {})
+
+    @cached_property
+    def metric(self) -> str:
+        """What a score is: accuracy, or BLEU of a translation."""
+        return self.run.config.get("data", {}).get("metric", "accuracy")
 
     @cached_property
     def health(self) -> list[dict[str, float]]:
@@ -124,15 +130,19 @@ class Kind:
 
 
 _SEARCHED = "no function that has trained: 'actsearch search {run}' goes on"
+_FEW = "fewer than {n} functions that have trained: 'actsearch search {{run}}' goes on"
 _AGAIN = "no re-evaluation, which records them: 'actsearch reevaluate {run}' makes one"
 
 FIGURES: Mapping[str, Kind] = {
     "functions": Kind(lambda found: [gallery_figure(found.curves())], _SEARCHED),
-    "progress": Kind(lambda found: [progress_figure(found.rows)], _SEARCHED),
+    "progress": Kind(lambda found: [progress_figure(found.rows, found.metric)], _SEARCHED),
     "losses": Kind(lambda found: [loss_figure(found.courses())], _SEARCHED),
-    "cost": Kind(lambda found: [cost_figure(found.entries)], "too few functions that have trained"),
+    "cost": Kind(
+        lambda found: [cost_figure(found.entries, found.metric)],
+        _FEW.format(n=2),
+    ),
     "operators": Kind(
-        lambda found: [operator_figure(found.entries)], "too few functions that have trained"
+        lambda found: [operator_figure(found.entries)], _FEW.format(n=OPERATORS_FROM)
     ),
     "failures": Kind(lambda found: [failure_figure(found.entries)], "no function that failed"),
     "controller": Kind(
@@ -154,7 +164,8 @@ def carry_out(config: PlotConfig) -> list[Path]:
     if not figures:
         raise NoCandidateError(_nothing(run, config))
     folder = Path(config.output) if config.output else run.path / "figures"
-    return write(figures, folder, config.of, f"{config.of.capitalize()} of {run.path}")
+    with written(folder):
+        return write(figures, folder, config.of, f"{config.of.capitalize()} of {run.path}")
 
 
 def inspected(run: Run, function: str | None = None) -> list[Inspected]:

@@ -20,16 +20,24 @@ from typing import Any
 
 from actsearch.comparison import Comparison, Worth, compare, luck, of_seeds, worth
 from actsearch.config import DEFAULTS, PRESETS, ReportConfig
-from actsearch.errors import RunError
+from actsearch.errors import RunError, written
 from actsearch.plotting import FIGURES, Found
 from actsearch.run import Run
-from results.leaderboard import Entry
+from actsearch.screen import duration
+from results.leaderboard import DROPPED, Entry
 from results.plots import Figure, to_svg
 from results.search_figures import BASELINES, SHOWN, front
 from results.tables import Row, show
 
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
 NEAR = 1.96 * math.sqrt(2)  # differences within so many standard deviations of one training
+
+STATUS_WORDS = {
+    "ok": "trained to the end",
+    "rejected": "rejected before training",
+    "raced_out": "stopped early by racing",
+    DROPPED: "left behind in a rung of halving",
+}
 
 # Sections with figures: its `--of`, and the sentences above it.
 PICTURES: Mapping[str, tuple[str, str]] = {
@@ -64,8 +72,9 @@ def report(run: str | Path | Run, output: str | Path | None = None, *, rows: int
     opened = run if isinstance(run, Run) else Run.open(run)
     target = Path(output) if output else opened.path / "report.html"
     page = render(contents(opened, rows))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    with written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
     return target
 
 
@@ -99,12 +108,12 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
             f"'actsearch search {run.path}' goes on"
         )
     known, examples = worth(run), run.config.get("data", {})
-    metric = examples.get("metric", "accuracy")
-    error = _error(known, examples if metric == "accuracy" else {})
+    error = _error(known, examples if found.metric == "accuracy" else {})
     compared = _compared(run)
     return {
-        "name": run.path.name,
-        "metric": metric,
+        "name": run.name,
+        "metric": found.metric,
+        "unit": "%" if found.metric == "accuracy" else "",
         "best": [_formula(e) for e in found.ranked[:1]],
         "sentences": list(_sentences(found, known, examples)),
         "facts": list(_facts(found)),
@@ -133,20 +142,19 @@ def _sentences(found: Found, known: Worth | None, data: Mapping[str, Any]) -> It
     if not counts:
         yield "Functions were trained here with several seeds; there was no search."
         return
-    words = {"ok": "trained to the end", "rejected": "rejected before training"}
-    told = [f"{n:,} {words.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
+    told = [f"{n:,} {STATUS_WORDS.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
     yield f"{len(found.entries):,} functions: {', '.join(told)}."
     if not found.ranked:
         return
     best = found.ranked[0]
     others = [
-        f"{e.label} {100 * (e.val_accuracy or 0):.2f} % (#{e.rank})"
+        f"{e.label} {_scored(e, found)} (#{e.rank})"
         for name in BASELINES
         for e in found.ranked
         if e.label == name
     ]
     beside = f"; beside it {' and '.join(others)}" if others else ""
-    yield f"The best had {100 * (best.val_accuracy or 0):.2f} % on validation data{beside}."
+    yield f"The best had {_scored(best, found)} on validation data{beside}."
     sentence = luck(found.run)
     if sentence:
         yield sentence
@@ -159,10 +167,15 @@ def _sentences(found: Found, known: Worth | None, data: Mapping[str, Any]) -> It
         )
     else:
         yield (
-            "Every function was trained once, so the order of functions that are close is partly "
-            f"luck. 'actsearch reevaluate {found.run.path}' trains the best again and says how "
-            "much."
+            "The search trained every function once, so the order of functions that are close is "
+            f"partly luck. 'actsearch reevaluate {found.run.path}', with the settings of the "
+            "search, says how much."
         )
+
+
+def _scored(entry: Entry, found: Found) -> str:
+    unit = "%" if found.metric == "accuracy" else found.metric
+    return f"{100 * (entry.val_accuracy or 0):.2f} {unit}"
 
 
 def _error(known: Worth | None, data: Mapping[str, Any]) -> tuple[float | None, int] | None:
@@ -203,17 +216,20 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
         return
     devices = Counter(row["device"] for row in ended)
     yield "trained on", ", ".join(f"{name} ({n:,})" for name, n in devices.most_common())
-    hours = sum(row["seconds"] for row in ended) / 3600
+    spent = duration(sum(row["seconds"] for row in ended))
     typical = statistics.median(row["seconds"] for row in ended)
-    yield "training", f"{hours:,.2f} hours in all, {typical:.1f} s a function (median)"
+    yield "training", f"{spent} in all, {typical:.1f} s a function (median)"
     yield "state", "going on" if found.run.driver() else "ended or stopped"
     versions = found.run.config.get("environment", {})
     yield "versions", ", ".join(f"{k} {v}" for k, v in versions.items() if k not in ("cpus",))
 
 
 def _command(run: Run) -> str:
-    """The command that makes this search again; settings at their defaults are left out."""
-    settings = dict(run.config.get("settings", {}))
+    """The command that makes this search again, without settings at their defaults; "" where the
+    search was given objects of Python, which no command can name."""
+    settings = run.config.get("settings", {})
+    if not settings.get("dataset") or not settings.get("child"):
+        return ""
     usual = {**PRESETS[settings.get("preset") or DEFAULTS["preset"]], **DEFAULTS}
     words = ["actsearch", "search", str(run.path)]
     for name, value in settings.items():
@@ -267,6 +283,7 @@ def _functions(
                 "vs_relu": e.vs_relu,
                 "front": e.expression in best,
                 "properties": e.properties,
+                "status": e.status.replace("_", " "),
                 "note": "" if e.status == "ok" else f"{e.status.replace('_', ' ')}: {e.reason}",
             }
         )

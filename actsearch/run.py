@@ -64,6 +64,11 @@ class Run:
         return Store(self.path / "run.sqlite", create=not readonly, readonly=readonly)
 
     @property
+    def name(self) -> str:
+        """That of the folder, wherever it lies."""
+        return self.path.resolve().name
+
+    @property
     def config(self) -> dict[str, Any]:
         """identity, settings, data and environment; empty where the run is new."""
         file = self.path / "config.json"

@@ -25,7 +25,12 @@ BASELINES = ("relu", "swish")
 # -- how it went
 
 
-def progress_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
+def _validation(metric: str) -> str:
+    """The label of an axis with scores."""
+    return f"validation {metric} [%]" if metric == "accuracy" else f"validation {metric}"
+
+
+def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> Figure | None:
     """Every training of a search that has ended, and the best so far; `rows` of the store."""
     ended = [r for r in rows if r["status"] not in (None, "rejected")]
     ended.sort(key=lambda r: r["finished"])
@@ -47,7 +52,7 @@ def progress_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         ends = (0.0, float(len(ended)))
         marks.append(Line(row["label"], ends, (level, level), style=style, dash=style))
     failed = len(ended) - len(scored)
-    panel = Panel("", "trainings finished", "validation accuracy [%]", tuple(marks), x_from=0.0)
+    panel = Panel("", "trainings finished", _validation(metric), tuple(marks), x_from=0.0)
     note = f"; {failed:,} that failed or were stopped early have none" if failed else ""
     return Figure(
         "progress", "The search", (panel,), f"one training each, n = {len(scored):,}{note}",
@@ -171,7 +176,7 @@ def front(entries: Iterable[Entry]) -> list[Entry]:
     return kept
 
 
-def cost_figure(entries: Sequence[Entry]) -> Figure | None:
+def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | None:
     """Accuracy beside time a step, and the functions that nothing beats in both."""
     timed = [e for e in entries if e.val_accuracy is not None and e.ms_per_step is not None]
     if len(timed) < 2:
@@ -194,7 +199,7 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
     for entry in (e for e in timed if e.label in BASELINES):
         marks.append(Points(entry.label, *at([entry]), style=1 + BASELINES.index(entry.label)))
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
-    panel = Panel("", x, "validation accuracy [%]", tuple(marks))
+    panel = Panel("", x, _validation(metric), tuple(marks))
     shown = "; ".join(names[-NAMED_AT_THE_FRONT:])
     return Figure("cost", "Accuracy and cost", (panel,), f"the front: {shown}", panel=(7.0, 4.2))
 
@@ -230,7 +235,7 @@ class OperatorShare:
 
 def operators_in(expression: str) -> set[str]:
     """The names of the operators in an expression's text."""
-    return set(re.findall(r"[a-z]\w*", expression)) - {"x"}
+    return set(re.findall(r"\b[^\W\d]\w*", expression)) - {"x"}
 
 
 def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
@@ -282,8 +287,10 @@ def operator_figure(entries: Sequence[Entry]) -> Figure | None:
 
 
 def failures(entries: Iterable[Entry]) -> list[tuple[str, str, int]]:
-    """(status, kind of reason, how many), the most frequent first; a kind has no numbers."""
-    counted = Counter((e.status, kind_of_reason(e.reason)) for e in entries if e.status != "ok")
+    """(status, kind of reason, how many), the most frequent first; a kind has no numbers. Functions
+    that left a race or a cohort trained well enough, and are none."""
+    failed = (e for e in entries if e.status != "ok" and e.rung is None)
+    counted = Counter((e.status, kind_of_reason(e.reason)) for e in failed)
     return [(status, kind, n) for (status, kind), n in counted.most_common()]
 
 
@@ -303,7 +310,7 @@ def failure_figure(entries: Iterable[Entry]) -> Figure | None:
     counts = tuple(float(n) for _, _, n in found)
     spans = Spans("functions", tuple(map(float, range(len(found)))), (0.0,) * len(found), counts)
     panel = Panel("", "functions", "", (spans,), y_names=names)
-    caption = f"n = {int(sum(counts)):,} functions without a score"
+    caption = f"n = {int(sum(counts)):,} functions that failed"
     size = (7.0, 0.6 + 0.28 * len(found))
     return Figure("failures", "What did not train", (panel,), caption, size)
 

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -580,7 +581,7 @@ def test_a_rank_of_a_run_is_exported_in_the_runs_operator_set(
     assert capsys.readouterr().out == f"{file}\n"
     text = file.read_text()
     assert best.expression in text
-    assert "rank 1 of" in text
+    assert f"(rank 1 of {run.path.name})" in text  # and not where it lies on this machine
     assert "Operator set: paper." in text
     assert cli.main(["export", "relu", "--to", "latex"]) == errors.DONE
     assert capsys.readouterr().out == "\\max\\left(x, 0\\right)\n"
@@ -592,6 +593,7 @@ def test_a_rank_of_a_run_is_exported_in_the_runs_operator_set(
         (["RUN#99"], errors.NO_CANDIDATE, "has no rank 99; its ranks are 1 to "),
         (["RUN#x"], errors.USAGE, "is no RUN#RANK"),
         (["RUN#1", "--operators", "guarded"], errors.USAGE, "searched with the operator set paper"),
+        (["BARE#1"], errors.USAGE, "has no config.json that says its operator set"),
         (["nowhere#1"], errors.RUN_UNAVAILABLE, "nowhere"),
         (["sinn(x)"], errors.USAGE, "Did you mean sin"),
         (["relu", "--name", "while"], errors.USAGE, "cannot be called 'while'"),
@@ -614,7 +616,13 @@ def test_what_cannot_be_exported_gets_a_sentence_and_its_exit_code(
     weights: tuple[Path, Trained], tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "text").write_text("not weights")
-    places = {"RUN": run.path, "WEIGHTS": weights[0], "TEXT": tmp_path / "text"}
+    shutil.copytree(run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("config.json"))
+    places = {
+        "RUN": run.path,
+        "BARE": tmp_path / "bare",
+        "WEIGHTS": weights[0],
+        "TEXT": tmp_path / "text",
+    }
     for name, path in places.items():
         arguments = [a.replace(name, str(path)) for a in arguments]
     assert cli.main(["export", *arguments]) == code

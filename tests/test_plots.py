@@ -345,6 +345,15 @@ def test_a_run_without_re_evaluations_says_what_makes_one(
     assert Run.open(tmp_path).rows("reevaluate") == []
 
 
+def test_a_folder_that_cannot_be_made_gets_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["--of", "betas", "-o", str(tmp_path / "file")]
+    assert cli.main(["plot", str(run), *arguments]) == 4
+    assert f"cannot write {tmp_path / 'file'}: File exists" in capsys.readouterr().err
+
+
 def test_every_kind_of_figure_can_be_asked_for() -> None:
     from typing import get_args, get_type_hints
 

@@ -18,6 +18,7 @@ import pytest
 import actsearch
 from actsearch import cli
 from actsearch.config import SearchConfig, read_command
+from actsearch.errors import ENVIRONMENT
 from actsearch.plotting import FIGURES, Found
 from actsearch.reporting import contents, render, report
 from actsearch.run import Run
@@ -202,6 +203,8 @@ def test_shares_of_operators_count_functions_of_the_best_and_worst_quarter() -> 
     assert shares["div"] == (0, 5, 5)
     assert shares["sinh"] == (0, 2, 5)
     assert "x" not in shares
+    small = [entry(i, 0.5, expression="scale[1e-07](_own(Fast(x)))") for i in range(20)]
+    assert {s.name for s in operator_shares(small)} == {"scale", "_own", "Fast"}
     assert next(iter(shares)) == "add"
     assert operator_shares(good) == []
 
@@ -233,6 +236,8 @@ def test_reasons_are_counted_without_their_numbers(reason: str, kind: str) -> No
 def test_failures_are_counted_by_status_and_kind() -> None:
     found = [entry(i, None, status="diverged", reason=f"loss nan at step {i}") for i in range(3)]
     found += [entry(9, None, status="rejected", reason="constant"), entry(10, 0.5)]
+    for status in ("raced_out", "dropped"):
+        found.append(entry(11, None, status=status, reason="left after 5 steps", rung=(5, 0.3)))
     assert failures(found) == [("diverged", "loss nan", 3), ("rejected", "constant", 1)]
 
 
@@ -337,6 +342,50 @@ def test_the_command_makes_the_same_search_again(found: dict[str, Any]) -> None:
     assert {k: settings[k] for k, v in SETTINGS.items() if v is not None} == {
         k: v for k, v in SETTINGS.items() if v is not None
     }
+
+
+def test_a_search_of_a_programs_own_objects_has_no_command(own: Run) -> None:
+    """Where data were arrays, the same words would search another data set."""
+    for name in ("dataset", "child"):
+        settings = {**SETTINGS, name: None}
+        (own.path / "config.json").write_text(json.dumps({"settings": settings}))
+        found = contents(own, 500)
+        assert found["command"] == ""
+        assert "The search again" not in render(found)
+
+
+def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run) -> None:
+    config = own.config
+    config["data"]["metric"] = "BLEU"
+    (own.path / "config.json").write_text(json.dumps(config))
+    found = contents(own, 500)
+    assert "The best had 90.00 BLEU on validation data" in " ".join(found["sentences"])
+    page = render(found)
+    assert "Validation BLEU" in page
+    assert "validation BLEU" in page  # an axis
+    assert "Validation accuracy" not in page
+    assert "validation accuracy" not in page
+
+
+def test_functions_without_a_score_say_what_became_of_them(own: Run) -> None:
+    store = own.store()
+    trial = store.submit("rung", "cos(x)", "p", 0, steps=50, formula="cos(x)")
+    store.record(trial, Outcome("ok", val_accuracy=0.4))
+    store.close()
+    found = contents(own, 500)
+    assert "1 left behind in a rung of halving" in " ".join(found["sentences"])
+    page = render(found)
+    assert '<span class="quiet">diverged</span>' in page
+    assert '<span class="quiet">dropped</span>' in page
+
+
+def test_a_report_is_named_by_its_runs_folder_and_says_where_it_cannot_be_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run.path)
+    assert contents(Run.open("."), 1)["name"] == run.path.name
+    assert cli.main(["report", str(run.path), "-o", str(tmp_path)]) == ENVIRONMENT
+    assert f"cannot write {tmp_path}: Is a directory" in capsys.readouterr().err
 
 
 def test_names_are_text_and_no_markup(found: dict[str, Any]) -> None:
