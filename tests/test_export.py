@@ -457,6 +457,13 @@ def test_latex_is_typeset_on_one_line() -> None:
         parser.parse(f"${line}$")
 
 
+def test_a_module_says_which_of_its_arguments_matter() -> None:
+    with_beta, without = (str(actsearch.export(name)) for name in ("swish", "relu"))
+    assert "give channel_dim=-1" in with_beta
+    assert "Takes any shape" in without
+    assert "channel_dim=-1" not in without
+
+
 def test_every_file_says_what_it_is_and_each_guard_what_it_does() -> None:
     assert {op.name for op in OPERATORS.values() if op.guarded is not None} == set(GUARDS)
     for to in set(EXPORTERS) - {"latex", "onnx"}:

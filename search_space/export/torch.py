@@ -40,8 +40,7 @@ _MODULE = '''\
 class {type}(nn.Module):
     """`{name}`{betas}, to put where nn.ReLU stood.
 
-    Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give channel_dim=-1. 16-bit
-    inputs are computed in float32. `inplace` is accepted and ignored.
+    {inputs}
     """
 
     def __init__(
@@ -54,6 +53,14 @@ class {type}(nn.Module):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.float()).to(x.dtype)
 {forward}'''
+
+_INPUTS = """\
+Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give channel_dim=-1. 16-bit
+    inputs are computed in float32. `inplace` is accepted and ignored."""
+
+_ANY_INPUTS = """\
+Takes any shape; 16-bit inputs are computed in float32. `channels`, `channel_dim` and `inplace`
+    are accepted and ignored."""
 
 _INIT = """\
         self.channels = channels
@@ -84,6 +91,7 @@ def _module(source: Source, constants: list[str]) -> str:
     return _MODULE.format(
         type="".join(part.capitalize() for part in source.name.split("_")),
         name=source.name,
+        inputs=_INPUTS if constants else _ANY_INPUTS,
         betas=f" with {trainable} a channel" if constants else "",
         channels=f"channels: int{default}" if constants else "channels: int | None = None",
         init=_INIT.format(initial=", ".join(constants)) if constants else "",
