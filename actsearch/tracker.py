@@ -92,8 +92,8 @@ class TensorBoard:
 
     def _add_health(self, *, settled: bool = False) -> None:
         """What is new of the strategy; the last row may still change until the search ends."""
-        rows = self._store.health(self._strategy)
-        for numbers in rows[self._told : None if settled else -1]:
+        rows = self._store.health(self._strategy, skip=self._told)
+        for numbers in rows if settled else rows[:-1]:
             self._told += 1
             for name, number in numbers.items():
                 if name != "proposals":

@@ -398,10 +398,14 @@ class Store:
         state = {key: json.loads(value) for key, value in self._db.execute(query, (name,))}
         return state or None
 
-    def health(self, strategy: str) -> list[dict[str, float]]:
-        """What `save_health` stored, oldest first, with `proposals` added."""
-        query = "SELECT proposals, numbers FROM health WHERE strategy = ? ORDER BY proposals"
-        found = self._db.execute(query, (strategy,))
+    def health(self, strategy: str, skip: int = 0) -> list[dict[str, float]]:
+        """What `save_health` stored, oldest first and without the `skip` first, with `proposals`
+        added."""
+        query = (
+            "SELECT proposals, numbers FROM health WHERE strategy = ? ORDER BY proposals "
+            "LIMIT -1 OFFSET ?"
+        )
+        found = self._db.execute(query, (strategy, skip))
         return [{"proposals": n, **json.loads(numbers)} for n, numbers in found]
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
