@@ -1,0 +1,445 @@
+"""What the documents tell a reader to type is typed here: commands, scripts and Python.
+
+Code stands indented by four spaces. A block is a paragraph of commands, and what they print, or
+Python, or a text. Each `actsearch` line is run in a folder that has what documents name (RUN,
+cifar10.npz, model.pt, ...), with a few options behind it that make it short: the last one given
+counts. What no test has is said behind the line, as `# needs: a Ray cluster`; then it is only read.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import runpy
+import shlex
+import shutil
+import sys
+import textwrap
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import actsearch
+from actsearch import cli, errors
+from actsearch.config import read_command
+from child_models.datasets import DATASETS, Dataset, make_dataset
+from tests.test_translation import write_pairs
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+INLINE = ["--executor", "inline", "--kernels", "eager"]
+SHORT = [*INLINE, "--steps", "2", "--batch-size", "8"]
+SHORTER: dict[str, list[str]] = {
+    "search": [*SHORT, "--budget", "3"],
+    "reevaluate": [*SHORT, "--seeds", "1"],
+    "experiment": [*INLINE, "--seeds", "1", "--epochs", "1", "--looks", "2"],
+    "replay": ["--repeats", "2", "--budget", "4"],
+}
+# What documents call a finished run.
+RUNS = ("RUN", "RUN2", "runs/tiny", "runs/cifar")
+# Options and the module that they need, by the name of the extra that installs it.
+EXTRAS = {
+    r"--to onnx": ("export", "onnx"),
+    r"\btimm:": ("timm", "timm"),
+    r"--tensorboard": ("tensorboard", "tensorboard"),
+    r"actsearch experiment": ("plots", "plotly"),
+    r":en-de": ("translation", "sacrebleu"),
+}
+DEV = ("plots", "tensorboard", "translation")  # which `.[dev]` has too
+# Run by CI, or by hand under a heading of docs/clusters.md that says what it needs.
+TOOLS = ("pytest", "ruff", "pyright")
+SHELL = ("actsearch", "python", "ray", "umask", "tensorboard", "#!/bin/bash", *TOOLS)
+PYTHON = re.compile(r"^(import|from|def|class) |\b(actsearch|nn|torch)\.", re.MULTILINE)
+
+
+# -- what the documents hold
+
+
+@dataclass(frozen=True)
+class Block:
+    """Indented lines of a document: its commands, each on one line, and what stands below them."""
+
+    document: str
+    section: str
+    commands: tuple[str, ...]
+    rest: str
+
+    @property
+    def first(self) -> str:
+        return (*self.commands, self.rest)[0].split("\n")[0]
+
+    @property
+    def tree(self) -> ast.Module | None:
+        """Its Python, where that is what stands there."""
+        for source in (self.rest, f"{{{self.rest}}}"):  # rows of a dict are Python too
+            try:
+                return ast.parse(source)
+            except SyntaxError:
+                continue
+        return None
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    section, lines = "", []
+    for line in [*document.read_text().splitlines(), "end"]:
+        if line.startswith("    ") or (lines and not line):
+            lines.append(line)
+            continue
+        if lines:
+            yield _block(document.name, section, textwrap.dedent("\n".join(lines)).strip("\n"))
+            lines = []
+        section = line if line.startswith("#") else f"{section}\n{line}"
+
+
+def _block(document: str, section: str, text: str) -> Block:
+    if text.split(maxsplit=1)[0] not in SHELL:
+        return Block(document, section, (), text)
+    shell, _, rest = text.partition("\n\n")
+    lines = re.sub(r"\\\n\s*", "", shell).split("\n")
+    return Block(document, section, tuple(lines), textwrap.dedent(rest).strip("\n"))
+
+
+def split_comment(line: str) -> tuple[list[str], str]:
+    """The words of a command (RUN#1 is one), and the comment behind it."""
+    command, _, comment = re.sub(r"\s#\s", "\0", line, count=1).partition("\0")
+    return shlex.split(command), comment.strip()
+
+
+def needs(line: str) -> str:
+    return split_comment(line)[1].partition("needs:")[2].strip()
+
+
+BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
+LINES = [(line, block) for block in BLOCKS for line in block.commands]
+# Each command once, and the lines that have it.
+COMMANDS: dict[str, list[str]] = {}
+for _line, _ in LINES:
+    if _line.startswith("actsearch "):
+        COMMANDS.setdefault(shlex.join(split_comment(_line)[0]), []).append(_line)
+CODE = [block for block in BLOCKS if block.rest and block.tree is not None]
+
+# Beginnings of what takes more than some seconds: trainings, processes, a whole space, all figures.
+DEAR = re.compile(
+    r"actsearch (search|reevaluate|experiment|replay|space one-unit --distinct|plot RUN$)"
+    "|import torch.nn.functional"
+)
+
+
+def beyond_tests(command: str) -> bool:
+    """Whether a line that has it says that it needs more than a package of Python."""
+    said = [needs(line) for line in COMMANDS[command]]
+    return any(what and "pip install" not in what for what in said)
+
+
+def slow_where_dear(command: str) -> Any:
+    dear = DEAR.match(command) and not beyond_tests(command)
+    return pytest.param(command, marks=[pytest.mark.slow] if dear else [], id=command)
+
+
+def slow_code_where_dear(block: Block) -> Any:
+    name = f"{block.document}: {block.rest.splitlines()[0]}"
+    return pytest.param(block, marks=[pytest.mark.slow] if DEAR.match(block.rest) else [], id=name)
+
+
+# -- a folder that has what they name
+
+
+def images(name: str, classes: int = 10, n: int = 160, shape: tuple[int, ...] = (32, 32, 3)) -> Any:
+    """Images that can be told apart by their brightness."""
+    y = np.arange(n) % classes
+    noise = np.random.default_rng(0).integers(0, 100, (n, *shape))
+    x = (noise + 15 * y.reshape(-1, *[1] * len(shape)) % 256).astype(np.uint8)
+    return make_dataset(name, (x, y), (x, y))
+
+
+def write_npz(path: Path, data: Dataset) -> None:
+    x = data.x_train.transpose(0, 2, 3, 1) if data.x_train.shape[1] == 3 else data.x_train[:, 0]
+    np.savez(path, x_train=x, y_train=data.y_train, x_test=x, y_test=data.y_train)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search and its re-evaluation on two models, under all names of documents; data."""
+    folder = tmp_path_factory.mktemp("documents")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        space = "units=1;unary=identity,relu,sigmoid;binary=add,mul"
+        plan = [
+            "search",
+            "RUN",
+            "--space",
+            space,
+            "--child",
+            "mlp:width=16",
+            "--dataset",
+            "mnist5k",
+        ]
+        assert cli.main([*plan, *SHORT]) == 0
+        again = ["reevaluate", "RUN", "--top", "2", "--child", "mlp:width=16", "mlp:width=8"]
+        assert cli.main([*again, *SHORT, "--seeds", "3"]) == 0
+    for name in RUNS[1:]:
+        shutil.copytree(folder / "RUN", folder / name)
+    write_npz(folder / "cifar10.npz", images("cifar10"))
+    write_npz(folder / "mnist_10k.npz", images("mnist", shape=(28, 28)))
+    (folder / "multi30k").mkdir()
+    write_pairs(folder / "multi30k", {"train": 200, "val": 20, "test": 20})
+    beta = {"blocks.0.act.beta.0": torch.full((4,), 1.5), "blocks.1.act.beta.0": torch.ones(4)}
+    torch.save(beta, folder / "model.pt")
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, and the current one. Data sets to be downloaded are small and here,
+    and the second look of `--watch` is an interrupt."""
+    folder = Path(shutil.copytree(prepared, tmp_path / "here"))
+    monkeypatch.chdir(folder)
+    for name, classes in (("cifar10", 10), ("cifar100", 100)):
+        monkeypatch.setitem(DATASETS, name, functools.partial(images, name, classes))
+
+    def interrupt(_: float) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "time", SimpleNamespace(sleep=interrupt, monotonic=lambda: 0.0))
+    return folder
+
+
+def state(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def skip_without_extras(line: str) -> None:
+    for pattern, (extra, module) in EXTRAS.items():
+        if re.search(pattern, line):
+            why = f"{module} is not installed: pip install 'actsearch[{extra}]'"
+            pytest.importorskip(module, reason=why)
+
+
+# -- commands
+
+
+@pytest.mark.parametrize("command", [slow_where_dear(command) for command in COMMANDS])
+def test_a_documented_command_works(
+    command: str, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command)
+    configs = {name: config for name, (config, _) in cli.COMMANDS.items()}
+    assert isinstance(read_command(words[1:], configs), configs[words[1]])
+    if beyond_tests(command):
+        return  # it reads well, and the rest is not here
+    skip_without_extras(command)
+    folder = request.getfixturevalue("here")
+    before = state(folder)
+    capfd.readouterr()
+    code = cli.main([*words[1:], *SHORTER.get(words[1], [])])
+    out, err = capfd.readouterr()
+    allowed = {errors.INTERRUPTED} if "--watch" in words else {errors.DONE}
+    if words[1] == "doctor":  # says so where this machine lacks something
+        allowed.add(errors.ENVIRONMENT)
+    assert code in allowed, err
+    assert out.strip() or state(folder) != before
+    if "-o" in words:
+        assert Path(words[words.index("-o") + 1]).exists()
+
+
+def test_a_command_that_joins_a_cluster_says_so() -> None:
+    for line, block in LINES:
+        if line.startswith("actsearch ") and "--ray-address" in line:
+            assert needs(line), f"{block.document}: end {line!r} in '# needs: a Ray cluster'"
+
+
+def test_what_is_to_be_installed_stands_in_the_line_or_elsewhere_in_its_document() -> None:
+    for line, block in LINES:
+        text = next(d for d in DOCUMENTS if d.name == block.document).read_text()
+        named = set(re.findall(r"\[(\w+)\]'", text))
+        named |= set(DEV) if "dev" in named else set()
+        for pattern, (extra, _) in EXTRAS.items():
+            found = line.startswith("actsearch ") and re.search(pattern, line)
+            assert not found or extra in named, f"{block.document}: {line}: [{extra}]"
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.document == "export.md" and b.rest], ids=lambda b: b.first
+)
+def test_what_the_document_shows_is_what_is_exported(
+    block: Block, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [line] = block.commands
+    skip_without_extras(line)
+    words, _ = split_comment(line)
+    assert cli.main(words[1:]) == 0
+    if "-o" not in words:
+        assert capsys.readouterr().out.strip() == block.rest
+
+
+# -- other lines of a shell
+
+
+class ReadWell(Exception):
+    """The options of a script are known."""
+
+
+@pytest.mark.parametrize("line", [x for x, _ in LINES if x.startswith("python benchmarks/")])
+def test_a_documented_script_knows_its_options(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, _ = split_comment(line)
+    read = ArgumentParser.parse_args
+
+    def parse_args(self: ArgumentParser) -> NoReturn:
+        read(self)
+        raise ReadWell
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    with pytest.raises(ReadWell):
+        runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+
+
+def test_any_other_line_is_cis_or_says_what_it_needs() -> None:
+    for line, block in LINES:
+        ours = line.startswith(("actsearch ", "python benchmarks/", "python -m pip ", *TOOLS, "#"))
+        said = block.document == "clusters.md" and "This needs " in block.section
+        assert ours or said or needs(line), f"{block.document}: end {line!r} in '# needs: ...'"
+
+
+def test_no_line_begins_with_a_prompt() -> None:
+    for document in DOCUMENTS:
+        assert not re.search(r"^ {4,}\$ ", document.read_text(), re.MULTILINE), document.name
+
+
+# -- Python
+
+
+def from_a_space(folder: Path) -> dict[str, Any]:
+    y = np.arange(120) % 3
+    x = np.random.default_rng(0).normal(size=(120, 8)) + y[:, None]
+    return {"x": x.astype(np.float32), "y": y}
+
+
+def other_libraries(folder: Path) -> dict[str, Any]:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    from child_models.torchvision_import import import_torchvision
+
+    return {"timm": timm, "torchvision": import_torchvision()}
+
+
+def a_checkpoint(folder: Path) -> dict[str, Any]:
+    """Of a small BERT that was trained with GELU."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from transformers.activations import ACT2FN
+
+    ACT2FN["found"] = actsearch.act_layer("x * sigmoid(beta * x)")
+    sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config = transformers.BertConfig(vocab_size=20, **sizes)
+    transformers.BertModel(config).save_pretrained(folder / "checkpoint")
+    return {
+        "actsearch": actsearch,
+        "BertModel": transformers.BertModel,
+        "checkpoint": str(folder / "checkpoint"),
+    }
+
+
+def a_trained_layer(folder: Path) -> dict[str, Any]:
+    model = nn.Module()
+    model.act = actsearch.Activation("x * sigmoid(beta * x)", channels=4)
+    nn.init.constant_(model.act.beta[0], 1.37)
+    return {"actsearch": actsearch, "model": model}
+
+
+def an_operator(folder: Path) -> dict[str, Any]:
+    return {"Op": actsearch.Op, "F": nn.functional}
+
+
+def in_fifty_digits(folder: Path) -> dict[str, Any]:
+    return {"mpmath": pytest.importorskip("mpmath")}
+
+
+def with_torch(folder: Path) -> dict[str, Any]:
+    return {"actsearch": actsearch, "nn": nn, "torch": torch}
+
+
+# The names that a block takes for granted, by how the block begins.
+GIVEN: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "import actsearch, torch": from_a_space,
+    "import actsearch\nFound =": other_libraries,
+    "model = BertModel.from_pretrained": a_checkpoint,
+    "actsearch.formula(model.act)": a_trained_layer,
+    "nn.Sequential(": with_torch,
+    "def tell(": with_torch,
+    'Op("mish_gate"': an_operator,
+    '"mish_gate": lambda': in_fifty_digits,
+}
+# What the last line is worth, by how the block begins: documents tell it.
+WORTH: dict[str, Callable[[Any], bool]] = {
+    "import actsearch, torch": lambda replaced: replaced == 1,
+    "actsearch.formula(model.act)": lambda text: text == "x * sigmoid(1.37 * x)",
+    "import numpy as np\nimport onnxruntime": lambda out: np.allclose(
+        out, [[-0.26894143, 0.0, 0.7310586]]
+    ),
+}
+
+
+def shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """search and reevaluate of Python with the options that make commands short."""
+    for name, options in (("search", {"budget": 3}), ("reevaluate", {"seeds": 1})):
+        short = {"executor": "inline", "kernels": "eager", "steps": 2, "batch_size": 8, **options}
+        real = getattr(actsearch, name)
+
+        def call(*args: Any, real: Any = real, short: Any = short, **given: Any) -> Any:
+            return real(*args, **{**given, **short})
+
+        monkeypatch.setattr(actsearch, name, call)
+
+
+@pytest.mark.parametrize("block", [slow_code_where_dear(block) for block in CODE])
+def test_documented_python_runs(block: Block, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shortened(monkeypatch)
+    for command in block.commands:
+        skip_without_extras(command)
+        assert cli.main(split_comment(command)[0][1:]) == 0
+    tree = block.tree
+    assert tree is not None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                pytest.importorskip(alias.name, reason=f"{alias.name} is not installed")
+    names: dict[str, Any] = {"__name__": "documented"}
+    for start, given in GIVEN.items():
+        if block.rest.startswith(start):
+            names |= given(here)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, block.document, "exec"), names)  # noqa: S102
+    if isinstance(last, ast.Expr):
+        worth = eval(compile(ast.Expression(last.value), block.document, "eval"), names)  # noqa: S307
+        for start, right in WORTH.items():
+            assert not block.rest.startswith(start) or right(worth), worth
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.rest and b.tree is None], ids=lambda b: b.first
+)
+def test_what_is_no_python_does_not_look_like_it(block: Block) -> None:
+    assert not PYTHON.search(block.rest)
+
+
+def test_blocks_of_all_kinds_are_found() -> None:
+    """So that a change of how documents are written does not leave the tests above empty."""
+    found = {shlex.split(command)[1] for command in COMMANDS}
+    assert found >= set(cli.COMMANDS) - {"stop"}
+    assert {"README.md", "CONTRIBUTING.md", "export.md", "use_elsewhere.md", "watching.md"} <= {
+        block.document for block in CODE
+    }
+    for table in (GIVEN, WORTH):
+        for start in table:
+            assert any(block.rest.startswith(start) for block in CODE), start
