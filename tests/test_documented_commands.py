@@ -395,6 +395,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("block", [slow_code_where_dear(block) for block in CODE])
 def test_documented_python_runs(block: Block, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shortened(monkeypatch)
+    import_torchvision()  # before timm and transformers import it
     for command in block.commands:
         skip_without_extras(command)
         assert cli.main(split_comment(command)[0][1:]) == 0
