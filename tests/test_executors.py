@@ -59,6 +59,19 @@ def finish(executor: Executor, n: int, seconds: float = 60.0) -> list[Finished]:
     return finished
 
 
+def test_waiting_for_workers_makes_no_classes(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each ray.remote(cls) is a class that stays in memory, and a look is taken ten times a
+    second."""
+    executor = ray_executor(lambda t, beat: Outcome("ok", val_accuracy=0.5))
+    monkeypatch.setattr(ray_session, "remote", None)
+    executor.submit(trial(1))
+    assert len(finish(executor, 1)) == 1
+    executor.completed(0.5)
+    executor.close()
+
+
 def by_seed() -> Evaluate:
     """An evaluation whose outcome tells its trial; a closure, so that Ray sends it by value."""
 

@@ -37,7 +37,7 @@ from workers.ray_start import check_cluster, start_ray
 log = logging.getLogger("actsearch.workers")
 
 AHEAD = 2  # candidates a worker that wait in the queue
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05, 0.3  # between looks: at first, and at most where nothing finishes
 IDLE_SECONDS = 0.05, 0.5  # a worker without a candidate asks again after so long, at most
 BEAT_SECONDS = 1.0
 CALL_SECONDS = 60.0  # no call to the queue takes longer unless something is broken
@@ -153,8 +153,9 @@ class RayExecutor:
         import ray
 
         self._ray: Any = ray
-        self._queue_class = queue_class
-        self._worker_class = worker_class
+        self._queue_class = ray.remote(queue_class)
+        self._worker_class = ray.remote(worker_class)  # once: each call makes a class that stays
+        self._code = worker_class().code()
         self._address = address
         self._timeout = timeout
         self._asked_for = workers, workers_per_gpu
@@ -169,6 +170,7 @@ class RayExecutor:
         self._stillborn = 0
         self._alive = time.monotonic()  # when a worker was last known to do something
         self._leased = 0
+        self._pause = POLL_SECONDS[0]
         self.lost = 0  # workers that died
         self._gone = False  # the cluster's head
         self._owns_ray = not ray.is_initialized()
@@ -207,8 +209,8 @@ class RayExecutor:
         return workers, share
 
     def _make_queue(self) -> None:
-        actor: Any = self._ray.remote(self._queue_class)
-        self._queue = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
+        options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
+        self._queue: Any = self._queue_class.options(**options).remote()
         for trial in self._outstanding.values():
             self._queue.put.remote(trial, self._lost[trial.id])
 
@@ -227,14 +229,12 @@ class RayExecutor:
             log.info("the cluster has room for %d workers", self.workers)
 
     def _make_workers(self) -> None:
-        actor: Any = self._ray.remote(self._worker_class)
-        code = self._worker_class().code()
         refused = ",".join(sorted(self._refused))
         elsewhere = {"ray.io/node-id": f"!in({refused})"} if refused else None
         while len(self._workers) < self.workers:
             self._spawned += 1
             name = f"w{self._spawned}"
-            worker = actor.options(
+            worker: Any = self._worker_class.options(
                 num_cpus=1,
                 num_gpus=self._gpu_share,
                 max_restarts=0,
@@ -242,7 +242,7 @@ class RayExecutor:
                 label_selector=elsewhere,
             ).remote()
             self._workers[name] = worker
-            run = worker.run.remote(self._queue, name, self._evaluate, self._timeout, code)
+            run = worker.run.remote(self._queue, name, self._evaluate, self._timeout, self._code)
             self._futures[run] = name
 
     @property
@@ -278,9 +278,12 @@ class RayExecutor:
                 self._check_head()
                 self._rebuild(error)
                 finished = []
-            if finished or time.monotonic() >= deadline:
+            shortest, longest = POLL_SECONDS
+            self._pause = shortest if finished else min(1.5 * self._pause, longest)
+            left = deadline - time.monotonic()
+            if finished or left <= 0:
                 return finished
-            time.sleep(POLL_SECONDS)
+            time.sleep(min(self._pause, left))
 
     def _collect(self) -> list[Finished]:
         self._queue.reclaim.remote()
