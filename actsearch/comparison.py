@@ -24,6 +24,7 @@ from results.statistics import (
     estimate,
     expected_on_retraining,
     fewest_models,
+    head_of,
     holm,
     interval,
     noise_sd,
@@ -158,7 +159,8 @@ def of_seeds(
 @dataclass(frozen=True)
 class Worth:
     """What scores of a search are worth: how far one training scatters (a standard deviation), and
-    by expression what is expected when a function is trained again, and what was seen then."""
+    by expression what is expected when a function of the head is trained again (below the head the
+    expectation means nothing), and what was seen then."""
 
     noise: float
     expected: Mapping[str, float]
@@ -179,7 +181,8 @@ def worth(run: Run) -> Worth | None:
         shrunk = expected_on_retraining([e.val_accuracy or 0.0 for e in found], noise)
     except ValueError:
         return None
-    expected = dict(zip((e.expression for e in found), shrunk.expected, strict=True))
+    head = found[: head_of(len(found))]
+    expected = {e.expression: score for e, score in zip(head, shrunk.expected, strict=False)}
     return Worth(noise, expected, {e: list(seeds.values()) for e, seeds in again.items()})
 
 

@@ -295,6 +295,11 @@ def noise_sd(replicates: Sequence[Mapping[int, float]]) -> float:
     return math.sqrt(float((left**2).sum()) / freedom)
 
 
+def head_of(n: int) -> int:
+    """How many of `n` scores are the head, to which a prior is fitted."""
+    return max(_SMALLEST_HEAD, math.ceil(n / 4))
+
+
 def expected_on_retraining(scores: Sequence[float], noise_sd: float) -> Shrunk:
     """What each score of a search, of one training each, is expected to be with another seed.
 
@@ -313,7 +318,7 @@ def expected_on_retraining(scores: Sequence[float], noise_sd: float) -> Shrunk:
     if noise_sd == 0:
         return Shrunk(tuple(scores), statistics.fmean(scores), statistics.pstdev(scores), 0.0)
     ranked = sorted(scores)
-    kept = max(_SMALLEST_HEAD, math.ceil(len(scores) / 4))
+    kept = head_of(len(scores))
     if kept < len(scores):
         mean, sd = _cut_normal(ranked[-kept:], ranked[-kept - 1], noise_sd)
     else:
