@@ -161,10 +161,11 @@ def _sentences(found: Found, known: Worth | None, data: Mapping[str, Any]) -> It
     if known is not None:
         limit = (best.val_accuracy or 0.0) - NEAR * known.noise
         near = sum((e.val_accuracy or 0.0) >= limit for e in found.ranked)
-        yield (
-            f"Within the noise of the best (1.96 √2 times {100 * known.noise:.2f} points) are the "
-            f"first {near:,}: their order says little."
-        )
+        reach = f"within the noise of the best (1.96 √2 times {100 * known.noise:.2f} points)"
+        if near > 1:
+            yield f"The first {near:,} are {reach}: their order says little."
+        else:
+            yield f"No other function is {reach}."
     else:
         yield (
             "The search trained every function once, so the order of functions that are close is "

@@ -47,6 +47,10 @@ class Activation(nn.Module):
         super().__init__()
         check_operator_set(operators)
         check_kernels(kernels)
+        if channels is not None and channels < 1:
+            raise ValueError(
+                f"channels={channels} is too small; use 1 or more, or None for one beta a layer"
+            )
         self.expr = parse(expr) if isinstance(expr, str) else expr
         self.channels = channels
         self.channel_dim = channel_dim

@@ -55,6 +55,7 @@ def test_presets_fill_in_the_same_settings() -> None:
     assert len({frozenset(preset) for preset in PRESETS.values()}) == 1
 
 
+@pytest.mark.slow
 def test_the_example_of_ones_own_model_runs() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples/own_model.py")],

@@ -199,3 +199,8 @@ def test_a_users_operator_keeps_its_beta_and_starts_where_training_ended() -> No
     assert trained.formula() == "power[0.5](x) + 2"
     again = Activation(parse(trained.formula(), [power]), channels=2)
     assert [float(b.detach().mean()) for b in again.beta] == [0.5]
+
+
+def test_no_channels_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="channels=0 is too small"):
+        Activation("x * sigmoid(beta * x)", channels=0)

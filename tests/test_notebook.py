@@ -46,6 +46,7 @@ def check(notebook: Any) -> None:
     compile(module, "exported", "exec")
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_start_to_end(tmp_path: Path) -> None:
     nbclient = pytest.importorskip(
         "nbclient", reason="nbclient is not installed: pip install nbclient ipykernel"
