@@ -159,7 +159,8 @@ def test_every_error_with_an_exit_code_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow), "actsearch stop"]
+    "how",
+    [*(pytest.param(s, marks=pytest.mark.slow) for s in ("SIGINT", "SIGTERM")), "actsearch stop"],
 )
 def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
     arguments = [*COMMAND, "search", "runs/a", "--space", "tiny", "--executor", "inline"]
@@ -278,6 +279,7 @@ def test_the_public_names_are_there() -> None:
         actsearch.serch  # noqa: B018
 
 
+@pytest.mark.slow  # tests/test_chaos.py kills drivers by default
 def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     tmp_path: Path,
 ) -> None:
