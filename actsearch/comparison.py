@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import RunError, UsageError
 from actsearch.run import Run
+from results.leaderboard import Entry
 from results.statistics import (
     LEVEL,
     Wins,
@@ -192,7 +193,11 @@ def luck(run: Run) -> str | None:
     known = worth(run)
     if known is None:
         return None
-    found = [e for e in run.leaderboard() if e.val_accuracy is not None]
+    return luck_of([e for e in run.leaderboard() if e.rank is not None], known)
+
+
+def luck_of(found: Sequence[Entry], known: Worth) -> str:
+    """The sentence, of the ranked functions of a search."""
     best, seen = found[0], known.again.get(found[0].expression)
     then = f"; it had {statistics.fmean(seen):.2%} (n = {len(seen)})" if seen else ""
     return (

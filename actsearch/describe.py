@@ -17,6 +17,7 @@ import torch
 
 from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
 from results.tables import show
+from search_space.drawing import REACH
 from search_space.equivalence import canonical
 from search_space.evaluation import curves
 from search_space.expression import Expr, X, formula
@@ -31,7 +32,6 @@ from search_space.survey import Survey, describe, survey
 WIDTH, HEIGHT = 61, 13  # of a text plot
 COUNTABLE = 10_000  # spaces up to this size are counted whole
 SAMPLE = 10_000  # of larger ones
-REACH = 5.0  # it goes from -REACH to REACH
 
 
 def show_lines(text: str, operators: str) -> list[str]:

@@ -33,6 +33,7 @@ from actsearch.tracker import TensorBoard, writer_class
 from child_models.evaluate import Evaluator
 from controller.racing import Race, RaceRules, race_rules
 from controller.strategies import normal, rungs, short, strategy_from
+from results.leaderboard import BESIDE
 from results.records import Trial
 from results.store import Store
 from search_space.baselines import BASELINES
@@ -42,7 +43,6 @@ from search_space.parser import parse
 from search_space.space import SPACES, Space, space_from
 from search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
 
-BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 _NOT_SETTINGS = ("run", "dry_run", "halving", "tensorboard")
 

@@ -9,20 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actsearch.comparison import compare
+from actsearch.comparison import Comparison, compare
 from actsearch.config import PlotConfig
 from actsearch.errors import NoCandidateError, RunError, written
 from actsearch.run import Run
 from results.figures import Inspected, beta_figure, file_name, preactivation_figure
-from results.leaderboard import Entry
+from results.leaderboard import BESIDE, Entry
 from results.plots import Figure, write
 from results.records import Outcome
 from results.search_figures import (
-    BASELINES,
     OPERATORS_FROM,
     SHOWN,
-    Course,
     Curve,
+    LossCurve,
     controller_figure,
     cost_figure,
     difference_figure,
@@ -33,7 +32,6 @@ from results.search_figures import (
     progress_figure,
 )
 
-REACH = 5.0  # galleries go from -REACH to REACH
 POINTS = 401
 COURSES = 5  # functions whose loss is drawn, beside the baselines
 
@@ -78,15 +76,15 @@ class Found:
     def inspected(self) -> list[Inspected]:
         return inspected(self.run, self.function)
 
-    def courses(self, n: int = COURSES) -> list[Course]:
+    def courses(self, n: int = COURSES) -> list[LossCurve]:
         """The losses of the best `n` functions and of the baselines."""
         wanted = {e.expression: e for e in self.ranked[:n]}
-        wanted |= {e.expression: e for e in self.ranked if e.label in BASELINES}
+        wanted |= {e.expression: e for e in self.ranked if e.label in BESIDE}
         trials = {row["expression"]: row["id"] for row in self.rows}
         store = self.run.store(readonly=True)
         try:
             return [
-                Course(e.label or e.formula, store.curve(trials[expression]))
+                LossCurve(e.label or e.formula, store.curve(trials[expression]))
                 for expression, e in wanted.items()
                 if expression in trials
             ]
@@ -99,6 +97,7 @@ class Found:
         import torch
 
         from actsearch.describe import values_and_slopes
+        from search_space.drawing import REACH
         from search_space.parser import ParseError, parse
 
         x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
@@ -113,12 +112,17 @@ class Found:
             found.append(Curve(title, *(tuple(v.tolist()) for v in (x, f, slope))))
         return found
 
-    def differences(self) -> Figure | None:
+    @cached_property
+    def compared(self) -> Comparison | None:
+        """The re-evaluations beside ReLU, where there are any."""
         try:
-            compared = compare(self.run)
+            return compare(self.run)
         except (RunError, ValueError):
             return None
-        return difference_figure(compared.models, compared.reference)
+
+    def differences(self) -> Figure | None:
+        compared = self.compared
+        return compared and difference_figure(compared.models, compared.reference)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from actsearch.batch import DONE, train
 from actsearch.comparison import of_seeds
 from actsearch.config import ReevaluateConfig
 from actsearch.errors import NoCandidateError, UsageError
-from actsearch.launch import BESIDE
 from actsearch.run import Run
 from actsearch.session import Machinery, extra_operators, logging_to, make_evaluator
 from child_models.evaluate import Evaluator
+from results.leaderboard import BESIDE
 from results.records import Outcome, Trial
 from results.store import Store
 from results.tables import Row

@@ -18,15 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from actsearch.comparison import Comparison, Worth, compare, luck, of_seeds, worth
+from actsearch.comparison import Worth, luck_of, of_seeds, worth
 from actsearch.config import DEFAULTS, PRESETS, ReportConfig
 from actsearch.errors import RunError, written
 from actsearch.plotting import FIGURES, Found
 from actsearch.run import Run
 from actsearch.screen import duration
-from results.leaderboard import DROPPED, Entry
+from results.leaderboard import BESIDE, DROPPED, Entry
 from results.plots import Figure, to_svg
-from results.search_figures import BASELINES, SHOWN, front
+from results.search_figures import SHOWN, front
 from results.tables import Row, show
 
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
@@ -109,13 +109,13 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         )
     known, examples = worth(run), run.config.get("data", {})
     error = _error(known, examples if found.metric == "accuracy" else {})
-    compared = _compared(run)
+    compared = found.compared
     return {
         "name": run.name,
         "metric": found.metric,
         "unit": "%" if found.metric == "accuracy" else "",
         "best": [_formula(e) for e in found.ranked[:1]],
-        "sentences": list(_sentences(found, known, examples)),
+        "sentences": list(_sentences(found, known)),
         "facts": list(_facts(found)),
         "functions": _functions(found, rows, known, error),
         "left_out": max(0, len(found.entries) - rows),
@@ -136,7 +136,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
 # -- words
 
 
-def _sentences(found: Found, known: Worth | None, data: Mapping[str, Any]) -> Iterator[str]:
+def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
     """What a reader who reads no further should know."""
     counts = Counter(e.status for e in found.entries)
     if not counts:
@@ -149,16 +149,14 @@ def _sentences(found: Found, known: Worth | None, data: Mapping[str, Any]) -> It
     best = found.ranked[0]
     others = [
         f"{e.label} {_scored(e, found)} (#{e.rank})"
-        for name in BASELINES
+        for name in BESIDE
         for e in found.ranked
         if e.label == name
     ]
     beside = f"; beside it {' and '.join(others)}" if others else ""
     yield f"The best had {_scored(best, found)} on validation data{beside}."
-    sentence = luck(found.run)
-    if sentence:
-        yield sentence
     if known is not None:
+        yield luck_of(found.ranked, known)
         limit = (best.val_accuracy or 0.0) - NEAR * known.noise
         near = sum((e.val_accuracy or 0.0) >= limit for e in found.ranked)
         reach = f"within the noise of the best (1.96 √2 times {100 * known.noise:.2f} points)"
@@ -325,13 +323,6 @@ def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) ->
         "lr": f"{first['recipe'].get('lr'):g}",
         **of_seeds(_scores(group), {} if first["label"] == "relu" else relu, failed),
     }
-
-
-def _compared(run: Run) -> Comparison | None:
-    try:
-        return compare(run)
-    except (RunError, ValueError):
-        return None
 
 
 # -- pictures

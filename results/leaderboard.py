@@ -11,6 +11,7 @@ from typing import Any
 
 from results.records import STATUSES
 
+BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 DROPPED = "dropped"  # left behind in a rung of successive halving
 
 # What search_space.properties finds, by name, so that reading a table imports no torch.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from results.leaderboard import Entry
+from results.leaderboard import BESIDE, Entry
 from results.plots import Figure, Line, Panel, Points, Spans
 from results.statistics import wilson
 
@@ -18,8 +18,7 @@ SHOWN = 12  # functions in a gallery
 OPERATORS_FROM = 20  # finished functions, for shares of operators
 SHARE = 0.25  # of all finished functions: the best and the worst that are compared
 NAMED_AT_THE_FRONT = 8
-REACH = 1.25  # beyond the values of f in a gallery's panel, slopes are cut
-BASELINES = ("relu", "swish")
+TALLER = 1.25  # a panel of the gallery than f's values; slopes are cut there
 
 
 # -- how it went
@@ -47,8 +46,8 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy")
         ),
         Line("best so far", steps, best, style=0),
     ]  # fmt: skip
-    for row in (r for _, r in scored if r["label"] in BASELINES):
-        level, style = 100 * row["val_accuracy"], 1 + BASELINES.index(row["label"])
+    for row in (r for _, r in scored if r["label"] in BESIDE):
+        level, style = 100 * row["val_accuracy"], 1 + BESIDE.index(row["label"])
         ends = (0.0, float(len(ended)))
         marks.append(Line(row["label"], ends, (level, level), style=style, dash=style))
     failed = len(ended) - len(scored)
@@ -94,14 +93,14 @@ def controller_figure(health: Sequence[Mapping[str, float]]) -> Figure | None:
 
 
 @dataclass(frozen=True)
-class Course:
+class LossCurve:
     """The training loss of one function, as (step, loss)."""
 
     name: str
     curve: Sequence[tuple[int, float]]
 
 
-def loss_figure(courses: Sequence[Course]) -> Figure | None:
+def loss_figure(courses: Sequence[LossCurve]) -> Figure | None:
     """Training loss against step."""
     lines = tuple(
         Line(c.name, *_smoothed(c.curve), style=i, dash=i)
@@ -162,7 +161,7 @@ def _heights(f: Sequence[float]) -> tuple[float, float]:
     """Where f's values are, from -1 to 1 at least."""
     values = [y for y in f if math.isfinite(y)]
     low, high = min([-1.0, *values]), max([1.0, *values])
-    middle, half = (low + high) / 2, REACH * (high - low) / 2
+    middle, half = (low + high) / 2, TALLER * (high - low) / 2
     return middle - half, middle + half
 
 
@@ -196,8 +195,8 @@ def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | 
         Line("Pareto front", *at(best), style=0),
         Points("on the front", *at(best), style=0, names=short, written=True, size=7),
     ]
-    for entry in (e for e in timed if e.label in BASELINES):
-        marks.append(Points(entry.label, *at([entry]), style=1 + BASELINES.index(entry.label)))
+    for entry in (e for e in timed if e.label in BESIDE):
+        marks.append(Points(entry.label, *at([entry]), style=1 + BESIDE.index(entry.label)))
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
     panel = Panel("", x, _validation(metric), tuple(marks))
     shown = "; ".join(names[-NAMED_AT_THE_FRONT:])
@@ -241,7 +240,7 @@ def operators_in(expression: str) -> set[str]:
 def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
     """Of the best and the worst quarter of what was trained, those that diverged among the worst;
     the operators whose shares differ most first. Empty where too few have finished."""
-    trained = [e for e in entries if e.status in ("ok", "diverged") and e.label not in BASELINES]
+    trained = [e for e in entries if e.status in ("ok", "diverged") and e.label not in BESIDE]
     if len(trained) < OPERATORS_FROM:
         return []
     ranked = sorted(trained, key=lambda e: -(e.val_accuracy or 0.0))

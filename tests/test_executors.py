@@ -72,6 +72,31 @@ def test_waiting_for_workers_makes_no_classes(
     executor.close()
 
 
+def test_looks_become_rarer_while_nothing_finishes_and_a_result_ends_that(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = ray_executor(lambda t, beat: Outcome("ok", val_accuracy=0.5))
+    assert isinstance(executor, RayExecutor)
+    pauses: list[float] = []
+    monkeypatch.setattr("workers.ray_executor.time.sleep", pauses.append)
+    monkeypatch.setattr(executor, "_collect", lambda: [])
+    clock = iter(range(10_000))
+    monkeypatch.setattr("workers.ray_executor.time.monotonic", lambda: next(clock) / 100)
+    executor.completed(2.0)
+    rising = pauses[:10]  # the last ones are cut by the deadline
+    assert rising == sorted(rising)
+    assert rising[0] < 0.1
+    assert rising[-1] == pytest.approx(0.3)
+    monkeypatch.setattr(executor, "_collect", lambda: [(trial(1), Outcome("ok", val_accuracy=0.5))])
+    executor.completed(2.0)
+    monkeypatch.setattr(executor, "_collect", lambda: [])
+    before = len(pauses)
+    executor.completed(2.0)
+    assert pauses[before] < 0.1
+    monkeypatch.undo()
+    executor.close()
+
+
 def by_seed() -> Evaluate:
     """An evaluation whose outcome tells its trial; a closure, so that Ray sends it by value."""
 

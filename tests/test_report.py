@@ -26,12 +26,16 @@ from results.leaderboard import Entry
 from results.plots import Line, Points, Spans, to_svg
 from results.records import Outcome
 from results.search_figures import (
+    Curve,
+    LossCurve,
     controller_figure,
     cost_figure,
     difference_figure,
     failures,
     front,
+    gallery_figure,
     kind_of_reason,
+    loss_figure,
     operator_shares,
     progress_figure,
 )
@@ -269,6 +273,32 @@ def test_differences_have_their_intervals_and_a_panel_a_model() -> None:
     assert difference_figure([lost], "relu") is None
 
 
+def test_losses_are_means_of_neighbours_that_lose_no_step() -> None:
+    curve = [(step, float(step % 2)) for step in range(1, 81)]  # two neighbours have a mean of 0.5
+    figure = loss_figure([LossCurve("f", curve), LossCurve("empty", [])])
+    assert figure is not None
+    [line] = figure.panels[0].marks
+    assert isinstance(line, Line)
+    assert line.y == (0.5,) * 40
+    assert line.x[:2] == (1.5, 3.5)
+    assert line.x[-1] == 79.5
+    assert loss_figure([]) is None
+
+
+def test_a_gallery_draws_f_and_its_slope_and_leaves_out_what_is_not_finite() -> None:
+    curve = Curve("#1  f", (-1, 0, 1), (3.0, math.inf, -1.0), (1.0, 2.0, math.nan))
+    figure = gallery_figure([curve])
+    assert figure is not None
+    [panel] = figure.panels
+    f, slope = panel.marks
+    assert isinstance(f, Line)
+    assert isinstance(slope, Line)
+    assert (f.x, f.y) == ((-1, 1), (3.0, -1.0))
+    assert (slope.x, slope.y) == ((-1, 0), (1.0, 2.0))
+    assert panel.y_range == pytest.approx((-1.5, 3.5))  # a quarter more than f's values
+    assert gallery_figure([]) is None
+
+
 def test_every_figure_of_a_search_can_be_drawn(run: Run) -> None:
     found = Found(run)
     figures = [f for kind in FIGURES.values() for f in kind.make(found) if f is not None]
@@ -294,6 +324,8 @@ def test_the_error_is_that_of_retraining_where_it_is_known(found: dict[str, Any]
     assert (first["rank"], first["accuracy"]) == (1, pytest.approx(0.9))
     assert first["error"] == pytest.approx(noise)
     assert first["expected"] < 0.9
+    told = [row["expected"] is not None for row in found["functions"]]
+    assert told == [True] * 10 + [False] * 25  # of the head alone, at least ten
     near = sum(0.90 - accuracy(i) <= 1.96 * math.sqrt(2) * noise for i in range(30))
     assert near == 2
     assert any(s.startswith(f"The first {near} are within the noise") for s in found["sentences"])
