@@ -237,4 +237,5 @@ def versions() -> dict[str, str]:
         own = "not installed"
     zoos = {name: sys.modules[name].__version__ for name in ZOOS if name in sys.modules}
     python = platform.python_version()
-    return {"actsearch": own, "torch": torch.__version__, "python": python, **zoos}
+    # torch's is a class of its own, to unpickle which the queue would import torch.
+    return {"actsearch": own, "torch": str(torch.__version__), "python": python, **zoos}

@@ -7,6 +7,7 @@ ends the child as Diverged, with its step.
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 import time
@@ -66,16 +67,28 @@ class Track:
     look: Callable[[int], None]
 
 
+class _Uncompiled:
+    """torch's own methods, without what keeps them out of compiled graphs: that imports torch's
+    whole compiler, 2 s of every process, and nothing here is compiled."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class SGD(_Uncompiled, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class Adam(_Uncompiled, torch.optim.Adam):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
 # The optimisers of recipe.py, from groups of parameters.
 OPTIMISERS: dict[str, Callable[[Any, Recipe], torch.optim.Optimizer]] = {
-    "sgd": lambda groups, r: torch.optim.SGD(groups, r.lr, r.momentum, fused=True),
-    "nesterov": lambda groups, r: torch.optim.SGD(
-        groups, r.lr, r.momentum, nesterov=True, fused=True
-    ),
-    "adam": lambda groups, r: torch.optim.Adam(groups, r.lr, fused=True),
-    "adam-0.98": lambda groups, r: torch.optim.Adam(
-        groups, r.lr, betas=(0.9, 0.98), eps=1e-9, fused=True
-    ),
+    "sgd": lambda groups, r: SGD(groups, r.lr, r.momentum, fused=True),
+    "nesterov": lambda groups, r: SGD(groups, r.lr, r.momentum, nesterov=True, fused=True),
+    "adam": lambda groups, r: Adam(groups, r.lr, fused=True),
+    "adam-0.98": lambda groups, r: Adam(groups, r.lr, betas=(0.9, 0.98), eps=1e-9, fused=True),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -474,6 +477,38 @@ def test_a_child_that_raises_is_a_failed_outcome(
 
     outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE)(trial())
     assert (outcome.status, outcome.reason) == ("failed", reason)
+
+
+def test_an_outcome_is_read_without_torch(pictures: Dataset) -> None:
+    """The queue reads outcomes, and would import torch for its version's class."""
+    outcome = Evaluator(pictures, child_from("resnet8:width=4"), Recipe(steps=2))(trial())
+    needed: set[str] = set()
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            needed.add(module.split(".")[0])
+            return super().find_class(module, name)
+
+    assert Reader(io.BytesIO(pickle.dumps(outcome))).load() == outcome
+    assert needed <= {"results", "builtins", "copyreg"}
+
+
+def test_a_training_does_not_import_torchs_compiler() -> None:
+    """Which would take longer than all the rest of a worker's start."""
+    script = f"""
+import sys
+from child_models.datasets import load
+from child_models.evaluate import Evaluator
+from child_models.recipe import Recipe
+from child_models.zoo import child_from
+from results.records import Trial
+for optimiser in {sorted(OPTIMISERS)}:
+    recipe = Recipe(steps=2, optimiser=optimiser)
+    evaluate = Evaluator(load("mnist5k"), child_from("mlp"), recipe)
+    assert evaluate(Trial(0, "search", "sin(x)", "", 0)).status == "ok"
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_training_leaves_the_users_randomness_and_threads_alone(pictures: Dataset) -> None:
