@@ -133,10 +133,10 @@ class _Batch:
             betas.append(points.new_tensor([node.betas for node in nodes])[:, :, None])
         with torch.enable_grad():
             result = op.form(operators)(*inputs, *betas)
+            summed = result.sum()  # torch imports sympy for the gradients of anything but a number
         total = points.new_zeros(shape)
         if result.requires_grad:
-            ones = torch.ones_like(result)
-            partial = torch.autograd.grad(result, inputs, ones, allow_unused=True)
+            partial = torch.autograd.grad(summed, inputs, allow_unused=True)
             for at, derivative in zip(places, partial, strict=True):
                 if derivative is not None:
                     total += derivative * slope[at]
