@@ -209,7 +209,7 @@ def replay(config: ReplayConfig) -> int:
     from results.tables import FORMATS, to_csv
 
     table = table_from(config.table, config.space, config.operators)
-    covered = table.coverage()
+    covered, goal = table.coverage(), table.named(config.find)
     _say(
         f"{config.table}: {len(table):,} functions of {table.space.spec}, best "
         f"{table.top(0.0):.2%}, top {config.top:g} % from {table.top(config.top):.2%}"
@@ -231,10 +231,11 @@ def replay(config: ReplayConfig) -> int:
         budget=config.budget,
         workers=config.workers,
         seed=config.seed,
+        goal=goal,
     )
     if config.curves:
         Path(config.curves).write_text(to_csv(curves(table, replayed)))
-    sys.stdout.write(FORMATS[config.format](summary(table, replayed, config.top)))
+    sys.stdout.write(FORMATS[config.format](summary(table, replayed, config.top, goal)))
     return DONE
 
 

@@ -491,7 +491,8 @@ class ReplayConfig:
     """
 
     table: Annotated[str, tyro.conf.Positional]
-    """Folder of a finished run, or a .csv or .parquet with the columns formula and accuracy."""
+    """Folder of a finished run, a .csv or .parquet with the columns formula and accuracy, or
+    one-unit, the table of that space which comes with actsearch."""
     strategy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = (
         "random",
         "evolution",
@@ -502,9 +503,12 @@ class ReplayConfig:
     repeats: int = 30
     """Replays a strategy, each with a seed of its own."""
     budget: Int = None
-    """Trainings a replay [as many as the table has functions, at most 300]."""
+    """Trainings a replay [as many as the table has functions, without --find at most 300]."""
     top: float = 1.0
     """How good a function must be to count as found: among the best so many per cent."""
+    find: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FORMULA")] = ()
+    """Functions one of which is to be found, in the place of the best so many per cent; a replay
+    ends with it."""
     workers: int = 1
     """How many trainings go on at once: a reward comes while so many others are on their way."""
     space: Text = None

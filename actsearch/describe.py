@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
+from results.benchmarks import load_benchmark
 from results.tables import show
 from search_space.drawing import REACH
 from search_space.equivalence import canonical
@@ -27,7 +28,7 @@ from search_space.kernels.tracing import trace
 from search_space.parser import parse
 from search_space.screening import screens
 from search_space.space import Space
-from search_space.survey import Survey, describe, survey
+from search_space.survey import Function, Survey, describe, survey
 
 WIDTH, HEIGHT = 61, 13  # of a text plot
 COUNTABLE = 10_000  # spaces up to this size are counted whole
@@ -52,10 +53,33 @@ def show_lines(text: str, operators: str) -> list[str]:
         f"screening      {function.rejected or 'passed'}",
         f"class          {function.fingerprint.symmetry}",
         *(f"{name:<15}{_shown(name, value)}" for name, value in function.properties.items()),
+        *(f"one-unit table {line}" for line in standing(function, operators)),
         "",
         *plot("f(x)", f),
         "",
         *plot("f'(x)", slope),
+    ]
+
+
+def standing(function: Function, operators: str) -> list[str]:
+    """Where a function of the one-unit space stands in the table that comes with the package."""
+    if operators != "guarded":
+        return []
+    table = load_benchmark()
+    alike = table.loc[table["symmetry"] == function.fingerprint.symmetry]
+    rows = alike.to_dict(orient="records")
+    same = (r for r in rows if same_function(parse(str(r["expression"])), function.expr))
+    row = next(same, None)
+    if row is None:
+        return []
+    recipe, child = (table.attrs["provenance"]["protocol"][k] for k in ("recipe", "child"))
+    where = f"({child}, {recipe['steps']} steps)"
+    if row["status"] != "ok":
+        return [f"{row['status']}: {row['reason']} {where}"]
+    again = f", {row['again accuracy']:.2%} trained {row['again']}x again" if row["again"] else ""
+    return [
+        f"rank {row['rank']:,.0f} of {len(table):,}: {row['accuracy']:.2%} validation accuracy"
+        f"{again} {where}"
     ]
 
 

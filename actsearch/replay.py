@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from actsearch.run import Run
 from actsearch.session import extra_operators
 from controller.strategies import strategy_from
 from controller.strategy import Digits, Proposal, Strategy
+from results.benchmarks import ONE_UNIT, load_benchmark
 from results.records import FAILURE_REWARD
 from results.tables import Row
 from search_space.equivalence import canonical
@@ -56,15 +57,20 @@ LookUp = Callable[[Digits, float], Known]
 @dataclass(frozen=True)
 class Trace:
     """A replay: after each evaluation its cost so far, in whole trainings, and the best reward of a
-    whole training so far."""
+    whole training so far; and which functions were trained whole, with the cost up to each."""
 
     cost: np.ndarray
     best: np.ndarray
+    found: Mapping[str, float]
 
     def cost_to(self, reward: float) -> float:
         """What it took to find a function of at least this reward; infinity if it did not."""
         reached = np.flatnonzero(self.best >= reward)
         return float(self.cost[reached[0]]) if len(reached) else math.inf
+
+    def cost_of(self, names: Collection[str]) -> float:
+        """What it took to find the first of these functions; infinity if it found none."""
+        return min((self.found[name] for name in names if name in self.found), default=math.inf)
 
     def best_at(self, cost: float) -> float:
         """The best reward found for at most this cost; -infinity before the first."""
@@ -79,15 +85,17 @@ def play(
     *,
     workers: int = 1,
     until: float = math.inf,
+    goal: Collection[str] = (),
     patience: int = PATIENCE,
 ) -> Trace:
     """Let `strategy` search until it has spent `budget` whole trainings, has found a reward of
-    `until`, is exhausted, or has proposed nothing new `patience` times. With several `workers` a
-    reward is told while as many others are on their way."""
+    `until` or a function of `goal`, is exhausted, or has proposed nothing new `patience` times.
+    With several `workers` a reward is told while as many others are on their way."""
     seen: set[tuple[str, float]] = set()
     on_their_way: deque[tuple[Proposal, float]] = deque()
+    found: dict[str, float] = {}
     cost, best, costs, bests, repeats = 0.0, -math.inf, [], [], 0
-    while cost < budget and best < until and repeats < patience:
+    while cost < budget and best < until and repeats < patience and found.keys().isdisjoint(goal):
         proposals = strategy.ask(1) if len(on_their_way) < workers else ()
         for proposal in proposals:
             known = look_up(proposal.digits, proposal.share)
@@ -102,13 +110,14 @@ def play(
             cost += proposal.share
             if proposal.share == 1.0:
                 best = max(best, known.reward)
+                found[known.name] = cost
             costs.append(cost)
             bests.append(best)
         if not proposals or len(on_their_way) >= workers:
             if not on_their_way:
                 break  # exhausted, or waiting for nothing
             strategy.tell(*on_their_way.popleft())
-    return Trace(np.array(costs), np.array(bests))
+    return Trace(np.array(costs), np.array(bests), found)
 
 
 class Table:
@@ -137,6 +146,21 @@ class Table:
         """The accuracy from which on a function is among the best `percent` of the table."""
         accuracies = sorted((r[1.0] for r in self.rewards.values() if 1.0 in r), reverse=True)
         return accuracies[max(1, math.ceil(percent / 100 * len(accuracies))) - 1]
+
+    def named(self, formulas: Iterable[str]) -> set[str]:
+        """The names of these functions, however they are written; raises UsageError for one that
+        the table does not have."""
+        names: set[str] = set()
+        for text in formulas:
+            form = canonical(parse(text, extra_operators(self.space)), self.operators)
+            self._note([form])
+            row = self._rows[form]
+            if row is None:
+                raise UsageError(
+                    f"the table does not have {text}; 'actsearch show' says what it is"
+                )
+            names.add(str(row))
+        return names
 
     def coverage(self, sample: int = 2000) -> float:
         """The share of the space's candidates that the table has, of those that screening lets
@@ -171,25 +195,37 @@ class Table:
     def _find(self, points: Sequence[Digits]) -> None:
         """Note the row of each point, or None: by its canonical form, then by its values."""
         forms = {p: canonical(self.space.decode(p), self.operators) for p in points}
-        new = {expr for expr in forms.values() if expr not in self._rows}
+        self._note(forms.values())
+        self._found |= {p: self._rows[expr] for p, expr in forms.items()}
+
+    def _note(self, forms: Iterable[Expr]) -> None:
+        """The same of canonical forms."""
+        new = {expr for expr in forms if expr not in self._rows}
         self._rows |= {expr: expr for expr in new if expr in self.rewards}
         others = sorted(new - self._rows.keys(), key=str)
         for expr, print_ in fingerprints(others, self.operators):
             alike = self._by_key.get(print_.key, [])
             same = (row for row in alike if same_function(row, expr, self.operators))
             self._rows[expr] = next(same, None)
-        self._found |= {p: self._rows[expr] for p, expr in forms.items()}
 
 
 def table_from(source: str | Path, space: str | None = None, operators: str | None = None) -> Table:
     """The table of a finished run, or of a CSV or Parquet file with the columns `formula` (or
     `expression`) and `accuracy` (or `val accuracy`), and for rungs `accuracy@0.25`; an empty
-    accuracy is a failed training. Raises UsageError where it has none of that."""
+    accuracy is a failed training. Where there is neither, `one-unit` is the table that comes with
+    the package. Raises UsageError where there is none of that."""
     path = Path(source)
     if path.is_dir():
         return _of_run(Run.open(path), space)
+    if str(source) == ONE_UNIT and not path.exists():
+        if operators not in (None, "guarded"):
+            raise UsageError(f"{ONE_UNIT} was trained with guarded operators, not {operators}")
+        return _of_frame(load_benchmark(ONE_UNIT), path, space_from(space or ONE_UNIT), "guarded")
     if not path.is_file():
-        raise UsageError(f"no run and no file at {path}; give a run's folder, a .csv or a .parquet")
+        raise UsageError(
+            f"no run and no file at {path}; give a run's folder, a .csv or a .parquet, or "
+            f"{ONE_UNIT}, which comes with actsearch"
+        )
     return _of_frame(_frame(path), path, space_from(space or "one-unit"), operators or "guarded")
 
 
@@ -271,15 +307,17 @@ def replay(
     budget: float | None = None,
     workers: int = 1,
     seed: int = 0,
+    goal: Collection[str] = (),
     processes: int | None = None,
 ) -> list[Replayed]:
-    """Each strategy `repeats` times, with the seeds `seed`, `seed + 1`, ..., until it has spent
-    `budget` whole trainings (the size of the table, at most 300, if None)."""
-    budget = budget or min(len(table), 300)
+    """Each strategy `repeats` times, with the seeds `seed`, `seed + 1`, ..., until it has found the
+    best of the table, or one of the names of `goal` where there are any, or has spent `budget`
+    whole trainings: the size of the table if None, and without a `goal` at most 300."""
+    budget = budget or (len(table) if goal else min(len(table), 300))
     for text in strategies:
         strategy_from(text, table.space, seed)
     jobs = [(text, seed + i) for text in strategies for i in range(repeats)]
-    run = partial(_one, table, budget, workers)
+    run = partial(_one, table, budget, workers, frozenset(goal))
     processes = min(processes or os.cpu_count() or 1, len(jobs))
     if processes == 1:
         traces = [run(job) for job in jobs]
@@ -298,44 +336,57 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _one(table: Table, budget: float, workers: int, job: tuple[str, int]) -> Trace:
-    """Until the best of the table is found, after which there is no regret."""
+def _one(
+    table: Table, budget: float, workers: int, goal: Collection[str], job: tuple[str, int]
+) -> Trace:
     text, seed = job
     return play(
         strategy_from(text, table.space, seed),
         table.look_up,
         budget,
         workers=workers,
-        until=table.top(0.0),
+        until=math.inf if goal else table.top(0.0),
+        goal=goal,
         patience=min(PATIENCE, 10 * len(table)),
     )
 
 
-def summary(table: Table, replayed: Sequence[Replayed], percent: float = 1.0) -> list[Row]:
-    """One row a strategy: trainings until a function of the top `percent`, and the median regret
-    (the accuracy still missing to the table's best) after some numbers of trainings.
+def summary(
+    table: Table,
+    replayed: Sequence[Replayed],
+    percent: float = 1.0,
+    goal: Collection[str] = (),
+) -> list[Row]:
+    """One row a strategy: trainings until a function of the top `percent`, or one of the names of
+    `goal` where there are any; else also the median regret (the accuracy still missing to the
+    table's best) after some numbers of trainings.
 
-    A replay that never got there counts as longer than all others. `p` is of a Mann-Whitney test
-    against the first strategy.
+    A replay that never got there counts as longer than all others. The 95 % interval of the median
+    is by order statistics, which assume nothing of the distribution: an end is None where it lies
+    among those, and both are for fewer than 6 replays. `p` is of a Mann-Whitney test against the
+    first strategy.
     """
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import mannwhitneyu, quantile_test
 
-    goal, best = table.top(percent), table.top(0.0)
-    costs = [[trace.cost_to(goal) for trace in r.traces] for r in replayed]
+    least, best = table.top(percent), table.top(0.0)
+    costs = [[t.cost_of(goal) if goal else t.cost_to(least) for t in r.traces] for r in replayed]
     longest = max((trace.cost[-1] for r in replayed for trace in r.traces), default=0.0)
     rows: list[Row] = []
     for r, cost in zip(replayed, costs, strict=True):
         low, median, high = (_finite(np.quantile(cost, q, method="higher")) for q in QUARTILES)
+        ends = quantile_test(cost, p=0.5).confidence_interval(0.95)
         row: dict[str, Any] = {
             "strategy": r.strategy,
             "n": len(cost),
             "found": sum(map(math.isfinite, cost)) / len(cost),
             "trainings, median": median,
+            "median from": _finite(ends.low),
+            "median to": _finite(ends.high),
             "lower quartile": low,
             "upper quartile": high,
             "p": None if r is replayed[0] else float(mannwhitneyu(cost, costs[0]).pvalue),
         }
-        for n in REGRETS:
+        for n in () if goal else REGRETS:
             if n <= longest + 1e-9:
                 regrets = [best - trace.best_at(n) for trace in r.traces]
                 row[f"regret at {n}"] = _finite(np.median(regrets))

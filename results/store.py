@@ -326,6 +326,10 @@ class Store:
         row = self._db.execute(query, (expression,)).fetchone()
         return expression if row is None else row[0]
 
+    def merged(self) -> list[tuple[str, str]]:
+        """All expressions that were merged into another, with that other."""
+        return [(e, into) for e, into in self._db.execute("SELECT * FROM merged ORDER BY 1")]
+
     def alike(self, column: str, value: str, trial: tuple[str, str, int]) -> list[Trial]:
         """Trials of (stage, protocol, seed) whose function has this `fingerprint` or `symmetry`."""
         queries = {

@@ -91,12 +91,32 @@ def test_the_top_per_cent_is_counted_from_the_best(table: Table) -> None:
 
 
 def test_what_it_took_and_what_was_found_for_it() -> None:
-    trace = Trace(np.array([0.25, 1.25, 2.25]), np.array([-math.inf, 0.5, 0.9]))
+    found = {"relu(x)": 1.25, "sin(x)": 2.25}
+    trace = Trace(np.array([0.25, 1.25, 2.25]), np.array([-math.inf, 0.5, 0.9]), found)
     assert trace.cost_to(0.5) == 1.25
     assert trace.cost_to(0.9) == 2.25
     assert trace.cost_to(0.95) == math.inf
     assert trace.best_at(0.2) == trace.best_at(1) == -math.inf
     assert trace.best_at(2) == 0.5
+    assert trace.cost_of({"sin(x)", "relu(x)"}) == 1.25
+    assert trace.cost_of({"sin(x)", "tanh(x)"}) == 2.25
+    assert trace.cost_of({"tanh(x)"}) == math.inf
+
+
+def test_a_function_is_found_however_it_is_written(table: Table) -> None:
+    [name] = table.named(["max(0, x)"])
+    assert name in {str(e) for e in DISTINCT}
+    assert table.named(["relu(x)", "relu(x)"]) == {name}
+    with pytest.raises(UsageError, match="does not have sinc"):
+        table.named(["sinc(x)"])
+    [done] = replay(table, ["exhaustive"], repeats=1, goal={name}, processes=1)
+    [trace] = done.traces
+    assert trace.cost[-1] == trace.cost_of({name}) == trace.found[name] == len(trace.found)
+    assert trace.cost_of({str(e) for e in DISTINCT}) == 1.0
+    [row] = summary(table, [done], goal={name})
+    assert (row["found"], row["trainings, median"]) == (1.0, trace.found[name])
+    assert (row["median from"], row["median to"]) == (None, None)  # of a single replay
+    assert not any("regret" in column for column in row)
 
 
 def test_with_many_workers_a_reward_comes_while_others_are_on_their_way(table: Table) -> None:
@@ -144,8 +164,8 @@ def test_random_search_needs_as_long_as_drawing_without_replacement(table: Table
 
 def test_the_summary_has_quartiles_regret_and_a_test_against_the_first(table: Table) -> None:
     best = table.top(0.0)
-    slow = Replayed("slow", [Trace(np.arange(1, 31), np.full(30, best - 0.2)) for _ in range(8)])
-    fast = Replayed("fast", [Trace(np.arange(1, 31), np.full(30, best)) for _ in range(8)])
+    slow = Replayed("slow", [Trace(np.arange(1, 31), np.full(30, best - 0.2), {})] * 8)
+    fast = Replayed("fast", [Trace(np.arange(1, 31), np.full(30, best), {})] * 8)
     first, second = summary(table, [slow, fast])
     assert first["trainings, median"] is None
     assert first["found"] == 0.0
@@ -155,6 +175,12 @@ def test_the_summary_has_quartiles_regret_and_a_test_against_the_first(table: Ta
     assert first["regret at 30"] == pytest.approx(0.2)
     assert second["regret at 10"] == 0.0
     assert "regret at 100" not in first
+    assert (first["median from"], first["median to"]) == (None, None)
+    costs = [3, 8, 4, 1, 7, 5, 2, 6, 10, 9]
+    mixed = [Trace(np.arange(1.0, 31), np.arange(1, 31) >= c, {"sin(x)": c}) for c in costs]
+    [row] = summary(table, [Replayed("mixed", mixed)], goal={"sin(x)"})
+    # The second and the second last of ten: P(2 <= B <= 8) = 0.979 for B of ten halves.
+    assert (row["median from"], row["trainings, median"], row["median to"]) == (2.0, 6.0, 9.0)
     regrets = curves(table, [slow])
     assert len(regrets) == 30
     assert regrets[0]["q50"] == pytest.approx(0.2)
@@ -246,6 +272,11 @@ def test_a_table_of_another_space_is_refused(
 ) -> None:
     assert main(["replay", str(file), "--space", "two-units"]) == 2
     assert "% of the candidates of two-units: a replay would tell" in capsys.readouterr().err
+
+
+def test_the_table_of_the_package_is_of_guarded_operators() -> None:
+    with pytest.raises(UsageError, match="one-unit was trained with guarded operators, not paper"):
+        table_from("one-unit", operators="paper")
 
 
 def test_an_unknown_strategy_is_refused_before_anything_is_replayed(

@@ -1,0 +1,47 @@
+"""Spaces trained whole, as data: every different function of a space with its accuracy, and what
+training some of them again gave. `benchmarks/one_unit.py` writes the files beside this one.
+
+    from results.benchmarks import load_benchmark
+    table = load_benchmark("one-unit")        # a pandas DataFrame, best first
+    table.attrs["provenance"]                 # settings, versions, commits, hardware
+
+A row of a space's table is a function, trained once with the search's seed:
+
+    formula, expression       as people write it; as the search names it, in its plainest spelling
+    name                      of a baseline, or ""
+    status, reason            ok, diverged or failed, and why
+    accuracy                  on the validation split, a fraction of 1; of the whole training
+    accuracy@0.25, @0.0625    of trainings of their own for that share of the steps
+    loss at 100               training loss on the way, the mean of ten steps; 20, 50, 100, 200
+    seconds, ms per step      of a training on a core
+    again accuracy, again     the mean of trainings with other seeds, and how many there are
+    symmetry                  functions alike up to scale, shift, sign, and reflection share one
+    smooth, monotonic, ...    properties, as in `actsearch top`
+
+A row of the table that ends in `-again` is a training: formula, expression, name, child, dataset,
+steps, lr, seed, status, accuracy, test accuracy, seconds.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ONE_UNIT = "one-unit"
+BENCHMARKS = {
+    ONE_UNIT: "one_unit.parquet",
+    f"{ONE_UNIT}-again": "one_unit_again.parquet",
+}
+
+
+def load_benchmark(name: str = ONE_UNIT) -> pd.DataFrame:
+    """One of BENCHMARKS, with its `attrs["provenance"]`. Raises ValueError for another name."""
+    import pandas as pd
+
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown table {name!r}; known: {', '.join(BENCHMARKS)}")
+    with as_file(files(__package__ or "results.benchmarks") / BENCHMARKS[name]) as path:
+        return pd.read_parquet(path)

@@ -1,0 +1,324 @@
+"""The table that comes with the package, and the arithmetic of the scripts that speak of it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+import actsearch
+from actsearch import cli
+from actsearch.replay import table_from
+from results.benchmarks import BENCHMARKS, load_benchmark
+from search_space.equivalence import canonical
+from search_space.expression import Expr
+from search_space.fingerprint import fingerprints, same_function
+from search_space.parser import parse
+from search_space.screening import screen
+from search_space.space import SPACES
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return load_benchmark("one-unit")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def script(name: str) -> Any:
+        module = importlib.import_module(name)
+        if hasattr(module, "RESAMPLES"):
+            monkeypatch.setattr(module, "RESAMPLES", 200)
+        return module
+
+    return script
+
+
+# -- the table
+
+
+def test_a_row_is_a_function_and_no_function_has_two(table: pd.DataFrame) -> None:
+    exprs = [parse(text) for text in table["expression"]]
+    assert len(set(exprs)) == len(table)
+    alike: dict[str, list[Expr]] = {}
+    for expr, print_ in fingerprints(exprs):
+        assert not any(same_function(expr, other) for other in alike.get(print_.key, ()))
+        alike.setdefault(print_.key, []).append(expr)
+    assert [str(canonical(parse(text))) for text in table["formula"][:200]] == [
+        str(canonical(expr)) for expr in exprs[:200]
+    ]
+
+
+def test_the_table_is_sorted_and_its_numbers_are_possible(table: pd.DataFrame) -> None:
+    ended = table[table["status"] == "ok"]
+    assert ended["accuracy"].is_monotonic_decreasing
+    assert ended["accuracy"].between(0.05, 0.5).all()
+    assert table.loc[table["status"] != "ok", "accuracy"].isna().all()
+    assert (ended[[f"loss at {s}" for s in (20, 50, 100, 200)]] > 0).all(axis=None)
+    assert set(table["status"]) <= {"ok", "diverged", "failed"}
+    assert (table.loc[table["status"] != "ok", "reason"] != "").all()
+
+
+def test_the_table_says_how_it_was_made(table: pd.DataFrame) -> None:
+    origin = table.attrs["provenance"]
+    assert origin["protocol"]["child"] == "resnet8:width=8,size=16"
+    assert origin["search"]["space"] == "one-unit"
+    assert origin["commits"]
+    assert origin["hardware"]
+    assert origin["versions"]["torch"]
+
+
+def test_as_much_of_the_space_is_in_it_as_its_length_says(table: pd.DataFrame) -> None:
+    """Random candidates of the grammar that screening lets through. 3,675 functions are all."""
+    known = table_from("one-unit")
+    space = SPACES["one-unit"]
+    chance = np.random.default_rng(0)
+    drawn = [space.digits(int(i)) for i in chance.choice(space.size, 150, replace=False)]
+    usable = [d for d in drawn if not screen(canonical(space.decode(d)))]
+    found = sum(known.find(d) is not None for d in usable)
+    assert found / len(usable) == pytest.approx(len(table) / 3675, abs=0.1)
+
+
+def test_what_was_trained_again_is_in_both_tables(table: pd.DataFrame) -> None:
+    again = load_benchmark("one-unit-again")
+    protocol = table.attrs["provenance"]["protocol"]
+    same = again[(again["child"] == protocol["child"]) & (again["lr"] == protocol["recipe"]["lr"])]
+    assert not same.duplicated(["expression", "seed"]).any()
+    mean = same.groupby("expression")["accuracy"].mean()
+    for row in table[table["again"] > 0].to_dict("records"):
+        assert row["again accuracy"] == pytest.approx(mean[row["expression"]])
+
+
+def test_an_unknown_table_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="unknown table 'two-units'; known: one-unit, one-unit-ag"):
+        load_benchmark("two-units")
+    assert set(BENCHMARKS) == {"one-unit", "one-unit-again"}
+
+
+def test_show_says_where_a_function_stands(
+    table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = table.iloc[0]
+    assert cli.main(["show", f"0 + {best['formula']}"]) == 0
+    said = f"rank 1 of {len(table):,}: {best['accuracy']:.2%} validation accuracy"
+    assert said in capsys.readouterr().out
+    assert cli.main(["show", "sin(cos(x))"]) == 0
+    assert "one-unit table" not in capsys.readouterr().out
+
+
+# -- benchmarks/one_unit.py
+
+
+def made_up(n: int = 500, seeds: int = 2) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Functions x * k whose true accuracies are normal with a standard deviation of 0.03, each
+    training with noise of 0.01, and 0.02 more in the search, whose seed is a lucky one for all; the
+    worst diverges in the search, another in one further training."""
+    chance = np.random.default_rng(0)
+    true = norm(0.3, 0.03).ppf((np.arange(n) + 0.5) / n)[::-1]
+    names = [f"mul(x, {i + 2})" for i in range(n)]
+    accuracy = true + 0.02 + chance.normal(0, 0.01, n)
+    accuracy[-1] = np.nan
+    frame = pd.DataFrame(
+        {
+            "formula": names,
+            "expression": names,
+            "name": "",
+            "status": ["ok"] * (n - 1) + ["diverged"],
+            "accuracy": accuracy,
+            **{f"loss at {s}": 2 - true + chance.normal(0, 5 / s, n) for s in (20, 50, 100, 200)},
+            "accuracy@0.25": np.nan,
+            "operators": 1,
+            "betas": 0,
+            "raw x": True,
+        }
+    ).sort_values("accuracy", ascending=False, ignore_index=True)
+    frame["rank"] = frame["accuracy"].rank(method="min", ascending=False)
+    frame.attrs["provenance"] = {"protocol hash": "p", "counts": {"ok": n - 1, "diverged": 1}}
+    again = pd.DataFrame(
+        {"expression": e, "protocol": p, "child": p, "dataset": "d", "steps": 10, "lr": 0.1,
+         "seed": seed, "status": "ok", "accuracy": t + chance.normal(0, 0.01)}
+        for p in ("p", "dearer")
+        for e, t in zip(names, true, strict=True)
+        for seed in range(1, seeds + 1)
+    )  # fmt: skip
+    first = again.index[(again["expression"] == names[100]) & (again["protocol"] == "p")][0]
+    again.loc[first, ["status", "accuracy"]] = "diverged", np.nan
+    return frame, again
+
+
+def test_noise_and_luck_are_found_again(script: Any) -> None:
+    beyond, head, best = script("one_unit").Findings(*made_up()).noise()
+    assert beyond["a training's sd, points"] == pytest.approx(1.0, rel=0.15)
+    assert beyond["in the search accuracy"] == pytest.approx(beyond["again accuracy"])
+    assert (head["n"], best["n"]) == (300, 30)
+    # The best 30 were lucky: their search says more than what training again gives.
+    low, high = (float(end) for end in best["luck, points"].split(" to "))
+    assert 0.0 < low < high < 3.0
+    assert best["expected accuracy"] < best["in the search accuracy"]
+
+
+def test_a_training_that_diverged_is_no_reason_to_be_at_the_head(script: Any) -> None:
+    found = script("one_unit").Findings(*made_up())
+    assert found.mean("mul(x, 102)") < 0.17  # of a true 0.32 and a 0
+    rows = found.head(300)
+    assert rows[-1]["formula"] == "mul(x, 102)"
+    assert all(row["expected accuracy"] < row["again accuracy"] for row in rows[:10])
+    again = [row["again accuracy"] for row in rows]
+    assert again == sorted(again, reverse=True)
+
+
+def test_only_functions_with_the_usual_seeds_are_compared(script: Any) -> None:
+    frame, again = made_up()
+    more = again[again["protocol"] == "p"].head(1).assign(seed=9)
+    lost = again.index[(again["expression"] == "mul(x, 3)") & (again["seed"] == 2)][0]
+    again.loc[lost, ["status", "accuracy"]] = "crashed", np.nan
+    found = script("one_unit").Findings(frame, pd.concat([again, more], ignore_index=True))
+    assert set(found.seeds["mul(x, 2)"]) == {1, 2}
+    assert "mul(x, 3)" not in found.seeds
+    assert found.noise()
+
+
+def test_operators_that_help_are_told_from_those_that_do_not(script: Any) -> None:
+    frame, again = made_up()
+    rank = frame["accuracy"].rank(pct=True)
+    frame["expression"] = np.where(rank > 0.7, "sin(x)", "mul(x, tanh(x))")
+    frame["raw x"] = rank <= 0.7
+    found = script("one_unit").Findings(frame, again)
+    [first, *_, last] = found.by_operator()
+    [up] = [effect for effect in found.effects(found.operator_groups()) if effect.name == "sin"]
+    assert 0.4 < up.low < up.mean < up.high
+    few = np.arange(len(frame)) < 5
+    [effect] = found.effects([("a few", few)])
+    assert (effect.n, effect.low) == (5, None)
+    assert (first["functions"], first["n"]) == ("sin", 150)
+    assert float(first["percentile above the others'"]) == pytest.approx(50, abs=1)
+    assert last["functions"] in ("mul", "tanh")
+    claims = {row["functions"]: row for row in found.claims()}
+    assert claims["x itself can go into the last binary operator"]["n"] == 349
+    assert claims["a periodic operator"]["in the best tenth"] == "33 %"
+
+
+def test_another_child_is_compared_with_trainings_that_chose_no_function(script: Any) -> None:
+    everything, head = script("one_unit").Findings(*made_up()).elsewhere()
+    assert everything["child"] == "dearer, d, 10 steps, lr 0.1"
+    assert (everything["n"], head["n"]) == (500, 300)
+    assert float(everything["Spearman"].split()[0]) > 0.85
+    # It is as good as the search's child, and the head's luck there is not held against it.
+    low, high = (float(end) for end in head["against the search's child, points"].split(" to "))
+    assert low < 0.3
+    assert high > 0.0
+    assert float(head["of two seeds of the search's child"]) > 0.5
+
+
+def test_early_losses_say_more_the_later_they_are(script: Any) -> None:
+    rows = script("one_unit").Findings(*made_up()).early()
+    rho = [float(row["Spearman"]) for row in rows if row["functions"] == "all that ended"]
+    assert len(rho) == 4
+    assert rho[-1] > rho[0]
+
+
+def test_a_documents_tables_are_replaced_and_nothing_else(script: Any) -> None:
+    text = "One.\n\n**A**\n\n| old |\n| --- |\n| 1 |\n\nTwo.\n\n**B**\n\nThree.\n"
+    with_tables = script("one_unit").with_tables
+    made = with_tables(text, {"A": "| new |\n", "B": "| b |\n"})
+    assert made == "One.\n\n**A**\n\n| new |\n\nTwo.\n\n**B**\n\n| b |\n\nThree.\n"
+    assert with_tables(made, {"A": "| new |\n"}) == made
+    with pytest.raises(ValueError, match="C: 0 places"):
+        with_tables(text, {"C": "| c |\n"})
+    with pytest.raises(ValueError, match="A: 1 places for a table of 0 lines"):
+        with_tables(text, {"A": ""})
+
+
+def test_a_run_becomes_tables_whatever_was_spelled_first(
+    tmp_path: Path, blobs: tuple[np.ndarray, np.ndarray], script: Any
+) -> None:
+    from .test_search import QUICK, small_net
+
+    space = "units=1;unary=identity,relu,neg,tanh;binary=add,mul,max"
+    mine: dict[str, Any] = {"space": space, "dataset": blobs, "child": small_net, **QUICK}
+    run = actsearch.search(tmp_path / "whole", **mine)
+    short = actsearch.search(tmp_path / "short", **{**mine, "steps": 10, "strategy": "random"})
+    options = {k: mine[k] for k in ("dataset", "child", "executor", "quiet")}
+    chosen = ["relu(x) + tanh(x)", "max(x, tanh(x))", "relu"]
+    actsearch.reevaluate(run, functions=chosen, seeds=2, **options)
+    actsearch.reevaluate(run, functions=chosen, seeds=2, steps=5, **options)
+    one_unit = script("one_unit")
+    frame, again = one_unit.tables(run, {"0.33": short})
+    trained = [row for row in run.rows() if row["status"] not in (None, "rejected")]
+    assert len(frame) == len(trained)
+    assert sorted(frame["accuracy"].dropna()) == sorted(
+        row["val_accuracy"] for row in trained if row["val_accuracy"] is not None
+    )
+    assert frame.loc[frame["status"] == "ok", "accuracy@0.33"].notna().mean() > 0.9
+    assert frame["rank"].iloc[0] == 1
+    found = frame.set_index("expression")
+    assert bool(found.loc["max(x, tanh(x))", "raw x"])
+    assert not found.loc["tanh(relu(x))" if "tanh(relu(x))" in found.index else "tanh(x)", "raw x"]
+    # Five steps are another protocol: only the further trainings of the search's count.
+    same = again[(again["expression"] == "max(x, tanh(x))") & (again["steps"] == 30)]
+    assert len(same) == found.loc["max(x, tanh(x))", "again"] == 2
+    assert found.loc["max(x, tanh(x))", "again accuracy"] == pytest.approx(same["accuracy"].mean())
+    assert set(again["steps"]) == {5, 30}
+
+
+def test_the_plainest_spelling_stands_for_a_function(tmp_path: Path, script: Any) -> None:
+    run = actsearch.Run(tmp_path)
+    store = run.store()
+    store.merge("abs(x)", "max(abs(x), atan(x))")
+    store.merge("max(abs(x), tanh(x))", "max(abs(x), atan(x))")
+    store.close()
+    plain = script("one_unit").plainest(run)
+    for spelling in ("abs(x)", "max(abs(x), atan(x))", "max(abs(x), tanh(x))"):
+        assert str(plain(spelling)) == "abs(x)"
+    assert str(plain("sin(x)")) == "sin(x)"
+
+
+# -- benchmarks/twins.py
+
+
+def drawn(chance: np.random.Generator, true: float, pairs: int = 30) -> list[Any]:
+    """Pairs of accuracies with three seeds, noise of 1 point each, and 10 equal pairs."""
+    made = []
+    for d in chance.normal(0, true / 100, pairs):
+        one = 0.3 + chance.normal(0, 0.01, 3)
+        made.append((one + d, 0.3 + chance.normal(0, 0.01, 3)))
+    return made + [(np.full(3, 0.3), np.full(3, 0.3))] * 10
+
+
+def test_differences_beyond_the_seeds_are_found(script: Any) -> None:
+    chance, row_of = np.random.default_rng(1), script("twins").row_of
+    row = row_of("made up", drawn(chance, 2.0))
+    assert (row["the same to the last digit"], row["others"]) == (10, 30)
+    assert 1.2 < float(row["true difference"].split()[0]) < 3.0
+    assert row["p"] < 1e-3
+
+
+def test_p_and_interval_hold_where_there_is_nothing_but_seeds_and_where_there_is(
+    script: Any,
+) -> None:
+    chance, row_of = np.random.default_rng(2), script("twins").row_of
+    nothing = [row_of("made up", drawn(chance, 0.0))["p"] for _ in range(400)]
+    assert np.mean(np.array(nothing) < 0.05) == pytest.approx(0.05, abs=0.03)
+    covered = 0
+    for _ in range(200):
+        said = row_of("made up", drawn(chance, 2.0))["true difference"]
+        low, high = (float(end) for end in said.split(" ", 1)[1].strip("()").split(" to "))
+        covered += low <= 2.0 <= high
+    assert 0.85 < covered / 200 <= 1.0  # the interval takes the seeds' variance as known
+
+
+def test_a_pair_that_diverged_and_equal_pairs_are_counted_apart(script: Any) -> None:
+    pairs = [((0.3, 0.3), (0.3, 0.3)), ((0.0, 0.3), (0.3, 0.3))]
+    row = script("twins").row_of("made up", pairs)
+    assert (row["one diverged"], row["the same to the last digit"], row["others"]) == (1, 1, 0)
+    assert row["p"] is None
