@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from actsearch.ray_actors import QueueActor, WorkerActor
 from controller.strategies import STRATEGIES
@@ -17,6 +18,19 @@ from results.records import Outcome, Trial
 from results.store import Store
 from search_space.space import SPACES, Space, space_from
 from workers.executor import Evaluate, Executor, InlineExecutor
+
+# With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
+STARTS_RAY = {"test_chaos", "test_cli", "test_cluster", "test_executors", "test_survival"}
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # two processes with a thread for each core are slower than one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("ray" if name in STARTS_RAY else name))
+
 
 SMALL: Space = space_from("units=1;unary=identity,relu,sigmoid;binary=add,mul")
 

@@ -20,7 +20,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 def test_the_readme_has_the_two_lines_that_ci_runs() -> None:
     text = (ROOT / "README.md").read_text()
     assert "python -m pip install -e . && actsearch search\n" in text
-    assert "python -m pip install -e '.[dev]' && pytest\n" in text
+    assert "python -m pip install -e '.[dev]' && pytest -n 2 --dist loadgroup\n" in text
 
 
 def test_every_operator_stands_in_the_table_of_conventions() -> None:
