@@ -204,7 +204,8 @@ def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
     from actsearch.errors import UsageError
-    from actsearch.replay import curves, summary, table_from
+    from actsearch.known_results import table_from
+    from actsearch.replay import curves, summary
     from actsearch.replay import replay as play_all
     from results.tables import FORMATS, to_csv
 

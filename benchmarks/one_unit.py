@@ -1,18 +1,14 @@
-"""The paper's one-unit space, every different function trained: its tables, and what they say.
+"""What the tables of the one-unit space say, which `one_unit_table.py` wrote.
 
-    python benchmarks/one_unit.py write RUN [--rung 0.25=RUN] --commit HASH --hardware TEXT
-    python benchmarks/one_unit.py findings [--figure FILE.png] [--into docs/one_unit.md]
+    python benchmarks/one_unit.py [--figure FILE.png] [--into docs/one_unit.md]
 
-`write` makes the two tables of `results/benchmarks` (their columns are described there) of a run
-that trained the space and of its re-evaluations, and of runs with a share of its steps. `findings`
-prints what they say, with 95 % intervals by a bootstrap over functions (2,000 resamples, seed 0);
-`--into` puts each table in the place of the one below its title.
+Intervals of groups and correlations are by a bootstrap over functions (95 %, 2,000 resamples, seed
+0). `--into` puts each table in the place of the one below its title.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from collections import Counter
@@ -24,30 +20,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from one_unit_table import ENDED, STEPS
+from scipy.stats import rankdata, ttest_ind
 
-from actsearch.replay import table_from
-from actsearch.run import Run
 from results.benchmarks import BENCHMARKS, load_benchmark
 from results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
-from results.records import FAILURE_REWARD
 from results.search_figures import operators_in
 from results.statistics import expected_on_retraining, interval, noise_sd
 from results.tables import to_markdown
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
-from search_space.expression import Expr, formula
+from search_space.expression import Expr
 from search_space.fingerprint import fingerprints, same_function
 from search_space.parser import parse
-from search_space.space import space_from
 
-STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
 RESAMPLES = 2_000
 # Ramachandran et al. 2017, Table 1, beside Swish; those with a square have two core units.
 PAPERS = ("max(x, sigmoid(x))", "cos(x) - x", "min(x, sin(x))", "atan(x)**2 - x", "max(x, tanh(x))",
           "sinc(x) + x", "x * asinh(x)**2")  # fmt: skip
 KNOWN = {**BASELINES, **{text: text for text in PAPERS}}
-ENDED = ("ok", "diverged")  # the others are no results of a function
 CHANCE = 0.15  # below it a function of ten classes has learnt next to nothing
 FEW = 10  # functions of which nothing is said below
 ENOUGH = 20  # members of a group for a percentile bootstrap, which is too narrow for fewer
@@ -56,155 +47,6 @@ HEAD = 300  # how many of the best were trained again
 
 Rows = list[dict[str, Any]]
 Groups = Sequence[tuple[str, np.ndarray]]  # a name, and which functions are of it
-
-
-# -- the tables
-
-
-def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The run's functions, best first, and its further trainings."""
-    plain = plainest(run)
-    again = trained_again(run, plain)
-    rungs = {f"accuracy@{share}": rung(other) for share, other in shares.items()}
-    raw = with_raw_x(run)
-    store = run.store(readonly=True)
-    searched = [r for r in store.rows("search") if r["status"] not in (None, "rejected")]
-    same = again[(again["protocol"] == searched[0]["protocol"]) & again["status"].isin(ENDED)]
-    by_function = same.fillna({"accuracy": 0.0}).groupby("expression")["accuracy"]
-    means, counts = by_function.mean().to_dict(), by_function.count().to_dict()
-    rows = []
-    for row in searched:
-        expr = plain(row["expression"])
-        properties = json.loads(row["properties"] or "{}") | {"operators": expr.operators}
-        curve = store.curve(row["id"])
-        rows.append(
-            {
-                "rank": None,
-                "formula": formula(expr),
-                "expression": str(expr),
-                "name": row["label"],
-                "status": row["status"],
-                "reason": row["reason"],
-                "accuracy": row["val_accuracy"],
-                **{name: known(expr) for name, known in rungs.items()},
-                **{f"loss at {step}": loss_at(curve, step) for step in STEPS},
-                "seconds": row["seconds"],
-                "ms per step": row["ms_per_step"],
-                "again accuracy": means.get(str(expr), float("nan")),
-                "again": counts.get(str(expr), 0),
-                "raw x": row["expression"] in raw,
-                "symmetry": row["symmetry"] or "",
-                **properties,
-            }
-        )
-    store.close()
-    frame = pd.DataFrame(rows).sort_values(
-        ["accuracy", "expression"], ascending=[False, True], na_position="last", ignore_index=True
-    )
-    frame["rank"] = frame["accuracy"].rank(method="min", ascending=False)
-    return frame, again
-
-
-def plainest(run: Run) -> Callable[[str], Expr]:
-    """The shortest spelling that the search met of a function: abs(x), where max(abs(x), atan(x))
-    came first and was trained."""
-    store = run.store(readonly=True)
-    kept = dict(store.merged())
-    store.close()
-    met: dict[str, list[str]] = {}
-    for expression, into in kept.items():
-        met.setdefault(into, []).append(expression)
-
-    def plain(expression: str) -> Expr:
-        trained = kept.get(expression, expression)
-        spellings = [parse(text) for text in (trained, *met.get(trained, ()))]
-        return min(spellings, key=lambda e: (e.operators, len(str(e)), str(e)))
-
-    return plain
-
-
-def with_raw_x(run: Run) -> set[str]:
-    """The functions that the grammar can write as b(x, g(x)) or b(g(x), x)."""
-    settings = run.config["settings"]
-    store = run.store(readonly=True)
-    kept = dict(store.merged())
-    store.close()
-    forms = (
-        str(canonical(expr, settings["operators"]))
-        for expr in space_from(settings["space"])
-        if expr.op.arity == 2 and any(arg.op.name == "x" for arg in expr.args)
-    )
-    return {kept.get(form, form) for form in forms}
-
-
-def rung(run: Run) -> Callable[[Expr], float | None]:
-    """The accuracies of a run with a share of the steps, whatever its spellings."""
-    table = table_from(run.path)
-
-    def known(expr: Expr) -> float | None:
-        [name] = table.named([str(expr)])  # raises where it was not trained
-        accuracy = table.rewards[parse(name)][1.0]
-        return None if accuracy == FAILURE_REWARD else accuracy
-
-    return known
-
-
-def trained_again(run: Run, plain: Callable[[str], Expr]) -> pd.DataFrame:
-    rows = [
-        {
-            "formula": formula(plain(row["expression"])),
-            "expression": str(plain(row["expression"])),
-            "name": row["label"],
-            "protocol": row["protocol"],
-            "child": row["child"],
-            "dataset": row["dataset"],
-            "steps": row["recipe"]["steps"],
-            "lr": row["recipe"]["lr"],
-            "seed": row["seed"],
-            "status": row["status"],
-            "accuracy": row["val_accuracy"],
-            "test accuracy": row["test_accuracy"],
-            "seconds": row["seconds"],
-        }
-        for row in run.reevaluations()
-    ]
-    columns = ["formula", "expression", "name", "protocol", "child", "dataset", "steps", "lr",
-               "seed", "status", "accuracy", "test accuracy", "seconds"]  # fmt: skip
-    order = ["child", "dataset", "steps", "lr", "protocol", "expression", "seed"]
-    frame = pd.DataFrame(rows, columns=columns).sort_values(order, ignore_index=True)
-    twice = frame.duplicated(["protocol", "expression", "seed"])
-    if twice.any():  # two spellings of a function, named by hand
-        frame = frame[~twice].reset_index(drop=True)
-    return frame
-
-
-def loss_at(curve: Sequence[tuple[int, float]], step: int, last: int = 10) -> float | None:
-    near = [loss for s, loss in curve if step - last < s <= step]
-    return float(np.mean(near)) if near and curve[-1][0] >= step else None
-
-
-def write(given: argparse.Namespace) -> None:
-    run = Run.open(given.run)
-    shares = {share: Run.open(path) for share, path in (text.split("=", 1) for text in given.rung)}
-    config = run.config
-    provenance = {
-        "commits": given.commit,
-        "hardware": given.hardware,
-        "protocol": config["identity"]["protocol"],
-        "protocol hash": next(r["protocol"] for r in run.rows()),
-        "search": {k: config["settings"][k] for k in ("space", "strategy", "seed", "workers")},
-        "data": config.get("data"),
-        "versions": config["environment"],
-        "counts": run.counts(),
-    }
-    for name, frame in zip(BENCHMARKS, tables(run, shares), strict=True):
-        frame.attrs["provenance"] = provenance
-        path = Path(given.output, BENCHMARKS[name])
-        frame.to_parquet(path, compression="zstd", index=False)
-        print(f"{path}: {len(frame):,} rows, {path.stat().st_size:,} bytes")
-
-
-# -- what they say
 
 
 @dataclass(frozen=True)
@@ -331,14 +173,16 @@ class Findings:
         return found
 
     def noise(self) -> Rows:
-        """The seeds of the search and of further trainings differ for all functions alike, so the
-        mean difference beyond the head is taken off before the head's luck is counted."""
+        """The seeds of the search and of further trainings differ for all functions alike, so luck
+        is what the search gave more than further trainings, above the same beyond the head (Welch's
+        interval)."""
         learnt = [e for e in self.seeds if self.searched.get(e, 0.0) >= CHANCE]
         beyond = [e for e in learnt if self.rank[e] > HEAD]
         if len(beyond) < FEW:
             return []
         sd = noise_sd([self.seeds[e] for e in learnt if all(self.seeds[e].values())])
-        offset = float(np.mean([self.searched[e] - self.mean(e) for e in beyond]))
+        gains = [self.searched[e] - self.mean(e) for e in beyond]
+        offset = float(np.mean(gains))
         everything = [score - offset for score in self.score]
         expected = dict(
             zip(self.searched, expected_on_retraining(everything, sd).expected, strict=True)
@@ -354,8 +198,7 @@ class Findings:
             first = np.array([self.searched[e] - offset for e in names])
             fresh = np.array([self.mean(e) for e in names])
             rho, low, high = _bootstrap(lambda i, a=first, b=fresh: _rho(a[i], b[i]), len(names))
-            luck = interval(list(first - fresh))
-            assert luck is not None
+            luck = ttest_ind(first + offset - fresh, gains, equal_var=False).confidence_interval()
             rows.append(
                 {
                     "functions": part,
@@ -364,7 +207,9 @@ class Findings:
                     "Spearman, search and again": f"{rho:.2f} ({low:.2f} to {high:.2f})",
                     "in the search accuracy": float(first.mean()),
                     "again accuracy": float(fresh.mean()),
-                    "luck, points": f"{100 * luck.low:+.2f} to {100 * luck.high:+.2f}",
+                    "luck, points": None
+                    if names is beyond
+                    else f"{100 * luck.low:+.2f} to {100 * luck.high:+.2f}",
                     "expected accuracy": None
                     if names is beyond
                     else float(np.mean([expected[e] for e in names])),
@@ -555,21 +400,9 @@ def _bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("write", help="write the tables of a run")
-    make.add_argument("run")
-    make.add_argument("--rung", nargs="*", default=[], metavar="SHARE=RUN",
-                      help="runs with a share of the steps")  # fmt: skip
-    make.add_argument("--commit", nargs="+", required=True, help="of the code that trained")
-    make.add_argument("--hardware", required=True)
-    make.add_argument("-o", "--output", default="results/benchmarks")
-    say = commands.add_parser("findings", help="print what the tables say")
-    say.add_argument("--figure", type=Path, help="draw ranks and operators")
-    say.add_argument("--into", type=Path, help="a document with these tables")
+    parser.add_argument("--figure", type=Path, help="draw ranks and operators")
+    parser.add_argument("--into", type=Path, help="a document with these tables")
     given = parser.parse_args()
-    if given.command == "write":
-        write(given)
-        return
     found = Findings(*(load_benchmark(name) for name in BENCHMARKS))
     tables = {title: to_markdown(rows) for title, rows in found.all().items() if rows}
     if given.into:

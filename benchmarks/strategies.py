@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
-from actsearch.replay import Known, play
+from actsearch.known_results import Known
+from actsearch.replay import play
 from controller.strategies import strategy_from
 from controller.strategy import Digits
 from results.records import FAILURE_REWARD

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 import actsearch
 from actsearch import cli
-from actsearch.replay import table_from
+from actsearch.known_results import table_from
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.equivalence import canonical
 from search_space.expression import Expr
@@ -163,7 +163,10 @@ def test_noise_and_luck_are_found_again(script: Any) -> None:
     assert (head["n"], best["n"]) == (300, 30)
     # The best 30 were lucky: their search says more than what training again gives.
     low, high = (float(end) for end in best["luck, points"].split(" to "))
-    assert 0.0 < low < high < 3.0
+    # A tenth of the scores' variance is noise. So of its mean of 1.98 standard deviations (3.16
+    # points each) the best 30 of 500 lose 0.63 points, and the worst 200 gain 0.31 of theirs.
+    assert 0.0 < low < 0.94 < high < 3.0
+    assert beyond["luck, points"] is None
     assert best["expected accuracy"] < best["in the search accuracy"]
 
 
@@ -252,8 +255,7 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
     chosen = ["relu(x) + tanh(x)", "max(x, tanh(x))", "relu"]
     actsearch.reevaluate(run, functions=chosen, seeds=2, **options)
     actsearch.reevaluate(run, functions=chosen, seeds=2, steps=5, **options)
-    one_unit = script("one_unit")
-    frame, again = one_unit.tables(run, {"0.33": short})
+    frame, again = script("one_unit_table").tables(run, {"0.33": short})
     trained = [row for row in run.rows() if row["status"] not in (None, "rejected")]
     assert len(frame) == len(trained)
     assert sorted(frame["accuracy"].dropna()) == sorted(
@@ -271,14 +273,10 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
     assert set(again["steps"]) == {5, 30}
 
 
-def test_the_plainest_spelling_stands_for_a_function(tmp_path: Path, script: Any) -> None:
-    run = actsearch.Run(tmp_path)
-    store = run.store()
-    store.merge("abs(x)", "max(abs(x), atan(x))")
-    store.merge("max(abs(x), tanh(x))", "max(abs(x), atan(x))")
-    store.close()
-    plain = script("one_unit").plainest(run)
-    for spelling in ("abs(x)", "max(abs(x), atan(x))", "max(abs(x), tanh(x))"):
+def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
+    trained = "max(abs(x), atan(x))"
+    plain = script("one_unit_table").plainest({"abs(x)": trained, "max(abs(x), tanh(x))": trained})
+    for spelling in ("abs(x)", trained, "max(abs(x), tanh(x))"):
         assert str(plain(spelling)) == "abs(x)"
     assert str(plain("sin(x)")) == "sin(x)"
 

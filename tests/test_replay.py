@@ -14,17 +14,8 @@ import pytest
 import actsearch
 from actsearch.cli import main
 from actsearch.errors import UsageError
-from actsearch.replay import (
-    Known,
-    Replayed,
-    Table,
-    Trace,
-    curves,
-    play,
-    replay,
-    summary,
-    table_from,
-)
+from actsearch.known_results import Known, Table, table_from
+from actsearch.replay import Replayed, Trace, curves, play, replay, summary
 from controller.strategies import strategy_from
 from results.records import FAILURE_REWARD
 from search_space.equivalence import canonical

@@ -1,5 +1,5 @@
 """Spaces trained whole, as data: every different function of a space with its accuracy, and what
-training some of them again gave. `benchmarks/one_unit.py` writes the files beside this one.
+training some of them again gave. `benchmarks/one_unit_table.py` writes the files beside this one.
 
     from results.benchmarks import load_benchmark
     table = load_benchmark("one-unit")        # a pandas DataFrame, best first
@@ -43,5 +43,5 @@ def load_benchmark(name: str = ONE_UNIT) -> pd.DataFrame:
 
     if name not in BENCHMARKS:
         raise ValueError(f"unknown table {name!r}; known: {', '.join(BENCHMARKS)}")
-    with as_file(files(__package__ or "results.benchmarks") / BENCHMARKS[name]) as path:
+    with as_file(files(__name__) / BENCHMARKS[name]) as path:
         return pd.read_parquet(path)

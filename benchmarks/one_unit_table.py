@@ -1,0 +1,179 @@
+"""Write the tables of `results/benchmarks`, whose columns are described there.
+
+    python benchmarks/one_unit_table.py RUN [--rung 0.25=RUN] --commit HASH --hardware TEXT
+
+RUN trained a space, each of `--rung` the same space with a share of its steps; RUN's re-evaluations
+make the second table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from actsearch.known_results import table_from
+from actsearch.run import Run
+from results.benchmarks import BENCHMARKS
+from results.records import FAILURE_REWARD
+from search_space.equivalence import canonical
+from search_space.expression import Expr, formula
+from search_space.parser import parse
+from search_space.space import space_from
+
+STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
+ENDED = ("ok", "diverged")  # the others are no results of a function
+
+
+def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The run's functions, best first, and its further trainings."""
+    store = run.store(readonly=True)
+    kept = dict(store.merged())
+    plain = plainest(kept)
+    again = trained_again(run, plain)
+    rungs = {f"accuracy@{share}": rung(other) for share, other in shares.items()}
+    raw = with_raw_x(run, kept)
+    searched = [r for r in store.rows("search") if r["status"] not in (None, "rejected")]
+    same = again[(again["protocol"] == searched[0]["protocol"]) & again["status"].isin(ENDED)]
+    by_function = same.fillna({"accuracy": 0.0}).groupby("expression")["accuracy"]
+    means, counts = by_function.mean().to_dict(), by_function.count().to_dict()
+    rows = []
+    for row in searched:
+        expr = plain(row["expression"])
+        properties = json.loads(row["properties"] or "{}") | {"operators": expr.operators}
+        curve = store.curve(row["id"])
+        rows.append(
+            {
+                "rank": None,
+                "formula": formula(expr),
+                "expression": str(expr),
+                "name": row["label"],
+                "status": row["status"],
+                "reason": row["reason"],
+                "accuracy": row["val_accuracy"],
+                **{name: known(expr) for name, known in rungs.items()},
+                **{f"loss at {step}": loss_at(curve, step) for step in STEPS},
+                "seconds": row["seconds"],
+                "ms per step": row["ms_per_step"],
+                "again accuracy": means.get(str(expr), float("nan")),
+                "again": counts.get(str(expr), 0),
+                "raw x": row["expression"] in raw,
+                "symmetry": row["symmetry"] or "",
+                **properties,
+            }
+        )
+    store.close()
+    frame = pd.DataFrame(rows).sort_values(
+        ["accuracy", "expression"], ascending=[False, True], na_position="last", ignore_index=True
+    )
+    frame["rank"] = frame["accuracy"].rank(method="min", ascending=False)
+    return frame, again
+
+
+def plainest(kept: Mapping[str, str]) -> Callable[[str], Expr]:
+    """The shortest spelling that the search met of a function: abs(x), where max(abs(x), atan(x))
+    came first and was trained. `kept` says what each spelling was merged into."""
+    met: dict[str, list[str]] = {}
+    for expression, into in kept.items():
+        met.setdefault(into, []).append(expression)
+
+    def plain(expression: str) -> Expr:
+        trained = kept.get(expression, expression)
+        spellings = [parse(text) for text in (trained, *met.get(trained, ()))]
+        return min(spellings, key=lambda e: (e.operators, len(str(e)), str(e)))
+
+    return plain
+
+
+def with_raw_x(run: Run, kept: Mapping[str, str]) -> set[str]:
+    """The functions that the grammar can write as b(x, g(x)) or b(g(x), x)."""
+    settings = run.config["settings"]
+    forms = (
+        str(canonical(expr, settings["operators"]))
+        for expr in space_from(settings["space"])
+        if expr.op.arity == 2 and any(arg.op.name == "x" for arg in expr.args)
+    )
+    return {kept.get(form, form) for form in forms}
+
+
+def rung(run: Run) -> Callable[[Expr], float | None]:
+    """The accuracies of a run with a share of the steps, whatever its spellings."""
+    table = table_from(run.path)
+
+    def known(expr: Expr) -> float | None:
+        [name] = table.named([str(expr)])  # raises where it was not trained
+        accuracy = table.rewards[parse(name)][1.0]
+        return None if accuracy == FAILURE_REWARD else accuracy
+
+    return known
+
+
+def trained_again(run: Run, plain: Callable[[str], Expr]) -> pd.DataFrame:
+    rows = [
+        {
+            "formula": formula(plain(row["expression"])),
+            "expression": str(plain(row["expression"])),
+            "name": row["label"],
+            "protocol": row["protocol"],
+            "child": row["child"],
+            "dataset": row["dataset"],
+            "steps": row["recipe"]["steps"],
+            "lr": row["recipe"]["lr"],
+            "seed": row["seed"],
+            "status": row["status"],
+            "accuracy": row["val_accuracy"],
+            "test accuracy": row["test_accuracy"],
+            "seconds": row["seconds"],
+        }
+        for row in run.reevaluations()
+    ]
+    columns = ["formula", "expression", "name", "protocol", "child", "dataset", "steps", "lr",
+               "seed", "status", "accuracy", "test accuracy", "seconds"]  # fmt: skip
+    order = ["child", "dataset", "steps", "lr", "protocol", "expression", "seed"]
+    frame = pd.DataFrame(rows, columns=columns).sort_values(order)
+    # Two spellings of a function may have been named by hand.
+    return frame.drop_duplicates(["protocol", "expression", "seed"], ignore_index=True)
+
+
+def loss_at(curve: Sequence[tuple[int, float]], step: int, last: int = 10) -> float | None:
+    near = [loss for s, loss in curve if step - last < s <= step]
+    return float(np.mean(near)) if near and curve[-1][0] >= step else None
+
+
+def write(given: argparse.Namespace) -> None:
+    run = Run.open(given.run)
+    shares = {share: Run.open(path) for share, path in (text.split("=", 1) for text in given.rung)}
+    config = run.config
+    provenance = {
+        "commits": given.commit,
+        "hardware": given.hardware,
+        "protocol": config["identity"]["protocol"],
+        "protocol hash": next(r["protocol"] for r in run.rows()),
+        "search": {k: config["settings"][k] for k in ("space", "strategy", "seed", "workers")},
+        "data": config.get("data"),
+        "versions": config["environment"],
+        "counts": run.counts(),
+    }
+    for name, frame in zip(BENCHMARKS, tables(run, shares), strict=True):
+        frame.attrs["provenance"] = provenance
+        path = Path(given.output, BENCHMARKS[name])
+        frame.to_parquet(path, compression="zstd", index=False)
+        print(f"{path}: {len(frame):,} rows, {path.stat().st_size:,} bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("--rung", nargs="*", default=[], metavar="SHARE=RUN")
+    parser.add_argument("--commit", nargs="+", required=True, help="of the code that trained")
+    parser.add_argument("--hardware", required=True)
+    parser.add_argument("-o", "--output", default="results/benchmarks")
+    write(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
