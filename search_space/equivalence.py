@@ -189,7 +189,6 @@ class Rule:
     names: tuple[str, ...]  # of the left side in order
 
 
-Binding = dict[str, Expr]
 _VARIABLES = tuple(Op(name, 0, lambda x: x) for name in "abc")
 _BETA_FORMS: dict[str, Callable[[float, float], float]] = {
     "p": lambda p, q: p,

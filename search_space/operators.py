@@ -35,17 +35,18 @@ class Op:
     `fn` takes `arity` tensors, then the tensor beta if `beta` (beta's initial value) is not None.
     `guarded` is its safe form, `fn` itself where None. `notation` is a format string over the
     arguments: `{0}` as it is, `{0.left}`, `{0.tight}` and `{0.atom}` with parentheses where needed.
-    Two operators are equal when their names and arities are.
+    Two operators are equal when their names, arities, functions and betas are: an operator that was
+    defined anew under its old name is another one.
     """
 
     name: str
     arity: int
-    fn: Callable[..., torch.Tensor] = field(compare=False)
-    beta: float | None = field(default=None, compare=False)
+    fn: Callable[..., torch.Tensor]
+    beta: float | None = None
     commutative: bool = field(default=False, compare=False)
     notation: str | None = field(default=None, compare=False)
     precedence: int = field(default=ATOM, compare=False)
-    guarded: Callable[..., torch.Tensor] | None = field(default=None, compare=False)
+    guarded: Callable[..., torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not (self.name.isascii() and self.name.isidentifier() and self.name.islower()):

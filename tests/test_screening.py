@@ -11,6 +11,7 @@ import torch
 from results.filters import where
 from results.leaderboard import PROPERTIES
 from search_space.baselines import BASELINES
+from search_space.equivalence import canonical
 from search_space.operators import Op
 from search_space.parser import parse
 from search_space.properties import NAMES, properties
@@ -141,6 +142,15 @@ def test_an_operator_is_looked_at_with_the_derivative_that_its_author_wrote() ->
     op = Op("custom", 1, lambda x: Custom.apply(x))
     assert describe(parse("custom(x)", [op])).properties["slope_at_0"] == 2.0
     assert describe(parse("custom(x)", [op])).properties["at_0"] == 0.0
+
+
+def test_an_operator_that_was_defined_anew_is_looked_at_anew() -> None:
+    for function, rejected in ((torch.zeros_like, "constant"), (torch.sin, "")):
+        op = Op("wave", 1, function)
+        expr = canonical(parse("wave(x)", [op]))
+        assert expr.op is op
+        assert describe(expr).rejected.startswith(rejected)
+        assert bool(describe(expr).rejected) == bool(rejected)
 
 
 def _float32_only(x: torch.Tensor) -> torch.Tensor:

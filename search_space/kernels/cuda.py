@@ -99,7 +99,6 @@ class Source:
 
     key: str
     text: str
-    betas: int
 
 
 def source(traced: Traced) -> Source:
@@ -128,7 +127,7 @@ def source(traced: Traced) -> Source:
             steps.append(f"tl.store({place}, part{k}, mask=c < channels)")
         pointers = "X, G, D, B, P" if betas else "X, G, D"
         text += _function(template, "backward", pointers, steps)
-    return Source(hashlib.sha256(text.encode()).hexdigest()[:24], text, betas)
+    return Source(hashlib.sha256(text.encode()).hexdigest()[:24], text)
 
 
 def _function(template: str, name: str, pointers: str, steps: Sequence[str]) -> str:
@@ -161,9 +160,8 @@ def _name(node: Node) -> str:
 class Kernel:
     """The launches of a module; tensors are dense, and lie alike."""
 
-    def __init__(self, module: ModuleType, betas: int) -> None:
+    def __init__(self, module: ModuleType) -> None:
         self._module: Any = module
-        self._betas = betas
         self.keeps_slope = hasattr(module, "sloped")
 
     def forward(
@@ -231,4 +229,4 @@ def load(source: Source) -> Kernel:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Kernel(module, source.betas)
+    return Kernel(module)

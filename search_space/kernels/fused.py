@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,6 @@ from search_space.expression import Expr
 from search_space.kernels import c, cuda, libraries
 from search_space.kernels.compiler import CompileError
 from search_space.kernels.tracing import UnsupportedError, trace
-from search_space.operators import CONSTANT, INPUT, OPERATORS
 
 log = logging.getLogger("actsearch")
 
@@ -65,31 +64,18 @@ class Fused:
     ) -> Kernel | None:
         key = x.device.type, x.dtype, layout
         if key not in self._kernels:
-            own = own_functions(self.expr, self.operators)
-            found = kernel(self.expr, self.operators, own, x.device.type, ELEMENTS[x.dtype], layout)
+            found = kernel(self.expr, self.operators, x.device.type, ELEMENTS[x.dtype], layout)
             works = not isinstance(found, cuda.Kernel) or _works(found, x, betas, sizes)
             self._kernels[key] = found if works else None
         return self._kernels[key]
 
 
 NO_BETAS = (0, 0, 0)
-Own = tuple[Callable[..., torch.Tensor], ...]
-
-
-def own_functions(expr: Expr, operators: str) -> Own:
-    """The functions of a user's operators. Expressions are equal where the operators' names are, so
-    these say which kernel is meant."""
-    ops = [node.op for node in expr.walk()]
-    paper = (INPUT, CONSTANT, *OPERATORS.values())
-    return tuple(op.form(operators) for op in ops if not any(op is row for row in paper))
 
 
 @lru_cache(maxsize=4096)
-def kernel(
-    expr: Expr, operators: str, own: Own, device: str, element: str, layout: str
-) -> Kernel | None:
-    """A kernel, built if need be; None where there is none. `own` is `own_functions(expr,
-    operators)`."""
+def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -> Kernel | None:
+    """A kernel, built if need be; None where there is none."""
     try:
         traced = trace(expr, operators)
         if device == "cuda":
