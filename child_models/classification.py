@@ -46,7 +46,13 @@ def loss(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[Batch], recipe: Recipe, split: str) -> float:
+def accuracy(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    split: str,
+    beat: Callable[[], None],
+) -> float:
     """The share that `model` classifies right of all the examples in `batches`; raises Diverged
     for logits that are not finite. Nothing waits for a GPU before the end."""
     model.eval()
@@ -58,6 +64,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], recipe: Recipe, split: 
         finite = finite.to(x.device) & torch.isfinite(logits).all()
         right = right.to(x.device) + (logits.argmax(1) == y).sum()
         examples += len(y)
+        beat()
     if not bool(finite):
         raise Diverged(f"logits not finite on the {split} split", None, ())
     return int(right) / examples
@@ -125,11 +132,17 @@ class Classification:
         return loss(model, batch, recipe)
 
     def score(
-        self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> float:
         """The accuracy on `split`, or on its first `examples`."""
         x, y = (part[:examples].split(EVALUATION_BATCH) for part in self.splits[split])
-        return accuracy(model, zip(map(self.standardise, x), y, strict=True), recipe, split)
+        batches = zip(map(self.standardise, x), y, strict=True)
+        return accuracy(model, batches, recipe, split, beat)
 
 
 def laid_out(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:

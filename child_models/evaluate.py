@@ -169,17 +169,17 @@ class Evaluator:
 
         def look(step: int) -> None:
             means = [rounded(b.mean().item()) for a in activations(model) for b in a.beta]
-            seen.append((step, task.score(model, recipe, "val"), means))
+            score = task.score(model, recipe, "val", beat=partial(beat, step))
+            seen.append((step, score, means))
 
         track = Track(self.track, look) if self.track else None
-        if track is not None:
-            look(0)
         training = train(model, task, recipe, trial.seed, beat, trial.race, track)
         whole = trial.stage == "reevaluate"
         splits = ("val", "test") if whole and self.test else ("val",)
+        alive = partial(beat, recipe.steps)
         try:
-            scores = {split: task.score(model, recipe, split) for split in splits}
-            details = inspection(model, task, recipe) if whole and self.inspect else {}
+            scores = {split: task.score(model, recipe, split, beat=alive) for split in splits}
+            details = inspection(model, task, recipe, alive) if whole and self.inspect else {}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
         return training, scores, details | ({"track": seen} if seen else {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +185,12 @@ class StreamedTask:
         return loss(model, batch, recipe)
 
     def score(
-        self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> float:
         """The accuracy on `split`, or on its first `examples`."""
         count = len(self.data.splits[split][0][:examples])
@@ -193,7 +198,7 @@ class StreamedTask:
             (0, np.arange(start, min(start + EVALUATION_BATCH, count)))
             for start in range(0, count, EVALUATION_BATCH)
         )
-        return accuracy(model, self._read(split, parts), recipe, split)
+        return accuracy(model, self._read(split, parts), recipe, split, beat)
 
 
 def _image(file: str, size: int, seed: Sequence[int] | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def inspection(model: nn.Module, task: Task, recipe: Recipe) -> dict[str, Any]:
+def inspection(
+    model: nn.Module, task: Task, recipe: Recipe, beat: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """`betas`: for each beta of the expression its values over all layers and channels.
     `preactivations`: how many inputs of activations lie in each of 80 bins from -10 to 10, below
     and above, over 500 examples of the validation split."""
@@ -44,7 +47,7 @@ def inspection(model: nn.Module, task: Task, recipe: Recipe) -> dict[str, Any]:
 
     hooks = [a.register_forward_pre_hook(count) for a in found]
     try:
-        task.score(model, recipe, "val", EXAMPLES)
+        task.score(model, recipe, "val", EXAMPLES, beat)
     finally:
         for hook in hooks:
             hook.remove()

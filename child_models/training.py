@@ -12,7 +12,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -45,7 +47,8 @@ class RacedOut(Exception):
 
 class Task(Protocol):
     """A data set on a device, and what a child is trained for. A score is from 0 to 1, higher is
-    better; it raises Diverged where the child's outputs are not finite."""
+    better; it raises Diverged where the child's outputs are not finite, and calls `beat` after each
+    batch."""
 
     device: torch.device
 
@@ -54,14 +57,19 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor: ...
 
     def score(
-        self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> float: ...
 
 
 @dataclass(frozen=True)
 class Track:
-    """`look(step)` is called after every so many steps and after the last; it may put the model in
-    evaluation mode."""
+    """`look(step)` is called before the first step, after every so many, and after the last; it may
+    put the model in evaluation mode."""
 
     every: int
     look: Callable[[int], None]
@@ -116,6 +124,10 @@ def train(
 
     Where the model has an attribute `memory_format`, its weights and the images lie in memory that
     way."""
+    losses = torch.zeros(recipe.steps, device=task.device)
+    if track is not None:
+        with _ends_at(0, losses):
+            track.look(0)
     model.train()
     model.to(memory_format=memory_format(model))  # pyright: ignore[reportCallIssue]
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -123,7 +135,6 @@ def train(
     check_every = 1 if task.device.type == "cpu" else 20  # reading a value makes a GPU wait
     rungs = {rung.step: rung for rung in race if rung.step < recipe.steps}
     stood: list[AtRung] = []
-    losses = torch.zeros(recipe.steps, device=task.device)
     norms = torch.zeros(recipe.steps, device=task.device)
     times: list[float] = []
     checked, clock = 0, time.perf_counter()
@@ -147,28 +158,43 @@ def train(
             checked = step + 1
             beat(checked)
             if rung is not None:
-                stood.append(_at(rung, model, task, recipe, losses))
+                with _ends_at(checked, losses):
+                    stood.append(_at(rung, model, task, recipe, losses, partial(beat, checked)))
                 if not rung.passed_by(getattr(stood[-1], rung.metric)):
                     ms = 1e3 * statistics.median(times)
                     training = Training(_thin(losses, checked), ms, tuple(stood))
                     raise RacedOut(_why(rung, stood[-1]), training)
             if track is not None and due:
-                track.look(step + 1)
+                with _ends_at(checked, losses):
+                    track.look(checked)
                 model.train()
             clock = time.perf_counter()
     ms = 1e3 * statistics.median(times)
     return Training(_thin(losses, recipe.steps), ms, tuple(stood))
 
 
-def _at(rung: Rung, model: nn.Module, task: Task, recipe: Recipe, losses: torch.Tensor) -> AtRung:
+@contextmanager
+def _ends_at(step: int, losses: torch.Tensor) -> Iterator[None]:
+    """A child that is scored here and diverges did so at this step, and has this curve."""
+    try:
+        yield
+    except Diverged as end:
+        raise Diverged(str(end), step, _thin(losses, step)) from None
+
+
+def _at(
+    rung: Rung,
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    losses: torch.Tensor,
+    beat: Callable[[], None],
+) -> AtRung:
     """How the child stands; it is scored only where that decides, or where it is about to leave."""
     loss = float(losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
     if rung.metric == "loss" and rung.passed_by(loss):
         return AtRung(rung.step, loss)
-    try:
-        score = task.score(model, recipe, "val", RUNG_EXAMPLES)
-    except Diverged as end:
-        raise Diverged(str(end), rung.step, _thin(losses, rung.step)) from None
+    score = task.score(model, recipe, "val", RUNG_EXAMPLES, beat)
     model.train()
     return AtRung(rung.step, loss, score)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -235,7 +235,12 @@ class TranslationTask:
 
     @torch.no_grad()
     def score(
-        self, model: nn.Module, recipe: Recipe, split: str, examples: int | None = None
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> float:
         """BLEU / 100 of the split, or of its first `examples` (sacrebleu, 13a tokens, one
         reference); raises Diverged for logits that are not finite."""
@@ -258,8 +263,10 @@ class TranslationTask:
             for i, row in zip(index, tokens.tolist(), strict=True):
                 end = row.index(END) if END in row else len(row)
                 found[i] = tokenizer.decode(row[:end])
+            beat()
         references = list(self.text[split][: len(found)])
-        return sacrebleu.corpus_bleu(found, [references]).score / 100
+        score = sacrebleu.corpus_bleu(found, [references]).score
+        return min(1.0, score / 100)  # a perfect one is 100.00000000000004
 
 
 def _cut(tokens: np.ndarray, at: np.ndarray) -> list[torch.Tensor]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -117,10 +119,52 @@ def _users_own(build: Builder) -> Child:
 
 
 def source_digest(function: Callable[..., Any]) -> str:
-    """The hash of a function's source: an edited model or operator makes another run."""
+    """The hash of a function's source, and of what it was given with it: an edited model or
+    operator makes another run. Raises ValueError where that has no name outside this process."""
+    return hashlib.sha256(_source(function, ()).encode()).hexdigest()[:12]
+
+
+def _source(thing: Any, seen: tuple[Any, ...]) -> str:
+    """What a value is, in words that are the same in each process. `seen` are the things that
+    lead here, since a function can hold itself."""
+    if any(thing is one for one in seen):
+        return "itself"
+    within = (*seen, thing)
+
+    def words(parts: Iterable[Any]) -> str:
+        return f"({', '.join(_source(part, within) for part in parts)})"
+
+    match thing:
+        case partial():
+            return "partial" + words([thing.func, thing.args, thing.keywords])
+        case types.MethodType():
+            return words([thing.__func__, thing.__self__])
+        case types.FunctionType() | type():
+            cells = getattr(thing, "__closure__", None) or ()
+            return _text(thing) + (words(c.cell_contents for c in cells) if cells else "")
+        case types.BuiltinFunctionType() | types.ModuleType():
+            return getattr(thing, "__qualname__", thing.__name__)
+        case types.CodeType():
+            return words([thing.co_code.hex(), *thing.co_consts])
+        case dict():
+            return words(sorted(thing.items(), key=lambda item: str(item[0])))
+        case list() | tuple():
+            return words(thing)
+    text = repr(thing)
+    if not re.search(r" at 0x[0-9a-f]+", text):
+        return text
+    if not hasattr(thing, "__dict__"):
+        raise ValueError(
+            f"{text} could not be told from another one when a run is resumed; use a function"
+        )
+    return words([type(thing), vars(thing)])
+
+
+def _text(thing: Any) -> str:
+    """A function or class as it was written; where nobody kept that, its code."""
     try:
-        source = inspect.getsource(function)
+        return inspect.getsource(thing)
     except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        source = repr((code.co_code, code.co_consts) if code else function)
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
+        code = getattr(thing, "__code__", None)
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        return name if code is None else name + _source(code, ())

@@ -24,6 +24,7 @@ from child_models.classification import LOSSES, Classification
 from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
 from child_models.image_folder import StreamedImages
+from child_models.image_network import MakeActivation
 from child_models.recipe import RECIPES, Recipe
 from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
@@ -691,6 +692,38 @@ def test_looking_at_a_training_does_not_change_it(pictures: Dataset) -> None:
     plain = Evaluator(pictures, child_from("cnn"), RECIPE)
     assert seen(trial("relu(x)")).curve == plain(trial("relu(x)")).curve
     assert seen.protocol_hash == plain.protocol_hash
+
+
+def test_a_child_that_a_look_finds_diverged_has_its_step_and_its_curve(pictures: Dataset) -> None:
+    class Tired(nn.Module):
+        """Has no finite output in evaluation once it has trained for six steps."""
+
+        def __init__(self, act: nn.Module) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(10), act)
+            self.steps = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.steps += self.training
+            y = self.layers(x)
+            return y * float("nan") if self.steps >= 6 and not self.training else y
+
+    def tired(make_activation: MakeActivation) -> nn.Module:
+        model = Tired(make_activation(10))
+        model(torch.zeros(1, *pictures.x_train.shape[1:]))
+        model.steps = 0
+        return model
+
+    outcome = Evaluator(pictures, child_from(tired), RECIPE, track=3)(trial("relu(x)"))
+    assert (outcome.status, outcome.step) == ("diverged", 6)
+    assert [step for step, _ in outcome.curve] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_child_is_heard_of_while_it_is_scored(pictures: Dataset) -> None:
+    beats: list[int] = []
+    again = Trial(1, "reevaluate", "relu(x)", "p", 0)
+    Evaluator(pictures, child_from("mlp"), RECIPE, test=True, inspect=True)(again, beats.append)
+    assert beats == [*range(1, RECIPE.steps + 1), *[RECIPE.steps] * 3]  # val, test, inspection
 
 
 # -- folders that do not fit in memory

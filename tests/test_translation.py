@@ -269,7 +269,7 @@ def test_bleu_is_sacrebleus_of_the_translations(pairs: Translation) -> None:
             return nn.utils.rnn.pad_sequence(said, batch_first=True), torch.tensor(True)
 
     task = TranslationTask(pairs, torch.device("cpu"))
-    assert task.score(Parrot(task, 1), Recipe(), "val") == pytest.approx(1.0)
+    assert task.score(Parrot(task, 1), Recipe(), "val") == 1.0  # sacrebleu's is a little more
     assert 0.01 < task.score(Parrot(task, 2), Recipe(), "val") < 0.9
 
 
