@@ -29,8 +29,9 @@ GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
 WIDTH = 2 * len(GRID)
 HUGE = 1e6
 PARENTS = 8  # the best so many are mutated for the pool
-KEPT = 600  # rewards that the model is fitted to: beyond that, the best half and the latest
+KEPT = 600  # rewards, the best and the latest, when there are twice as many
 TREES = 50
+MODELS = "sklearn.ensemble", "sklearn.gaussian_process"
 REFIT = 1.2  # the kernel is fitted anew when there are so many times as many rewards
 
 
@@ -82,10 +83,9 @@ class Surrogate:
         self.open: dict[int, Digits] = {}  # on their way
         self.kernel: list[float] | None = None  # its fitted hyper-parameters
         self.fitted_to = 0
-        self._health: dict[str, float] = {}
 
     def ask(self, n: int) -> list[Proposal]:
-        with one_thread():
+        with one_thread(*MODELS):
             chosen = self._choose(n)
         proposals = [Proposal(self.number + i, digits) for i, digits in enumerate(chosen)]
         self.number += n
@@ -116,7 +116,7 @@ class Surrogate:
         model = self._model(x, y)
         if waiting:  # what is on its way counts as told its prediction
             believed = np.concatenate([y, model.predict(lies)[0]])
-            model = self._model(np.concatenate([x, lies]), believed)
+            model = self._model(np.concatenate([x, lies]), believed, refit=False)
         mean, std = model.predict(shapes)
         return pool[int(np.argmax(mean + self.config.kappa * std))]
 
@@ -137,11 +137,14 @@ class Surrogate:
                 new.append(i)
         return [drawn[i] for i in new], shapes[new]
 
-    def _model(self, x: np.ndarray, y: np.ndarray) -> GaussianProcess | Forest:
-        """A fitted model; the kernel's hyper-parameters are fitted anew only now and then."""
+    def _model(
+        self, x: np.ndarray, y: np.ndarray, *, refit: bool = True
+    ) -> GaussianProcess | Forest:
+        """A fitted model; the kernel's hyper-parameters are fitted anew only now and then, and
+        never to what is merely believed, which has no noise."""
         if self.config.model == "forest":
             return Forest(self.number).fit(x, y)
-        due = self.kernel is None or len(y) >= REFIT * self.fitted_to
+        due = refit and (self.kernel is None or len(y) >= REFIT * self.fitted_to)
         model = GaussianProcess(self.kernel, refit=due).fit(x, y)
         if due:
             self.kernel, self.fitted_to = model.theta, len(y)
@@ -157,6 +160,7 @@ class Surrogate:
             by_reward = sorted(self.known, key=lambda d: -self.known[d])
             keep = {*by_reward[: KEPT // 2], *list(self.known)[-KEPT // 2 :]}
             self.known = {d: r for d, r in self.known.items() if d in keep}
+            self.fitted_to = min(self.fitted_to, len(self.known))
 
     @property
     def exhausted(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from controller.random_search import RandomSearch, permuted
 from controller.strategies import STRATEGIES, Row, normal, short, strategy_from
 from controller.strategy import Proposal, Strategy
 from controller.successive_halving import HalvingConfig, SuccessiveHalving
-from controller.surrogate import GRID, features
+from controller.surrogate import GRID, Surrogate, features
 from search_space.equivalence import canonical
 from search_space.parser import parse
 from search_space.space import SPACES, Space
@@ -241,6 +243,31 @@ def test_the_surrogate_finds_a_hidden_shape_sooner_than_chance() -> None:
 
     chance = sum(best("random", seed) for seed in range(3))
     assert sum(best("surrogate:pool=100", seed) for seed in range(3)) < 0.7 * chance
+
+
+def test_a_surrogates_kernel_is_fitted_to_rewards_and_never_to_beliefs() -> None:
+    surrogate = strategy_from("surrogate:initial=16,pool=20,explore=0", SPACES["one-unit"], 0)
+    assert isinstance(surrogate, Surrogate)
+    for i, proposal in enumerate(surrogate.ask(16)):
+        surrogate.tell(proposal, (i % 5) / 10)
+    surrogate.ask(1)
+    fitted = surrogate.kernel
+    surrogate.ask(12)  # all of them are on their way
+    assert surrogate.fitted_to == 16
+    assert surrogate.kernel == fitted
+
+
+def test_a_surrogate_computes_in_one_thread_whatever_is_loaded_when() -> None:
+    code = (
+        "from controller.threads import one_thread; from controller.surrogate import MODELS\n"
+        "import threadpoolctl\n"
+        "with one_thread(): pass\n"
+        "with one_thread(*MODELS):\n"
+        "    found = threadpoolctl.threadpool_info()\n"
+        "assert len(found) > 1, found\n"
+        "assert all(library['num_threads'] == 1 for library in found), found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # -- successive halving
