@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,11 +143,17 @@ def test_hold_starts_nothing_more(make_executor: MakeExecutor, tmp_path: Path) -
     while executor.free > 0:
         number += 1
         executor.submit(trial(number))
-    time.sleep(0.3)
+    deadline = time.monotonic() + 60
+    while not isinstance(executor, InlineExecutor) and not list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     executor.hold()
+    time.sleep(1.0)  # a worker asks twice a second
     begun = len(list(tmp_path.iterdir()))
     finished = finish(executor, begun)
     assert executor.running == 0
+    time.sleep(1.0)
+    assert executor.completed(0.1) == []
     assert len(finished) == begun == len(list(tmp_path.iterdir()))
     assert begun <= 2
 
@@ -338,6 +346,77 @@ def test_a_killed_queue_is_made_again_and_nothing_is_lost(ray_session: Any) -> N
         assert sorted(t.id for t, _ in first + rest) == [1, 2, 3, 4, 5, 6]
     finally:
         executor.close()
+
+
+def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_path: Path) -> None:
+    started = str(tmp_path)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        Path(started, str(trial.id)).touch()
+        time.sleep(1.0)
+        return Outcome("ok", val_accuracy=0.5)
+
+    executor = ray_executor(evaluate)
+    try:
+        for i in range(1, 7):
+            executor.submit(trial(i))
+        finish(executor, 1)
+        assert isinstance(executor, RayExecutor)
+        ray_session.kill(executor._queue)
+        executor.hold()  # which may still be answered
+        deadline = time.monotonic() + 60
+        while executor.running:
+            assert executor.completed(0.5) == []
+            assert time.monotonic() < deadline
+        begun = {path.name for path in tmp_path.iterdir()}
+        time.sleep(1.5)
+        assert executor.completed(0.5) == []
+        assert {path.name for path in tmp_path.iterdir()} == begun
+        assert len(begun) < 6
+    finally:
+        executor.close()
+
+
+def test_a_candidates_own_process_ends_with_its_worker(tmp_path: Path) -> None:
+    """Of a worker that is killed nobody else would end it, or remove its data."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    [folder] = tmp_path.iterdir()
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while folder.exists() or running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# A worker whose candidate says who it is, and trains for ever.
+PARENT = """
+import os, time
+from ray import cloudpickle
+from results.records import Trial
+from workers.isolation import run_alone
+
+def evaluate(trial, beat):
+    os.write(1, f"{os.getpid()}\\n".encode())
+    time.sleep(600)
+
+run_alone(evaluate, Trial(1, "search", "x", "p", 0), lambda: None, cloudpickle.dumps)
+"""
+
+
+def running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_an_error_outside_the_child_ends_the_search_with_its_reason(ray_session: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from results.records import Outcome, Trial
@@ -49,7 +51,7 @@ def run_alone(
         files["task"].write_bytes(dumps((evaluate, trial)))
         process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, folder],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # ends with this process, and the child with it
             cwd=folder,  # where no file can take the name of one of our packages
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
@@ -59,7 +61,8 @@ def run_alone(
                 time.sleep(POLL_SECONDS)
         finally:
             process.kill()
-            code = process.wait()
+            process.communicate()
+        code = process.returncode
         if code == 0 and files["outcome"].exists():
             return pickle.loads(files["outcome"].read_bytes())  # noqa: S301 - of our own child
         if code in FROM_OUTSIDE:
@@ -78,9 +81,17 @@ def _evidence(code: int, crash: Path) -> str:
     return f"{how} in a process of its own" + (f": {shown}" if shown else "")
 
 
+def _end_with_parent(folder: Path) -> None:
+    """Where the parent is killed, nobody else ends this process or removes the folder."""
+    os.read(0, 1)  # nothing is ever written
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 def child() -> None:
     """The new process: evaluate what the folder holds, and leave the outcome there."""
     folder = Path(sys.argv[1])
+    Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     with open(folder / "crash", "w") as crash:
         faulthandler.enable(crash, all_threads=False)
         evaluate, trial = pickle.loads((folder / "task").read_bytes())  # noqa: S301 - our parent's

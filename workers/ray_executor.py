@@ -173,6 +173,7 @@ class RayExecutor:
         self._pause = POLL_SECONDS[0]
         self.lost = 0  # workers that died
         self._gone = False  # the cluster's head
+        self._holding = False  # nothing more is to be started
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             start_ray(address, workers)
@@ -265,7 +266,12 @@ class RayExecutor:
         self._queue.put.remote(trial)
 
     def hold(self) -> None:
-        self._leased = self._call(self._queue.hold.remote())
+        self._holding = True
+        try:
+            self._leased = self._call(self._queue.hold.remote())
+        except self._ray.exceptions.RayActorError as error:
+            self._check_head()
+            self._rebuild(error)
 
     def completed(self, timeout: float) -> list[Finished]:
         deadline = time.monotonic() + timeout
@@ -379,9 +385,13 @@ class RayExecutor:
             raise error from None
 
     def _rebuild(self, error: Exception) -> None:
-        """The queue is gone: workers hold its leases, so they go too; all is submitted again."""
+        """The queue is gone: workers hold its leases, so they go too; all is submitted again, or
+        after `hold` nothing, and the next search trains it."""
         log.warning("the queue died (%s); made again with its candidates", error, exc_info=error)
         self._kill_workers()
+        if self._holding:
+            self._outstanding.clear()
+            self._leased = 0
         self._make_queue()
         self._make_workers()
 
