@@ -10,7 +10,7 @@ from actsearch.loop import FixedSource, run_trials
 from actsearch.progress import Progress
 from actsearch.run import Run
 from actsearch.screen import live
-from actsearch.session import Machinery, running
+from actsearch.session import Machinery, Stop, running
 from child_models.evaluate import Evaluator, Evaluators
 from results.records import Trial
 from results.store import Store
@@ -32,7 +32,8 @@ def train(
     if not missing:
         return DONE
     evaluate = Evaluators(evaluators)
-    with running(lambda: machinery.start(evaluate), run.stop_request) as (executor, stop):
+    stop = Stop(run.stop_request)
+    with running(lambda: machinery.start(evaluate), stop) as executor:
         progress = Progress(f"{run.path}  {title}", executor.description, len(missing))
         with live(progress, console):
             return run_trials(store, FixedSource(missing), executor, progress, stop)

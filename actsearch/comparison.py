@@ -32,6 +32,7 @@ from results.statistics import (
     pairs_needed,
     sign_test,
     wilcoxon,
+    with_usual_seeds,
 )
 from results.tables import Row
 
@@ -178,7 +179,7 @@ def worth(run: Run) -> Worth | None:
         if row["protocol"] in protocol and row["val_accuracy"] is not None:
             again.setdefault(row["expression"], {})[row["seed"]] = row["val_accuracy"]
     try:
-        noise = noise_sd(list(again.values()))
+        noise = noise_sd(list(with_usual_seeds(again).values()))
         shrunk = expected_on_retraining([e.val_accuracy or 0.0 for e in found], noise)
     except ValueError:
         return None

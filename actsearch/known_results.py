@@ -152,17 +152,20 @@ def table_from(source: str | Path, space: str | None = None, operators: str | No
 def _of_run(run: Run, space: str | None) -> Table:
     settings = run.config.get("settings", {})
     made = space_from(space or settings.get("space", "one-unit"))
-    rewards: dict[Expr, dict[float, float]] = {}
-    steps = settings.get("steps") or 0
-    for stage in ("search", "rung"):
-        for row in run.rows(stage):
-            if row["status"] not in (None, "rejected"):
-                accuracy = row["val_accuracy"]
-                share = row["steps"] / steps if row["steps"] else 1.0
-                told = rewards.setdefault(parse(row["expression"], extra_operators(made)), {})
-                told[share] = FAILURE_REWARD if accuracy is None else accuracy
-    if not rewards:
+    rows = [row for row in run.functions() if row["status"] not in (None, "rejected")]
+    if not rows:
         raise UsageError(f"{run.path} has no finished function yet; search first")
+    if any(row["status"] == "raced_out" or row["steps"] for row in rows):
+        raise UsageError(
+            f"{run.path} was searched with --racing or --halving, so it does not know what the "
+            "functions that were left behind reach; replay a run without them"
+        )
+    rewards = {
+        parse(row["expression"], extra_operators(made)): {
+            1.0: FAILURE_REWARD if row["val_accuracy"] is None else row["val_accuracy"]
+        }
+        for row in rows
+    }
     return Table(made, rewards, settings.get("operators", "guarded"))
 
 

@@ -16,12 +16,13 @@ from rich.console import Console
 from actsearch.callbacks import Callback
 from actsearch.config import SearchConfig
 from actsearch.errors import NoCandidateError, UsageError
-from actsearch.loop import Level, StrategySource, run_trials, submit_function
+from actsearch.loop import STOPPED, Level, StrategySource, run_trials, submit_function
 from actsearch.progress import HISTORY, Progress
 from actsearch.run import RUNS, Run
 from actsearch.screen import duration, live
 from actsearch.session import (
     Machinery,
+    Stop,
     environment,
     extra_operators,
     logging_to,
@@ -112,7 +113,7 @@ class Plan:
         if s["tensorboard"]:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
-        workers = s["workers"] or os.cpu_count() or 1
+        workers = 1 if s["executor"] == "inline" else s["workers"] or os.cpu_count() or 1
         if self.total and s["ray_address"] is None:
             share = 1.0 if cohorts is None else cohorts.cost
             total = self.seconds_a_child * (self.total * share + len(BESIDE)) / workers
@@ -163,8 +164,6 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     evaluator = make_evaluator(settings, extra_operators(space))
     settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
     strategy_from(settings["strategy"], space, settings["seed"])
-    if settings["workers"] is None and settings["executor"] == "inline":
-        settings["workers"] = 1
     race = _race(settings, evaluator)
     seconds = warm_up(evaluator)
     return Plan(run, settings, space, evaluator, _survey(space, settings), seconds, race)
@@ -214,14 +213,13 @@ def carry_out(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) 
     run = plan.run
     with run.locked():
         run.check_identity(plan.identity)
-        store = run.store()
-        run.write_config(_config(plan))
-        with logging_to(run.path / "run.log"):
-            try:
-                return _search(plan, store, console, callbacks)
-            finally:
-                store.close()
-                run.write_top()
+        with closing(run.store()) as store:
+            run.write_config(_config(plan))
+            with logging_to(run.path / "run.log"):
+                try:
+                    return _search(plan, store, console, callbacks)
+                finally:
+                    run.write_top()
 
 
 def _config(plan: Plan) -> dict[str, Any]:
@@ -230,6 +228,8 @@ def _config(plan: Plan) -> dict[str, Any]:
         for name, value in plan.settings.items()
         if name not in _NOT_SETTINGS
     }
+    if isinstance(plan.settings["dataset"], Path):
+        settings["dataset"] = str(plan.settings["dataset"])
     settings["space"] = plan.space.spec
     dataset = plan.evaluator.dataset
     return {
@@ -287,9 +287,9 @@ def _run(
     console: Console,
     callbacks: Iterable[Callback],
 ) -> str:
-    settings = plan.settings
-    if not source.anything_left:
-        return source.ended
+    settings, stop = plan.settings, Stop(plan.run.stop_request)
+    if not source.anything_left(stop):
+        return STOPPED if stop() else source.ended
     machinery = Machinery(
         settings["executor"],
         settings["workers"],
@@ -297,10 +297,7 @@ def _run(
         settings["ray_address"],
         settings["timeout"],
     )
-    with running(lambda: machinery.start(plan.evaluator), plan.run.stop_request) as (
-        executor,
-        stop,
-    ):
+    with running(lambda: machinery.start(plan.evaluator), stop) as executor:
         title = " · ".join(
             (
                 f"{plan.run.path}  {settings['strategy']}",

@@ -163,6 +163,11 @@ def submit_function(
     return store.submit(level.stage, function.expression, level.protocol, seed, **names)
 
 
+def _speaks_for_its_class(outcome: Outcome | None) -> bool:
+    """One that failed says nothing about its mirror image; one that is being trained may."""
+    return outcome is None or outcome.status == "ok"
+
+
 class StrategySource:
     """Turns a strategy's proposals into trials, each function once a level.
 
@@ -284,10 +289,9 @@ class StrategySource:
             return trial
         return replace(trial, race=self.race.rungs())
 
-    @property
-    def anything_left(self) -> bool:
-        """Whether there is anything to train; asks the strategy if need be."""
-        self._queue.extendleft(reversed(self.take(1)))
+    def anything_left(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """Whether there is anything to train; asks the strategy if need be, until a stop."""
+        self._queue.extendleft(reversed(self.take(1, should_stop)))
         return bool(self._queue)
 
     def _ask(self, n: int) -> bool:
@@ -329,17 +333,22 @@ class StrategySource:
         first = not self.store.has_proposals(trial)
         self.store.propose(self.name, proposal.number, proposal.digits, trial, proposal.share)
         self.proposals += 1
-        outcome = self.store.outcome(trial)
-        if outcome is not None:
-            self._tell(proposal, outcome)
-            if outcome.status != "rejected":
-                self._trained.add(trial.expression)
-        else:
-            self._open.setdefault(trial.id, []).append(proposal)
-            self._paid.add(trial.expression)
+        waits = self._waits_for(proposal, trial)
         self._repeats_in_a_row = self._repeats_in_a_row + 1 if known else 0
         self.repeats += not first
-        return None if known or outcome is not None else trial
+        return trial if waits and not known else None
+
+    def _waits_for(self, proposal: Proposal, trial: Trial) -> bool:
+        """Whether the trial has no outcome yet; the proposal is told one that it has."""
+        outcome = self.store.outcome(trial)
+        if outcome is None:
+            self._open.setdefault(trial.id, []).append(proposal)
+            self._paid.add(trial.expression)
+            return True
+        self._tell(proposal, outcome)
+        if outcome.status != "rejected":
+            self._trained.add(trial.expression)
+        return False
 
     def _known(self, expr: Expr, level: Level) -> Trial | None:
         """The trial of this function, found by canonical form, by fingerprint, or by symmetry."""
@@ -360,12 +369,7 @@ class StrategySource:
         if not self.skip_symmetric:
             return None
         twins = self.store.alike("symmetry", key.symmetry, this)
-        return next((twin for twin in twins if self._stands_for_its_class(twin)), None)
-
-    def _stands_for_its_class(self, trial: Trial) -> bool:
-        """One that failed says nothing about its mirror image."""
-        outcome = self.store.outcome(trial)
-        return outcome is None or outcome.status == "ok"
+        return next((t for t in twins if _speaks_for_its_class(self.store.outcome(t))), None)
 
     def _new(self, level: Level) -> Trial:
         """A trial of the function that `_known` has just described; rejected here if it is."""
@@ -383,12 +387,31 @@ class StrategySource:
         self._tell_all(trial, outcome)
         if trial.expression in self._paid:
             self._paid.discard(trial.expression)
-            self._trained.add(trial.expression)
+            if self.store.has_proposals(trial):
+                self._trained.add(trial.expression)
         self._save()
 
     def _tell_all(self, trial: Trial, outcome: Outcome) -> None:
         for proposal in self._open.pop(trial.id, []):
+            if self.skip_symmetric and not _speaks_for_its_class(outcome):
+                self._train_itself(proposal, trial, outcome)
+            else:
+                self._tell(proposal, outcome)
+
+    def _train_itself(self, proposal: Proposal, twin: Trial, outcome: Outcome) -> None:
+        """What waited for its mirror image `twin`, which failed, is a candidate of its own, beyond
+        the budget if need be; what is the same function as `twin` failed with it."""
+        level = Level(twin.stage, twin.protocol, twin.steps)
+        expr = self._canonical(proposal.digits)
+        known = self._known(expr, level)
+        if known is not None and known.id == twin.id:
             self._tell(proposal, outcome)
+            return
+        trial = known or self._new(level)
+        self.store.move_proposal(self.name, proposal.number, trial)
+        self.repeats = self.proposals - self.store.proposed_trials()
+        if self._waits_for(proposal, trial) and not known:
+            self._queue.append(trial)
 
     def _tell(self, proposal: Proposal, outcome: Outcome) -> None:
         value = reward(outcome)

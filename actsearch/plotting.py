@@ -11,7 +11,7 @@ from typing import Any
 
 from actsearch.comparison import Comparison, compare
 from actsearch.config import PlotConfig
-from actsearch.errors import NoCandidateError, RunError, written
+from actsearch.errors import NoCandidateError, RunError, UsageError, written
 from actsearch.run import Run
 from results.figures import Inspected, beta_figure, file_name, preactivation_figure
 from results.leaderboard import BESIDE, Entry
@@ -117,7 +117,7 @@ class Found:
         """The re-evaluations beside ReLU, where there are any."""
         try:
             return compare(self.run)
-        except (RunError, ValueError):
+        except (RunError, UsageError, ValueError):
             return None
 
     def differences(self) -> Figure | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from results.records import Outcome, Trial
 
-BEST = 3
+BEST, LAST = 3, 2
 HISTORY = 40  # numbers of the controller that are kept for the screen
 
 
@@ -28,8 +28,8 @@ class Scored:
 
 @dataclass
 class Progress:
-    """Written by the loop, read by the screen's thread. `total` is None where there is no end in
-    sight."""
+    """Written by the loop, read by the screen's thread: what is iterated over is replaced, never
+    changed. `total` is None where there is no end in sight."""
 
     title: str
     workers: str
@@ -41,10 +41,10 @@ class Progress:
     running: int = 0
     stopping: bool = False
     counts: Counter[str] = field(default_factory=Counter)
-    best: list[Scored] = field(default_factory=list)
-    baselines: dict[str, float | None] = field(default_factory=dict)
+    best: tuple[Scored, ...] = ()
+    baselines: Mapping[str, float | None] = field(default_factory=dict)
     health: list[Mapping[str, float]] = field(default_factory=list)  # of the strategy, latest last
-    last: deque[Scored] = field(default_factory=lambda: deque(maxlen=2))
+    last: tuple[Scored, ...] = ()
 
     def update(self, done: int, repeats: int, rejected: int, running: int) -> None:
         self.done, self.repeats, self.running = done, repeats, running
@@ -77,17 +77,16 @@ class Progress:
                     row["finished"],
                 )
                 self._add(row["label"], seen)
-        self.last.clear()
+        self.last = ()
 
     def _add(self, label: str, scored: Scored) -> None:
         self.counts[scored.status] += 1
-        self.last.append(scored)
+        self.last = (*self.last, scored)[-LAST:]
         if label:
-            self.baselines[label] = scored.accuracy
+            self.baselines = {**self.baselines, label: scored.accuracy}
         elif scored.accuracy is not None:
-            self.best.append(scored)
-            self.best.sort(key=lambda s: -(s.accuracy or 0.0))
-            del self.best[BEST:]
+            by_accuracy = sorted((*self.best, scored), key=lambda s: -(s.accuracy or 0.0))
+            self.best = tuple(by_accuracy[:BEST])
 
     @property
     def rate(self) -> float | None:

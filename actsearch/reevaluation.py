@@ -149,6 +149,12 @@ def _models(
     extra: tuple[Any, ...],
 ) -> list[Model]:
     """Every child with every data set; raises where one cannot be built, before anything trains."""
+    for name, given in (("child", children), ("dataset", datasets)):
+        if stored and stored.get(name) is None and not given:
+            raise UsageError(
+                f"the search was given its {name} as an object of Python; give reevaluate() the "
+                f"same as {name}=..., or the name of another (--{name})"
+            )
     found: list[Model] = []
     names: Counter[str] = Counter()
     for dataset in datasets or (None,):

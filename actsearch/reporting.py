@@ -226,8 +226,10 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
 def _command(run: Run) -> str:
     """The command that makes this search again, without settings at their defaults; "" where the
     search was given objects of Python, which no command can name."""
-    settings = run.config.get("settings", {})
-    if not settings.get("dataset") or not settings.get("child"):
+    config = run.config
+    settings, identity = config.get("settings", {}), config.get("identity", {})
+    own = identity.get("protocol", {}).get("extra_operators")
+    if own or not settings.get("dataset") or not settings.get("child"):
         return ""
     usual = {**PRESETS[settings.get("preset") or DEFAULTS["preset"]], **DEFAULTS}
     words = ["actsearch", "search", str(run.path)]

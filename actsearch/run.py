@@ -208,7 +208,11 @@ class Run:
             who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
-            yield
+            self.stop_request.unlink(missing_ok=True)  # of a driver that is gone
+            try:
+                yield
+            finally:
+                self.stop_request.unlink(missing_ok=True)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -152,14 +152,14 @@ class Stop:
         self.requested = True
 
     @contextlib.contextmanager
-    def installed(self) -> Iterator[Stop]:
+    def installed(self) -> Iterator[None]:
         """To be entered after Ray has started, since that replaces the handler of SIGTERM."""
         if threading.current_thread() is not threading.main_thread():
-            yield self
+            yield
             return
         before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield self
+            yield
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
@@ -194,17 +194,14 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(start: Callable[[], Executor], request: Path) -> Iterator[tuple[Executor, Stop]]:
-    """An executor with the signal handlers around it; it is closed whatever happens. `request` is
-    the file that asks for a stop; one that was left there earlier is of no account."""
-    request.unlink(missing_ok=True)
+def running(start: Callable[[], Executor], stop: Stop) -> Iterator[Executor]:
+    """An executor with the signal handlers around it; it is closed whatever happens."""
     executor = start()
     try:
-        with Stop(request).installed() as stop:
-            yield executor, stop
+        with stop.installed():
+            yield executor
     finally:
         executor.close()
-        request.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,7 +25,7 @@ from scipy.stats import rankdata, ttest_ind
 from results.benchmarks import BENCHMARKS, load_benchmark
 from results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
 from results.search_figures import operators_in
-from results.statistics import expected_on_retraining, interval, noise_sd
+from results.statistics import expected_on_retraining, interval, noise_sd, with_usual_seeds
 from results.tables import to_markdown
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
@@ -85,9 +84,7 @@ class Findings:
             str(e): dict(zip(group["seed"], group["accuracy"], strict=True))
             for e, group in same.groupby("expression")
         }
-        sets = Counter(frozenset(seeds) for seeds in found.values())
-        usual = max(sets, key=lambda s: sets[s], default=frozenset())
-        return {e: {i: v[i] for i in sorted(usual)} for e, v in found.items() if usual <= v.keys()}
+        return with_usual_seeds(found)
 
     def mean(self, expression: str) -> float:
         return float(np.mean(list(self.seeds[expression].values())))

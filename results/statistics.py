@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -268,6 +269,14 @@ class Shrunk:
     prior_mean: float
     prior_sd: float
     noise_sd: float
+
+
+def with_usual_seeds(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
+    """Of functions with scores by seed those that have all of the seeds that most have, with no
+    others."""
+    sets = Counter(frozenset(seeds) for seeds in scores.values())
+    usual = max(sets, key=lambda s: (sets[s], len(s)), default=frozenset[int]())
+    return {k: {i: v[i] for i in sorted(usual)} for k, v in scores.items() if usual <= v.keys()}
 
 
 def noise_sd(replicates: Sequence[Mapping[int, float]]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,17 +147,29 @@ class Store:
             raise StoreError(f"no run at {path.parent}; 'actsearch search {path.parent}' makes one")
         mode = "ro" if readonly else "rwc"
         uri = f"{path.absolute().as_uri()}?mode={mode}"
-        self._db = sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=30, factory=_Connection
-        )
-        self._db.row_factory = sqlite3.Row
+        if readonly and not os.access(path.parent, os.W_OK) and not _in_use(path):
+            uri += "&immutable=1"  # SQLite would write a file beside it
         self._saved: dict[tuple[str, str], str] = {}  # what save_strategy has written
+        try:
+            self._db = sqlite3.connect(
+                uri, uri=True, isolation_level=None, timeout=30, factory=_Connection
+            )
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"{path} cannot be opened ({error}); check that it may be read"
+            ) from error
+        self._db.row_factory = sqlite3.Row
         try:
             self._check_version(path, create)
             if not readonly:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise StoreError(
+                f"{path} cannot be opened ({error}); check that it and its folder may be written"
+            ) from error
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise StoreError(
@@ -278,6 +291,13 @@ class Store:
         self._db.execute(
             "INSERT INTO proposals VALUES (?, ?, ?, ?, ?, NULL)",
             (strategy, number, json.dumps(list(digits)), share, trial.id),
+        )
+
+    def move_proposal(self, strategy: str, number: int, trial: Trial) -> None:
+        """It waits for another trial than before."""
+        self._db.execute(
+            "UPDATE proposals SET trial = ? WHERE strategy = ? AND number = ?",
+            (trial.id, strategy, number),
         )
 
     def tell(self, strategy: str, number: int, reward: float) -> None:
@@ -427,6 +447,11 @@ class Store:
             "SELECT description FROM protocols WHERE hash = ?", (protocol_hash,)
         ).fetchone()
         return {} if row is None else json.loads(row[0])
+
+
+def _in_use(path: Path) -> bool:
+    """Whether some of it is still in the log beside it."""
+    return Path(f"{path}-wal").exists()
 
 
 def _trial(row: sqlite3.Row) -> Trial:

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from actsearch import cli
 from actsearch.comparison import Comparison, luck
 from actsearch.config import CompareConfig
 from actsearch.errors import UsageError
+from actsearch.plotting import Found
 from actsearch.run import Run
 from results.records import Outcome
 from search_space.baselines import BASELINES
@@ -353,6 +355,31 @@ def test_the_best_of_many_searched_is_expected_to_be_worse_again(tmp_path: Path)
     assert searched == pytest.approx(100 * noise.max(), abs=0.01)
     assert 88 < expected < searched - 0.8
     assert "(n = 4)" in said
+
+
+def test_a_function_with_fewer_seeds_takes_nothing_from_what_is_said_of_luck(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    for i in range(12):
+        add(run, f"x + {i + 1}*sin(x)", {0: (0.5 + i / 100, 0.0)}, stage="search")
+    for i in range(4):
+        add(run, f"x + {i + 1}*sin(x)", {s: (0.5 + (i * s % 3) / 100, 0.5) for s in (1, 2, 3)})
+    said = luck(Run(run))
+    assert said is not None
+    add(run, "x + 9*sin(x)", {1: (0.5, 0.5)})
+    assert luck(Run(run)) == said
+
+
+def test_nothing_is_compared_before_relu_has_trained(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    add(run, "x + sin(x)", seeds(0.5))
+    add(run, "relu", {})
+    [protocol] = {row["protocol"] for row in Run(run).rows("reevaluate")}
+    with closing(Run(run).store()) as store:
+        store.submit("reevaluate", "relu(x)", protocol, 0, label="relu")
+    assert Found(Run(run)).compared is None
+    assert Found(Run(run)).differences() is None
 
 
 def test_without_two_seeds_nothing_is_said_of_luck(tmp_path: Path) -> None:

@@ -188,6 +188,29 @@ def test_symmetric_functions_are_trained_once_where_that_is_asked_for(tmp_path: 
     assert len(trained[True]) == survey(space, screening=False).symmetry_classes
 
 
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_a_mirror_image_of_what_fails_is_trained_however_many_train_at_once(
+    store: Store, at_once: int
+) -> None:
+    space = space_from("units=1;unary=identity,neg,tanh;binary=mul")
+    trials = source(store, space, skip_symmetric=True)
+    trained: list[str] = []
+    while taken := trials.take(at_once):
+        for trial in taken:
+            trained.append(trial.expression)
+            failed = trial.expression == "square(x)"
+            outcome = Outcome("diverged") if failed else Outcome("ok", val_accuracy=0.5)
+            with store.transaction():
+                assert store.record(trial, outcome)
+                trials.finished(trial, outcome)
+    assert Counter(trained) == Counter(set(trained))
+    classes = survey(space, screening=False).symmetry_classes
+    assert {"square(x)", "neg(square(x))"} <= set(trained)
+    assert len(trained) == classes + 1 == trials.done == len(store.trained())
+    assert store.open_proposals("exhaustive") == []
+    assert trials.repeats == store.proposals() - store.proposed_trials()
+
+
 def test_nothing_new_in_patience_proposals_ends_the_search(store: Store) -> None:
     run(store, Child(), strategy="random")
     assert run(store, Child(), patience=5) == "nothing new in 5 proposals"

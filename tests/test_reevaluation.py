@@ -202,6 +202,20 @@ def test_what_cannot_be_is_said_before_anything_trains(
     assert not (tmp_path / "run" / "run.sqlite").exists()
 
 
+def test_a_search_on_objects_is_re_evaluated_on_the_same_objects_or_on_what_is_named(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    run = actsearch.search(
+        tmp_path / "run", space="tiny", child=narrow, dataset=blobs, budget=1, **QUICK
+    )
+    with pytest.raises(UsageError, match="was given its child as an object of Python"):
+        reevaluate(run, dataset=blobs, seeds=1, **QUICK)
+    with pytest.raises(UsageError, match="was given its dataset as an object of Python"):
+        reevaluate(run, child=narrow, seeds=1, **QUICK)
+    assert run.reevaluations() == []
+    assert len(reevaluate(run, child=narrow, dataset=blobs, seeds=1, **QUICK)) == 3
+
+
 def test_the_papers_baselines_are_all_nine(tmp_path: Path, blobs: Arrays) -> None:
     table = reevaluate(
         tmp_path / "run", functions=["x * sigmoid(x)", "tanh(x)"], child=narrow, dataset=blobs,

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,22 @@ def test_a_finished_run_is_a_table(tmp_path: Path, blobs: tuple[np.ndarray, np.n
     exported.write_text((run.path / "top.csv").read_text())
     again = table_from(exported, found.space.spec)
     assert again.rewards == found.rewards
+
+
+@pytest.mark.parametrize("left_behind", [{"racing": "accuracy:2=0.2,4=0.1"}, {"halving": True}])
+def test_a_run_that_left_functions_behind_is_no_table(
+    tmp_path: Path,
+    blobs: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    left_behind: dict[str, Any],
+) -> None:
+    from .test_search import QUICK, SPACE, small_net
+
+    monkeypatch.setattr("controller.racing.FIRST", 2)
+    options = {"space": SPACE, "dataset": blobs, "child": small_net, **QUICK, **left_behind}
+    run = actsearch.search(tmp_path / "run", **options)
+    with pytest.raises(UsageError, match="left behind"):
+        table_from(run.path)
 
 
 def test_a_parquet_file_is_a_table(file: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import actsearch
 from actsearch.config import SearchConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
 from actsearch.launch import _default_run, make_plan
+from actsearch.loop import StrategySource
 from actsearch.reevaluation import reevaluate
+from child_models.zoo import source_digest
 from results.store import StoreError
 from search_space.baselines import BASELINES
 from search_space.kernels.ahead import Ahead
@@ -98,6 +101,81 @@ def test_an_edited_model_is_another_run(finished: actsearch.Run, blobs: Arrays) 
 
     with pytest.raises(RunError, match="child="):
         actsearch.search(finished.path, space=SPACE, dataset=blobs, child=small_net, **QUICK)
+
+
+def net_of(make_activation: Callable[[int], nn.Module], width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, width), make_activation(width), nn.Linear(width, 3))
+
+
+class Net:
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def __call__(self, make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        return net_of(make_activation, self.width)
+
+    build = __call__
+
+
+def closed_over(width: int) -> Callable[[Callable[[int], nn.Module]], nn.Module]:
+    return lambda make_activation: net_of(make_activation, width)
+
+
+MADE = {
+    "partial": lambda width: partial(net_of, width=width),
+    "object": Net,
+    "method": lambda width: Net(width).build,
+    "closure": closed_over,
+}
+
+
+@pytest.mark.parametrize("how", MADE)
+def test_what_a_model_was_made_with_is_part_of_it_and_its_place_in_memory_is_not(how: str) -> None:
+    digests = [source_digest(MADE[how](width)) for width in (4, 4, 5)]
+    assert digests[0] == digests[1] != digests[2]
+    code = (
+        "from tests.test_search import MADE, source_digest; import sys\n"
+        f"sys.stdout.write(source_digest(MADE[{how!r}](4)))"
+    )
+    root = Path(__file__).parent.parent
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert there.stdout == digests[0], there.stderr
+
+
+def test_a_model_that_only_its_place_in_memory_names_is_refused() -> None:
+    class Slots:
+        __slots__ = ()
+
+        def __call__(self, make_activation: Any) -> nn.Module:
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="use a function"):
+        source_digest(Slots())
+
+
+def test_a_stop_that_is_asked_for_while_the_search_starts_is_heard(
+    finished: actsearch.Run, blobs: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = StrategySource.anything_left
+
+    def asked(self: StrategySource, should_stop: Callable[[], bool]) -> bool:
+        finished.stop()
+        return whole(self, should_stop)
+
+    before = finished.rows()
+    finished.stop_request.touch()  # as a driver leaves it that is killed: of no account
+    options = {"space": SPACE, "dataset": blobs, "child": small_net, "budget": 8, **QUICK}
+    with monkeypatch.context() as patch:
+        patch.setattr(StrategySource, "anything_left", asked)
+        actsearch.search(finished.path, **options)
+    assert finished.rows() == before
+    assert not finished.stop_request.exists()
+    actsearch.search(finished.path, **options)
+    assert len(finished.rows()) > len(before)
+
+
+def test_an_inline_search_says_nothing_of_rays_workers(finished: actsearch.Run) -> None:
+    assert finished.config["settings"]["workers"] is None
 
 
 def test_a_run_in_use_is_refused_with_its_holder(finished: actsearch.Run, blobs: Arrays) -> None:

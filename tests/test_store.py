@@ -7,6 +7,7 @@ import math
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,23 @@ from .conftest import ok
 
 def submit(store: Store, expression: str = "relu(x)", seed: int = 0) -> Trial:
     return store.submit("search", expression, "p", seed)
+
+
+def test_a_store_in_a_folder_that_cannot_be_written_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.sqlite"
+    with closing(Store(path, create=True)) as store:
+        store.add_protocol("p", {})
+        submit(store)
+    monkeypatch.setattr("results.store.os.access", lambda path, mode: False)
+    with closing(Store(path, readonly=True)) as reader:
+        assert [row["expression"] for row in reader.rows("search")] == ["relu(x)"]
+        assert [p.name for p in tmp_path.iterdir()] == ["run.sqlite"]  # SQLite wrote nothing
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store(tmp_path / "folder", readonly=True)
 
 
 def test_a_trial_is_stored_once_and_found_by_its_key(store: Store) -> None:
