@@ -43,6 +43,11 @@ class Measured:
     operators: str
     functions: Mapping[str, Trained]
 
+    @property
+    def metric(self) -> str:
+        """Only sentences have this child."""
+        return "BLEU" if self.child.startswith("transformer") else "accuracy"
+
     def find(self, function: str) -> Trained | None:
         """The trainings of a function of the paper's tables."""
         from search_space.equivalence import canonical
@@ -134,10 +139,12 @@ def _check(number: int | None) -> None:
 
 
 def _of(table: PaperTable, models: Sequence[Measured]) -> Iterator[Measured]:
-    """The models that stand beside this table."""
+    """The models that stand beside this table: those on its data and, where a run has none of the
+    paper's data, those that are scored alike."""
     papers = {t.dataset for t in TABLES.values()}
     known = any(model.dataset in papers for model in models)
-    return (m for m in models if m.dataset == table.dataset or not known)
+    alike = (m for m in models if (m.metric == "BLEU") == (table.measure == "BLEU"))
+    return (m for m in alike if m.dataset == table.dataset or not known)
 
 
 def _of_runs(table: PaperTable) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -27,7 +28,15 @@ from actsearch.config import (
     WorkerConfig,
     read_command,
 )
-from actsearch.errors import DONE, ENVIRONMENT, INTERRUPTED, RESUMABLE, UNEXPECTED, exit_code
+from actsearch.errors import (
+    DONE,
+    ENVIRONMENT,
+    INTERRUPTED,
+    RESUMABLE,
+    UNEXPECTED,
+    exit_code,
+    written,
+)
 
 if TYPE_CHECKING:
     from actsearch.run import Run
@@ -57,20 +66,28 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     from actsearch.loop import STOPPED
     from actsearch.run import counts_line, head
     from actsearch.screen import duration
+    from results.leaderboard import BESIDE
     from results.tables import to_text
 
     entries = run.leaderboard()
     hours = sum(e.seconds for e in entries)
     lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
+    searched = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
         to_text(head(entries)),
         counts_line(run.counts()),
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
-        f"the run is in {run.path}; next:",
-        f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
-        f"  actsearch report {run.path}",
-        f"  actsearch export {run.path}#1",
+        f"the run is in {run.path}" + ("; next:" if searched else ""),
+        *(
+            [
+                f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
+                f"  actsearch report {run.path}",
+                f"  actsearch export {run.path}#1",
+            ]
+            if searched
+            else []
+        ),
     ]
 
 
@@ -209,6 +226,8 @@ def replay(config: ReplayConfig) -> int:
     from actsearch.replay import replay as play_all
     from results.tables import FORMATS, to_csv
 
+    if config.curves and not Path(config.curves).absolute().parent.is_dir():
+        raise UsageError(f"--curves {config.curves}: there is no such folder")
     table = table_from(config.table, config.space, config.operators)
     covered, goal = table.coverage(), table.named(config.find)
     _say(
@@ -234,9 +253,10 @@ def replay(config: ReplayConfig) -> int:
         seed=config.seed,
         goal=goal,
     )
-    if config.curves:
-        Path(config.curves).write_text(to_csv(curves(table, replayed)))
     sys.stdout.write(FORMATS[config.format](summary(table, replayed, config.top, goal)))
+    if config.curves:
+        with written(config.curves):
+            Path(config.curves).write_text(to_csv(curves(table, replayed)))
     return DONE
 
 
@@ -296,32 +316,42 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 }
 
 
+TRAINING = SearchConfig, ReevaluateConfig, ExperimentConfig  # what they finish is stored
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
+    config: Any = None
     try:
         config = read_command(argv, {name: config for name, (config, _) in COMMANDS.items()})
-    except ValueError as error:
-        return _fail(error)
-    command = next(run for cls, run in COMMANDS.values() if isinstance(config, cls))
-    try:
+        if "" in (getattr(config, "run", None), *getattr(config, "runs", ())):
+            raise ValueError("RUN is empty; leave it out, or name a folder")
+        command = next(run for cls, run in COMMANDS.values() if isinstance(config, cls))
         with clean_stdout():
             return command(config)
     except KeyboardInterrupt:
-        _say("Interrupted. All that had finished is stored; the same command goes on.")
+        if isinstance(config, TopConfig) and config.watch:
+            return DONE  # there is no other way out
+        kept = " All that had finished is stored; the same command goes on."
+        _say("Interrupted." + kept * isinstance(config, TRAINING))
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
     except Exception as error:
-        return _fail(error)
+        return _fail(error, logged=isinstance(config, TRAINING))
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: Exception, *, logged: bool) -> int:
     code = exit_code(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _say("actsearch: the disk is full")
+        return RESUMABLE
     if code == UNEXPECTED:
+        where = "is in the run's run.log, or" if logged else "is"
         _say(
             f"actsearch: unexpected {type(error).__name__}: {error}",
-            "The traceback is in the run's run.log, or printed with ACTSEARCH_TRACEBACK=1.",
+            f"The traceback {where} printed with ACTSEARCH_TRACEBACK=1.",
         )
     else:
         _say(f"actsearch: {error}")

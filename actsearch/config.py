@@ -6,6 +6,9 @@ None means "what the preset says". The docstring of a field is its help text.
 
 from __future__ import annotations
 
+import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -156,12 +159,11 @@ class SearchConfig:
     """Show the plan and stop."""
 
     def __post_init__(self) -> None:
-        for name in ("budget", "steps", "workers", "workers_per_gpu", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
-        if self.timeout is not None and self.timeout <= 0:
-            raise ValueError(f"--timeout {self.timeout:g} must be above 0 seconds")
+        _check_whole(
+            self, "budget", "steps", "batch_size", "workers", "workers_per_gpu", "patience"
+        )
+        _check_whole(self, "seed", least=0)
+        _check_positive(self, "lr", "timeout")
         choices = {
             "executor": ("ray", "inline"),
             "screen": ("on", "off"),
@@ -214,10 +216,8 @@ class WorkerConfig:
     """GPUs to offer [all]."""
 
     def __post_init__(self) -> None:
-        for name, least in (("cpus", 1), ("gpus", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name} {value} is too small; use {least} or more")
+        _check_whole(self, "cpus")
+        _check_whole(self, "gpus", least=0)
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,9 @@ class TopConfig:
     """Show every column: canonical form, symmetry class, properties."""
     watch: Flag = False
     """Show it again every two seconds."""
+
+    def __post_init__(self) -> None:
+        _check_whole(self, "n")
 
 
 @dataclass(frozen=True)
@@ -299,10 +302,9 @@ class ReevaluateConfig:
     """table, csv, json or markdown."""
 
     def __post_init__(self) -> None:
-        for name in ("top", "seeds", "steps", "workers", "workers_per_gpu", "lr_sweep"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
+        _check_whole(self, "top", "seeds", "steps", "workers", "workers_per_gpu", "lr_sweep")
+        _check_whole(self, "batch_size")
+        _check_positive(self, "lr", "timeout")
 
     def resolved(
         self, stored: Mapping[str, Any], child: Any = None, dataset: Any = None
@@ -341,8 +343,7 @@ class CompareConfig:
     """table, csv, json or markdown; csv and json hold the rows of the models."""
 
     def __post_init__(self) -> None:
-        if self.round is not None and self.round < 0:
-            raise ValueError(f"--round {self.round} is too small; use 0 or more")
+        _check_whole(self, "round", least=0)
 
 
 @dataclass(frozen=True)
@@ -413,16 +414,9 @@ class ExperimentConfig:
     """table, csv, json or markdown."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "seeds", "width", "looks", "workers", "workers_per_gpu"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is too small; use 1 or more")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise ValueError(f"--batch-size {self.batch_size} is too small; use 2 or more")
-        for name in ("lr", "timeout"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"--{name} {value:g} must be above 0")
+        _check_whole(self, "epochs", "seeds", "width", "looks", "workers", "workers_per_gpu")
+        _check_whole(self, "batch_size", least=2)
+        _check_positive(self, "lr", "timeout")
         if not self.sigmas or not all(0 < sigma < float("inf") for sigma in self.sigmas):
             said = " ".join(f"{sigma:g}" for sigma in self.sigmas) or "without a value"
             raise ValueError(f"--sigmas {said}: give standard deviations above 0, such as 0.1 0.5")
@@ -479,8 +473,7 @@ class ReportConfig:
     """Functions in the table, the best first."""
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError(f"--rows {self.rows} is too small; use 1 or more")
+        _check_whole(self, "rows")
 
 
 @dataclass(frozen=True)
@@ -523,10 +516,10 @@ class ReplayConfig:
     """table, csv, json or markdown."""
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "budget", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} {value} is too small; use 1 or more")
+        _check_whole(self, "repeats", "budget", "workers")
+        _check_whole(self, "seed", least=0)
+        if not self.strategy:
+            raise ValueError("--strategy needs a name, such as random")
         if not 0 < self.top <= 100:
             raise ValueError(f"--top {self.top:g} must be above 0 and at most 100 per cent")
 
@@ -597,6 +590,40 @@ class DoctorConfig:
     """Check this machine: versions, devices, Ray, disk, and where the packages come from."""
 
 
+LARGEST = 2**63 - 1  # that SQLite keeps
+
+
+def _check_whole(config: Any, *names: str, least: int = 1) -> None:
+    """Whole numbers from `least` on, where they are given."""
+    for name in names:
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{option} {value!r} must be a whole number")
+        if value < least:
+            raise ValueError(f"{option} {value} is too small; use {least} or more")
+        if value > LARGEST:
+            raise ValueError(f"{option} {value} is too large; use {LARGEST} or less")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    """Numbers above 0, where they are given."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} {value:g} must be a number above 0")
+
+
+# What a formula that starts with a minus looks like, such as -x**2 or -abs(x); an option does not.
+_NEGATIVE = re.compile(r"-\s*(\(|x\b|beta\b|[\d.]+\s*\*|[a-z_][a-z_0-9]*\().*")
+
+
+def _as_values(argv: Sequence[str]) -> list[str]:
+    """Formulas that start with a minus in parentheses, since they would be taken for options."""
+    return [f"({word})" if _NEGATIVE.fullmatch(word) else word for word in argv]
+
+
 def read_command(argv: Sequence[str] | None, configs: Mapping[str, type]) -> Any:
     """The config of the command in `argv` (sys.argv[1:] if None); a usage error exits with 2."""
     return tyro.extras.subcommand_cli_from_dict(
@@ -606,5 +633,5 @@ def read_command(argv: Sequence[str] | None, configs: Mapping[str, type]) -> Any
             "Search a grammar for activation functions: train networks with each candidate, "
             "rank them, re-evaluate the best."
         ),
-        args=argv,
+        args=_as_values(sys.argv[1:] if argv is None else argv),
     )

@@ -140,7 +140,9 @@ def table_from(source: str | Path, space: str | None = None, operators: str | No
     if str(source) == ONE_UNIT and not path.exists():
         if operators not in (None, "guarded"):
             raise UsageError(f"{ONE_UNIT} was trained with guarded operators, not {operators}")
-        return _of_frame(load_benchmark(ONE_UNIT), path, space_from(space or ONE_UNIT), "guarded")
+        if space not in (None, ONE_UNIT):
+            raise UsageError(f"{ONE_UNIT} is a table of the space of that name; leave --space out")
+        return _of_frame(load_benchmark(ONE_UNIT), path, space_from(ONE_UNIT), "guarded")
     if not path.is_file():
         raise UsageError(
             f"no run and no file at {path}; give a run's folder, a .csv or a .parquet, or "
@@ -202,6 +204,8 @@ def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> 
             raise UsageError(f"{path}: {error}") from error
         told = {share: _number(row[column], path) for share, column in shares.items()}
         rewards[expr] = {s: FAILURE_REWARD if math.isnan(v) else v for s, v in told.items()}
+    if not rewards:
+        raise UsageError(f"{path} holds no function")
     if max(max(told.values()) for told in rewards.values()) > 1.0:
         raise UsageError(f"{path} has accuracies above 1; write them as fractions of 1")
     return Table(space, rewards, operators)

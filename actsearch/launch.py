@@ -36,7 +36,7 @@ from controller.racing import Race, RaceRules, race_rules
 from controller.strategies import normal, rungs, short, strategy_from
 from results.leaderboard import BESIDE
 from results.records import Trial
-from results.store import Store
+from results.store import Store, StoreError
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
 from search_space.kernels.ahead import Ahead
@@ -59,6 +59,7 @@ class Plan:
     survey: Survey | None  # of a space that is small enough
     seconds_a_child: float
     race: RaceRules | None
+    done: int  # functions that the run has trained already
 
     @property
     def events(self) -> Path:
@@ -69,7 +70,8 @@ class Plan:
     def total(self) -> int | None:
         """Functions to train, as far as it can be said."""
         budget, size = self.settings["budget"], self.distinct
-        return min(budget, size) if budget and size else budget or size
+        known = [n for n in (budget, size) if n is not None]
+        return min(known, default=None)
 
     @property
     def distinct(self) -> int | None:
@@ -98,7 +100,10 @@ class Plan:
         if self.survey is not None:
             functions += f", {self.distinct:,} different functions"
             functions += f", {self.survey.rejected.total():,} rejected"
-        train = f"{self.total:,} to train" if self.total else "no budget: until stopped"
+        left = None if self.total is None else max(0, self.total - self.done)
+        train = "no budget: until stopped" if left is None else f"{left:,} to train"
+        if self.done:
+            train = f"{self.done:,} done, {train}"
         lines = [
             f"run        {self.run.path}",
             f"space      {self.space.spec}: {functions}; {train} ({s['strategy']})",
@@ -114,9 +119,10 @@ class Plan:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = 1 if s["executor"] == "inline" else s["workers"] or os.cpu_count() or 1
-        if self.total and s["ray_address"] is None:
+        if left and s["ray_address"] is None:
             share = 1.0 if cohorts is None else cohorts.cost
-            total = self.seconds_a_child * (self.total * share + len(BESIDE)) / workers
+            beside = 0 if self.done else len(BESIDE)
+            total = self.seconds_a_child * (left * share + beside) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
 
@@ -166,7 +172,16 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     strategy_from(settings["strategy"], space, settings["seed"])
     race = _race(settings, evaluator)
     seconds = warm_up(evaluator)
-    return Plan(run, settings, space, evaluator, _survey(space, settings), seconds, race)
+    found = _survey(space, settings)
+    return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+
+
+def _done(run: Run) -> int:
+    try:
+        with closing(run.store(readonly=True)) as store:
+            return len(store.trained())
+    except StoreError:  # there is none yet; one that is damaged is said when the search starts
+        return 0
 
 
 def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
@@ -214,7 +229,8 @@ def carry_out(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) 
     with run.locked():
         run.check_identity(plan.identity)
         with closing(run.store()) as store:
-            run.write_config(_config(plan))
+            if not run.config:
+                run.write_config(_config(plan))
             with logging_to(run.path / "run.log"):
                 try:
                     return _search(plan, store, console, callbacks)
@@ -290,6 +306,7 @@ def _run(
     settings, stop = plan.settings, Stop(plan.run.stop_request)
     if not source.anything_left(stop):
         return STOPPED if stop() else source.ended
+    plan.run.write_config(_config(plan))  # as it trains from now on
     machinery = Machinery(
         settings["executor"],
         settings["workers"],

@@ -237,15 +237,14 @@ def _summed(histograms: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def _nothing(run: Run, config: PlotConfig) -> str:
-    known = sorted({row["formula"] for row in run.rows("reevaluate")})
     if config.of == "all":
         return f"{run.path} has nothing to draw yet"
     missing = FIGURES[config.of].missing
-    if missing != _AGAIN or not known:
+    if missing != _AGAIN or not run.rows("reevaluate"):
         return f"{run.path} has {missing.format(run=run.path)}"
     if config.function:
         return (
             f"{run.path} has no {config.of} of {config.function} in its re-evaluations; "
-            f"there are: {', '.join(known)}"
+            f"without --function those of all that have any are drawn"
         )
     return f"no function that was re-evaluated in {run.path} has {config.of} to draw"

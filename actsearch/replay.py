@@ -117,6 +117,7 @@ def replay(
     best of the table, or one of the names of `goal` where there are any, or has spent `budget`
     whole trainings: the size of the table if None, and without a `goal` at most 300."""
     budget = budget or (len(table) if goal else min(len(table), 300))
+    strategies = list(dict.fromkeys(strategies))  # a second time would be the same replays
     for text in strategies:
         strategy_from(text, table.space, seed)
     jobs = [(text, seed + i) for text in strategies for i in range(repeats)]
@@ -129,7 +130,7 @@ def replay(
             traces = list(pool.map(run, jobs, chunksize=max(1, repeats // (4 * processes))))
     return [
         Replayed(text, [t for t, job in zip(traces, jobs, strict=True) if job[0] == text])
-        for text in dict.fromkeys(strategies)
+        for text in strategies
     ]
 
 

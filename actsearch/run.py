@@ -75,9 +75,13 @@ class Run:
         if not file.is_file():
             return {}
         try:
-            return json.loads(file.read_text())
+            config = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise RunError(f"{file} is damaged ({error}); search in another folder") from error
+        parts = [config, *config.values()] if isinstance(config, dict) else [config]
+        if not all(isinstance(part, dict) for part in parts):
+            raise RunError(f"{file} is no run's; search in another folder")
+        return config
 
     def rows(self, stage: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
@@ -275,6 +279,8 @@ def head(entries: list[Entry]) -> list[Row]:
 
 def counts_line(counts: Mapping[str, int]) -> str:
     """Such as `108 functions: 93 ok, 15 diverged`."""
+    if not any(counts.values()):
+        return "no function was searched"
     shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
     return f"{sum(counts.values()):,} functions: {shown}"
 

@@ -68,10 +68,11 @@ class Recipe:
                 value = getattr(self, name)
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         for name, lowest in (("steps", 1), ("batch_size", 2)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name}={getattr(self, name)} is too small; use {lowest} or more")
-        if not self.lr > 0:
-            raise ValueError(f"lr={self.lr} must be above 0")
+            value = getattr(self, name)
+            if value < lowest or value != int(value):
+                raise ValueError(f"{name}={value} must be a whole number of {lowest} or more")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr} must be a number above 0")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be from 0 to below 1")
 

@@ -77,7 +77,19 @@ class Child:
                 f"{self.name} asks for {' and '.join(missing)}, but the data say "
                 f"{' and '.join(facts)}: images have other children than sentences"
             )
-        return self.build(make_activation, **given)
+        made = 0
+
+        def counted(*args: Any, **kwargs: Any) -> nn.Module:
+            nonlocal made
+            made += 1
+            return make_activation(*args, **kwargs)
+
+        model = self.build(counted, **given)
+        if made == 0:
+            raise ValueError(
+                f"{self.name} never calls make_activation, so all functions would score the same"
+            )
+        return model
 
 
 def child_from(child: str | Child | Builder) -> Child:
@@ -87,6 +99,11 @@ def child_from(child: str | Child | Builder) -> Child:
     Raises ValueError for a name or an option that is not known, and ModuleNotFoundError for a zoo
     that is not installed.
     """
+    if isinstance(child, nn.Module):
+        raise ValueError(
+            f"the child is a {type(child).__name__} that is built already; give a function of "
+            "make_activation that returns it"
+        )
     if isinstance(child, Child):
         return child
     if callable(child):

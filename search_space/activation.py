@@ -126,6 +126,12 @@ class Activation(nn.Module):
     def _beta_shape(self, x: torch.Tensor) -> tuple[int, ...]:
         if self.channels is None:
             return (1,) * x.ndim
+        if not -x.ndim <= self.channel_dim < x.ndim:
+            raise ValueError(
+                f"this activation has {self.channels} channels in dimension {self.channel_dim}, "
+                f"which its input of shape {tuple(x.shape)} does not have; without channels= it "
+                "has one beta for the layer"
+            )
         if x.shape[self.channel_dim] != self.channels:
             raise ValueError(
                 f"this activation has {self.channels} channels, but its input of shape "

@@ -39,6 +39,8 @@ class Space:
         if not 1 <= self.units <= MAX_UNITS:
             raise ValueError(f"a space has 1 to {MAX_UNITS} core units, not {self.units}")
         for kind, ops, arities in (("unary", self.unary, (0, 1)), ("binary", self.binary, (2,))):
+            if any(not isinstance(op, Op) for op in ops):
+                raise TypeError(f"{kind} operators are Ops; space_from('units=...') takes names")
             names = [op.name for op in ops]
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"a space needs at least one {kind} operator, each once: {names}")
@@ -150,6 +152,8 @@ def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
         key, _, value = part.partition("=")
         if key not in ("units", "unary", "binary"):
             raise ValueError(unknown("part of a space", key, ("units", "unary", "binary")))
+        if key in parts:
+            raise ValueError(f"{key} is given twice in {text!r}")
         parts[key] = value
     if not parts.get("units", "1").isdecimal():
         raise ValueError(f"units={parts['units']} is no number of core units; use 1 to {MAX_UNITS}")

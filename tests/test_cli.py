@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,6 +20,7 @@ import pytest
 
 import actsearch
 from actsearch import cli, errors
+from actsearch.config import ReevaluateConfig, ReplayConfig, SearchConfig, TopConfig
 from actsearch.run import Run
 
 INLINE = ["--executor", "inline", "--steps", "20"]
@@ -39,6 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "rank" in done.stdout
     assert "actsearch reevaluate runs/a" in done.stdout
+    shutil.copytree(path / "runs" / "a", path / "damaged")
+    (path / "damaged" / "config.json").write_text("[]")
+    (path / "empty.csv").write_text("formula,accuracy\n")
     return path
 
 
@@ -69,6 +75,50 @@ def test_reading_a_run_imports_neither_torch_nor_ray(folder: Path) -> None:
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_plan_tells_what_is_left(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    before = (folder / "runs" / "a" / "config.json").read_text()
+    counts = Run.open("runs/a").counts()
+    done = counts["ok"] + counts["diverged"] - 2  # without ReLU and Swish
+    assert cli.main(["search", "runs/a", "--dry-run"]) == 0
+    told = capsys.readouterr().err
+    assert f"{done} done, 0 to train" in told
+    assert "for all on" not in told
+    assert cli.main(["search", "runs/a", "--strategy", "random", "--budget", "2"]) == 0
+    assert "budget spent" in capsys.readouterr().out
+    assert (folder / "runs" / "a" / "config.json").read_text() == before  # nothing was trained
+
+
+@pytest.mark.parametrize("text", ["-x**2", "-abs(x)", "- beta * x", "-1.5*x", "-(x + 1)"])
+def test_a_formula_may_start_with_a_minus(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", text]) == 0
+    shown = capsys.readouterr().out
+    assert cli.main(["show", f"({text})"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["show", "relu"]])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "actsearch.cli", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert "Traceback" not in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_behind_stdout_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "actsearch.cli", "show", "relu"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.stderr == "actsearch: the disk is full\n"
+    assert done.returncode == 75
 
 
 def test_every_format_of_top_parses_and_tells_the_same(
@@ -102,6 +152,13 @@ def test_every_format_of_top_parses_and_tells_the_same(
         (["show", "x * sigmoidd(x)"], 2, "Did you mean sigmoid?"),
         (["reevaluate", "runs/none"], 5, "no run at runs/none"),
         (["reevaluate", "runs/a", "--functions", "sin(x"], 2, "column 6"),
+        (["search", "runs/b", "--space", "units=1;units=2"], 2, "units is given twice"),
+        (["stop", ""], 2, "RUN is empty"),
+        (["compare", "runs/a", ""], 2, "RUN is empty"),
+        (["replay", "one-unit", "--space", "tiny"], 2, "leave --space out"),
+        (["replay", "one-unit", "--curves", "none/x.csv"], 2, "there is no such folder"),
+        (["replay", "empty.csv"], 2, "empty.csv holds no function"),
+        (["report", "damaged"], 5, "config.json is no run's"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_its_exit_code(
@@ -120,6 +177,26 @@ def test_bad_input_gets_a_sentence_and_its_exit_code(
     assert "Traceback" not in told.err
     assert told.out == ""
     assert Run.open("runs/a").rows() == before
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "sentence"),
+    [
+        (ReevaluateConfig, {"timeout": -5.0}, "--timeout -5 must be a number above 0"),
+        (SearchConfig, {"timeout": math.nan}, "--timeout nan must be a number above 0"),
+        (SearchConfig, {"lr": math.inf}, "--lr inf must be a number above 0"),
+        (SearchConfig, {"steps": 2.5}, "--steps 2.5 must be a whole number"),
+        (SearchConfig, {"budget": "3"}, "--budget '3' must be a whole number"),
+        (SearchConfig, {"seed": 10**23}, "is too large"),
+        (TopConfig, {"n": 0}, "--n 0 is too small"),
+        (ReplayConfig, {"table": "one-unit", "strategy": ()}, "--strategy needs a name"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    config: type, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        config(**options)
 
 
 def test_a_search_in_which_nothing_trains_exits_with_3(

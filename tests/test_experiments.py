@@ -317,7 +317,7 @@ def test_what_cannot_be_run_gets_a_sentence_before_anything_trains(
         ({"sigmas": ()}, "--sigmas without a value"),
         ({"seeds": 0}, "--seeds 0 is too small"),
         ({"batch_size": 1}, "--batch-size 1 is too small; use 2"),
-        ({"lr": 0.0}, "--lr 0 must be above 0"),
+        ({"lr": 0.0}, "--lr 0 must be a number above 0"),
     ],
 )
 def test_settings_that_cannot_be_get_a_sentence(options: dict[str, Any], sentence: str) -> None:

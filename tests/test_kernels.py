@@ -473,7 +473,7 @@ def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
             raise RuntimeError("triton: no such architecture")
 
     fused.complain.cache_clear()
-    kernel = cuda.Kernel(Refusing(), 0)  # type: ignore[arg-type]
+    kernel = cuda.Kernel(Refusing())  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "actsearch"):
         assert not fused._works(kernel, INPUT, [], fused.NO_BETAS)
     assert "no such architecture" in caplog.text

@@ -146,6 +146,12 @@ def test_replays_in_processes_are_those_in_this_one(table: Table) -> None:
     assert not np.array_equal(here[0].traces[0].best, here[0].traces[1].best)
 
 
+def test_a_strategy_that_is_named_twice_is_replayed_once(table: Table) -> None:
+    once = replay(table, ["random"], repeats=3, budget=5, processes=1)
+    twice = replay(table, ["random", "random"], repeats=3, budget=5, processes=1)
+    assert [len(r.traces) for r in twice] == [len(r.traces) for r in once] == [3]
+
+
 def test_random_search_needs_as_long_as_drawing_without_replacement(table: Table) -> None:
     """The best 10 of 91 come, on average, after (91 + 1) / (10 + 1) draws. Functions with more
     spellings come earlier, so this holds only nearly."""

@@ -204,6 +204,21 @@ def test_a_process_that_a_driver_starts_does_not_inherit_its_lock(finished: acts
         sleeper.communicate()
 
 
+@pytest.mark.parametrize(
+    ("child", "sentence"),
+    [
+        (lambda make_activation: nn.Linear(8, 3), "never calls make_activation"),
+        (nn.Linear(8, 3), "give a function of make_activation that returns it"),
+    ],
+)
+def test_a_model_without_the_candidate_is_refused(
+    tmp_path: Path, blobs: Arrays, child: Any, sentence: str
+) -> None:
+    with pytest.raises((UsageError, ValueError), match=sentence):
+        actsearch.search(tmp_path / "run", space=SPACE, dataset=blobs, child=child, **QUICK)
+    assert not (tmp_path / "run" / "run.sqlite").exists()
+
+
 def test_a_model_that_fails_says_so_before_anything_is_stored(
     tmp_path: Path, blobs: Arrays
 ) -> None:
