@@ -72,15 +72,19 @@ class Table:
         the table does not have."""
         names: set[str] = set()
         for text in formulas:
-            form = canonical(parse(text, extra_operators(self.space)), self.operators)
-            self._note([form])
-            row = self._rows[form]
+            [row] = self.rows([parse(text, extra_operators(self.space))])
             if row is None:
                 raise UsageError(
                     f"the table does not have {text}; 'actsearch show' says what it is"
                 )
             names.add(str(row))
         return names
+
+    def rows(self, exprs: Iterable[Expr]) -> list[Expr | None]:
+        """The row of the table with each function, whatever its spelling."""
+        forms = [canonical(expr, self.operators) for expr in exprs]
+        self._note(forms)
+        return [self._rows[form] for form in forms]
 
     def coverage(self, sample: int = 2000) -> float:
         """The share of the space's candidates that the table has, of those that screening lets

@@ -91,7 +91,7 @@ class Findings:
 
     def all(self) -> dict[str, Rows]:
         return {
-            "The whole space": self.distribution(),
+            "What is trained so far": self.distribution(),
             "The head, by its further trainings": self.head(),
             "Known functions": self.known(),
             "How much of it is luck": self.noise(),
@@ -157,8 +157,9 @@ class Findings:
 
     def keys(self, formulas: Mapping[str, str]) -> dict[str, str]:
         """The expressions of functions in these tables, whatever their spelling."""
+        known = dict.fromkeys([*self.searched, *self.again["expression"]])
         ours: dict[str, list[Expr]] = {}
-        for expr, print_ in fingerprints(map(parse, {*self.searched, *self.again["expression"]})):
+        for expr, print_ in fingerprints(map(parse, known)):
             ours.setdefault(print_.key, []).append(expr)
         forms = {name: canonical(parse(text)) for name, text in formulas.items()}
         found: dict[str, str] = {}

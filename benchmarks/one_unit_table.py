@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from actsearch.known_results import table_from
+from actsearch.known_results import Table, table_from
 from actsearch.run import Run
 from results.benchmarks import BENCHMARKS
 from results.records import FAILURE_REWARD
 from search_space.equivalence import canonical
 from search_space.expression import Expr, formula
 from search_space.parser import parse
-from search_space.space import space_from
 
 STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
 ENDED = ("ok", "diverged")  # the others are no results of a function
@@ -32,12 +31,13 @@ ENDED = ("ok", "diverged")  # the others are no results of a function
 def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The run's functions, best first, and its further trainings."""
     store = run.store(readonly=True)
-    kept = dict(store.merged())
-    plain = plainest(kept)
+    # First: the run may go on meanwhile.
+    searched = [r for r in store.rows("search") if r["status"] not in (None, "rejected")]
+    table = table_from(run.path)
+    spellings = all_spellings(table)
+    plain = plainest(table, spellings)
     again = trained_again(run, plain)
     rungs = {f"accuracy@{share}": rung(other) for share, other in shares.items()}
-    raw = with_raw_x(run, kept)
-    searched = [r for r in store.rows("search") if r["status"] not in (None, "rejected")]
     same = again[(again["protocol"] == searched[0]["protocol"]) & again["status"].isin(ENDED)]
     by_function = same.fillna({"accuracy": 0.0}).groupby("expression")["accuracy"]
     means, counts = by_function.mean().to_dict(), by_function.count().to_dict()
@@ -61,7 +61,7 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
                 "ms per step": row["ms_per_step"],
                 "again accuracy": means.get(str(expr), float("nan")),
                 "again": counts.get(str(expr), 0),
-                "raw x": row["expression"] in raw,
+                "raw x": any(map(takes_raw_x, spellings[row["expression"]])),
                 "symmetry": row["symmetry"] or "",
                 **properties,
             }
@@ -74,30 +74,33 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
     return frame, again
 
 
-def plainest(kept: Mapping[str, str]) -> Callable[[str], Expr]:
-    """The shortest spelling that the search met of a function: abs(x), where max(abs(x), atan(x))
-    came first and was trained. `kept` says what each spelling was merged into."""
-    met: dict[str, list[str]] = {}
-    for expression, into in kept.items():
-        met.setdefault(into, []).append(expression)
+def all_spellings(table: Table) -> dict[str, list[Expr]]:
+    """What the grammar can write of each function of the table, and what was trained: max(abs(x),
+    atan(x)) is abs(x)."""
+    exprs = list(table.space)
+    found: dict[str, list[Expr]] = {str(trained): [trained] for trained in table.rewards}
+    for expr, row in zip(exprs, table.rows(exprs), strict=True):
+        if row is not None:
+            found[str(row)].append(expr)
+    return found
+
+
+def plainest(table: Table, spellings: Mapping[str, Sequence[Expr]]) -> Callable[[str], Expr]:
+    """The shortest spelling of a function, or itself where the table does not have it."""
 
     def plain(expression: str) -> Expr:
-        trained = kept.get(expression, expression)
-        spellings = [parse(text) for text in (trained, *met.get(trained, ()))]
-        return min(spellings, key=lambda e: (e.operators, len(str(e)), str(e)))
+        expr = parse(expression)
+        [row] = table.rows([expr])
+        known = [expr] if row is None else spellings[str(row)]
+        forms = {canonical(e, table.operators) for e in known}
+        return min(forms, key=lambda e: (e.operators, len(str(e)), str(e)))
 
     return plain
 
 
-def with_raw_x(run: Run, kept: Mapping[str, str]) -> set[str]:
-    """The functions that the grammar can write as b(x, g(x)) or b(g(x), x)."""
-    settings = run.config["settings"]
-    forms = (
-        str(canonical(expr, settings["operators"]))
-        for expr in space_from(settings["space"])
-        if expr.op.arity == 2 and any(arg.op.name == "x" for arg in expr.args)
-    )
-    return {kept.get(form, form) for form in forms}
+def takes_raw_x(expr: Expr) -> bool:
+    """Whether it is b(x, g(x)) or b(g(x), x)."""
+    return expr.op.arity == 2 and any(arg.op.name == "x" for arg in expr.args)
 
 
 def rung(run: Run) -> Callable[[Expr], float | None]:

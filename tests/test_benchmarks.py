@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 import actsearch
 from actsearch import cli
-from actsearch.known_results import table_from
+from actsearch.known_results import Table, table_from
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.equivalence import canonical
 from search_space.expression import Expr
@@ -274,11 +274,18 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
 
 
 def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
+    """Whichever of its spellings the search has met, or a user has typed."""
+    module = script("one_unit_table")
     trained = "max(abs(x), atan(x))"
-    plain = script("one_unit_table").plainest({"abs(x)": trained, "max(abs(x), tanh(x))": trained})
+    rewards = {canonical(parse(f)): {1.0: 0.5} for f in (trained, "max(relu(x), sigmoid(x))")}
+    table = Table(SPACES["one-unit"], rewards, "guarded")
+    spellings = module.all_spellings(table)
+    plain = module.plainest(table, spellings)
     for spelling in ("abs(x)", trained, "max(abs(x), tanh(x))"):
         assert str(plain(spelling)) == "abs(x)"
+    assert str(plain("max(relu(x), sigmoid(x))")) == "max(x, sigmoid(x))"
     assert str(plain("sin(x)")) == "sin(x)"
+    assert all(any(map(module.takes_raw_x, spellings[str(row)])) for row in rewards)
 
 
 # -- benchmarks/twins.py
