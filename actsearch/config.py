@@ -119,13 +119,14 @@ class SearchConfig:
     lr: Float = None
     """Learning rate at the start."""
     schedule: Schedule = None
-    """How the learning rate falls."""
+    """How the learning rate falls: step, warm-step, wide-step, inverse-sqrt, cosine or constant."""
     precision: Precision = None
     """What children compute in: bf16 pays on GPUs and on processors made for it [fp32]."""
     operators: OperatorSet = None
     """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
     screen: Switch = None
-    """Reject functions that are constant, linear or not finite before training them [on]."""
+    """Reject functions that are constant, affine, without a gradient or not finite before training
+    them [on; off in the preset paper]."""
     skip_symmetric: Switch = None
     """Train one function of each symmetry class: output scale, shift and sign, input reflection
     [off]."""

@@ -1,7 +1,8 @@
 """replay(): any strategy against results that are known already, without any training.
 
-A proposal costs the share of the steps that it would train for, a repeat costs nothing, exactly as
-in a search. So strategies can be compared over many seeds in minutes.
+A proposal costs the share of the steps that it would train for, lower rungs included, which a
+search's budget does not count; a repeat costs nothing. So strategies can be compared over many
+seeds in minutes.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ class Findings:
         rows: Rows = []
         for part, names in (
             (f"beyond the best {HEAD}, above 15 %", beyond),
-            (f"the best {HEAD}", [e for e in learnt if self.rank[e] <= HEAD]),
+            (f"within the best {HEAD}", [e for e in learnt if self.rank[e] <= HEAD]),
             ("the best 30", [e for e in learnt if self.rank[e] <= 30]),
         ):
             if len(names) < FEW:

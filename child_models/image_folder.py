@@ -35,7 +35,8 @@ EVALUATION_BATCH = 100
 
 
 def load_folder(path: Path, size: int | None) -> Dataset | StreamedImages:
-    """As arrays where all images fit in 2 GiB, else read while training. Raises DataError."""
+    """As arrays of all images; with a `size` at which they would not fit in 2 GiB, read while
+    training. Raises DataError."""
     has_splits = (path / "train").is_dir()
     train = _listed(path / "train" if has_splits else path)
     held_out = [path / s for s in ("test", "val") if has_splits and (path / s).is_dir()]

@@ -1,6 +1,6 @@
 """PPO on whole candidates (Schulman et al. 2017; paper, Section 2): one page from samples to step.
 
-A   = R - b                                     b: moving average of earlier rewards
+A   = (R**power - b) / sd                       b: moving average of earlier R**power
 r   = exp(log p(d) - log p_behaviour(d))
 L   = -mean min(r A, clip(r, 1 - c, 1 + c) A) - ent_coef * entropy
 KL ~= mean((q - 1) - log q),  q = p / p_start   Schulman's estimator; ends the epochs

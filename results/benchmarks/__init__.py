@@ -1,5 +1,6 @@
-"""Spaces trained whole, as data: every different function of a space with its accuracy, and what
-training some of them again gave. `benchmarks/one_unit_table.py` writes the files beside this one.
+"""Spaces as data, trained whole or as far as they are: the functions of a space with their
+accuracies, and what training some of them again gave. `benchmarks/one_unit_table.py` writes the
+files beside this one.
 
     from results.benchmarks import load_benchmark
     table = load_benchmark("one-unit")        # a pandas DataFrame, best first
@@ -7,19 +8,21 @@ training some of them again gave. `benchmarks/one_unit_table.py` writes the file
 
 A row of a space's table is a function, trained once with the search's seed:
 
+    rank                      of the accuracy, 1 for the best
     formula, expression       as people write it; as the search names it, in its plainest spelling
     name                      of a baseline, or ""
-    status, reason            ok, diverged or failed, and why
+    status, reason            ok or diverged, and why
     accuracy                  on the validation split, a fraction of 1; of the whole training
-    accuracy@0.25, @0.0625    of trainings of their own for that share of the steps
+    accuracy@0.25, ...        of trainings of their own for that share of the steps, where there are
     loss at 100               training loss on the way, the mean of ten steps; 20, 50, 100, 200
     seconds, ms per step      of a training on a core
     again accuracy, again     the mean of trainings with other seeds, and how many there are
+    raw x                     whether the grammar can write it as b(x, g(x)) or b(g(x), x)
     symmetry                  functions alike up to scale, shift, sign, and reflection share one
     smooth, monotonic, ...    properties, as in `actsearch top`
 
-A row of the table that ends in `-again` is a training: formula, expression, name, child, dataset,
-steps, lr, seed, status, accuracy, test accuracy, seconds.
+A row of the table that ends in `-again` is a training: formula, expression, name, protocol, child,
+dataset, steps, lr, seed, status, accuracy, test accuracy, seconds.
 """
 
 from __future__ import annotations
