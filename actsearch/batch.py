@@ -1,4 +1,5 @@
-"""train(): trials of any protocols on one executor, those that have no outcome yet."""
+"""train(): trials of any protocols on one executor, those that have no outcome yet or had too
+little time."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from actsearch.run import Run
 from actsearch.screen import live
 from actsearch.session import Machinery, Stop, running
 from child_models.evaluate import Evaluator, Evaluators
-from results.records import Trial
+from results.records import Outcome, Trial
 from results.store import Store
 
 DONE = "all trained"
@@ -28,7 +29,7 @@ def train(
     console: Console,
 ) -> str:
     """Train each trial by the evaluator of its protocol; returns why it ended. `run` is locked."""
-    missing = [t for t in trials if store.outcome(t) is None]
+    missing = [t for t in trials if _to_train(store.outcome(t), machinery.timeout)]
     if not missing:
         return DONE
     evaluate = Evaluators(evaluators)
@@ -37,3 +38,11 @@ def train(
         progress = Progress(f"{run.path}  {title}", executor.description, len(missing))
         with live(progress, console):
             return run_trials(store, FixedSource(missing), executor, progress, stop)
+
+
+def _to_train(outcome: Outcome | None, timeout: float | None) -> bool:
+    """Whether there is no outcome, or there is more time now than it took to say `timed_out`."""
+    if outcome is None:
+        return True
+    longer = timeout is None or timeout > outcome.seconds
+    return outcome.status == "timed_out" and longer

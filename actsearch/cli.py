@@ -72,22 +72,19 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     entries = run.leaderboard()
     hours = sum(e.seconds for e in entries)
     lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
+    following = [
+        f"the run is in {run.path}; next:",
+        f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
+        f"  actsearch report {run.path}",
+        f"  actsearch export {run.path}#1",
+    ]
     searched = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
         to_text(head(entries)),
         counts_line(run.counts()),
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
-        f"the run is in {run.path}" + ("; next:" if searched else ""),
-        *(
-            [
-                f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
-                f"  actsearch report {run.path}",
-                f"  actsearch export {run.path}#1",
-            ]
-            if searched
-            else []
-        ),
+        *(following if searched else [f"the run is in {run.path}"]),
     ]
 
 

@@ -80,6 +80,31 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
+LARGEST = 2**63 - 1  # that SQLite keeps
+
+
+def _check_whole(config: Any, *names: str, least: int = 1) -> None:
+    """Whole numbers from `least` on, where they are given."""
+    for name in names:
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{option} {value!r} must be a whole number")
+        if value < least:
+            raise ValueError(f"{option} {value} is too small; use {least} or more")
+        if value > LARGEST:
+            raise ValueError(f"{option} {value} is too large; use {LARGEST} or less")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    """Numbers above 0, where they are given."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} {value:g} must be a number above 0")
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """Search a space of activation functions: train a child network with each, and rank them.
@@ -589,31 +614,6 @@ class SpaceConfig:
 @dataclass(frozen=True)
 class DoctorConfig:
     """Check this machine: versions, devices, Ray, disk, and where the packages come from."""
-
-
-LARGEST = 2**63 - 1  # that SQLite keeps
-
-
-def _check_whole(config: Any, *names: str, least: int = 1) -> None:
-    """Whole numbers from `least` on, where they are given."""
-    for name in names:
-        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{option} {value!r} must be a whole number")
-        if value < least:
-            raise ValueError(f"{option} {value} is too small; use {least} or more")
-        if value > LARGEST:
-            raise ValueError(f"{option} {value} is too large; use {LARGEST} or less")
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    """Numbers above 0, where they are given."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} {value:g} must be a number above 0")
 
 
 # What a formula that starts with a minus looks like, such as -x**2 or -abs(x); an option does not.

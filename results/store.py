@@ -261,7 +261,11 @@ class Store:
         self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?)", (expression, into))
 
     def record(self, trial: Trial, outcome: Outcome) -> bool:
-        """Store an outcome; False where the trial has one already, which then stays as it is."""
+        """Store an outcome; False where the trial has one already, which then stays as it is,
+        unless it says that there was too little time."""
+        self._db.execute(
+            "DELETE FROM outcomes WHERE trial = ? AND status = 'timed_out'", (trial.id,)
+        )
         cursor = self._db.execute(
             "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",

@@ -202,6 +202,22 @@ def test_what_cannot_be_is_said_before_anything_trains(
     assert not (tmp_path / "run" / "run.sqlite").exists()
 
 
+def test_what_had_too_little_time_is_trained_when_there_is_more(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    def again(**options: Any) -> list[str]:
+        arguments = {"functions": ["tanh(x)"], "child": narrow, "dataset": blobs, "seeds": 1}
+        reevaluate(tmp_path / "run", **arguments, **QUICK, **options)
+        rows = actsearch.Run.open(tmp_path / "run").rows("reevaluate")
+        assert len(rows) == 3
+        return sorted({row["status"] for row in rows})
+
+    assert again(timeout=1e-6) == ["timed_out"]
+    assert again(timeout=1e-6) == ["timed_out"]
+    assert again() == ["ok"]
+    assert again(timeout=1e-6) == ["ok"]
+
+
 def test_a_search_on_objects_is_re_evaluated_on_the_same_objects_or_on_what_is_named(
     tmp_path: Path, blobs: Arrays
 ) -> None:
