@@ -21,7 +21,13 @@ from actsearch.comparison import of_seeds
 from actsearch.config import ReevaluateConfig
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.run import Run
-from actsearch.session import Machinery, extra_operators, logging_to, make_evaluator
+from actsearch.session import (
+    Machinery,
+    check_uses_activation,
+    extra_operators,
+    logging_to,
+    make_evaluator,
+)
 from child_models.evaluate import Evaluator
 from results.leaderboard import BESIDE
 from results.records import Outcome, Trial
@@ -176,7 +182,9 @@ def _models(
 
 def _check(evaluator: Evaluator) -> None:
     try:
-        evaluator.build("relu(x)")
+        check_uses_activation(evaluator)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(
             f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "

@@ -20,6 +20,7 @@ from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
 from child_models.datasets import Data, image_augment, load, make_dataset
 from child_models.evaluate import Evaluator
+from child_models.inspection import activations
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
 from results.records import Trial
@@ -128,7 +129,17 @@ def warm_up(evaluator: Evaluator) -> float:
     outcome = evaluator.with_recipe(steps=WARM_UP_STEPS)(relu)
     if outcome.status == "failed":
         raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
+    check_uses_activation(evaluator)
     return (outcome.ms_per_step or 0.0) * evaluator.recipe.steps / 1e3
+
+
+def check_uses_activation(evaluator: Evaluator) -> None:
+    """Raises UsageError for a child in which the candidate has no place."""
+    if not activations(evaluator.build("relu(x)")):
+        raise UsageError(
+            f"the child {evaluator.child.name} has no activation by make_activation in it, so all "
+            "functions would score the same"
+        )
 
 
 class Stop:

@@ -207,7 +207,7 @@ def test_a_process_that_a_driver_starts_does_not_inherit_its_lock(finished: acts
 @pytest.mark.parametrize(
     ("child", "sentence"),
     [
-        (lambda make_activation: nn.Linear(8, 3), "never calls make_activation"),
+        (lambda make_activation: nn.Linear(8, 3), "has no activation by make_activation in it"),
         (nn.Linear(8, 3), "give a function of make_activation that returns it"),
     ],
 )
