@@ -81,7 +81,7 @@ class Table:
         return names
 
     def rows(self, exprs: Iterable[Expr]) -> list[Expr | None]:
-        """The row of the table with each function, whatever its spelling."""
+        """The row of the table with each function, whatever its spelling, or None."""
         forms = [canonical(expr, self.operators) for expr in exprs]
         self._note(forms)
         return [self._rows[form] for form in forms]
@@ -117,13 +117,12 @@ class Table:
         return self._found[digits]
 
     def _find(self, points: Sequence[Digits]) -> None:
-        """Note the row of each point, or None: by its canonical form, then by its values."""
-        forms = {p: canonical(self.space.decode(p), self.operators) for p in points}
-        self._note(forms.values())
-        self._found |= {p: self._rows[expr] for p, expr in forms.items()}
+        """Note the row of each point, or None."""
+        rows = self.rows(self.space.decode(p) for p in points)
+        self._found |= zip(points, rows, strict=True)
 
     def _note(self, forms: Iterable[Expr]) -> None:
-        """The same of canonical forms."""
+        """Note the row of each canonical form, or None: by its text, then by its values."""
         new = {expr for expr in forms if expr not in self._rows}
         self._rows |= {expr: expr for expr in new if expr in self.rewards}
         others = sorted(new - self._rows.keys(), key=str)

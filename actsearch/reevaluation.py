@@ -182,14 +182,13 @@ def _models(
 
 def _check(evaluator: Evaluator) -> None:
     try:
-        check_uses_activation(evaluator)
-    except UsageError:
-        raise
+        model = evaluator.build("relu(x)")
     except Exception as error:
         raise UsageError(
             f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "
             f"{' '.join(str(error).split())}"
         ) from error
+    check_uses_activation(model, evaluator.child.name)
 
 
 def _rates(lr: float, n: int) -> list[float]:

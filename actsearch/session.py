@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
@@ -129,16 +130,16 @@ def warm_up(evaluator: Evaluator) -> float:
     outcome = evaluator.with_recipe(steps=WARM_UP_STEPS)(relu)
     if outcome.status == "failed":
         raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
-    check_uses_activation(evaluator)
+    check_uses_activation(evaluator.build("relu(x)"), evaluator.child.name)
     return (outcome.ms_per_step or 0.0) * evaluator.recipe.steps / 1e3
 
 
-def check_uses_activation(evaluator: Evaluator) -> None:
+def check_uses_activation(model: nn.Module, child: str) -> None:
     """Raises UsageError for a child in which the candidate has no place."""
-    if not activations(evaluator.build("relu(x)")):
+    if not activations(model):
         raise UsageError(
-            f"the child {evaluator.child.name} has no activation by make_activation in it, so all "
-            "functions would score the same"
+            f"the child {child} has no activation by make_activation in it, so all functions would "
+            "score the same"
         )
 
 

@@ -11,7 +11,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -28,6 +28,12 @@ from results.records import OUT_OF_MEMORY, Outcome, Trial
 from search_space.activation import Activation, check_kernels
 from search_space.operators import GRAMMAR_VERSION, Op
 from search_space.parser import parse
+
+
+def hash_of(protocol: Mapping[str, Any]) -> str:
+    """A protocol's name in a store: 12 hexadecimal digits."""
+    text = json.dumps(protocol, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Evaluator:
@@ -79,8 +85,7 @@ class Evaluator:
 
     @property
     def protocol_hash(self) -> str:
-        text = json.dumps(self.protocol, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hash_of(self.protocol)
 
     def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its

@@ -211,6 +211,21 @@ def test_a_mirror_image_of_what_fails_is_trained_however_many_train_at_once(
     assert trials.repeats == store.proposals() - store.proposed_trials()
 
 
+def test_what_the_screen_iterates_over_never_changes() -> None:
+    """It draws in a thread of its own, while the loop adds."""
+    progress = Progress("t", "w", None)
+    for i, label in enumerate(("relu", "", "swish", "", "")):
+        before = progress.last, progress.best, progress.baselines
+        copies = tuple(before[0]), tuple(before[1]), dict(before[2])
+        trial = Trial(i, "search", "relu(x)", "p", 0, label=label)
+        progress.add(trial, Outcome("ok", val_accuracy=i / 10))
+        assert (tuple(before[0]), tuple(before[1]), dict(before[2])) == copies
+        assert progress.last[-1].trial == i
+    assert [scored.trial for scored in progress.best] == [4, 3, 1]
+    assert [scored.trial for scored in progress.last] == [3, 4]
+    assert progress.baselines == {"relu": 0.0, "swish": 0.2}
+
+
 def test_nothing_new_in_patience_proposals_ends_the_search(store: Store) -> None:
     run(store, Child(), strategy="random")
     assert run(store, Child(), patience=5) == "nothing new in 5 proposals"

@@ -378,10 +378,15 @@ def test_the_command_makes_the_same_search_again(found: dict[str, Any]) -> None:
 
 
 def test_a_search_of_a_programs_own_objects_has_no_command(own: Run) -> None:
-    """Where data were arrays, the same words would search another data set."""
-    for name in ("dataset", "child"):
-        settings = {**SETTINGS, name: None}
-        (own.path / "config.json").write_text(json.dumps({"settings": settings}))
+    """Where data were arrays, the same words would search another data set; an operator of one's
+    own has no name on the command line."""
+    wave = {"protocol": {"extra_operators": {"wave": "0123456789ab"}}}
+    for config in (
+        {"settings": {**SETTINGS, "dataset": None}},
+        {"settings": {**SETTINGS, "child": None}},
+        {"settings": SETTINGS, "identity": wave},
+    ):
+        (own.path / "config.json").write_text(json.dumps(config))
         found = contents(own, 500)
         assert found["command"] == ""
         assert "The search again" not in render(found)

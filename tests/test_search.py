@@ -174,6 +174,19 @@ def test_a_stop_that_is_asked_for_while_the_search_starts_is_heard(
     assert len(finished.rows()) > len(before)
 
 
+def test_data_that_were_given_as_a_path_are_known_by_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file = tmp_path / "blobs.npz"
+    y = np.arange(200) % 3
+    np.savez(file, x_train=rng.normal(size=(200, 8)).astype(np.float32), y_train=y,
+             x_test=rng.normal(size=(30, 8)).astype(np.float32), y_test=y[:30])  # fmt: skip
+    run = actsearch.search(
+        tmp_path / "run", space=SPACE, dataset=file, child="mlp", budget=1, **QUICK
+    )
+    assert run.config["settings"]["dataset"] == str(file)
+    assert set(reevaluate(run, seeds=1, **QUICK)["name"]) >= {"relu", "swish"}
+
+
 def test_an_inline_search_says_nothing_of_rays_workers(finished: actsearch.Run) -> None:
     assert finished.config["settings"]["workers"] is None
 
