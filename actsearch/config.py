@@ -35,7 +35,7 @@ Schedule = Annotated[
 OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
 ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
 Switch = Annotated[Literal["on", "off"] | None, _said("on|off")]
-Precision = Annotated[Literal["fp32", "bf16"] | None, _said("fp32|bf16")]
+Precision = Annotated[Literal["fp32", "tf32", "bf16"] | None, _said("fp32|tf32|bf16")]
 Kernels = Annotated[Literal["auto", "generated", "eager"] | None, _said("auto|generated|eager")]
 Preset = Annotated[Literal["quick", "paper"] | None, _said("quick|paper")]
 
@@ -146,7 +146,8 @@ class SearchConfig:
     schedule: Schedule = None
     """How the learning rate falls: step, warm-step, wide-step, inverse-sqrt, cosine or constant."""
     precision: Precision = None
-    """What children compute in: bf16 pays on GPUs and on processors made for it [fp32]."""
+    """What children compute in: bf16 pays on GPUs and on processors made for it, tf32 on GPUs
+    [fp32]."""
     operators: OperatorSet = None
     """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
     screen: Switch = None
@@ -196,7 +197,7 @@ class SearchConfig:
             "skip_symmetric": ("on", "off"),
             "preset": tuple(PRESETS),
             "kernels": ("auto", "generated", "eager"),
-            "precision": ("fp32", "bf16"),
+            "precision": ("fp32", "tf32", "bf16"),
         }
         for name, known in choices.items():
             value = getattr(self, name)

@@ -18,6 +18,7 @@ import torch
 from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
 from results.benchmarks import load_benchmark
 from results.tables import show
+from search_space.activation import Activation
 from search_space.drawing import REACH
 from search_space.equivalence import canonical
 from search_space.evaluation import curves
@@ -196,9 +197,10 @@ def checks() -> Iterator[Check]:
         yield from _guarded(name, lambda name=name: importlib.metadata.version(name))
     yield from _guarded("torchvision imports", _torchvision)
     yield "processors", f"{os.cpu_count()}", True
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield "GPUs", ", ".join(gpus) or "none: children train on the processors", True
+    yield from _guarded("GPUs", _gpus)
     yield from _guarded("generated kernels", _kernels)
+    if torch.cuda.is_available():
+        yield from _guarded("kernels on the GPU", _gpu_kernels)
     yield "packages from", str(ROOT), all((ROOT / name).is_dir() for name in PACKAGES)
     here = Path.cwd()
     hidden = shadowing(here)
@@ -231,11 +233,24 @@ def _kernels() -> str:
     libraries.build([c.source(trace(X, "guarded"), "float32", "flat")])
     vectors = f"{len(compiler.vector_functions())} of {len(compiler.FUNCTIONS)}"
     where = libraries.cache_folder()
-    found = f"by {compiler.compiler()}, {vectors} functions as vectors, in {where}"
-    if not torch.cuda.is_available():
-        return found
-    triton = importlib.util.find_spec("triton") is not None
-    return found + ("; for the GPU by triton" if triton else "; no triton: eager on the GPU")
+    return f"by {compiler.compiler()}, {vectors} functions as vectors, in {where}"
+
+
+def _gpus() -> str:
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names) or "none: children train on the processors"
+
+
+def _gpu_kernels() -> str:
+    """Runs one and compares it; Triton needs a C compiler and Python's headers as it runs."""
+    x = torch.linspace(-3.0, 3.0, 64, device="cuda")[None].requires_grad_()
+    values = []
+    for kernels in ("generated", "eager"):
+        activation = Activation("x * sigmoid(beta * x)", 64, kernels=kernels).to("cuda")
+        y = activation(x)
+        values.append([y.detach(), *torch.autograd.grad(y.sum(), [x, *activation.beta])])
+    torch.testing.assert_close(*values)
+    return "by triton, equal to eager mode"
 
 
 def _torchvision() -> str:

@@ -47,6 +47,7 @@ _CODES = {
     "child_models.datasets.DataError": ENVIRONMENT,
     "workers.executor.ExecutorError": ENVIRONMENT,
     "workers.executor.ClusterLostError": RESUMABLE,
+    "results.records.DeviceLostError": ENVIRONMENT,
     "results.store.DiskFullError": RESUMABLE,
     "results.store.StoreError": RUN_UNAVAILABLE,
     "builtins.ModuleNotFoundError": ENVIRONMENT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -25,6 +24,7 @@ from actsearch.session import (
     Stop,
     environment,
     extra_operators,
+    local_workers,
     logging_to,
     make_evaluator,
     running,
@@ -118,7 +118,9 @@ class Plan:
         if s["tensorboard"]:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
-        workers = 1 if s["executor"] == "inline" else s["workers"] or os.cpu_count() or 1
+        workers = (
+            1 if s["executor"] == "inline" else s["workers"] or local_workers(s["workers_per_gpu"])
+        )
         if left and s["ray_address"] is None:
             share = 1.0 if cohorts is None else cohorts.cost
             beside = 0 if self.done else len(BESIDE)

@@ -15,12 +15,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
 from child_models.datasets import Data, image_augment, load, make_dataset
-from child_models.evaluate import Evaluator
+from child_models.evaluate import Evaluator, task_of
 from child_models.inspection import activations
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
@@ -31,7 +32,7 @@ from workers.executor import Evaluate, Executor, InlineExecutor
 
 log = logging.getLogger("actsearch")
 
-WARM_UP_STEPS = 5
+WARM_UP_STEPS = {"cpu": 5, "cuda": 45}  # there it takes windows of 20, the first with compilations
 LOOK_SECONDS = 0.5  # between looks for a request to stop
 
 
@@ -70,6 +71,7 @@ class Machinery:
             workers=self.workers,
             workers_per_gpu=self.workers_per_gpu,
             address=self.ray_address,
+            gpus=torch.cuda.device_count(),
             timeout=self.timeout,
             queue_class=QueueActor,
             worker_class=WorkerActor,
@@ -127,11 +129,20 @@ def make_evaluator(
 def warm_up(evaluator: Evaluator) -> float:
     """Seconds that a ReLU child takes, from a few steps here; raises UsageError where it fails."""
     relu = Trial(0, "search", "relu(x)", "", 0)
-    outcome = evaluator.with_recipe(steps=WARM_UP_STEPS)(relu)
+    steps = WARM_UP_STEPS["cuda" if torch.cuda.is_available() else "cpu"]
+    outcome = evaluator.with_recipe(steps=steps)(relu)
     if outcome.status == "failed":
         raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
     check_uses_activation(evaluator.build("relu(x)"), evaluator.child.name)
+    if torch.cuda.is_available():  # the memory is the workers'
+        task_of.cache_clear()
+        torch.cuda.empty_cache()
     return (outcome.ms_per_step or 0.0) * evaluator.recipe.steps / 1e3
+
+
+def local_workers(per_gpu: int | None) -> int:
+    """How many workers this machine has where no number is asked for."""
+    return torch.cuda.device_count() * (per_gpu or 1) or os.cpu_count() or 1
 
 
 def check_uses_activation(model: nn.Module, child: str) -> None:

@@ -24,7 +24,7 @@ from child_models.model_zoos import ZOOS
 from child_models.recipe import Recipe
 from child_models.training import Diverged, RacedOut, Task, Track, Training, train
 from child_models.zoo import Child, source_digest
-from results.records import OUT_OF_MEMORY, Outcome, Trial
+from results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
 from search_space.activation import Activation, check_kernels
 from search_space.operators import GRAMMAR_VERSION, Op
 from search_space.parser import parse
@@ -89,16 +89,32 @@ class Evaluator:
 
     def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its
-        reason."""
+        reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
+        none to begin with."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        start = time.perf_counter()
-        host, name = socket.gethostname(), _device_name(device)
+        name = _device_name(device)
+        try:
+            outcome = self._outcome(trial, device, name, beat)
+            if outcome.status == "failed":
+                _check_still_there(device, outcome.reason)
+            return outcome
+        finally:
+            _free_memory(device)
+
+    def _outcome(
+        self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
+    ) -> Outcome:
+        start, host = time.perf_counter(), socket.gethostname()
 
         def outcome(status: str, reason: str = "", **rest: Any) -> Outcome:
             return Outcome(status, reason, **rest, host=host, device=name, versions=versions())
 
         try:
-            with _own_randomness(trial.seed, device), _one_thread(device):
+            with (
+                _own_randomness(trial.seed, device),
+                _one_thread(device),
+                _precision(self.recipe, device),
+            ):
                 training, scores, details = self._train(trial, device, beat)
         except Diverged as end:
             seconds = time.perf_counter() - start
@@ -113,12 +129,10 @@ class Evaluator:
                 ms_per_step=end.training.ms_per_step,
                 seconds=time.perf_counter() - start,
             )
-        except torch.OutOfMemoryError as error:
-            seconds = time.perf_counter() - start
-            return outcome("failed", f"{OUT_OF_MEMORY}: {_short(error)}", seconds=seconds)
         except Exception as error:
+            what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
             seconds = time.perf_counter() - start
-            return outcome("failed", f"{type(error).__name__}: {_short(error)}", seconds=seconds)
+            return outcome("failed", f"{what}: {_short(error)}", seconds=seconds)
         return outcome(
             "ok",
             val_accuracy=scores["val"],
@@ -229,8 +243,64 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextlib.contextmanager
+def _precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """torch's own default rounds in convolutions, and not in linear layers."""
+    if device.type == "cpu":
+        yield
+        return
+    flags: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
+    before = [flag.allow_tf32 for flag in flags]
+    try:
+        for flag in flags:
+            flag.allow_tf32 = recipe.precision == "tf32"
+        yield
+    finally:
+        for flag, allowed in zip(flags, before, strict=True):
+            flag.allow_tf32 = allowed
+
+
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    """Raises NoDeviceError where there is a GPU that does not answer."""
+    if device.type == "cpu":
+        return "cpu"
+    try:
+        return torch.cuda.get_device_name(device)
+    except Exception as error:
+        raise NoDeviceError(
+            f"{_short(error)}; with CUDA_VISIBLE_DEVICES='' children train on the processors"
+        ) from error
+
+
+def _out_of_memory(error: Exception, device: torch.device) -> bool:
+    """Of a GPU; libraries that allocate for themselves have words of their own for it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return device.type == "cuda" and any(words in str(error) for words in _FULL)
+
+
+_FULL = ("out of memory", "ALLOC_FAILED")
+
+
+def _check_still_there(device: torch.device, reason: str) -> None:
+    """After a memory fault or a failed assertion a process can use its GPU no more, and all that it
+    trained next would fail."""
+    if device.type == "cpu":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        raise DeviceLostError(
+            f"a child ended with {reason}, and the GPU cannot be used any more: {_short(error)}. "
+            "Ray's workers start anew after that (--executor ray), and the same command goes on"
+        ) from error
+
+
+def _free_memory(device: torch.device) -> None:
+    """For whoever shares the GPU: torch keeps for itself what it has once taken."""
+    if device.type == "cuda":
+        with contextlib.suppress(Exception):
+            torch.cuda.empty_cache()
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,7 @@ from child_models.classification import Batch, accuracy, loss
 from child_models.datasets import DataError, Dataset, first_line, make_dataset, split
 from child_models.recipe import Recipe
 from child_models.torchvision_import import import_torchvision
+from child_models.training import on_device
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
 HELD_OUT = 10_000  # images of the validation split, at most
@@ -178,8 +179,8 @@ class StreamedTask:
                     return
                 index, jobs = coming.popleft()
                 pixels = torch.from_numpy(np.stack([job.result() for job in jobs]))
-                x = pixels.to(self.device).permute(0, 3, 1, 2).to(torch.float32)
-                y = torch.from_numpy(labels[index]).to(self.device)
+                x = on_device(pixels, self.device).permute(0, 3, 1, 2).to(torch.float32)
+                y = on_device(torch.from_numpy(labels[index]), self.device)
                 yield (x - self.mean) / self.std, y
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:

@@ -29,7 +29,7 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
     "constant": lambda step, steps: 1.0,
 }
 OPTIMISERS = ("sgd", "nesterov", "adam", "adam-0.98")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 LOSSES = ("softmax", "sigmoid")
 
 
@@ -42,7 +42,8 @@ class Recipe:
     weight decay, as in He et al. 2015 for PReLU. `momentum` is of sgd and nesterov; adam has the
     decay rates 0.9 and 0.999, adam-0.98 those of Vaswani et al. 2017. `softmax` is cross-entropy,
     `sigmoid` the mean of the classes' binary cross-entropies. `bf16` computes in bfloat16 under
-    torch's autocast, with weights and statistics in float32.
+    torch's autocast, with weights and statistics in float32. `tf32` lets a GPU round the factors of
+    products to 10 bits, which torch otherwise does in convolutions; `fp32` does not.
     """
 
     steps: int = 10_000

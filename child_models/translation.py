@@ -17,7 +17,7 @@ from torch import nn
 
 from child_models.datasets import DataError
 from child_models.recipe import Recipe
-from child_models.training import Diverged, autocast
+from child_models.training import Diverged, autocast, on_device
 from child_models.transformer import END, PADDING, START
 from search_space import options
 
@@ -219,7 +219,7 @@ class TranslationTask:
     def _padded(self, sentences: list[torch.Tensor], index: Sequence[int] | np.ndarray) -> Any:
         rows = [sentences[i] for i in index]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
-        return padded.to(self.device)
+        return on_device(padded, self.device)
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
         source, target = batch

@@ -14,6 +14,14 @@ METRICS = ("loss", "accuracy")  # by which trainings race
 STAGES = ("search", "rung", "sweep", "reevaluate")
 
 
+class DeviceLostError(Exception):
+    """The GPU works no more in this process, where all would fail from now on."""
+
+
+class NoDeviceError(DeviceLostError):
+    """The GPU cannot be used at all, which says nothing about a candidate."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """After `step`, a training goes on only with a `metric` as good as `limit` (None: always)."""

@@ -115,7 +115,7 @@ class Activation(nn.Module):
             if op == INPUT:
                 values.append(x)
             elif op == CONSTANT:
-                values.append(x.new_tensor(value))
+                values.append(x.new_full((), value))  # a GPU would wait for new_tensor
             else:
                 inputs = [values[i] for i in args]
                 fn = op.form(self.operators)

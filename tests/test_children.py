@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from child_models import image_folder
+from child_models import evaluate, image_folder
 from child_models.classification import LOSSES, Classification
 from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
@@ -28,7 +28,7 @@ from child_models.image_network import MakeActivation
 from child_models.recipe import RECIPES, Recipe
 from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
-from results.records import Trial
+from results.records import DeviceLostError, NoDeviceError, Trial
 from search_space.activation import Activation
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -478,6 +478,43 @@ def test_a_child_that_raises_is_a_failed_outcome(
 
     outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE)(trial())
     assert (outcome.status, outcome.reason) == ("failed", reason)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"],
+)
+def test_a_full_gpu_is_known_by_whatever_says_so(words: str) -> None:
+    error = RuntimeError(words)
+    assert evaluate._out_of_memory(error, torch.device("cuda"))
+    assert not evaluate._out_of_memory(error, torch.device("cpu"))
+    assert not evaluate._out_of_memory(RuntimeError("bad shape"), torch.device("cuda"))
+
+
+def test_a_gpu_that_a_child_has_broken_is_no_childs_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    evaluate._check_still_there(torch.device("cpu"), "IndexError: 7")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    evaluate._check_still_there(torch.device("cuda"), "IndexError: 7")
+    monkeypatch.setattr(torch.cuda, "synchronize", gone)
+    with pytest.raises(DeviceLostError, match="IndexError: 7, and the GPU cannot be used any more"):
+        evaluate._check_still_there(torch.device("cuda"), "IndexError: 7")
+    monkeypatch.setattr(torch.cuda, "get_device_name", gone)
+    with pytest.raises(NoDeviceError, match="CUDA_VISIBLE_DEVICES=''"):
+        evaluate._device_name(torch.device("cuda"))
+
+
+def test_only_tf32_rounds_to_tf32_and_what_was_set_comes_back() -> None:
+    flags: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
+    before = [flag.allow_tf32 for flag in flags]
+    for precision in ("fp32", "tf32", "bf16"):
+        with evaluate._precision(Recipe(precision=precision), torch.device("cuda")):
+            assert [flag.allow_tf32 for flag in flags] == [precision == "tf32"] * 2
+        assert [flag.allow_tf32 for flag in flags] == before
 
 
 def test_an_outcome_is_read_without_torch(pictures: Dataset) -> None:

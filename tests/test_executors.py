@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from actsearch.ray_actors import QueueActor, WorkerActor
-from results.records import Outcome, Trial
+from results.records import DeviceLostError, NoDeviceError, Outcome, Trial
 from workers.executor import (
     Beat,
     Evaluate,
@@ -24,7 +26,8 @@ from workers.executor import (
     Finished,
     InlineExecutor,
 )
-from workers.ray_executor import RayExecutor
+from workers.isolation import KilledFromOutside, run_alone
+from workers.ray_executor import RayExecutor, Worker
 
 from .conftest import ray_executor, trial
 
@@ -291,26 +294,127 @@ class ShortLived(WorkerActor):
     recycle_after = 2
 
 
-def test_a_worker_makes_room_for_a_new_process_after_some_candidates_or_out_of_memory(
-    ray_session: Any,
-) -> None:
+def test_a_worker_makes_room_for_a_new_process_after_some_candidates(ray_session: Any) -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
-        if trial.id == 5:
-            return Outcome("failed", "out of memory", host=str(os.getpid()))
         return Outcome("ok", val_accuracy=0.5, host=str(os.getpid()))
 
     executor = RayExecutor(evaluate, workers=1, queue_class=QueueActor, worker_class=ShortLived)
     try:
         process: dict[int, str] = {}
-        for i in range(1, 7):
+        for i in range(1, 5):
             executor.submit(trial(i))
-        for done, outcome in finish(executor, 6):
+        for done, outcome in finish(executor, 4):
             process[done.id] = outcome.host
         assert process[1] == process[2] != process[3] == process[4]
-        assert len({process[4], process[5], process[6]}) == 3
         assert executor.lost == 0
     finally:
         executor.close()
+
+
+def test_what_runs_out_of_memory_is_tried_alone_before_it_counts(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    """Others may have taken the memory of a shared GPU; its worker starts anew."""
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        tries = tmp_path / str(trial.id)
+        tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+        if trial.id == 2 or (trial.id == 1 and tries.read_text() == "x"):
+            return Outcome("failed", "out of memory: 11 GB", host=str(os.getpid()))
+        return Outcome("ok", val_accuracy=0.5, host=str(os.getpid()))
+
+    executor = RayExecutor(evaluate, workers=1, queue_class=QueueActor, worker_class=WorkerActor)
+    try:
+        for i in (1, 2, 3):
+            executor.submit(trial(i))
+        found = {t.id: o for t, o in finish(executor, 3)}
+        assert {i: o.status for i, o in found.items()} == {1: "ok", 2: "failed", 3: "ok"}
+        assert found[2].reason == "out of memory: 11 GB"
+        assert [(tmp_path / str(i)).read_text() for i in (1, 2, 3)] == ["xx", "xx", "x"]
+        assert executor.lost == 0
+        assert len({o.host for o in found.values()}) == 3
+    finally:
+        executor.close()
+
+
+def test_a_gpu_that_works_no_more_takes_its_worker_with_it_and_no_candidate(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    """After a memory fault on a GPU every call of that process fails, and it would go through the
+    queue in a second."""
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        if trial.id == 2 and (not (tmp_path / "tried").exists() or trial.seed):
+            (tmp_path / "tried").touch()
+            raise DeviceLostError("an illegal memory access")
+        return Outcome("ok", val_accuracy=0.5)
+
+    for seed, status, reason in ((0, "ok", ""), (1, "crashed", "illegal memory access")):
+        executor = ray_executor(evaluate)
+        assert isinstance(executor, RayExecutor)
+        try:
+            for i in range(1, 5):
+                executor.submit(replace(trial(i), seed=seed))
+            found = {t.id: o for t, o in finish(executor, 4)}
+            assert {i: o.status for i, o in found.items() if i != 2} == dict.fromkeys(
+                (1, 3, 4), "ok"
+            )
+            assert found[2].status == status
+            assert reason in found[2].reason
+            assert executor.lost == 1
+        finally:
+            executor.close()
+
+
+def test_a_machine_whose_gpu_cannot_be_used_is_refused_in_a_sentence(ray_session: Any) -> None:
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        raise NoDeviceError("no driver")
+
+    executor = ray_executor(evaluate)
+    try:
+        executor.submit(trial(1))
+        with pytest.raises(ExecutorError, match="cannot use its GPU: no driver"):
+            finish(executor, 1)
+    finally:
+        executor.close()
+    with pytest.raises(NoDeviceError, match=r"Ray hands it out, and torch .* sees none"):
+        WorkerActor().check_gpus(1)
+    WorkerActor().check_gpus(0)
+
+
+def test_a_worker_that_ray_gives_no_gpu_sees_none(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch sees GPUs that Ray was not told of, all workers would train on the first."""
+    seen: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(Worker, "_work", lambda *_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    WorkerActor().run(None, "w1", by_seed(), None, WorkerActor().code())
+    assert seen == [""]
+
+
+def test_a_process_that_finds_no_gpu_says_nothing_about_its_candidate() -> None:
+    with pytest.raises(KilledFromOutside, match="ended with 75"):
+        run_alone(no_device, trial(1), lambda: None)
+
+
+def no_device(trial: Trial, beat: Beat) -> Outcome:
+    raise NoDeviceError("no driver")
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_gpu", "plan"),
+    [(None, None, (2, 1.0)), (2, None, (2, 1.0)), (3, None, (3, 0.5)), (None, 3, (6, 1 / 3))],
+)
+def test_workers_share_gpus_where_more_are_asked_for(
+    workers: int | None, per_gpu: int | None, plan: tuple[int, float]
+) -> None:
+    executor = RayExecutor.__new__(RayExecutor)
+    node = {"Alive": True, "NodeID": "n", "Resources": {"CPU": 8.0, "GPU": 2.0}}
+    executor._ray, executor._refused = SimpleNamespace(nodes=lambda: [node]), set()
+    assert executor._plan(workers, per_gpu) == plan
+    with pytest.raises(ExecutorError, match="room for 2"):
+        executor._plan(3, 1)
 
 
 class OtherCode(WorkerActor):

@@ -46,9 +46,9 @@ SHAPES = {
 }
 
 
-def stand_in(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def call(x: Any) -> Any:
-        values = np.asarray(function(x.handle.data), np.float32)
+def stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(x: Any, *others: Any) -> Any:
+        values = np.asarray(function(x.handle.data, *(o.handle.data for o in others)), np.float32)
         return tl.core.tensor(TensorHandle(values, tl.float32), x.type)
 
     return call
@@ -57,7 +57,12 @@ def stand_in(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def stand_ins() -> None:
     names = {name: getattr(np, name) for name in ("exp", "log", "log1p", "sin", "cos", "sinh",
              "cosh", "tanh")}  # fmt: skip
-    names |= {"asinh": np.arcsinh, "atan": np.arctan, "erf": np.vectorize(math.erf)}
+    names |= {
+        "div_rn": np.divide,
+        "asinh": np.arcsinh,
+        "atan": np.arctan,
+        "erf": np.vectorize(math.erf),
+    }
     for name, function in names.items():
         setattr(libdevice, name, stand_in(function))
 

@@ -23,8 +23,8 @@ class ExecutorError(Exception):
     """The executor cannot be had or cannot go on; the message says what to do."""
 
 
-class OtherCodeError(ExecutorError):
-    """A machine has another version of the code than the driver; `node` is its id."""
+class UnfitError(ExecutorError):
+    """A machine cannot take part, as where its code is another version; `node` is its id."""
 
     def __init__(self, message: str, node: str) -> None:
         super().__init__(message, node)

@@ -21,18 +21,20 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from results.records import Outcome, Trial
+from results.records import DeviceLostError, NoDeviceError, Outcome, Trial
 
 POLL_SECONDS = 0.05
 # What a machine does to any process; the rest a process does to itself.
 FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+
+NO_DEVICE = 75  # how the process ends where the GPU cannot be used, whatever the candidate
 
 # Imports the front door first, and with it the guard of our packages' names.
 _CHILD = "import actsearch, workers.isolation as i; i.child()"
 
 
 class KilledFromOutside(Exception):
-    """The process was killed, which says nothing about its candidate."""
+    """The process was killed, or found no GPU, which says nothing about its candidate."""
 
 
 def run_alone(
@@ -65,8 +67,8 @@ def run_alone(
         code = process.returncode
         if code == 0 and files["outcome"].exists():
             return pickle.loads(files["outcome"].read_bytes())  # noqa: S301 - of our own child
-        if code in FROM_OUTSIDE:
-            raise KilledFromOutside(f"the process of trial {trial.id} was killed ({code})")
+        if code in FROM_OUTSIDE or code == NO_DEVICE:
+            raise KilledFromOutside(f"the process of trial {trial.id} ended with {code}")
         return Outcome("crashed", _evidence(code, files["crash"]))
 
 
@@ -95,7 +97,13 @@ def child() -> None:
     with open(folder / "crash", "w") as crash:
         faulthandler.enable(crash, all_threads=False)
         evaluate, trial = pickle.loads((folder / "task").read_bytes())  # noqa: S301 - our parent's
-        outcome = evaluate(trial, lambda step: None)
+        try:
+            outcome = evaluate(trial, lambda step: None)
+        except NoDeviceError:
+            sys.exit(NO_DEVICE)
+        except DeviceLostError as error:
+            crash.write(str(error))
+            sys.exit(1)
         part = folder / "outcome.part"
         part.write_bytes(pickle.dumps(outcome))
         part.replace(folder / "outcome")

@@ -12,13 +12,20 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import socket
 import time
 from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from results.records import OUT_OF_MEMORY, Outcome, Trial
+from results.records import (
+    OUT_OF_MEMORY,
+    DeviceLostError,
+    NoDeviceError,
+    Outcome,
+    Trial,
+)
 from workers.candidate_queue import CandidateQueue, Lease
 from workers.executor import (
     ClusterLostError,
@@ -27,8 +34,8 @@ from workers.executor import (
     ExecutorError,
     Finished,
     LeaseLost,
-    OtherCodeError,
     TimedOut,
+    UnfitError,
     timed_out,
 )
 from workers.isolation import KilledFromOutside, run_alone
@@ -51,6 +58,7 @@ STILLBORN_SECONDS = 60.0  # for how long: where workers are killed all the time,
 class Worker:
     """The body of a worker actor: lease, evaluate, complete. After `recycle_after` candidates, or
     one that ran out of memory, it returns, and a new process takes its place with all memory free.
+    What ran out of memory, which others may have taken, is tried once more, alone.
     """
 
     recycle_after = 500
@@ -58,15 +66,28 @@ class Worker:
     def run(
         self, queue: Any, name: str, evaluate: Evaluate, timeout: float | None, code: str
     ) -> None:
-        """`code` is the driver's; raises OtherCodeError where this machine has another."""
+        """`code` is the driver's. Raises UnfitError where this machine has another, or a GPU that
+        cannot be used; DeviceLostError where it can be used no more."""
         import ray
 
+        here = socket.gethostname(), ray.get_runtime_context().get_node_id()
         if self.code() != code:
-            raise OtherCodeError(
-                f"{socket.gethostname()} has actsearch {self.code()}, the driver {code}; "
+            raise UnfitError(
+                f"{here[0]} has actsearch {self.code()}, the driver {code}; "
                 "install the same version on both",
-                ray.get_runtime_context().get_node_id(),
+                here[1],
             )
+        if not ray.get_gpu_ids():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it as it is, and torch sees all
+        try:
+            self.check_gpus(len(ray.get_gpu_ids()))
+            self._work(queue, name, evaluate, timeout)
+        except NoDeviceError as error:
+            raise UnfitError(f"{here[0]} cannot use its GPU: {error}", here[1]) from error
+
+    def _work(self, queue: Any, name: str, evaluate: Evaluate, timeout: float | None) -> None:
+        import ray
+
         idle, longest = IDLE_SECONDS
         done = 0
         while done < self.recycle_after:
@@ -77,17 +98,21 @@ class Worker:
                 continue
             idle = IDLE_SECONDS[0]
             outcome = self._evaluate(queue, lease, evaluate, timeout)
-            if outcome is None:
+            full = outcome is not None and outcome.reason.startswith(OUT_OF_MEMORY)
+            if outcome is None or (full and not lease.alone):
                 ray.get(queue.give_back.remote(lease.number))
             else:
                 ray.get(queue.complete.remote(lease.number, outcome))
                 done += 1
-                if outcome.reason.startswith(OUT_OF_MEMORY):
-                    return
+            if full:
+                return
 
     def code(self) -> str:
         """What is compared between driver and worker."""
         return ""
+
+    def check_gpus(self, count: int) -> None:
+        """Raises NoDeviceError where children cannot use the `count` GPUs that Ray gives it."""
 
     def _evaluate(
         self, queue: Any, lease: Lease, evaluate: Evaluate, timeout: float | None
@@ -132,7 +157,8 @@ class RayExecutor:
     """Trains on a local Ray, or on the cluster at `address`.
 
     `workers` is their number: by default one a core, or `workers_per_gpu` a GPU where Ray sees any,
-    and on a cluster more as machines join. A child may take `timeout` seconds.
+    and on a cluster more as machines join. `gpus` are those of this machine that children can use
+    (None: those that Ray sees). A child may take `timeout` seconds.
     `queue_class` and `worker_class` are what Ray unpickles by name on the workers; the front door
     hands in its own. Raises ExecutorError where Ray cannot be reached or cannot place the workers.
     """
@@ -144,6 +170,7 @@ class RayExecutor:
         workers: int | None = None,
         workers_per_gpu: int | None = None,
         address: str | None = None,
+        gpus: int | None = None,
         timeout: float | None = None,
         queue_class: type[CandidateQueue] = CandidateQueue,
         worker_class: type[Worker] = Worker,
@@ -161,7 +188,7 @@ class RayExecutor:
         self._asked_for = workers, workers_per_gpu
         self._looked = time.monotonic()
         self._killed: set[str] = set()  # workers that this driver has killed
-        self._refused: set[str] = set()  # nodes that have another version of the code
+        self._refused: set[str] = set()  # nodes that cannot take part
         self._lost: Counter[int] = Counter()  # workers that a candidate has lost
         self._outstanding: dict[int, Trial] = {}
         self._workers: dict[str, Any] = {}
@@ -176,7 +203,7 @@ class RayExecutor:
         self._holding = False  # nothing more is to be started
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            start_ray(address, workers)
+            start_ray(address, workers, gpus)
         try:
             self.workers, self._gpu_share = self._plan(workers, workers_per_gpu)
             self._evaluate = ray.put(evaluate)
@@ -196,9 +223,10 @@ class RayExecutor:
                 f"Use --workers {max(1, cpus)}."
             )
         if gpus:
-            share = 1.0 / (per_gpu or 1)
-            workers = workers or gpus * (per_gpu or 1)
-            places = min(cpus, gpus * (per_gpu or 1))
+            per_gpu = per_gpu or -(-(workers or 0) // gpus) or 1  # as many as were asked for
+            share = 1.0 / per_gpu
+            workers = workers or gpus * per_gpu
+            places = min(cpus, gpus * per_gpu)
         else:
             share, workers, places = 0.0, workers or max(1, cpus), cpus
         if workers > places:
@@ -347,12 +375,14 @@ class RayExecutor:
             if error is None:
                 self._kill(worker)
                 continue
+            returned = self._call(self._queue.release.remote(name))
             if isinstance(error, self._ray.exceptions.RayTaskError):
-                self._explain(error)
-                continue
+                if not isinstance(getattr(error, "cause", None), DeviceLostError):
+                    self._explain(error)
+                    continue
+                self._kill(worker)
             self.lost += 1
             log.warning("worker %s died: %s", name, error)
-            returned = self._call(self._queue.release.remote(name))
             self._lost.update(trial.id for trial in returned)
             log.warning("%d candidate(s) of worker %s back in the queue", len(returned), name)
             expected = returned or name in self._killed
@@ -363,10 +393,10 @@ class RayExecutor:
         self._make_workers()
 
     def _explain(self, error: Any) -> None:
-        """A worker's loop raised: because its queue died, because its machine has other code and
+        """A worker's loop raised: because its queue died, because its machine cannot take part and
         is to be left out, or because something is broken."""
         cause = getattr(error, "cause", None)
-        if isinstance(cause, OtherCodeError):
+        if isinstance(cause, UnfitError):
             self._refuse(cause)
             return
         ours = isinstance(cause, (self._ray.exceptions.RayActorError, ExecutorError))
@@ -374,8 +404,8 @@ class RayExecutor:
             raise cause
         raise ExecutorError(f"a worker failed outside its child: {error}") from error
 
-    def _refuse(self, error: OtherCodeError) -> None:
-        """Go on without a machine that has other code; raises it where there is no other."""
+    def _refuse(self, error: UnfitError) -> None:
+        """Go on without a machine that cannot take part; raises it where there is no other."""
         if error.node not in self._refused:
             self._refused.add(error.node)
             log.warning("%s; the search goes on without it", error)

@@ -15,13 +15,15 @@ from typing import Any
 from workers.executor import ExecutorError
 
 
-def start_ray(address: str | None, workers: int | None) -> None:
-    """A local Ray unless `address` says which; never one that happens to run on this machine."""
+def start_ray(address: str | None, workers: int | None, gpus: int | None = None) -> None:
+    """A local Ray unless `address` says which; never one that happens to run on this machine. A
+    local one hands out `gpus` (None: those that it sees, with or without a CUDA build of torch)."""
     import ray
 
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
         options["num_cpus"] = max(os.cpu_count() or 1, workers or 1)
+        options["num_gpus"] = gpus
         options["include_dashboard"] = False
     try:
         with _environment():

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from tempfile import NamedTemporaryFile
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +25,8 @@ from search_space.kernels.program import Node
 from search_space.kernels.tracing import Traced, keeps_slope
 
 BLOCK = 1024  # elements of a program
+# A product and a difference in one rounding would make x abs(x) - x^2 other than 0.
+LAUNCH = {"enable_fp_fusion": False}
 FUNCTIONS = ("exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 
 # What each primitive is in Triton. Libdevice's functions, since Triton's own are less exact.
@@ -31,7 +35,7 @@ FORMS = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
     "mul": "{0} * {1}",
-    "div": "{0} / {1}",
+    "div": "libdevice.div_rn({0}, {1})",  # `/` is off by up to two units
     "lt": "{0} < {1}",
     "le": "{0} <= {1}",
     "eq": "{0} == {1}",
@@ -169,14 +173,14 @@ class Kernel:
     ) -> None:
         with torch.cuda.device_of(x):
             if betas is None:
-                self._module.forward[_blocks(x)](x, y, x.numel(), BLOCK=BLOCK)
+                self._module.forward[_blocks(x)](x, y, x.numel(), BLOCK=BLOCK, **LAUNCH)
             else:
                 grid, tile = _tiles(sizes)
-                self._module.forward[grid](x, y, betas, *_numbers(sizes), **tile)
+                self._module.forward[grid](x, y, betas, *_numbers(sizes), **tile, **LAUNCH)
 
     def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
         with torch.cuda.device_of(x):
-            self._module.sloped[_blocks(x)](x, y, slope, x.numel(), BLOCK=BLOCK)
+            self._module.sloped[_blocks(x)](x, y, slope, x.numel(), BLOCK=BLOCK, **LAUNCH)
 
     def backward(
         self,
@@ -189,11 +193,11 @@ class Kernel:
         """Writes `gx`; returns the gradients of the betas."""
         with torch.cuda.device_of(x):
             if betas is None:
-                self._module.backward[_blocks(x)](x, gy, gx, x.numel(), BLOCK=BLOCK)
+                self._module.backward[_blocks(x)](x, gy, gx, x.numel(), BLOCK=BLOCK, **LAUNCH)
                 return None
             grid, tile = _tiles(sizes)
             parts = torch.empty((grid[0], *betas.shape), dtype=torch.float32, device=x.device)
-            self._module.backward[grid](x, gy, gx, betas, parts, *_numbers(sizes), **tile)
+            self._module.backward[grid](x, gy, gx, betas, parts, *_numbers(sizes), **tile, **LAUNCH)
             return parts.sum(0)
 
 
@@ -221,9 +225,9 @@ def load(source: Source) -> Kernel:
     """The kernel of a source; raises ImportError where there is no Triton."""
     file = cache_folder() / f"{source.key}.py"
     if not file.exists():
-        part = file.with_suffix(".part")
-        part.write_text(source.text)
-        part.replace(file)
+        with NamedTemporaryFile("w", dir=file.parent, suffix=".part", delete=False) as part:
+            part.write(source.text)
+        os.replace(part.name, file)  # whole, whoever else writes it
     spec = importlib.util.spec_from_file_location(f"actsearch_kernel_{source.key}", file)
     assert spec is not None
     assert spec.loader is not None

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from search_space.expression import Expr
 from search_space.kernels import c, cuda, libraries
 from search_space.kernels.compiler import CompileError
-from search_space.kernels.tracing import UnsupportedError, trace
+from search_space.kernels.tracing import Traced, UnsupportedError, trace
 
 log = logging.getLogger("actsearch")
 
@@ -79,7 +79,7 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     try:
         traced = trace(expr, operators)
         if device == "cuda":
-            return cuda.load(cuda.source(traced))
+            return _for_gpu(traced)
         source = c.source(traced, element, layout)
         libraries.build([source])
         return libraries.load(source.key, with_betas=layout != "flat")
@@ -88,6 +88,14 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     except (CompileError, OSError, ImportError) as reason:
         complain(str(reason))
     return None
+
+
+def _for_gpu(traced: Traced) -> Kernel | None:
+    try:
+        return cuda.load(cuda.source(traced))
+    except Exception as error:  # Triton's, and of what it finds in the cache
+        complain(f"{type(error).__name__}: {error}")
+        return None
 
 
 @lru_cache(maxsize=1)
@@ -109,6 +117,8 @@ def _works(
             found.sloped(x, y, gx)
         else:
             found.backward(x, y, gx, stacked, sizes)
+    except torch.OutOfMemoryError:
+        raise  # eager mode would need more
     except Exception as error:
         complain(f"{type(error).__name__}: {error}")
         return False
