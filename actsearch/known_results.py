@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+LEFT_BEHIND = (
+    "was searched with --racing or --halving, so it does not know what the functions that were "
+    "left behind reach; replay a run without them"
+)
+
+
 @dataclass(frozen=True)
 class Known:
     """What a function is worth: its name, and its reward; `name` is None for one that would never
@@ -161,10 +167,7 @@ def _of_run(run: Run, space: str | None) -> Table:
     if not rows:
         raise UsageError(f"{run.path} has no finished function yet; search first")
     if any(row["status"] == "raced_out" or row["steps"] for row in rows):
-        raise UsageError(
-            f"{run.path} was searched with --racing or --halving, so it does not know what the "
-            "functions that were left behind reach; replay a run without them"
-        )
+        raise UsageError(f"{run.path} {LEFT_BEHIND}")
     rewards = {
         parse(row["expression"], extra_operators(made)): {
             1.0: FAILURE_REWARD if row["val_accuracy"] is None else row["val_accuracy"]
@@ -196,6 +199,8 @@ def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> 
         if name.startswith("accuracy@"):
             shares[_number(name.removeprefix("accuracy@"), path)] = column
     if "status" in names:
+        if {"raced_out", "dropped"} & set(frame[names["status"]]):
+            raise UsageError(f"{path} {LEFT_BEHIND}")
         frame = frame.loc[frame[names["status"]] != "rejected"]
     rewards: dict[Expr, dict[float, float]] = {}
     for row in frame.to_dict("records"):

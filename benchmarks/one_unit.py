@@ -74,25 +74,31 @@ class Findings:
         self.operators = [operators_in(e) for e in self.trained["expression"]]
         ended = again[again["status"].isin(ENDED)]
         self.again = ended.assign(accuracy=ended["accuracy"].fillna(0.0))
-        self.seeds = self._seeds()
+        # By seed, of the functions that trained again as in the search: with the seeds that most
+        # have, and with others that the head was given afterwards.
+        every = self._by_seed()
+        self.seeds = with_usual_seeds(every)
+        usual = set().union(*self.seeds.values())
+        later = {
+            e: {i: v for i, v in found.items() if i not in usual} for e, found in every.items()
+        }
+        self.fresh = with_usual_seeds({e: found for e, found in later.items() if found})
 
-    def _seeds(self) -> dict[str, dict[int, float]]:
-        """Accuracies by seed of the functions that trained again as in the search, with all of the
-        seeds that most have."""
+    def _by_seed(self) -> dict[str, dict[int, float]]:
         same = self.again[self.again["protocol"] == self.provenance["protocol hash"]]
-        found = {
+        return {
             str(e): dict(zip(group["seed"], group["accuracy"], strict=True))
             for e, group in same.groupby("expression")
         }
-        return with_usual_seeds(found)
 
     def mean(self, expression: str) -> float:
         return float(np.mean(list(self.seeds[expression].values())))
 
     def all(self) -> dict[str, Rows]:
         return {
-            "What is trained so far": self.distribution(),
+            "What came of them": self.distribution(),
             "The head, by its further trainings": self.head(),
+            "The first of it, with fresh seeds": self.confirmed(),
             "Known functions": self.known(),
             "How much of it is luck": self.noise(),
             "The paper's findings": self.claims(),
@@ -132,6 +138,29 @@ class Findings:
             }
             for e in sorted(names, key=lambda e: -self.mean(e))[:n]
         ]
+
+    def confirmed(self) -> Rows:
+        """What was chosen by its further trainings, with seeds that chose nothing, against ReLU."""
+        relu = self.fresh.get(self.keys({"relu": KNOWN["relu"]})["relu"])
+        if relu is None:
+            return []
+        names = {key: name for name, key in self.keys(KNOWN).items()}
+        formulas = dict(zip(self.trained["expression"], self.trained["formula"], strict=True))
+        rows: Rows = []
+        for e, found in sorted(self.fresh.items(), key=lambda item: -sum(item[1].values())):
+            gaps = [100 * (accuracy - relu[seed]) for seed, accuracy in found.items()]
+            gap = interval(gaps)
+            rows.append(
+                {
+                    "function": names.get(e, formulas.get(e, e)),
+                    "chosen by accuracy": self.mean(e) if e in self.seeds else None,
+                    "fresh accuracy": float(np.mean(list(found.values()))),
+                    "n": len(found),
+                    "above relu, points": "" if found is relu else f"{np.mean(gaps):+.2f}",
+                    "95 %": "" if gap is None else f"{gap.low:+.2f} to {gap.high:+.2f}",
+                }
+            )
+        return rows
 
     def known(self) -> Rows:
         """The baselines and the paper's own functions: their ranks, or where they would stand."""

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from one_unit_table import STEPS
 
+from actsearch.known_results import table_from
 from actsearch.loop import Level, submit_function
 from actsearch.run import Run
 from child_models.evaluate import hash_of
@@ -43,11 +44,17 @@ def resume(run: Run, table: pd.DataFrame, again: pd.DataFrame) -> dict[str, int]
             with store.transaction():
                 level = Level("search", hash_of(provenance["protocol"]))
                 return {
-                    "functions": searched(store, table, level, identity["seed"]),
+                    "functions": searched(store, missing(table, run), level, identity["seed"]),
                     "further trainings": trained_again(store, again, provenance["protocol"]),
                 }
         finally:
             store.close()
+
+
+def missing(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Without what the run has trained, maybe in another spelling."""
+    known = table_from(run.path).rows(map(parse, table["expression"]))
+    return table[[row is None for row in known]]
 
 
 def searched(store: Store, table: pd.DataFrame, level: Level, seed: int) -> int:

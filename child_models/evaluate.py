@@ -76,7 +76,7 @@ class Evaluator:
         return {
             "grammar": GRAMMAR_VERSION,
             "operators": self.operators,
-            "extra_operators": {op.name: source_digest(op.fn) for op in self.extra},
+            "extra_operators": {op.name: _digest(op) for op in self.extra},
             "dataset": self.dataset.name,
             "dataset_digest": self.dataset.digest,
             "child": self.child.digest,
@@ -212,6 +212,12 @@ class Evaluators:
 
     def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
         return self._by_protocol[trial.protocol](trial, beat)
+
+
+def _digest(op: Op) -> str:
+    """What an operator of one's own computes, and where its beta starts."""
+    parts = [source_digest(fn) for fn in (op.fn, op.guarded) if fn is not None]
+    return " ".join(parts if op.beta in (None, 1.0) else [*parts, f"beta {op.beta!r}"])
 
 
 @lru_cache(maxsize=2)

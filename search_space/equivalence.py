@@ -20,7 +20,7 @@ from itertools import permutations
 import torch
 
 from search_space.expression import Expr, constant
-from search_space.operators import CONSTANT, INPUT, Op
+from search_space.operators import CONSTANT, INPUT, OPERATORS, Op
 from search_space.parser import parse
 
 # True in both operator sets.
@@ -267,7 +267,7 @@ def _ordered(expr: Expr) -> Expr:
         return expr
     if expr.op.commutative:
         return Expr(expr.op, (b, a), expr.value)
-    if expr.op.name == "mix" and expr.beta is not None:
+    if expr.op is OPERATORS["mix"] and expr.beta is not None:
         return _with_beta(expr.op, (b, a), 1 - expr.beta)
     return expr
 

@@ -172,7 +172,9 @@ class _Reader:
         return -value if negative else value
 
     def named(self) -> Expr:
-        column, name = self.column, SYNONYMS.get(self.token.lower(), self.token.lower())
+        column, name = self.column, self.token.lower()
+        if name not in self.operators:
+            name = SYNONYMS.get(name, name)
         self.advance()
         if name == "x":
             return X

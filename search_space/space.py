@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from search_space.expression import Expr, X
-from search_space.operators import BINARY, UNARY, Op, operators_named, unknown
+from search_space.operators import BINARY, OPERATORS, UNARY, Op, operators_named, unknown
 
 Digits = tuple[int, ...]
 MAX_UNITS = 6  # keeps every candidate, its formula too, within what parse() reads
@@ -118,7 +118,7 @@ class Space:
 
 
 def _apply(op: Op, value: Expr) -> Expr:
-    if op.name == "identity":
+    if op is OPERATORS["identity"]:
         return value
     return Expr(op, (value,)[: op.arity])
 

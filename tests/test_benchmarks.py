@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from actsearch.known_results import Table, table_from
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.equivalence import canonical
 from search_space.expression import Expr
-from search_space.fingerprint import fingerprints, same_function
+from search_space.fingerprint import fingerprint, fingerprints, same_function
 from search_space.parser import parse
 from search_space.screening import screen
 from search_space.space import SPACES
@@ -95,7 +96,7 @@ def test_what_was_trained_again_is_in_both_tables(table: pd.DataFrame) -> None:
     protocol = table.attrs["provenance"]["protocol"]
     same = again[(again["child"] == protocol["child"]) & (again["lr"] == protocol["recipe"]["lr"])]
     assert not same.duplicated(["expression", "seed"]).any()
-    mean = same.groupby("expression")["accuracy"].mean()
+    mean = same.fillna({"accuracy": 0.0}).groupby("expression")["accuracy"].mean()
     for row in table[table["again"] > 0].to_dict("records"):
         assert row["again accuracy"] == pytest.approx(mean[row["expression"]])
 
@@ -192,6 +193,33 @@ def test_only_functions_with_the_usual_seeds_are_compared(script: Any) -> None:
     assert found.noise()
 
 
+def test_what_was_chosen_is_confirmed_by_seeds_that_chose_nothing(script: Any) -> None:
+    frame, again = made_up()
+    frame["expression"] = frame["expression"].replace({"mul(x, 500)": "relu(x)"})
+    again["expression"] = again["expression"].replace({"mul(x, 500)": "relu(x)"})
+    chosen = {"mul(x, 2)": 0.4, "mul(x, 3)": 0.31, "relu(x)": 0.3}
+    fresh = pd.DataFrame(
+        {"expression": e, "protocol": "p", "child": "p", "dataset": "d", "steps": 10, "lr": 0.1,
+         "seed": seed, "status": "ok", "accuracy": accuracy + seed / 1000 + (e != "relu(x)") * bump}
+        for e, accuracy in chosen.items()
+        for seed, bump in ((3, -0.001), (4, 0.001))
+    )  # fmt: skip
+    found = script("one_unit").Findings(frame, pd.concat([again, fresh], ignore_index=True))
+    assert set(found.seeds["mul(x, 2)"]) == {1, 2}
+    first, second, relu = found.confirmed()
+    assert (first["function"], second["function"], relu["function"]) == (
+        "mul(x, 2)",
+        "mul(x, 3)",
+        "relu",
+    )
+    assert first["fresh accuracy"] == pytest.approx(0.4035)
+    assert (first["n"], first["above relu, points"]) == (2, "+10.00")
+    low, high = (float(end) for end in second["95 %"].split(" to "))
+    assert low < 1.0 < high
+    assert relu["above relu, points"] == relu["95 %"] == ""
+    assert script("one_unit").Findings(frame, again).confirmed() == []
+
+
 def test_operators_that_help_are_told_from_those_that_do_not(script: Any) -> None:
     frame, again = made_up()
     rank = frame["accuracy"].rank(pct=True)
@@ -272,6 +300,15 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
     assert len(same) == found.loc["max(x, tanh(x))", "again"] == 2
     assert found.loc["max(x, tanh(x))", "again accuracy"] == pytest.approx(same["accuracy"].mean())
     assert set(again["steps"]) == {5, 30}
+    twins = script("twins")
+    merged = twins.merged_pairs(run, 0.0, 9, Random(0))
+    assert merged
+    for one, kept in merged:
+        assert one != kept
+        assert same_function(parse(one), parse(kept))
+    for one, other in twins.symmetric_pairs(run, 0.0, 9, Random(0)):
+        assert not same_function(parse(one), parse(other))
+        assert fingerprint(parse(one)).symmetry == fingerprint(parse(other)).symmetry
 
 
 def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
@@ -310,6 +347,8 @@ def test_a_run_that_was_lost_goes_on_from_the_tables(
     resume = script("one_unit_resume").resume
     assert resume(new, frame, again) == {"functions": len(frame) - 3, "further trainings": 12}
     assert resume(new, frame, again) == {"functions": 0, "further trainings": 0}
+    respelled = frame.assign(expression=[f"neg(neg({e}))" for e in frame["expression"]])
+    assert resume(new, respelled, again)["functions"] == 0
     same, same_again = tables.tables(new, {})
     kept = [c for c in frame.columns if c not in ("seconds", "ms per step", "loss at 100")]
     pd.testing.assert_frame_equal(same[kept], frame[kept])

@@ -30,6 +30,7 @@ from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
 from results.records import DeviceLostError, NoDeviceError, Trial
 from search_space.activation import Activation
+from search_space.operators import Op
 
 Arrays = tuple[np.ndarray, np.ndarray]
 RECIPE = Recipe(steps=12, batch_size=16, lr=0.05, schedule="cosine")
@@ -698,6 +699,20 @@ def test_batches_keep_the_datas_order_where_the_recipe_does_not_shuffle() -> Non
     seen = torch.cat([next(stream)[0].flatten() for _ in range(7)])
     train = torch.tensor(data.x_train.flatten())
     assert torch.allclose(seen, (train[:28] - data.mean.item()) / data.std.item(), atol=1e-6)
+
+
+def test_where_an_operators_beta_starts_and_its_safe_form_are_part_of_the_protocol(
+    pictures: Dataset,
+) -> None:
+    def protocol(**rest: Any) -> str:
+        extra = (Op("wave", 1, lambda x, beta: (beta * x).sin(), **rest),)
+        return Evaluator(pictures, child_from("mlp"), RECIPE, extra=extra).protocol_hash
+
+    def safe(x: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+        return (beta * x.clamp(-9.0, 9.0)).sin()
+
+    assert protocol(beta=1.0) == protocol(beta=1.0)
+    assert len({protocol(beta=1.0), protocol(beta=25.0), protocol(beta=1.0, guarded=safe)}) == 3
 
 
 def test_a_recipes_new_fields_leave_older_protocols_as_they_were() -> None:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from search_space.activation import Activation
-from search_space.baselines import BASELINES
+from search_space.baselines import BASELINES, SYNONYMS
+from search_space.equivalence import canonical
 from search_space.expression import Expr, X, formula
 from search_space.operators import BINARY, UNARY, Op
 from search_space.parser import MAX_LENGTH, ParseError, parse
@@ -307,3 +308,20 @@ def test_equal_parts_without_a_beta_are_computed_once_and_others_learn_apart() -
     Activation(Expr(BINARY[0], (part, Expr(BINARY[1], (part, X)))), 1)(torch.ones(1, 1))
     assert calls == 1
     assert len(Activation("scale(x) * scale(x)", 1).beta) == 2
+
+
+@pytest.mark.parametrize("name", SYNONYMS)
+def test_a_users_operator_may_have_the_name_of_a_synonym(name: str) -> None:
+    own = Op(name, 1, lambda x: x**3)
+    assert parse(f"{name}(x)", [own]) == Expr(own, (X,))
+
+
+def test_an_operator_under_a_name_of_ours_is_its_own() -> None:
+    mix = Op("mix", 2, lambda a, b, beta: a * b.abs() ** beta, beta=0.25)
+    x = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)
+    expr = parse("mix(sin(x), x)", [mix])
+    torch.testing.assert_close(Activation(canonical(expr), kernels="eager")(x),
+                               Activation(expr, kernels="eager")(x))  # fmt: skip
+    identity = Op("identity", 1, lambda x: x * x.sin())
+    space = Space(units=1, unary=(identity,), binary=BINARY[:1])
+    assert space.decode((0,) * 5) != parse("x + x")

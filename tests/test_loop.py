@@ -4,11 +4,14 @@ death."""
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from actsearch.known_results import Table
 from actsearch.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
 from actsearch.progress import Progress
 from actsearch.screen import lines
@@ -18,6 +21,8 @@ from results.leaderboard import furthest, leaderboard
 from results.records import FAILURE_REWARD, Outcome, Trial
 from results.store import Store
 from search_space.equivalence import canonical
+from search_space.fingerprint import fingerprint
+from search_space.parser import parse
 from search_space.space import SPACES, Space, space_from
 from search_space.survey import describe, describe_all, survey
 from workers.executor import Beat, InlineExecutor
@@ -408,3 +413,76 @@ def test_progress_counts_what_the_store_holds(store: Store) -> None:
     assert [s.formula for s in progress.best] == [s.formula for s in loaded.best]
     assert progress.done == DISTINCT
     assert progress.repeats == SMALL.size - DISTINCT
+
+
+class Killed(BaseException):
+    pass
+
+
+class DiesAt:
+    """A connection that dies before its n-th statement, as where the driver is killed."""
+
+    def __init__(self, real: Any, n: int) -> None:
+        self._real, self._left = real, n
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def execute(self, *args: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise Killed
+        return self._real.execute(*args)
+
+
+@pytest.mark.parametrize("strategy", ["evolution:population=6,tournament=3", "exhaustive"])
+def test_killed_between_any_two_statements_a_run_ends_as_an_unbroken_one(
+    tmp_path: Path, strategy: str
+) -> None:
+    def opened(name: str) -> Store:
+        store = Store(tmp_path / f"{name}.sqlite", create=True)
+        store.add_protocol("p", {})
+        return store
+
+    options: dict[str, Any] = {"space": SPACES["tiny"], "strategy": strategy, "budget": 12}
+    unbroken, chance = opened("unbroken"), Random(0)
+    run(unbroken, Child(), **options)
+    for _ in range(80):
+        store = opened("broken")
+        real = store._db
+        store._db = DiesAt(real, chance.randint(10, 60))  # type: ignore[assignment]
+        with suppress(Killed):
+            run(store, Child(), **options)
+        real.close()  # what was not committed is lost
+    broken = opened("broken")
+    assert run(broken, Child(), **options) == "budget spent"
+    assert broken.strategy(strategy) == unbroken.strategy(strategy)
+    assert all_proposals(broken) == all_proposals(unbroken)
+    unbroken.close()
+    broken.close()
+
+
+def test_patience_counts_repeats_in_a_row_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = source(store, SPACES["tiny"], patience=3)
+    order = [SPACES["tiny"].digits(i) for i in (1, 3, 5, 6) for _ in range(3)]
+
+    def ask(n: int) -> list[Proposal]:
+        at = made.proposals
+        return [Proposal(at, order[at])] if at < len(order) else []
+
+    monkeypatch.setattr(made.strategy, "ask", ask)
+    monkeypatch.setattr(made.strategy, "peek", lambda n: ())
+    child = Child()
+    run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
+    assert len(child.trained) == 4
+
+
+def test_equal_keys_are_merged_only_where_the_second_grid_agrees(store: Store) -> None:
+    one, other = parse("sinh(x)"), parse("cosh(x) * tanh(x)")  # guarded, apart beyond the clamps
+    assert fingerprint(one).key == fingerprint(other).key
+    child = Child()
+    run(store, child, space=space_from("units=1;unary=identity,sinh,cosh,tanh;binary=mul,min"))
+    assert {"mul(cosh(x), tanh(x))", "sinh(x)"} <= child.trained.keys()
+    assert Table(SPACES["one-unit"], {one: {1.0: 0.5}}, "guarded").rows([other]) == [None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -219,3 +220,50 @@ def test_ppo_learns_which_digits_pay() -> None:
         ppo.tell(proposal, paid[-1])
     assert sum(paid[:40]) / 40 < 0.6
     assert sum(paid[-100:]) / 100 > 0.8
+
+
+def test_an_update_is_one_step_down_the_stated_loss() -> None:
+    made, twin, digits = policy(), policy(), every_candidate()[:4]
+    behaviour = made.evaluate(digits)[0].detach() - torch.tensor([0.05, -0.1, 0.0, 0.4])
+    advantage, config = torch.tensor([1.0, -1.0, 0.5, 2.0]), PPOConfig(epochs=1, max_grad_norm=1e9)
+    done = update(
+        made, torch.optim.SGD(made.parameters(), lr=0.1), digits, behaviour, advantage, config
+    )
+    logprob, entropy = twin.evaluate(digits)
+    ratio = (logprob - behaviour).exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+    loss = -gain - config.ent_coef * entropy.mean()
+    slopes = torch.autograd.grad(loss, [*twin.parameters()])
+    for ours, before, slope in zip(made.parameters(), twin.parameters(), slopes, strict=True):
+        torch.testing.assert_close(ours, before - 0.1 * slope, atol=1e-6, rtol=0)
+    moved = made.evaluate(digits)[0] - logprob
+    assert done.approx_kl == pytest.approx((moved.expm1() - moved).mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_update_is_given_advantages_and_what_the_policy_drew_with(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def noted(now: Policy, optimiser: Any, digits: Any, drawn: Any, worth: Any, config: Any) -> Any:
+        given.append((now.evaluate(digits)[0].detach(), drawn, worth))
+        return update(now, optimiser, digits, drawn, worth, config)
+
+    monkeypatch.setattr("controller.ppo.update", noted)
+    made = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, mode=mode, lr=0.05))
+    rewards = (0.2, 0.5, 0.8)
+    for p in [*made.ask(6)]:
+        made.tell(p, rewards[p.number % 3])
+    for p in made.ask(3) if mode == "sync" else ():
+        made.tell(p, rewards[p.number % 3])
+    powers = [r**3 for r in rewards]
+    baseline = sum(powers) / 3
+    sd = math.sqrt(sum((r - baseline) ** 2 for r in powers) / 3)
+    assert given[0][2].tolist() == pytest.approx([(r - baseline) / sd for r in powers])
+    for r in powers:
+        baseline = 0.95 * baseline + 0.05 * r
+    assert given[1][2].tolist() == pytest.approx([(r - baseline) / sd for r in powers])
+    torch.testing.assert_close(given[0][0], given[0][1], atol=1e-5, rtol=0)
+    stale = not torch.allclose(given[1][0], given[1][1], atol=1e-3)
+    assert stale == (mode == "async")

@@ -143,6 +143,18 @@ def test_leases_that_are_out_for_too_long_are_named(queue: CandidateQueue, clock
     assert queue.overdue(8.0) == []
 
 
+def test_what_loses_its_worker_after_a_hold_is_not_begun_again(queue: CandidateQueue) -> None:
+    for i in (1, 2):
+        queue.put(trial(i))
+    number, _ = take(queue, "w")
+    take(queue, "v")
+    assert queue.hold() == 2
+    assert [t.id for t in queue.release("v")] == [2]
+    assert [t.id for t in queue.give_back(number)] == [1]
+    assert queue.lease("w2") is None
+    assert queue.drain() == ([], 0)
+
+
 def test_hold_hands_out_nothing_more(queue: CandidateQueue) -> None:
     for i in (1, 2):
         queue.put(trial(i))

@@ -217,8 +217,9 @@ def test_a_run_that_left_functions_behind_is_no_table(
     monkeypatch.setattr("controller.racing.FIRST", 2)
     options = {"space": SPACE, "dataset": blobs, "child": small_net, **QUICK, **left_behind}
     run = actsearch.search(tmp_path / "run", **options)
-    with pytest.raises(UsageError, match="left behind"):
-        table_from(run.path)
+    for source in (run.path, run.path / "top.csv"):
+        with pytest.raises(UsageError, match="left behind"):
+            table_from(source, SPACE if source.is_file() else None)
 
 
 def test_a_parquet_file_is_a_table(file: Path, tmp_path: Path) -> None:

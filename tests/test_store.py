@@ -7,7 +7,7 @@ import math
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -75,19 +75,19 @@ def test_an_outcome_reads_back_as_it_was_written(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "accuracy"),
-    [("ok", None), ("ok", math.nan), ("ok", 1.5), ("diverged", 0.1), ("nonsense", 0.1)],
-)
+    ("status", "accuracy", "test", "refused"),
+    [("ok", None, None, True), ("ok", math.nan, None, True), ("ok", 1.5, None, True),
+     ("ok", 0.5, 1.5, True), ("diverged", 0.1, None, True), ("diverged", None, 0.1, True),
+     ("nonsense", None, None, True), ("diverged", None, None, False), ("ok", 0.5, 0.4, False)],
+)  # fmt: skip
 def test_the_file_itself_refuses_what_is_no_accuracy(
-    store: Store, status: str, accuracy: float | None
+    store: Store, status: str, accuracy: float | None, test: float | None, refused: bool
 ) -> None:
-    trial = submit(store)
-    with pytest.raises(sqlite3.IntegrityError):
-        store._db.execute(
-            "INSERT INTO outcomes (trial, status, reason, val_accuracy, curve, seconds, host, "
-            "device, versions, finished) VALUES (?, ?, '', ?, '[]', 0, '', '', '{}', 0)",
-            (trial.id, status, accuracy),
-        )
+    row = (submit(store).id, status, "", accuracy, test, None, "[]", "[]", 0.0, None, "", "", "{}",
+           "{}", 0.0)  # fmt: skip
+    insert = f"INSERT INTO outcomes VALUES ({', '.join('?' * len(row))})"  # noqa: S608
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK") if refused else nullcontext():
+        store._db.execute(insert, row)
 
 
 @pytest.mark.parametrize("accuracy", [math.nan, math.inf, -0.1, 1.01])
@@ -161,12 +161,13 @@ def test_a_missing_run_is_answered_with_how_to_make_one(tmp_path: Path) -> None:
         Store(tmp_path / "none" / "run.sqlite", readonly=True)
 
 
-def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", ["999", "3"])
+def test_a_store_of_another_version_is_refused(tmp_path: Path, schema: str) -> None:
     path = tmp_path / "run.sqlite"
     opened = Store(path, create=True)
-    opened._db.execute("UPDATE meta SET value = '999' WHERE key = 'schema'")
+    opened._db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (schema,))
     opened.close()
-    with pytest.raises(StoreError, match="schema 999"):
+    with pytest.raises(StoreError, match=f"schema {schema}"):
         Store(path)
 
 

@@ -314,3 +314,49 @@ def test_no_more_candidates_closes_the_cohort_that_there_is() -> None:
         halving.tell(p, 0.5)
     assert halving.ask(0) == []
     assert len(halving.ask(5)) == 5  # a larger budget goes on with a new cohort
+
+
+def test_what_a_surrogate_makes_of_uncertainty_and_that_it_leaves_out_what_it_has_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = SPACES["one-unit"]
+    made = strategy_from("surrogate:initial=2,pool=4,explore=0,kappa=2", space, 0)
+    for proposal in made.ask(2):
+        made.tell(proposal, 0.1)
+    pool = [space.digits(i) for i in (10, 20, 30)]
+    seen: list[int] = []
+
+    class Model:
+        def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.array([0.5, 0.4, 0.1])[: len(x)], np.array([0.0, 0.1, 0.1])[: len(x)]
+
+    def drawn(found: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        seen.append(len(found))
+        return pool, features(space, pool)
+
+    monkeypatch.setattr(made, "_pool", drawn)
+    monkeypatch.setattr(made, "_model", lambda *_, **__: Model())
+    assert [p.digits for p in made.ask(1)] == [pool[1]]  # 0.4 + 2 * 0.1
+    made.ask(1)
+    assert seen == [2, 3]
+
+
+def test_evolution_begins_at_random_and_its_tournament_is_as_large_as_said() -> None:
+    space = SPACES["one-unit"]
+    config = EvolutionConfig(population=6, tournament=6)
+    one, other = Evolution(space, 0, config), Evolution(space, 0, config)
+    for _ in range(6):
+        [p], [q] = one.ask(1), other.ask(1)
+        assert p == q
+        one.tell(p, 0.1 * p.number)
+        other.tell(q, -0.1 * q.number)
+    fair = Evolution(space, 0, EvolutionConfig(population=6, tournament=1))
+    for p in fair.ask(6):
+        fair.tell(p, 0.1 * p.number)
+    parents = [digits for digits, _ in fair.alive]
+
+    def differ(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+        return sum(x != y for x, y in zip(a, b, strict=True))
+
+    children = [p.digits for p in fair.ask(60)]
+    assert all(any(differ(c, parent) == 1 for c in children) for parent in parents)

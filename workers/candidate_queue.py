@@ -53,6 +53,7 @@ class CandidateQueue:
         self._lost: Counter[int] = Counter()
         self._killed: Counter[int] = Counter()
         self._next = 0
+        self._held = False
 
     def put(self, trial: Trial, lost: int = 0) -> None:
         """`lost` is how many workers the candidate has lost already."""
@@ -117,13 +118,16 @@ class CandidateQueue:
             elif self._lost[trial.id] >= MAX_LOST:
                 reason = f"its worker died or fell silent {MAX_LOST} times"
             else:
-                self.put(trial)
+                if not self._held:
+                    self.put(trial)
                 continue
             self._completed.append((trial, Outcome("crashed", reason)))
         return trials
 
     def hold(self) -> int:
-        """Hand out no more of what waits; returns how many leases are out."""
+        """Hand out nothing more, nor what a lease that ends would give back; returns how many
+        leases are out."""
+        self._held = True
         self._waiting.clear()
         return len(self._leases)
 

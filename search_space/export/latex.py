@@ -60,7 +60,7 @@ def write(source: Source) -> str:
             return _number(expr.value or 0.0)
         args = [printed(arg) for arg in expr.args]
         beta = next(names) if expr.beta is not None else ""
-        if expr.op.name == "identity":
+        if expr.op is OPERATORS["identity"]:
             return args[0]
         own = OPERATORS.get(expr.op.name) is not expr.op
         template, precedence = _call(expr.op) if own else FORMS[expr.op.name]
