@@ -3,6 +3,7 @@ that make their activations themselves."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ class Activation(nn.Module):
             if op == INPUT:
                 values.append(x)
             elif op == CONSTANT:
-                values.append(x.new_full((), value))  # a GPU would wait for new_tensor
+                values.append(_constant(value, x))
             else:
                 inputs = [values[i] for i in args]
                 fn = op.form(self.operators)
@@ -213,3 +214,9 @@ def act_layer(
 
 def _empty() -> Activation:
     return Activation.__new__(Activation)
+
+
+def _constant(value: float, x: torch.Tensor) -> torch.Tensor:
+    """As x.new_tensor(value), for which a GPU would wait."""
+    fits = abs(value) <= torch.finfo(x.dtype).max
+    return x.new_full((), value if fits else math.copysign(math.inf, value))

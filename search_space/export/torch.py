@@ -31,7 +31,7 @@ TORCH = Language(
         "sinc": Form("torch.sinc({0.left} / math.pi)", PRODUCT),
     },
     helpers={},
-    array=lambda value: f"x.new_full((), {value!r})",
+    array=lambda value: f"x.new_tensor({value!r})",
     spread=Form("torch.zeros_like(x) + {0.tight}", SUM),
     imports=[("import math\n", r"math\."), ("import torch\nfrom torch import nn", "")],
 )
