@@ -220,6 +220,11 @@ def test_every_pair_that_the_rules_merge_is_equal_in_50_digits_at_random_points_
     assert pairs > 2000
 
 
+def test_where_a_beta_starts_is_part_of_a_function() -> None:
+    one, other = parse("cos(scale(x))"), parse("cos(scale[-1](x))")  # alike at all their betas
+    assert fingerprint(one).key != fingerprint(other).key
+
+
 def test_every_pair_that_fingerprints_merge_is_equal_in_50_digits() -> None:
     rng = random.Random(3)
     merged = found("guarded").merged

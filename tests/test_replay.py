@@ -19,7 +19,9 @@ from actsearch.known_results import Known, Table, table_from
 from actsearch.replay import Replayed, Trace, curves, play, replay, summary
 from controller.strategies import strategy_from
 from results.records import FAILURE_REWARD
+from results.tables import to_csv
 from search_space.equivalence import canonical
+from search_space.parser import parse
 from search_space.space import SPACES
 from search_space.survey import survey
 
@@ -220,6 +222,16 @@ def test_a_run_that_left_functions_behind_is_no_table(
     for source in (run.path, run.path / "top.csv"):
         with pytest.raises(UsageError, match="left behind"):
             table_from(source, SPACE if source.is_file() else None)
+
+
+def test_a_file_says_its_operators_and_quotes_what_a_spreadsheet_would_compute(
+    file: Path, tmp_path: Path
+) -> None:
+    assert table_from(file, "tiny", operators="paper").operators == "paper"
+    path = tmp_path / "minus.csv"
+    path.write_text(to_csv([{"formula": "-sin(x)", "accuracy": 0.3}]))
+    assert "'-sin(x)" in path.read_text()
+    assert table_from(path, "tiny").rewards == {canonical(parse("-sin(x)")): {1.0: 0.3}}
 
 
 def test_a_parquet_file_is_a_table(file: Path, tmp_path: Path) -> None:

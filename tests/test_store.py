@@ -96,6 +96,14 @@ def test_an_outcome_cannot_hold_an_accuracy_that_is_none(accuracy: float) -> Non
         ok(accuracy)
 
 
+def test_a_name_that_comes_later_is_of_every_trial_of_its_function(store: Store) -> None:
+    submit(store)
+    store.submit("search", "relu(x)", "p", 1, label="relu")
+    submit(store, "sin(x)")
+    labels = {(row["expression"], row["seed"]): row["label"] for row in store.rows("search")}
+    assert labels == {("relu(x)", 0): "relu", ("relu(x)", 1): "relu", ("sin(x)", 0): ""}
+
+
 def test_a_failure_is_rewarded_below_every_trained_child() -> None:
     assert reward(Outcome("diverged", "loss nan at step 3")) < reward(ok(0.001))
 
