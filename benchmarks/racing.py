@@ -1,17 +1,20 @@
 """What racing would have cost and kept on a finished run without racing.
 
     python benchmarks/racing.py RUN [--racing loss:20=0.4,50=0.15 ...] [--repeats 100] [--json FILE]
+    python benchmarks/racing.py one-unit    # the table that comes with the package
 
-The run's loss curves are played in random orders against the rules, one training at a time. Cost is
-the share of all steps that would have been taken, and of the measured seconds; recall is how many
-of the best functions would have been trained to their end. Training losses are read from the stored
-curves, which hold at most 200 points.
+The loss curves are played in random orders against the rules, one training at a time. Cost is the
+share of all steps that would have been taken, and of the measured seconds; recall is how many of
+the best functions would have been trained to their end. A run's curves hold at most 200 points, of
+which a rung sees the last five steps; the table holds means of ten at four steps. Of the table also
+those are counted that were the best of the search's best 300 and a random 300 by two more seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +23,25 @@ import numpy as np
 
 from actsearch.run import Run
 from controller.racing import Race, RaceRules, race_rules
+from results.benchmarks import ONE_UNIT, load_benchmark
 from results.records import AtRung, Outcome
-from results.store import Store
 
 BEST = (20, 9, 4)
 LAST_STEPS = 5  # as child_models.training.RUNG_STEPS
+TABLE_STEPS = (20, 50, 100, 200)  # of which the table has losses
+SEEDS = 2  # at least, of a mean of further trainings
 
 
 @dataclass(frozen=True)
 class Known:
-    """A finished training: its accuracy (None: diverged), where it ended, its loss curve."""
+    """A finished training: its accuracy (None: diverged), where it ended, its loss curve, and the
+    mean accuracy of further trainings of the function (None: there are none)."""
 
     accuracy: float | None
     steps: int
     seconds: float
     curve: dict[int, float]
+    again: float | None = None
 
     def loss_at(self, step: int) -> float:
         """The mean of the last steps up to it that the curve has."""
@@ -43,15 +50,36 @@ class Known:
 
 
 def known(run: Run) -> list[Known]:
-    store = Store(run.path / "run.sqlite", readonly=True)
+    whole = run.config["identity"]["protocol"]["recipe"]["steps"]
+    store = run.store(readonly=True)
     found = []
     for row in store.rows("search"):
         if row["status"] in ("ok", "diverged") and not row["label"]:
             curve = dict(store.curve(row["id"]))
-            steps = row["step"] or max(curve, default=1)
+            steps = whole if row["status"] == "ok" else max(curve, default=0) + 1
             found.append(Known(row["val_accuracy"], steps, row["seconds"], curve))
     store.close()
     return found
+
+
+def known_of_table() -> list[Known]:
+    """Of the one-unit space. One that diverged ended behind the last loss that the table has."""
+    table = load_benchmark(ONE_UNIT)
+    steps = table.attrs["provenance"]["protocol"]["recipe"]["steps"]
+    losses = {int(c.removeprefix("loss at ")): c for c in table if c.startswith("loss at ")}
+    found = []
+    for row in table[table["name"] == ""].to_dict("records"):
+        curve = {step: row[c] for step, c in losses.items() if not np.isnan(row[c])}
+        ok = row["status"] == "ok"
+        again = row["again accuracy"] if row["again"] >= SEEDS else None
+        end = steps if ok else max(curve, default=0) + 1
+        found.append(Known(row["accuracy"] if ok else None, end, row["seconds"], curve, again))
+    return found
+
+
+def best(values: Sequence[float | None], n: int) -> set[int]:
+    """The places of the n greatest."""
+    return set(sorted(range(len(values)), key=lambda i: -(values[i] or -1.0))[:n])
 
 
 def play(
@@ -88,19 +116,26 @@ def play(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", help=f"a run's folder, or {ONE_UNIT}")
     parser.add_argument("--racing", nargs="+", default=("on",), help="rules; [on]")
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    trainings = known(Run(given.run))
-    by_accuracy = sorted(range(len(trainings)), key=lambda i: -(trainings[i].accuracy or -1.0))
+    of_table = given.run == ONE_UNIT and not Path(given.run).exists()
+    trainings = known_of_table() if of_table else known(Run.open(given.run))
+    wanted = {f"best {n}": best([t.accuracy for t in trainings], n) for n in BEST}
+    if any(t.again is not None for t in trainings):
+        wanted |= {f"best {n} again": best([t.again for t in trainings], n) for n in BEST}
     print(f"{given.run}: {len(trainings)} trainings, {given.repeats} orders; means, and the least")
     rows: list[dict[str, Any]] = []
     for text in given.racing:
         rules = race_rules(text, max(t.steps for t in trainings))
         if rules is None or rules.metric != "loss":
             parser.error(f"{text}: only races by loss can be played")
+        unknown = [step for step, _ in rules.rungs if of_table and step not in TABLE_STEPS]
+        if unknown:
+            steps = ", ".join(map(str, TABLE_STEPS))
+            parser.error(f"{rules}: {ONE_UNIT} has losses at steps {steps} alone; race at these")
         chance = np.random.default_rng(0)
         played = [play(trainings, rules, chance.permutation(len(trainings)))
                   for _ in range(given.repeats)]  # fmt: skip
@@ -111,16 +146,14 @@ def main() -> None:
             "seconds": seconds.mean(),
         }
         text = f"  {rules!s:<24} steps {steps.mean():.2f}, seconds {seconds.mean():.2f}"
-        for best in BEST:
-            recalls = [len(p[2] & set(by_accuracy[:best])) / best for p in played]
-            row[f"recall of {best}"] = float(np.mean(recalls))
-            text += f"; best {best}: {np.mean(recalls):.3f} ({min(recalls):.2f})"
+        for name, functions in wanted.items():
+            recalls = [len(p[2] & functions) / len(functions) for p in played]
+            row[f"recall of {name}"] = [float(np.mean(recalls)), min(recalls)]
+            text += f"; {name}: {np.mean(recalls):.3f} ({min(recalls):.2f})"
         print(text)
         rows.append(row)
     if given.json:
-        given.json.write_text(
-            json.dumps({"run": str(given.run), "n": len(trainings), "rows": rows})
-        )
+        given.json.write_text(json.dumps({"run": given.run, "n": len(trainings), "rows": rows}))
 
 
 if __name__ == "__main__":

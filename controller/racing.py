@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from results.records import METRICS, Outcome, Rung
 
-USUAL = (0.1, 0.4), (0.25, 0.15)  # after this share of the steps, this share of all goes on
+# After a share of the steps, this share of all goes on: chosen on the table of the one-unit space.
+USUAL = (1 / 15, 0.7), (1 / 6, 0.35), (1 / 3, 0.12)
 EXAMPLE = "loss:20=0.4,50=0.15"
 FIRST = 16  # trainings that a rung lets pass before it compares
 
@@ -44,9 +45,11 @@ def race_rules(text: str, steps: int) -> RaceRules | None:
     if text == "off":
         return None
     if text == "on":
-        (early, many), (late, few) = USUAL
-        first = max(1, round(early * steps))
-        return RaceRules("loss", ((first, many), (max(first + 1, round(late * steps)), few)))
+        usual: list[tuple[int, float]] = []
+        for part, share in USUAL:
+            before = usual[-1][0] if usual else 0
+            usual.append((max(before + 1, round(part * steps)), share))
+        return RaceRules("loss", tuple(usual))
     metric, _, rest = text.replace(" ", "").partition(":")
     if metric not in METRICS:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from scipy.stats import norm
 import actsearch
 from actsearch import cli
 from actsearch.known_results import Table, table_from
+from controller.racing import FIRST, RaceRules
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.equivalence import canonical
 from search_space.expression import Expr
@@ -359,6 +361,61 @@ def test_a_run_that_was_lost_goes_on_from_the_tables(
     other = actsearch.search(tmp_path / "other", **{**mine, "budget": 1, "steps": 5})
     with pytest.raises(SystemExit, match="by another protocol"):
         resume(other, frame, again)
+
+
+# -- benchmarks/racing.py
+
+
+def test_a_race_that_is_played_stops_what_is_behind_at_its_rung(script: Any) -> None:
+    racing = script("racing")
+    rules = RaceRules("loss", ((10, 0.5), (50, 0.25)))
+
+    def training(loss: float, late: float | None = None) -> Any:
+        return racing.Known(0.5, 100, 4.0, {10: loss, 50: loss if late is None else late})
+
+    first = [training(1.0 + i / 100) for i in range(FIRST)]
+    others = [
+        training(2.0),  # leaves at 10
+        training(1.0, 3.0),  # leaves at 50
+        training(0.5),  # goes to its end
+        racing.Known(None, 1, 0.25, {}),  # diverged at once
+    ]
+    steps, seconds, ended = racing.play([*first, *others], rules, np.arange(FIRST + 4))
+    assert ended == {*range(FIRST), FIRST + 2}
+    assert steps == pytest.approx((100 * FIRST + 10 + 50 + 100 + 1) / (100 * FIRST + 301))
+    assert seconds == pytest.approx((4 * FIRST + 0.4 + 2 + 4 + 0.25) / (4 * FIRST + 12.25))
+
+
+def test_a_race_is_played_on_the_table_and_on_a_run(
+    tmp_path: Path, blobs: Any, script: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    from .test_search import QUICK, small_net
+
+    racing = script("racing")
+    mine: dict[str, Any] = {"space": "tiny", "dataset": blobs, "child": small_net, **QUICK}
+    run = actsearch.search(tmp_path / "run", budget=9, **mine)
+    rows = [row for row in run.rows() if row["status"] == "ok" and not row["label"]]
+    trained = [k for k in racing.known(run) if k.accuracy is not None]
+    assert sorted(k.accuracy for k in trained) == sorted(row["val_accuracy"] for row in rows)
+    assert {k.steps for k in trained} == {30}
+    assert all(0 < k.loss_at(20) < 10 for k in trained)
+
+    table, of_table = load_benchmark(), racing.known_of_table()
+    assert len(of_table) == (table["name"] == "").sum()
+    assert {k.steps for k in of_table if k.accuracy is not None} == {300}
+    assert sum(k.again is not None for k in of_table) > 500
+    arguments = ["racing.py", "one-unit", "--repeats", "1", "--json", str(tmp_path / "j")]
+    monkeypatch.setattr("sys.argv", arguments)
+    racing.main()
+    [row] = json.loads((tmp_path / "j").read_text())["rows"]
+    assert row["rules"] == "loss:20=0.7,50=0.35,100=0.12"  # the table has losses at the usual rungs
+    assert 0.2 < row["seconds"] < 0.4
+    assert row["recall of best 20"][0] >= 0.9
+    assert row["recall of best 20 again"][0] >= 0.9
+    monkeypatch.setattr("sys.argv", [*arguments, "--racing", "loss:30=0.5"])
+    with pytest.raises(SystemExit):
+        racing.main()
+    assert "losses at steps 20, 50, 100, 200 alone" in capsys.readouterr().err
 
 
 # -- benchmarks/twins.py

@@ -32,7 +32,7 @@ RULES = RaceRules("loss", ((20, 0.25), (50, 0.1)))
     ("text", "rules"),
     [
         ("off", None),
-        ("on", RaceRules("loss", ((20, 0.4), (50, 0.15)))),
+        ("on", RaceRules("loss", ((13, 0.7), (33, 0.35), (67, 0.12)))),
         ("loss:20=0.25,50=0.1", RULES),
         ("accuracy: 100=0.5", RaceRules("accuracy", ((100, 0.5),))),
     ],
@@ -43,8 +43,9 @@ def test_rules_are_read(text: str, rules: RaceRules | None) -> None:
 
 
 def test_the_usual_rungs_are_shares_of_the_training() -> None:
-    assert str(race_rules("on", 10_000)) == "loss:1000=0.4,2500=0.15"
-    assert str(race_rules("on", 4)) == "loss:1=0.4,2=0.15"
+    assert str(race_rules("on", 10_000)) == "loss:667=0.7,1667=0.35,3333=0.12"
+    assert str(race_rules("on", 300)) == "loss:20=0.7,50=0.35,100=0.12"
+    assert str(race_rules("on", 4)) == "loss:1=0.7,2=0.35,3=0.12"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,8 @@ def test_a_race_that_cannot_be_is_a_sentence_before_anything_is_trained(
 def test_the_plan_says_that_it_races(tmp_path: Path) -> None:
     config = SearchConfig(run=str(tmp_path / "r"), space="tiny", racing="on")
     lines = make_plan(config).lines()
-    assert "racing     the best 40 % by loss go on after 20 steps, 15 % after 50" in lines
+    usual = "the best 70 % by loss go on after 13 steps, 35 % after 33, 12 % after 67"
+    assert f"racing     {usual}" in lines
 
 
 def test_strategies_hear_of_every_child_that_left(tmp_path: Path, blobs: Any) -> None:
