@@ -74,6 +74,7 @@ DEFAULTS: Mapping[str, Any] = {
     "seed": 0,
     "patience": 20_000,
     "kernels": "auto",
+    "cuda_graphs": "off",
     "racing": "off",
     "skip_symmetric": "off",
     "data_root": "data",
@@ -168,6 +169,8 @@ class SearchConfig:
     """Seconds after which a child is stopped and recorded as timed_out [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
+    cuda_graphs: Switch = None
+    """Have a GPU take each training step as one launch, of children of this package [off]."""
     preset: Preset = None
     """quick (the default): minutes on a laptop. paper: ResNet-20, CIFAR-10, plain formulas."""
     seed: Int = None
@@ -197,6 +200,7 @@ class SearchConfig:
             "skip_symmetric": ("on", "off"),
             "preset": tuple(PRESETS),
             "kernels": ("auto", "generated", "eager"),
+            "cuda_graphs": ("on", "off"),
             "precision": ("fp32", "tf32", "bf16"),
         }
         for name, known in choices.items():
@@ -319,6 +323,8 @@ class ReevaluateConfig:
     """Seconds after which a child is stopped [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
+    cuda_graphs: Switch = None
+    """Have a GPU take each training step as one launch, of children of this package [off]."""
     data_root: Text = None
     """Where torchvision's data sets lie [data]."""
     download: Flag = False
@@ -433,6 +439,8 @@ class ExperimentConfig:
     """Seconds after which a child is stopped [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
+    cuda_graphs: Switch = None
+    """Have a GPU take each training step as one launch, of children of this package [off]."""
     data_root: Text = None
     """Where torchvision's data sets lie [data]."""
     download: Flag = False

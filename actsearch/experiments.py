@@ -199,6 +199,7 @@ def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]
                 recipe,
                 operators=OPERATORS,
                 kernels=config.kernels or "auto",
+                cuda_graphs=config.cuda_graphs == "on",
                 test=True,
                 inspect=True,
                 track=max(1, steps // config.looks),

@@ -122,6 +122,7 @@ def make_evaluator(
         operators=settings["operators"],
         extra=extra,
         kernels=settings.get("kernels") or "auto",
+        cuda_graphs=settings.get("cuda_graphs") == "on",
         **options,
     )
 

@@ -13,6 +13,7 @@ class CNN(nn.Module):
     """conv(width) pool conv(2 width) pool linear(4 width) linear(classes)."""
 
     memory_format = torch.channels_last  # faster, and only rounding differs
+    capturable = True  # by a CUDA graph
 
     def __init__(
         self,

@@ -43,7 +43,8 @@ class Evaluator:
     `operators` is the operator set; `extra` are operators beyond the paper's; `kernels` is as in
     Activation; `test` adds the score on the test split, `inspect` what became of the activations
     (see `inspection`), both for trials of the stage `reevaluate` alone; `track` adds the score and
-    the betas before the first step, after every so many, and after the last.
+    the betas before the first step, after every so many, and after the last; `cuda_graphs` is as in
+    `train`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Evaluator:
         test: bool = False,
         inspect: bool = False,
         track: int = 0,
+        cuda_graphs: bool = False,
     ) -> None:
         check_kernels(kernels)
         self.dataset = dataset
@@ -69,6 +71,7 @@ class Evaluator:
         self.test = test
         self.inspect = inspect
         self.track = track
+        self.cuda_graphs = cuda_graphs
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -192,7 +195,7 @@ class Evaluator:
             seen.append((step, score, means))
 
         track = Track(self.track, look) if self.track else None
-        training = train(model, task, recipe, trial.seed, beat, trial.race, track)
+        training = train(model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs)
         whole = trial.stage == "reevaluate"
         splits = ("val", "test") if whole and self.test else ("val",)
         alive = partial(beat, recipe.steps)

@@ -20,6 +20,7 @@ class ImageNetwork(nn.Module):
     `initialise`. `size`, if given, is the side that images are averaged down to first."""
 
     memory_format = torch.channels_last  # faster, and only rounding differs
+    capturable = True  # by a CUDA graph
     head: nn.Module
 
     def __init__(self, input_shape: tuple[int, ...], size: int | None) -> None:

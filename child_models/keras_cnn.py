@@ -18,6 +18,7 @@ class KerasCNN(nn.Module):
     """
 
     memory_format = torch.channels_last  # faster, and only rounding differs
+    capturable = True  # by a CUDA graph
 
     def __init__(
         self,

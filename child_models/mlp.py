@@ -13,6 +13,8 @@ from child_models.image_network import MakeActivation
 class MLP(nn.Module):
     """Linear layers of 256 and 64 units with the candidate between them, then the classes."""
 
+    capturable = True  # by a CUDA graph
+
     def __init__(
         self,
         make_activation: MakeActivation,

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from child_models.cuda_graph import CapturedStep, Step, can_be_captured, own_stream, set_rate
 from child_models.recipe import Recipe
 from results.records import AtRung, Rung
 
@@ -118,12 +119,29 @@ def train(
     beat: Callable[[int], None] = lambda step: None,
     race: Iterable[Rung] = (),
     track: Track | None = None,
+    cuda_graphs: bool = False,
 ) -> Training:
     """Train `model` in place. `beat(step)` is called as it goes on, `track` as often as it says;
     raises Diverged, and RacedOut where it does not pass a rung of `race`.
 
     Where the model has an attribute `memory_format`, its weights and the images lie in memory that
-    way."""
+    way. With `cuda_graphs` and an attribute `capturable`, a GPU takes each step as one launch."""
+    if cuda_graphs and can_be_captured(model, task.device):
+        with own_stream(task.device):
+            return _train(model, task, recipe, seed, beat, race, track, captured=True)
+    return _train(model, task, recipe, seed, beat, race, track, captured=False)
+
+
+def _train(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    beat: Callable[[int], None],
+    race: Iterable[Rung],
+    track: Track | None,
+    captured: bool,
+) -> Training:
     losses = torch.zeros(recipe.steps, device=task.device)
     if track is not None:
         with _ends_at(0, losses):
@@ -139,16 +157,20 @@ def train(
     times: list[float] = []
     checked, clock = 0, time.perf_counter()
     batches = task.batches(recipe, seed)
-    for step in range(recipe.steps):
-        batch = next(batches)
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * recipe.lr_factor(step)
+
+    def launch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         optimiser.zero_grad(set_to_none=True)
         loss = task.loss(model, batch, recipe)
         loss.backward()
-        losses[step] = loss.detach()
-        norms[step] = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
         optimiser.step()
+        return loss.detach(), norm
+
+    take: Step = CapturedStep(launch, optimiser, task.device) if captured else launch
+    for step in range(recipe.steps):
+        batch = next(batches)
+        set_rate(optimiser, recipe.lr * recipe.lr_factor(step))
+        losses[step], norms[step] = take(batch)
         rung = rungs.get(step + 1)
         last = step + 1 == recipe.steps
         due = track is not None and ((step + 1) % track.every == 0 or last)

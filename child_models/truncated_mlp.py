@@ -19,6 +19,8 @@ class TruncatedMLP(nn.Module):
     beyond two of them drawn again, as TensorFlow's truncated_normal does.
     """
 
+    capturable = True  # by a CUDA graph
+
     def __init__(
         self,
         make_activation: MakeActivation,

@@ -370,6 +370,16 @@ def test_the_kind_of_kernels_that_was_asked_for_reaches_the_children(
     assert plan.evaluator.kernels == kernels
 
 
+@pytest.mark.parametrize("graphs", ["on", "off", None])
+def test_cuda_graphs_are_asked_for_and_are_no_part_of_what_a_search_is(
+    graphs: Any, tmp_path: Path
+) -> None:
+    plan = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny", cuda_graphs=graphs))
+    assert plan.evaluator.cuda_graphs == (graphs == "on")
+    usual = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny"))
+    assert plan.evaluator.protocol == usual.evaluator.protocol
+
+
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_the_precision_that_was_asked_for_reaches_the_children(
     precision: Any, tmp_path: Path

@@ -1,0 +1,114 @@
+"""A training step that a GPU takes as one launch.
+
+The kernels of a small child are over before the host has launched the next one, so its GPU waits. A
+CUDA graph is captured once and replayed as a whole. It repeats the very kernels of its capture on
+the same memory: batches are copied into its own, the learning rate lies on the device, and what the
+host decides within a step is decided once and for all. So only models are trained like this that
+say, by an attribute `capturable`, that their host decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+WARM_UP = 3  # steps before the capture, in which kernels are compiled and libraries choose theirs
+
+# A batch in, its loss and the norm of its gradient out.
+Step = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
+
+
+def can_be_captured(model: nn.Module, device: torch.device) -> bool:
+    return device.type == "cuda" and getattr(model, "capturable", False)
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """All that is launched within goes to a stream that graphs can be captured in; the default one
+    allows none."""
+    if device.type != "cuda":
+        yield
+        return
+    stream, outer = _stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(outer)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outer.wait_stream(stream)
+
+
+@lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all children: each stream that is used keeps a workspace of cuBLAS's."""
+    return torch.cuda.Stream(device)
+
+
+class CapturedStep:
+    """`step` as it is for WARM_UP batches, then a replay of what it does. It stays as it is where
+    it cannot be captured, and for batches of other shapes.
+
+    `step` must launch the same kernels each time, drop the gradients before it computes new ones,
+    and end with `optimiser.step()`. The loss and the norm that come back are overwritten by the
+    next step.
+    """
+
+    def __init__(self, step: Step, optimiser: torch.optim.Optimizer, device: torch.device) -> None:
+        self._step = step
+        self._before = WARM_UP
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch: tuple[torch.Tensor, ...] = ()
+        self._out: tuple[torch.Tensor, torch.Tensor] | None = None
+        for group in optimiser.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)  # read by each replay
+            if "capturable" in group:
+                group["capturable"] = True
+
+    def __call__(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._before > 0:
+            self._before -= 1
+            return self._step(batch)
+        if self._before == 0:
+            self._before = -1
+            self._capture(batch)
+        if self._graph is None or self._out is None or not _alike(batch, self._batch):
+            return self._step(batch)
+        for own, new in zip(self._batch, batch, strict=True):
+            own.copy_(new)
+        self._graph.replay()
+        return self._out
+
+    def _capture(self, batch: tuple[torch.Tensor, ...]) -> None:
+        """Nothing is computed here."""
+        self._batch = tuple(t.clone() for t in batch)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                self._out = self._step(self._batch)
+            self._graph = graph
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:200]
+            logging.getLogger(__name__).warning("trains without a CUDA graph: %s", why)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def _alike(some: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> bool:
+    return len(some) == len(others) and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride()
+        for a, b in zip(some, others, strict=True)
+    )

@@ -1,0 +1,286 @@
+"""Steps that are captured: by a graph that is simulated on the processor, and by a GPU's where
+there is one (CUDA_VISIBLE_DEVICES=0 pytest tests/test_cuda_graph.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from child_models import training
+from child_models.classification import Classification
+from child_models.cuda_graph import WARM_UP
+from child_models.datasets import make_dataset
+from child_models.evaluate import Evaluator
+from child_models.recipe import Recipe
+from child_models.training import Track, Training, train
+from child_models.zoo import child_from
+from results.records import OUT_OF_MEMORY, Rung, Trial
+from search_space.activation import Activation
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+CPU = torch.device("cpu")
+STEPS = 24
+RECIPE = Recipe(steps=STEPS, batch_size=32, lr=0.05, schedule="cosine")
+
+
+class SimulatedGraph(TorchDispatchMode):
+    """A CUDA graph as far as memory goes: a capture computes nothing and does not wait for values,
+    a replay does the same operations again on the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of what was there already
+        self.own: set[int] = set()
+        self.replays = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, torch.Tensor) and id(leaf) not in self.own:
+                self.before.setdefault(id(leaf), (leaf, leaf.clone()))
+        out = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, out))  # which also keeps them alive
+        self.own |= {id(leaf) for leaf in tree_leaves(out)} - self.before.keys()
+        return out
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        random = torch.get_rng_state()
+        try:
+            with self:
+                yield
+        finally:
+            torch.set_rng_state(random)
+            with torch.no_grad():
+                for tensor, value in self.before.values():
+                    tensor.copy_(value)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        self.replays += 1
+        for func, args, kwargs, out in self.operations:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small children train faster, and beside others, with one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedGraph]:
+    """Those that were made, without a GPU."""
+    made: list[SimulatedGraph] = []
+
+    def graph() -> SimulatedGraph:
+        made.append(SimulatedGraph())
+        return made[-1]
+
+    def capturable(model: nn.Module, device: torch.device) -> bool:
+        return getattr(model, "capturable", False)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: graph.capture())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(training, "own_stream", contextlib.nullcontext)
+    monkeypatch.setattr(training, "can_be_captured", capturable)
+    return made
+
+
+def made_up(n: int = 400) -> Any:
+    chance = np.random.default_rng(0)
+    x = chance.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+    y = chance.integers(0, 4, n)
+    x[np.arange(n), 0, y] = 255
+    return make_dataset("made up", (x, y), augment="crop_flip")
+
+
+class WithDropout(nn.Module):
+    capturable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = Activation("x * sigmoid(beta * x)", 32, kernels="eager")
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(192, 32), act, nn.Dropout(0.3), nn.Linear(32, 4)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def resnet(kernels: str = "eager") -> nn.Module:
+    make = partial(Activation, "max(x, sin(beta * x))", kernels=kernels)
+    return child_from("resnet8:width=4")(make, input_shape=(3, 8, 8), classes=4)
+
+
+def trained(
+    model: Any, captured: bool, task: Any = None, recipe: Recipe = RECIPE, **options: Any
+) -> tuple[Training, nn.Module, float]:
+    torch.manual_seed(0)
+    network = model()
+    task = task or Classification(made_up(), CPU)
+    network.to(task.device)
+    found = train(network, task, recipe, 0, cuda_graphs=captured, **options)
+    return found, network, task.score(network, recipe, "val")
+
+
+def check_same(one: Any, other: Any, rtol: float = 1e-5) -> None:
+    curves = [dict(found.curve) for found, _, _ in (one, other)]
+    assert curves[0] == pytest.approx(curves[1], rel=rtol)
+    for a, b in zip(one[1].state_dict().values(), other[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=10 * rtol)
+    assert one[2] == pytest.approx(other[2], abs=0.03)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("model", [resnet, WithDropout])
+def test_replayed_steps_train_as_launched_ones_do(
+    model: Any, optimiser: str, graphs: list[SimulatedGraph]
+) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "optimiser": optimiser, "lr": 0.01})
+    check_same(trained(model, True, recipe=recipe), trained(model, False, recipe=recipe))
+    [graph] = graphs
+    assert graph.replays == STEPS - WARM_UP
+
+
+def looked_at(captured: bool) -> list[float]:
+    """Scores of a training that is raced and tracked."""
+    task = Classification(made_up(), CPU)
+    models: list[nn.Module] = []
+    seen: list[float] = []
+
+    def model() -> nn.Module:
+        models.append(resnet())
+        return models[-1]
+
+    def look(step: int) -> None:
+        seen.append(task.score(models[0], RECIPE, "val"))
+
+    race = (Rung(8, "accuracy", 0.0), Rung(16, "loss", 100.0))
+    found, *_ = trained(model, captured, task, race=race, track=Track(5, look))
+    assert [rung.step for rung in found.rungs] == [8, 16]
+    return seen
+
+
+def test_what_is_scored_on_the_way_changes_nothing(graphs: list[SimulatedGraph]) -> None:
+    """Normalisation's statistics are read between replays, and are of the model's memory."""
+    seen = looked_at(True)
+    assert seen == pytest.approx(looked_at(False), abs=0.03)
+    assert len(set(seen)) > 2
+    assert graphs[0].replays == STEPS - WARM_UP
+
+
+class TwoSizes(Classification):
+    """Every fourth batch is smaller."""
+
+    def batches(self, recipe: Recipe, seed: int) -> Iterator[Any]:
+        for i, (x, y) in enumerate(super().batches(recipe, seed)):
+            n = 16 if i % 4 == 3 else 32
+            yield x[:n], y[:n]
+
+
+def test_batches_of_another_size_are_launched(graphs: list[SimulatedGraph]) -> None:
+    one = trained(resnet, True, TwoSizes(made_up(), CPU))
+    check_same(one, trained(resnet, False, TwoSizes(made_up(), CPU)))
+    [graph] = graphs  # captured with the first batch after the warm-up, which is a smaller one
+    assert 0 < graph.replays < STEPS - WARM_UP
+
+
+class Kept(Classification):
+    """The same few batches again and again."""
+
+    def batches(self, recipe: Recipe, seed: int) -> Iterator[Any]:
+        return cycle(list(islice(super().batches(recipe, seed), 5)))
+
+
+def test_a_tasks_own_batches_are_not_written_to(graphs: list[SimulatedGraph]) -> None:
+    one = trained(resnet, True, Kept(made_up(), CPU))
+    check_same(one, trained(resnet, False, Kept(made_up(), CPU)))
+
+
+class Asks(WithDropout):
+    """Its host waits for a value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        return out if out.mean().item() < 1e9 else out + 1
+
+
+def test_what_cannot_be_captured_is_launched_and_says_why(
+    graphs: list[SimulatedGraph], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        one = trained(Asks, True)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == ("trains without a CUDA graph: operation not permitted when stream is capturing")
+    assert graphs[0].replays == 0
+    check_same(one, trained(Asks, False))
+
+
+def test_memory_that_runs_out_in_a_capture_is_said(
+    graphs: list[SimulatedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(graph: Any, stream: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "graph", full)
+    evaluator = Evaluator(made_up(), child_from("mlp"), RECIPE, cuda_graphs=True)
+    outcome = evaluator(Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0))
+    assert outcome.status == "failed"
+    assert outcome.reason.startswith(OUT_OF_MEMORY)
+
+
+def test_only_children_that_say_so_are_captured(graphs: list[SimulatedGraph]) -> None:
+    class Other(WithDropout):
+        capturable = False
+
+    trained(Other, True)
+    trained(WithDropout, False)
+    assert graphs == []
+    for name in ("resnet20", "preact_resnet", "wide_resnet", "densenet", "mlp", "cnn", "keras_cnn"):
+        evaluator = Evaluator(made_up(), child_from(name), RECIPE)
+        assert getattr(evaluator.build("relu(x)"), "capturable", False), name
+
+
+# -- a GPU
+
+
+@GPU
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("model", [resnet, partial(resnet, "generated"), WithDropout])
+def test_a_gpu_replays_what_it_would_have_launched(model: Any, optimiser: str) -> None:
+    task = Classification(made_up(), torch.device("cuda"))
+    recipe = Recipe(**{**vars(RECIPE), "optimiser": optimiser, "lr": 0.01})
+    check_same(trained(model, True, task, recipe), trained(model, False, task, recipe), rtol=1e-3)
+
+
+@GPU
+def test_a_gpu_goes_on_after_a_capture_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    task = Classification(made_up(), torch.device("cuda"))
+    with caplog.at_level(logging.WARNING):
+        trained(Asks, True, task)
+    assert "trains without a CUDA graph" in caplog.text
+    check_same(trained(resnet, True, task), trained(resnet, False, task), rtol=1e-3)
