@@ -75,12 +75,14 @@ DEFAULTS: Mapping[str, Any] = {
     "patience": 20_000,
     "kernels": "auto",
     "cuda_graphs": "off",
+    "children_per_worker": 1,
     "racing": "off",
     "skip_symmetric": "off",
     "data_root": "data",
 }
 
 
+WORKERS = ("workers", "workers_per_gpu", "children_per_worker")
 LARGEST = 2**63 - 1  # that SQLite keeps
 
 
@@ -161,6 +163,8 @@ class SearchConfig:
     """Worker processes [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU [1]."""
+    children_per_worker: Int = None
+    """Children that a worker trains at once, for a GPU that one leaves idle [1]."""
     executor: ExecutorName = None
     """Ray workers, or one child at a time in this process [ray]."""
     ray_address: Text = None
@@ -189,9 +193,7 @@ class SearchConfig:
     """Show the plan and stop."""
 
     def __post_init__(self) -> None:
-        _check_whole(
-            self, "budget", "steps", "batch_size", "workers", "workers_per_gpu", "patience"
-        )
+        _check_whole(self, "budget", "steps", "batch_size", "patience", *WORKERS)
         _check_whole(self, "seed", least=0)
         _check_positive(self, "lr", "timeout")
         choices = {
@@ -315,6 +317,8 @@ class ReevaluateConfig:
     """Worker processes [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU."""
+    children_per_worker: Int = None
+    """Children that a worker trains at once, for a GPU that one leaves idle [1]."""
     executor: ExecutorName = None
     """Ray workers, or one child at a time in this process [ray]."""
     ray_address: Text = None
@@ -335,8 +339,7 @@ class ReevaluateConfig:
     """table, csv, json or markdown."""
 
     def __post_init__(self) -> None:
-        _check_whole(self, "top", "seeds", "steps", "workers", "workers_per_gpu", "lr_sweep")
-        _check_whole(self, "batch_size")
+        _check_whole(self, "top", "seeds", "steps", "lr_sweep", "batch_size", *WORKERS)
         _check_positive(self, "lr", "timeout")
 
     def resolved(
@@ -431,6 +434,8 @@ class ExperimentConfig:
     """Worker processes [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU."""
+    children_per_worker: Int = None
+    """Children that a worker trains at once, for a GPU that one leaves idle [1]."""
     executor: ExecutorName = None
     """Ray workers, or one child at a time in this process [ray]."""
     ray_address: Text = None
@@ -449,7 +454,7 @@ class ExperimentConfig:
     """table, csv, json or markdown."""
 
     def __post_init__(self) -> None:
-        _check_whole(self, "epochs", "seeds", "width", "looks", "workers", "workers_per_gpu")
+        _check_whole(self, "epochs", "seeds", "width", "looks", *WORKERS)
         _check_whole(self, "batch_size", least=2)
         _check_positive(self, "lr", "timeout")
         if not self.sigmas or not all(0 < sigma < float("inf") for sigma in self.sigmas):

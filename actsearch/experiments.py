@@ -200,6 +200,7 @@ def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]
                 operators=OPERATORS,
                 kernels=config.kernels or "auto",
                 cuda_graphs=config.cuda_graphs == "on",
+                in_turns=(config.children_per_worker or 1) > 1,
                 test=True,
                 inspect=True,
                 track=max(1, steps // config.looks),

@@ -309,13 +309,7 @@ def _run(
     if not source.anything_left(stop):
         return STOPPED if stop() else source.ended
     plan.run.write_config(_config(plan))  # as it trains from now on
-    machinery = Machinery(
-        settings["executor"],
-        settings["workers"],
-        settings["workers_per_gpu"],
-        settings["ray_address"],
-        settings["timeout"],
-    )
+    machinery = Machinery(**{f.name: settings[f.name] for f in fields(Machinery)})
     with running(lambda: machinery.start(plan.evaluator), stop) as executor:
         title = " · ".join(
             (

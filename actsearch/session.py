@@ -29,6 +29,7 @@ from results.records import Trial
 from search_space.operators import OPERATORS, Op
 from search_space.space import Space
 from workers.executor import Evaluate, Executor, InlineExecutor
+from workers.lanes import LanesExecutor
 
 log = logging.getLogger("actsearch")
 
@@ -43,6 +44,7 @@ class Machinery:
     executor: str = "ray"
     workers: int | None = None
     workers_per_gpu: int | None = None
+    children_per_worker: int = 1
     ray_address: str | None = None
     timeout: float | None = None
 
@@ -54,6 +56,8 @@ class Machinery:
 
     def start(self, evaluate: Evaluate) -> Executor:
         if self.executor == "inline":
+            if self.children_per_worker > 1:
+                return LanesExecutor(evaluate, self.children_per_worker, self.timeout)
             return InlineExecutor(evaluate, self.timeout)
         from actsearch.ray_actors import QueueActor, WorkerActor
         from workers.ray_executor import RayExecutor
@@ -70,6 +74,7 @@ class Machinery:
             evaluate,
             workers=self.workers,
             workers_per_gpu=self.workers_per_gpu,
+            children=self.children_per_worker,
             address=self.ray_address,
             gpus=torch.cuda.device_count(),
             timeout=self.timeout,
@@ -123,6 +128,7 @@ def make_evaluator(
         extra=extra,
         kernels=settings.get("kernels") or "auto",
         cuda_graphs=settings.get("cuda_graphs") == "on",
+        in_turns=(settings.get("children_per_worker") or 1) > 1,
         **options,
     )
 

@@ -10,15 +10,17 @@ say, by an attribute `capturable`, that their host decides nothing.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and libraries choose theirs
+
+_thread = threading.local()
 
 # A batch in, its loss and the norm of its gradient out.
 Step = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
@@ -44,10 +46,11 @@ def own_stream(device: torch.device) -> Iterator[None]:
         outer.wait_stream(stream)
 
 
-@lru_cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all children: each stream that is used keeps a workspace of cuBLAS's."""
-    return torch.cuda.Stream(device)
+    """One for all children of a thread: each stream that is used keeps a workspace of cuBLAS's."""
+    if not hasattr(_thread, "stream"):
+        _thread.stream = torch.cuda.Stream(device)
+    return _thread.stream
 
 
 class CapturedStep:
@@ -89,7 +92,8 @@ class CapturedStep:
         self._batch = tuple(t.clone() for t in batch)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._out = self._step(self._batch)
             self._graph = graph
         except torch.OutOfMemoryError:

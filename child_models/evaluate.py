@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 
+from child_models.cuda_graph import own_stream
 from child_models.datasets import Data
 from child_models.inspection import activations, inspection, rounded
 from child_models.model_zoos import ZOOS
 from child_models.recipe import Recipe
 from child_models.training import Diverged, RacedOut, Task, Track, Training, train
+from child_models.turns import taking_turns
 from child_models.zoo import Child, source_digest
 from results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
 from search_space.activation import Activation, check_kernels
@@ -44,7 +46,7 @@ class Evaluator:
     Activation; `test` adds the score on the test split, `inspect` what became of the activations
     (see `inspection`), both for trials of the stage `reevaluate` alone; `track` adds the score and
     the betas before the first step, after every so many, and after the last; `cuda_graphs` is as in
-    `train`.
+    `train`; `in_turns` lets several threads call it, on a GPU for a stream each.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Evaluator:
         inspect: bool = False,
         track: int = 0,
         cuda_graphs: bool = False,
+        in_turns: bool = False,
     ) -> None:
         check_kernels(kernels)
         self.dataset = dataset
@@ -72,6 +75,7 @@ class Evaluator:
         self.inspect = inspect
         self.track = track
         self.cuda_graphs = cuda_graphs
+        self.in_turns = in_turns
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -95,6 +99,12 @@ class Evaluator:
         reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
         none to begin with."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not self.in_turns:
+            return self._checked(trial, device, beat)
+        with taking_turns(device), own_stream(device):
+            return self._checked(trial, device, beat)
+
+    def _checked(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Outcome:
         name = _device_name(device)
         try:
             outcome = self._outcome(trial, device, name, beat)
@@ -226,7 +236,10 @@ def _digest(op: Op) -> str:
 @lru_cache(maxsize=2)
 def task_of(dataset: Data, device: torch.device) -> Task:
     """The data set on the device; the last two are kept, whichever evaluators share them."""
-    return dataset.on(device)
+    task = dataset.on(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # other streams will read it
+    return task
 
 
 def _short(error: BaseException) -> str:

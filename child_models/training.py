@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from child_models import turns
 from child_models.cuda_graph import CapturedStep, Step, can_be_captured, own_stream, set_rate
 from child_models.recipe import Recipe
 from results.records import AtRung, Rung
@@ -175,6 +176,7 @@ def _train(
         last = step + 1 == recipe.steps
         due = track is not None and ((step + 1) % track.every == 0 or last)
         if (step + 1) % check_every == 0 or last or rung is not None or due:
+            turns.wait()
             _check_finite(losses, norms, checked, step + 1)
             times.append((time.perf_counter() - clock) / (step + 1 - checked))
             checked = step + 1

@@ -18,6 +18,7 @@ from results.records import Outcome, Trial
 from results.store import Store
 from search_space.space import SPACES, Space, space_from
 from workers.executor import Evaluate, Executor, InlineExecutor
+from workers.lanes import LanesExecutor
 
 # With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
 STARTS_RAY = {"test_chaos", "test_cli", "test_cluster", "test_executors", "test_survival"}
@@ -56,29 +57,40 @@ def ray_session() -> Iterator[Any]:
         ray.shutdown()
 
 
-def ray_executor(evaluate: Evaluate, workers: int = 2) -> Executor:
+def ray_executor(evaluate: Evaluate, workers: int = 2, **options: Any) -> Executor:
     from workers.ray_executor import RayExecutor
 
-    return RayExecutor(evaluate, workers=workers, queue_class=QueueActor, worker_class=WorkerActor)
+    classes: dict[str, Any] = {"queue_class": QueueActor, "worker_class": WorkerActor}
+    return RayExecutor(evaluate, workers=workers, **classes, **options)
 
 
-EXECUTORS: dict[str, Callable[[Evaluate], Executor]] = {
+def lanes_in_one_worker(evaluate: Evaluate, **options: Any) -> Executor:
+    return ray_executor(evaluate, workers=1, children=2, **options)
+
+
+def lanes(evaluate: Evaluate, **options: Any) -> Executor:
+    return LanesExecutor(evaluate, 2, **options)
+
+
+EXECUTORS: dict[str, Callable[..., Executor]] = {
     "inline": InlineExecutor,
+    "lanes": lanes,
     "ray": ray_executor,
+    "ray lanes": lanes_in_one_worker,
 }
 
 
 @pytest.fixture(params=EXECUTORS)
 def make_executor(
     request: pytest.FixtureRequest,
-) -> Iterator[Callable[[Evaluate], Executor]]:
-    """Each executor in turn, closed after the test."""
-    if request.param == "ray":
+) -> Iterator[Callable[..., Executor]]:
+    """Each executor in turn, with options, closed after the test."""
+    if "ray" in request.param:
         request.getfixturevalue("ray_session")
     made: list[Executor] = []
 
-    def make(evaluate: Evaluate) -> Executor:
-        made.append(EXECUTORS[request.param](evaluate))
+    def make(evaluate: Evaluate, **options: Any) -> Executor:
+        made.append(EXECUTORS[request.param](evaluate, **options))
         return made[-1]
 
     yield make

@@ -418,6 +418,29 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     assert "losses at steps 20, 50, 100, 200 alone" in capsys.readouterr().err
 
 
+# -- benchmarks/gpu_children.py
+
+
+def test_ways_to_train_on_a_gpu_are_compared(
+    tmp_path: Path, script: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    """Here on the processor; a step of a ResNet-20 has the operations that its layers say."""
+    module = script("gpu_children")
+    options = {"child": "resnet8:width=4", "size": 16, "batch": 8, "steps": 2, "functions": 3}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    arguments += ["--rounds=1", "--at-once", "2", "--json", str(tmp_path / "j")]
+    monkeypatch.setattr("sys.argv", ["gpu_children.py", *arguments])
+    module.main()
+    assert "no GPU, so no graphs" in capsys.readouterr().out
+    found = json.loads((tmp_path / "j").read_text())
+    assert len(found["rows"]) == len({row["way"] for row in found["rows"]}) == 7
+    assert all(row["an hour"] > 0 for row in found["rows"])
+    given = argparse.Namespace(child="resnet20", batch=4)
+    flop, size = module.least(given, module.images(32, 100))
+    assert flop == pytest.approx(4 * 3 * 2 * 40.55e6, rel=0.02)  # He et al. 2016a: 40.55 M products
+    assert 4 * 1e6 < size < 4 * 2e7
+
+
 # -- benchmarks/twins.py
 
 

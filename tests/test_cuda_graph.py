@@ -102,7 +102,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedGraph]:
         return getattr(model, "capturable", False)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: graph.capture())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: graph.capture())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(training, "own_stream", contextlib.nullcontext)
     monkeypatch.setattr(training, "can_be_captured", capturable)
@@ -243,7 +243,7 @@ def test_what_cannot_be_captured_is_launched_and_says_why(
 def test_memory_that_runs_out_in_a_capture_is_said(
     graphs: list[SimulatedGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(graph: Any, stream: Any) -> Any:
+    def full(graph: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "graph", full)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from actsearch.ray_actors import QueueActor, WorkerActor
-from results.records import DeviceLostError, NoDeviceError, Outcome, Trial
+from results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
 from workers.executor import (
     Beat,
     Evaluate,
@@ -27,31 +27,12 @@ from workers.executor import (
     InlineExecutor,
 )
 from workers.isolation import KilledFromOutside, run_alone
+from workers.lanes import LanesExecutor
 from workers.ray_executor import RayExecutor, Worker
 
-from .conftest import ray_executor, trial
+from .conftest import EXECUTORS, ray_executor, trial
 
-MakeExecutor = Callable[[Evaluate], Executor]
-MakeAny = Callable[..., Executor]
-
-
-@pytest.fixture(params=["inline", "ray"])
-def make_any(request: pytest.FixtureRequest) -> Iterator[MakeAny]:
-    """Either executor with options, closed after the test."""
-    made: list[Executor] = []
-
-    def make(evaluate: Evaluate, **options: Any) -> Executor:
-        if request.param == "inline":
-            made.append(InlineExecutor(evaluate, **options))
-        else:
-            request.getfixturevalue("ray_session")
-            classes = {"queue_class": QueueActor, "worker_class": WorkerActor}
-            made.append(RayExecutor(evaluate, workers=2, **classes, **options))
-        return made[-1]
-
-    yield make
-    for executor in made:
-        executor.close()
+MakeExecutor = Callable[..., Executor]
 
 
 def finish(executor: Executor, n: int, seconds: float = 60.0) -> list[Finished]:
@@ -162,7 +143,98 @@ def test_hold_starts_nothing_more(make_executor: MakeExecutor, tmp_path: Path) -
 
 
 def test_it_says_who_trains(make_executor: MakeExecutor) -> None:
-    assert make_executor(by_seed()).description in ("this process", "2 workers")
+    assert make_executor(by_seed()).description in (
+        "this process",
+        "this process, 2 children at once",
+        "2 workers",
+        "1 worker, 2 children each",
+    )
+
+
+@pytest.mark.parametrize("name", ["lanes", "ray lanes"])
+def test_lanes_train_at_the_same_time(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Each of two children waits for the other."""
+    if "ray" in name:
+        request.getfixturevalue("ray_session")
+    folder = str(tmp_path)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        Path(folder, str(trial.id)).touch()
+        deadline = time.monotonic() + 30
+        while len(os.listdir(folder)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return Outcome("ok", val_accuracy=0.5, device=str(os.getpid()))
+
+    executor = EXECUTORS[name](evaluate)
+    try:
+        executor.submit(trial(1))
+        executor.submit(trial(2))
+        outcomes = [outcome for _, outcome in finish(executor, 2)]
+        assert {outcome.status for outcome in outcomes} == {"ok"}
+        assert len({outcome.device for outcome in outcomes}) == 1
+    finally:
+        executor.close()
+
+
+def test_lanes_that_are_closed_end_their_children_at_a_beat(tmp_path: Path) -> None:
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        (tmp_path / "begun").touch()
+        for step in range(10_000):
+            time.sleep(0.01)
+            beat(step)
+        raise AssertionError("nobody stopped it")
+
+    executor = LanesExecutor(evaluate, 2)
+    executor.submit(trial(1))
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    begun = time.monotonic()
+    executor.close()
+    assert time.monotonic() - begun < 10
+    assert executor.running == 0
+
+
+def test_what_breaks_in_a_lane_is_raised() -> None:
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        raise DeviceLostError("gone")
+
+    executor = LanesExecutor(evaluate, 2)
+    executor.submit(trial(1))
+    with pytest.raises(DeviceLostError, match="gone"):
+        finish(executor, 1)
+    executor.close()
+
+
+def test_a_lane_that_runs_out_of_memory_ends_its_worker_with_the_others_children_done(
+    ray_session: Any, tmp_path: Path
+) -> None:
+    folder = str(tmp_path)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        deadline = time.monotonic() + 30
+        Path(folder, f"{trial.id} {os.getpid()}").touch()
+        while len(os.listdir(folder)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if trial.id == 1 and len(os.listdir(folder)) == 2:
+            return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
+        time.sleep(0.3)
+        return Outcome("ok", val_accuracy=0.5, device=str(os.getpid()))
+
+    executor = ray_executor(evaluate, workers=1, children=2)
+    try:
+        for i in (1, 2, 3):
+            executor.submit(trial(i))
+        outcomes = {t.id: o for t, o in finish(executor, 3)}
+        assert {o.status for o in outcomes.values()} == {"ok"}
+        assert outcomes[3].device != outcomes[2].device  # of another process
+        assert isinstance(executor, RayExecutor)
+        assert executor.lost == 0
+    finally:
+        executor.close()
 
 
 def test_a_killed_workers_candidate_is_trained_by_another(ray_session: Any, tmp_path: Path) -> None:
@@ -241,7 +313,9 @@ def test_a_candidate_whose_process_is_killed_from_outside_is_innocent(
         executor.close()
 
 
-def test_a_child_that_hears_beats_is_stopped_in_time(tmp_path: Path, make_any: MakeAny) -> None:
+def test_a_child_that_hears_beats_is_stopped_in_time(
+    tmp_path: Path, make_executor: MakeExecutor
+) -> None:
     pids = str(tmp_path)
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
@@ -251,7 +325,7 @@ def test_a_child_that_hears_beats_is_stopped_in_time(tmp_path: Path, make_any: M
             beat(step)
         return Outcome("ok", val_accuracy=0.5)
 
-    executor = make_any(evaluate, timeout=1.0)
+    executor = make_executor(evaluate, timeout=1.0)
     executor.submit(trial(1))
     start = time.monotonic()
     [(_, outcome)] = finish(executor, 1)
@@ -505,6 +579,7 @@ PARENT = """
 import os, time
 from ray import cloudpickle
 from results.records import Trial
+from workers.lanes import LanesExecutor
 from workers.isolation import run_alone
 
 def evaluate(trial, beat):

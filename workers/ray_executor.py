@@ -16,6 +16,7 @@ import os
 import socket
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Any
 
@@ -56,15 +57,26 @@ STILLBORN_SECONDS = 60.0  # for how long: where workers are killed all the time,
 
 
 class Worker:
-    """The body of a worker actor: lease, evaluate, complete. After `recycle_after` candidates, or
-    one that ran out of memory, it returns, and a new process takes its place with all memory free.
-    What ran out of memory, which others may have taken, is tried once more, alone.
+    """The body of a worker actor: lease, evaluate, complete, in a thread for each of the children
+    that it trains at once. After `recycle_after` candidates, or one that ran out of memory, it
+    returns, and a new process takes its place with all memory free. What ran out of memory, which
+    others may have taken, is tried once more, alone.
     """
 
     recycle_after = 500
 
+    def __init__(self) -> None:
+        self._done = 0
+        self._full = False
+
     def run(
-        self, queue: Any, name: str, evaluate: Evaluate, timeout: float | None, code: str
+        self,
+        queue: Any,
+        name: str,
+        evaluate: Evaluate,
+        timeout: float | None,
+        code: str,
+        children: int = 1,
     ) -> None:
         """`code` is the driver's. Raises UnfitError where this machine has another, or a GPU that
         cannot be used; DeviceLostError where it can be used no more."""
@@ -81,7 +93,18 @@ class Worker:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it as it is, and torch sees all
         try:
             self.check_gpus(len(ray.get_gpu_ids()))
-            self._work(queue, name, evaluate, timeout)
+            if children == 1:
+                self._work(queue, name, evaluate, timeout)
+                return
+            with ThreadPoolExecutor(children, "lane") as pool:
+                lanes = [
+                    pool.submit(self._work, queue, name, evaluate, timeout) for _ in range(children)
+                ]
+                try:
+                    for lane in as_completed(lanes):
+                        lane.result()
+                finally:
+                    self._full = True  # where one raised, the others end with their children
         except NoDeviceError as error:
             raise UnfitError(f"{here[0]} cannot use its GPU: {error}", here[1]) from error
 
@@ -89,8 +112,7 @@ class Worker:
         import ray
 
         idle, longest = IDLE_SECONDS
-        done = 0
-        while done < self.recycle_after:
+        while self._done < self.recycle_after and not self._full:
             lease: Any = ray.get(queue.lease.remote(name))
             if lease is None:
                 time.sleep(idle)
@@ -103,9 +125,8 @@ class Worker:
                 ray.get(queue.give_back.remote(lease.number))
             else:
                 ray.get(queue.complete.remote(lease.number, outcome))
-                done += 1
-            if full:
-                return
+                self._done += 1
+            self._full = self._full or full
 
     def code(self) -> str:
         """What is compared between driver and worker."""
@@ -157,7 +178,8 @@ class RayExecutor:
     """Trains on a local Ray, or on the cluster at `address`.
 
     `workers` is their number: by default one a core, or `workers_per_gpu` a GPU where Ray sees any,
-    and on a cluster more as machines join. `gpus` are those of this machine that children can use
+    and on a cluster more as machines join. Each trains `children` at once, for which `evaluate`
+    must be one that threads can share. `gpus` are those of this machine that children can use
     (None: those that Ray sees). A child may take `timeout` seconds.
     `queue_class` and `worker_class` are what Ray unpickles by name on the workers; the front door
     hands in its own. Raises ExecutorError where Ray cannot be reached or cannot place the workers.
@@ -169,6 +191,7 @@ class RayExecutor:
         *,
         workers: int | None = None,
         workers_per_gpu: int | None = None,
+        children: int = 1,
         address: str | None = None,
         gpus: int | None = None,
         timeout: float | None = None,
@@ -186,6 +209,7 @@ class RayExecutor:
         self._address = address
         self._timeout = timeout
         self._asked_for = workers, workers_per_gpu
+        self._children = children
         self._looked = time.monotonic()
         self._killed: set[str] = set()  # workers that this driver has killed
         self._refused: set[str] = set()  # nodes that cannot take part
@@ -271,12 +295,13 @@ class RayExecutor:
                 label_selector=elsewhere,
             ).remote()
             self._workers[name] = worker
-            run = worker.run.remote(self._queue, name, self._evaluate, self._timeout, self._code)
+            machinery = self._timeout, self._code, self._children
+            run = worker.run.remote(self._queue, name, self._evaluate, *machinery)
             self._futures[run] = name
 
     @property
     def free(self) -> int:
-        return self.workers * (1 + AHEAD) - len(self._outstanding)
+        return self.workers * self._children * (1 + AHEAD) - len(self._outstanding)
 
     @property
     def running(self) -> int:
@@ -287,7 +312,8 @@ class RayExecutor:
         plural = "s" * (self.workers != 1)
         gpus = round(self.workers * self._gpu_share)
         where = f" on {gpus} GPU{'s' * (gpus != 1)}" if gpus else ""
-        return f"{self.workers} worker{plural}{where}"
+        each = f", {self._children} children each" if self._children > 1 else ""
+        return f"{self.workers} worker{plural}{where}{each}"
 
     def submit(self, trial: Trial) -> None:
         self._outstanding[trial.id] = trial

@@ -1,0 +1,143 @@
+"""Several trainings in one process compute what each would have computed alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from actsearch.config import SearchConfig
+from actsearch.launch import make_plan
+from child_models import turns
+from child_models.evaluate import Evaluator
+from child_models.recipe import Recipe
+from child_models.zoo import child_from
+from results.records import Trial
+
+from .test_cuda_graph import WithDropout, made_up
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+CPU = torch.device("cpu")
+FORMULAS = ("relu(x)", "x * sigmoid(beta * x)", "max(x, sin(x))", "tanh(x) + x")
+
+
+def with_dropout(make_activation: Any, *, input_shape: Any, classes: int) -> WithDropout:
+    network = WithDropout()
+    network.layers[2] = make_activation(32)
+    return network
+
+
+def check_as_alone(child: Any, rtol: float = 0.0, **options: Any) -> None:
+    recipe = Recipe(steps=60, batch_size=32, lr=0.05)
+    alone, shared = (
+        Evaluator(made_up(), child_from(child), recipe, in_turns=in_turns, **options)
+        for in_turns in (False, True)
+    )
+    trials = [Trial(i, "search", f, alone.protocol_hash, i) for i, f in enumerate(FORMULAS)]
+    one_by_one = [alone(trial) for trial in trials]
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(len(trials)) as pool:
+        at_once = list(pool.map(shared, trials))
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(one_by_one, at_once, strict=True):
+        assert (a.status, b.status) == ("ok", "ok"), b.reason
+        assert dict(b.curve) == pytest.approx(dict(a.curve), rel=rtol)
+        assert b.val_accuracy == pytest.approx(a.val_accuracy, abs=0.05 * (rtol > 0))
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The turn goes round at each wait; which threads had it."""
+    had: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        had.append(threading.get_ident())
+        real(0.002)
+
+    real = time.sleep
+    monkeypatch.setattr(turns.time, "sleep", sleep)
+    return had
+
+
+@pytest.mark.parametrize("child", [with_dropout, "resnet8:width=4"])
+def test_a_training_in_turns_is_the_training_alone(child: Any, handed_over: list[int]) -> None:
+    check_as_alone(child)
+    changes = sum(a != b for a, b in pairwise(handed_over))
+    assert changes > 20
+
+
+def test_one_at_a_time_has_the_turn_and_each_its_own_random_numbers() -> None:
+    inside: list[int] = []
+    drawn: dict[int, list[float]] = {}
+
+    def work(seed: int) -> None:
+        with turns.taking_turns(CPU):
+            torch.manual_seed(seed)
+            for _ in range(50):
+                inside.append(seed)
+                assert inside == [seed]
+                drawn.setdefault(seed, []).append(torch.rand(()).item())
+                inside.remove(seed)
+                turns.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    for seed, values in drawn.items():
+        torch.manual_seed(seed)
+        assert values == [torch.rand(()).item() for _ in range(50)]
+
+
+def test_the_turn_is_given_back_whatever_happens() -> None:
+    with pytest.raises(ZeroDivisionError), turns.taking_turns(CPU):
+        turns.wait()
+        _ = 1 / 0
+    with turns.taking_turns(CPU):
+        pass
+    turns.wait()  # out of turn: nothing to give
+
+
+def test_precision_of_a_gpu_goes_with_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two trainings with different precisions, each has its own after each wait."""
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    stream = type("Stream", (), {"synchronize": lambda self: time.sleep(0.002)})()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    before = torch.backends.cudnn.allow_tf32
+
+    def work(allowed: bool) -> bool:
+        with turns.taking_turns(device):
+            torch.backends.cudnn.allow_tf32 = allowed
+            for _ in range(20):
+                turns.wait()
+                if torch.backends.cudnn.allow_tf32 != allowed:
+                    return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(work, (True, False)))
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.parametrize("children", [None, 3])
+def test_children_at_once_are_asked_for_and_are_no_part_of_what_a_search_is(
+    children: Any, tmp_path: Any
+) -> None:
+    options: dict[str, Any] = {"run": str(tmp_path / "r"), "space": "tiny"}
+    plan = make_plan(SearchConfig(**options, children_per_worker=children))
+    assert plan.evaluator.in_turns == (children == 3)
+    assert plan.evaluator.protocol == make_plan(SearchConfig(**options)).evaluator.protocol
+    with pytest.raises(ValueError, match="--children-per-worker 0 is too small; use 1 or more"):
+        SearchConfig(**options, children_per_worker=0)
+
+
+@GPU
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+@pytest.mark.parametrize("child", [with_dropout, "resnet8:width=4"])
+def test_on_a_gpu_a_training_in_turns_is_the_training_alone(child: Any, cuda_graphs: bool) -> None:
+    check_as_alone(child, 1e-3, cuda_graphs=cuda_graphs)

@@ -1,0 +1,66 @@
+"""LanesExecutor: several trials at once in this process, each in a thread."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from results.records import Outcome, Trial
+from workers.executor import Deadline, Evaluate, Finished, Stopped, TimedOut, timed_out
+
+
+class _Closed(Stopped):
+    """Nobody wants the outcome any more."""
+
+
+class LanesExecutor:
+    """Trains up to `lanes` trials at a time; `evaluate` must be one that threads can share."""
+
+    def __init__(self, evaluate: Evaluate, lanes: int, timeout: float | None = None) -> None:
+        self._evaluate = evaluate
+        self._lanes = lanes
+        self._timeout = timeout
+        self._closed = False
+        self._pool = ThreadPoolExecutor(lanes, "lane")
+        self._running: dict[Future[Outcome], Trial] = {}
+
+    @property
+    def free(self) -> int:
+        return self._lanes - len(self._running)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def description(self) -> str:
+        return f"this process, {self._lanes} children at once"
+
+    def submit(self, trial: Trial) -> None:
+        self._running[self._pool.submit(self._outcome, trial)] = trial
+
+    def _outcome(self, trial: Trial) -> Outcome:
+        def beat(step: int) -> None:
+            if self._closed:
+                raise _Closed
+            deadline(step)
+
+        deadline = Deadline(self._timeout)
+        try:
+            return self._evaluate(trial, beat)
+        except TimedOut:
+            return timed_out(self._timeout or 0.0, time.monotonic() - deadline.started)
+
+    def completed(self, timeout: float) -> list[Finished]:
+        ended, _ = wait(self._running, timeout, return_when=FIRST_COMPLETED)
+        return [(self._running.pop(future), future.result()) for future in ended]
+
+    def hold(self) -> None:
+        for future in [f for f in self._running if f.cancel()]:
+            del self._running[future]
+
+    def close(self) -> None:
+        """Children end at their next beat."""
+        self._closed = True
+        self._pool.shutdown(cancel_futures=True)
+        self._running.clear()
