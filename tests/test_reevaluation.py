@@ -13,14 +13,25 @@ import torch
 from torch import nn
 
 import actsearch
+from actsearch.batch import _to_train
 from actsearch.config import ReevaluateConfig, SearchConfig
 from actsearch.errors import UsageError
-from actsearch.reevaluation import SWEEP_SEED, _rates, reevaluate
+from actsearch.reevaluation import (
+    SWEEP_SEED,
+    _best,
+    _cells,
+    _models,
+    _rates,
+    _sweep,
+    reevaluate,
+)
 from child_models.datasets import DataError, make_dataset
 from child_models.image_network import MakeActivation
 from results.records import Outcome
+from results.store import Store
 from search_space.activation import Activation
 from search_space.baselines import BASELINES
+from search_space.parser import parse
 
 Arrays = tuple[np.ndarray, np.ndarray]
 QUICK: dict[str, Any] = {
@@ -216,6 +227,80 @@ def test_what_had_too_little_time_is_trained_when_there_is_more(
     assert again(timeout=1e-6) == ["timed_out"]
     assert again() == ["ok"]
     assert again(timeout=1e-6) == ["ok"]
+
+
+def test_of_a_sweep_what_failed_is_never_the_best_rate(tmp_path: Path, blobs: Arrays) -> None:
+    """Where one rate failed another is taken, and where all did the usual one."""
+    config = ReevaluateConfig(seeds=1, lr_sweep=3, steps=25, batch_size=32, lr=0.05)
+    [model] = _models(config, {}, [narrow], [blobs], ())
+    failed = Outcome("failed", "OutOfMemoryError")
+    outcomes = {
+        parse("sin(x)"): [failed, Outcome("ok", val_accuracy=0.1), Outcome("diverged", "nan")],
+        parse("tanh(x)"): [failed, failed, Outcome("timed_out", "longer than 1 s")],
+    }
+    functions = dict.fromkeys(outcomes, "")
+    store = Store(tmp_path / "run.sqlite", create=True)
+    for evaluator in model.evaluators:
+        store.add_protocol(evaluator.protocol_hash, evaluator.protocol)
+    swept = [(expr, i) for i in range(3) for expr in functions]
+    for trial, (expr, i) in zip(_sweep(store, functions, [model]), swept, strict=True):
+        store.record(trial, outcomes[expr][i])
+    cells = _cells(store, functions, [model])
+    assert [cell.evaluator.recipe.lr for cell in cells] == [0.0158, 0.05]
+    store.close()
+
+
+def test_seeds_that_chose_a_function_are_not_used_to_judge_it(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    """The search's own, where all else is the search's; with another recipe it chose nothing."""
+    options = {"child": narrow, "dataset": blobs, **QUICK}
+    run = actsearch.search(tmp_path / "run", space="tiny", budget=1, seed=5, **options)
+
+    def seeds(**changes: Any) -> set[int]:
+        before = len(run.rows("reevaluate"))
+        reevaluate(run, functions=["relu"], seeds=2, **{**options, **changes})
+        return {row["seed"] for row in run.rows("reevaluate")[before:]}
+
+    assert seeds() == {6, 7}
+    assert seeds(steps=7) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "timeout", "again"),
+    [
+        (None, None, True),
+        (Outcome("ok", val_accuracy=0.5, seconds=5.0), None, False),
+        (Outcome("failed", "RuntimeError", seconds=5.0), None, False),
+        (Outcome("timed_out", "longer than 5 s", seconds=5.0), None, True),
+        (Outcome("timed_out", "longer than 5 s", seconds=5.0), 6.0, True),
+        (Outcome("timed_out", "longer than 5 s", seconds=5.0), 5.0, False),
+        (Outcome("timed_out", "longer than 5 s", seconds=5.0), 1.0, False),
+    ],
+)
+def test_only_what_may_end_differently_is_trained_again(
+    outcome: Outcome | None, timeout: float | None, again: bool
+) -> None:
+    assert _to_train(outcome, timeout) == again
+
+
+def test_the_best_of_a_search_are_others_than_those_trained_beside_it(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    run = actsearch.search(
+        tmp_path / "run", space="tiny", child=narrow, dataset=blobs, budget=4, **QUICK
+    )
+    store = run.store()
+    store._db.execute(
+        "UPDATE outcomes SET val_accuracy = (SELECT CASE label WHEN '' THEN 0.5 ELSE 0.9 END "
+        "FROM trials WHERE id = outcomes.trial) WHERE status = 'ok'"
+    )
+    store._db.commit()
+    store.close()
+    labels = {entry.expression: entry.label for entry in run.leaderboard()}
+    best = _best(run, 2)
+    assert len(best) == 2
+    assert [labels[expression] for expression in best] == ["", ""]
 
 
 def test_a_search_on_objects_is_re_evaluated_on_the_same_objects_or_on_what_is_named(
