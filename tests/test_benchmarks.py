@@ -313,6 +313,18 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
         assert fingerprint(parse(one)).symmetry == fingerprint(parse(other)).symmetry
 
 
+def test_a_loss_on_the_way_is_the_mean_of_ten_steps_and_of_trainings_that_came_so_far(
+    script: Any,
+) -> None:
+    loss_at = script("one_unit_table").loss_at
+    curve = [(step, float(step)) for step in (1, 41, 45, 50, 51)]
+    assert loss_at(curve, 50) == pytest.approx((41 + 45 + 50) / 3)
+    assert loss_at(curve, 51) == pytest.approx((45 + 50 + 51) / 3)
+    assert loss_at(curve, 30) is None  # none of its ten steps was kept
+    assert loss_at(curve, 52) is None  # it ended before
+    assert loss_at([], 20) is None
+
+
 def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
     """Whichever of its spellings the search has met, or a user has typed."""
     module = script("one_unit_table")
