@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from child_models import turns
 from child_models.recipe import Recipe
 from child_models.training import Diverged, autocast, memory_format
 
@@ -65,6 +66,7 @@ def accuracy(
         right = right.to(x.device) + (logits.argmax(1) == y).sum()
         examples += len(y)
         beat()
+    turns.wait()
     if not bool(finite):
         raise Diverged(f"logits not finite on the {split} split", None, ())
     return int(right) / examples

@@ -10,13 +10,19 @@ say, by an attribute `capturable`, that their host decides nothing.
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
+
+from results.records import ALONE, DeviceLostError
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and libraries choose theirs
 
@@ -27,7 +33,23 @@ Step = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
 
 
 def can_be_captured(model: nn.Module, device: torch.device) -> bool:
-    return device.type == "cuda" and getattr(model, "capturable", False)
+    """A suspect that is tried alone is not: the capture may be what it was lost in."""
+    alone = ALONE in os.environ
+    return device.type == "cuda" and getattr(model, "capturable", False) and not alone
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """What a GPU makes the host wait for, as far as torch knows, in warnings."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    found += [str(w.message) for w in caught if "synchronizing" in str(w.message)]
 
 
 @contextmanager
@@ -42,8 +64,11 @@ def own_stream(device: torch.device) -> Iterator[None]:
     try:
         with torch.cuda.stream(stream):
             yield
-    finally:
-        outer.wait_stream(stream)
+    except BaseException:
+        with suppress(Exception):  # where the GPU is gone, that is what is to be said
+            outer.wait_stream(stream)
+        raise
+    outer.wait_stream(stream)
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:
@@ -55,7 +80,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 class CapturedStep:
     """`step` as it is for WARM_UP batches, then a replay of what it does. It stays as it is where
-    it cannot be captured, and for batches of other shapes.
+    its host waits for a value, and for batches of other shapes.
 
     `step` must launch the same kernels each time, drop the gradients before it computes new ones,
     and end with `optimiser.step()`. The loss and the norm that come back are overwritten by the
@@ -65,6 +90,7 @@ class CapturedStep:
     def __init__(self, step: Step, optimiser: torch.optim.Optimizer, device: torch.device) -> None:
         self._step = step
         self._before = WARM_UP
+        self._waits = ""  # why there is to be no graph
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: tuple[torch.Tensor, ...] = ()
         self._out: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -76,9 +102,8 @@ class CapturedStep:
     def __call__(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         if self._before > 0:
             self._before -= 1
-            return self._step(batch)
-        if self._before == 0:
-            self._before = -1
+            return self._step(batch) if self._before else self._last_launched(batch)
+        if self._graph is None and self._waits == "":
             self._capture(batch)
         if self._graph is None or self._out is None or not _alike(batch, self._batch):
             return self._step(batch)
@@ -87,8 +112,17 @@ class CapturedStep:
         self._graph.replay()
         return self._out
 
+    def _last_launched(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        with watched() as waits:
+            out = self._step(batch)
+        if waits:
+            self._waits = " ".join(waits[0].split())[:200]
+            log.warning("trains without a CUDA graph, since its host waits: %s", self._waits)
+        return out
+
     def _capture(self, batch: tuple[torch.Tensor, ...]) -> None:
-        """Nothing is computed here."""
+        """Nothing is computed here. A capture that fails leaves torch's random numbers and memory
+        of this process as they are within one, so nothing more is trained in it."""
         self._batch = tuple(t.clone() for t in batch)
         graph = torch.cuda.CUDAGraph()
         try:
@@ -100,7 +134,10 @@ class CapturedStep:
             raise
         except RuntimeError as error:
             why = " ".join(str(error).split())[:200]
-            logging.getLogger(__name__).warning("trains without a CUDA graph: %s", why)
+            raise DeviceLostError(
+                f"a step could not be captured as a CUDA graph ({why}), after which this process "
+                "cannot train; leave --cuda-graphs out"
+            ) from error
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -99,20 +99,22 @@ class Evaluator:
         reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
         none to begin with."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if not self.in_turns:
-            return self._checked(trial, device, beat)
-        with taking_turns(device), own_stream(device):
-            return self._checked(trial, device, beat)
-
-    def _checked(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Outcome:
         name = _device_name(device)
-        try:
-            outcome = self._outcome(trial, device, name, beat)
-            if outcome.status == "failed":
-                _check_still_there(device, outcome.reason)
-            return outcome
-        finally:
-            _free_memory(device)
+        if not self.in_turns:
+            try:
+                return self._checked(trial, device, name, beat)
+            finally:
+                _free_memory(device)
+        with taking_turns(device), own_stream(device):
+            return self._checked(trial, device, name, beat)
+
+    def _checked(
+        self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
+    ) -> Outcome:
+        outcome = self._outcome(trial, device, name, beat)
+        if outcome.status == "failed":
+            _check_still_there(device, outcome.reason)
+        return outcome
 
     def _outcome(
         self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
@@ -142,6 +144,8 @@ class Evaluator:
                 ms_per_step=end.training.ms_per_step,
                 seconds=time.perf_counter() - start,
             )
+        except DeviceLostError:
+            raise
         except Exception as error:
             what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
             seconds = time.perf_counter() - start

@@ -1,23 +1,50 @@
 """Several trainings in one process, for a GPU that one of them leaves idle.
 
 Each is in a thread of its own, and one of them at a time has the turn: it alone runs Python,
-launches kernels and draws random numbers. While it waits for its stream of the GPU another has the
-turn. Random numbers and torch's global settings go with the turn, so a training computes what it
-would have computed alone.
+launches kernels and draws random numbers. While it waits for its stream of the GPU the next one has
+the turn. Random numbers and torch's global settings go with the turn, so a training computes what
+it would have computed alone.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
-_turn = threading.Lock()
-_before: list[list[Any]] = []  # the globals outside, once for each block that has not ended
+
+class _Turn:
+    """A lock that goes to whoever has waited longest."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def acquire(self) -> None:
+        with self._mutex:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Event()
+            self._waiting.append(mine)
+        mine.wait()
+
+    def release(self) -> None:
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+
+_turn = _Turn()
+_outside: list[list[Any]] = []  # the globals there, once for each block that has not ended
 _thread = threading.local()  # `device`, where the thread takes turns
 
 
@@ -25,17 +52,25 @@ _thread = threading.local()  # `device`, where the thread takes turns
 def taking_turns(device: torch.device) -> Iterator[None]:
     """What is within runs while no other such block does, but for the waits in it. Each begins with
     the globals that there were outside."""
-    with _turn:
-        outside = _before[0] if _before else _globals(device)
-        _before.append(outside)
-        _set_globals(outside, device)
-        _thread.device = device
+    _turn.acquire()
+    try:
+        outside = _outside[0] if _outside else _globals(device)
+        _outside.append(outside)
         try:
+            _begin(outside, device)
+            _thread.device = device
             yield
+        except BaseException:
+            with suppress(Exception):  # where the GPU is gone, that is what is to be said
+                _set_globals(outside, device)
+            raise
+        else:
+            _set_globals(outside, device)
         finally:
             _thread.device = None
-            _before.pop()
-            _set_globals(outside, device)
+            _outside.pop()
+    finally:
+        _turn.release()
 
 
 def wait() -> None:
@@ -53,14 +88,23 @@ def wait() -> None:
             time.sleep(0)
     finally:
         _turn.acquire()
-        _set_globals(mine, device)
+    _set_globals(mine, device)
+
+
+def _begin(outside: list[Any], device: torch.device) -> None:
+    """Random numbers of a GPU as outside, but in a state of one's own: graphs of several children
+    would draw from the one that they share, whatever its value was when they were launched."""
+    _set_globals(outside, device)
+    if device.type == "cuda":
+        generator = _generator(device)
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def _globals(device: torch.device) -> list[Any]:
     """What trainings set or use up, and a process has once."""
     found: list[Any] = [torch.get_rng_state()]
     if device.type == "cuda":
-        found += [torch.cuda.get_rng_state(device)]
+        found += [_generator(device).graphsafe_get_state()]
         found += [flags.allow_tf32 for flags in _precision_flags()]
     return found
 
@@ -68,9 +112,13 @@ def _globals(device: torch.device) -> list[Any]:
 def _set_globals(values: list[Any], device: torch.device) -> None:
     torch.set_rng_state(values[0])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(values[1], device)
+        _generator(device).graphsafe_set_state(values[1])
         for flags, allowed in zip(_precision_flags(), values[2:], strict=True):
             flags.allow_tf32 = allowed
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
 
 
 def _precision_flags() -> list[Any]:

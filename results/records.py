@@ -9,6 +9,7 @@ from typing import Any
 
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
+ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
 METRICS = ("loss", "accuracy")  # by which trainings race
 # A rung is a shorter training inside a search, a sweep one that chooses a learning rate.
 STAGES = ("search", "rung", "sweep", "reevaluate")

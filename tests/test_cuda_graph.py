@@ -17,15 +17,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from child_models import training
+from child_models import cuda_graph, training
 from child_models.classification import Classification
-from child_models.cuda_graph import WARM_UP
+from child_models.cuda_graph import WARM_UP, can_be_captured
 from child_models.datasets import make_dataset
 from child_models.evaluate import Evaluator
 from child_models.recipe import Recipe
 from child_models.training import Track, Training, train
 from child_models.zoo import child_from
-from results.records import OUT_OF_MEMORY, Rung, Trial
+from results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
 from search_space.activation import Activation
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -89,6 +89,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+class _Asked(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.values += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[str]]:
+    found: list[str] = []
+    with _Asked() as asked:
+        yield found
+    found += ["called a synchronizing CUDA operation"] * asked.values
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedGraph]:
     """Those that were made, without a GPU."""
@@ -105,6 +125,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedGraph]:
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: graph.capture())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(training, "own_stream", contextlib.nullcontext)
+    monkeypatch.setattr(cuda_graph, "watched", watched)
     monkeypatch.setattr(training, "can_be_captured", capturable)
     return made
 
@@ -229,15 +250,42 @@ class Asks(WithDropout):
         return out if out.mean().item() < 1e9 else out + 1
 
 
-def test_what_cannot_be_captured_is_launched_and_says_why(
+def test_a_host_that_waits_for_a_value_launches_each_step_and_says_why(
     graphs: list[SimulatedGraph], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         one = trained(Asks, True)
     [said] = [record.getMessage() for record in caplog.records]
-    assert said == ("trains without a CUDA graph: operation not permitted when stream is capturing")
-    assert graphs[0].replays == 0
+    assert said == (
+        "trains without a CUDA graph, since its host waits: called a synchronizing CUDA operation"
+    )
+    assert graphs == []
     check_same(one, trained(Asks, False))
+
+
+def test_a_capture_that_fails_ends_the_process_and_no_candidate(
+    graphs: list[SimulatedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's random numbers and memory are broken after it; the worker is replaced, and what it
+    lost is tried in a process of its own, without graphs."""
+    monkeypatch.setattr(cuda_graph, "watched", lambda: contextlib.nullcontext([]))
+    evaluator = Evaluator(made_up(), child_from(asking), RECIPE, cuda_graphs=True)
+    trial = Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0)
+    with pytest.raises(DeviceLostError, match=r"could not be captured .*leave --cuda-graphs out"):
+        evaluator(trial)
+    monkeypatch.undo()
+    monkeypatch.setenv(ALONE, "1")
+    assert not can_be_captured(resnet(), torch.device("cuda"))
+    monkeypatch.delenv(ALONE)
+    assert can_be_captured(resnet(), torch.device("cuda"))
+    assert not can_be_captured(resnet(), CPU)
+    assert evaluator(trial).status == "ok"
+
+
+def asking(make_activation: Any, *, input_shape: Any, classes: int) -> nn.Module:
+    network = Asks()
+    network.layers[2] = make_activation(32)
+    return network
 
 
 def test_memory_that_runs_out_in_a_capture_is_said(
@@ -278,7 +326,7 @@ def test_a_gpu_replays_what_it_would_have_launched(model: Any, optimiser: str) -
 
 
 @GPU
-def test_a_gpu_goes_on_after_a_capture_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gpu_says_that_a_host_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
     task = Classification(made_up(), torch.device("cuda"))
     with caplog.at_level(logging.WARNING):
         trained(Asks, True, task)

@@ -197,14 +197,45 @@ def test_lanes_that_are_closed_end_their_children_at_a_beat(tmp_path: Path) -> N
     assert executor.running == 0
 
 
-def test_what_breaks_in_a_lane_is_raised() -> None:
+def test_what_breaks_in_a_lane_is_raised_after_what_has_finished() -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
-        raise DeviceLostError("gone")
+        if trial.id == 1:
+            raise DeviceLostError("gone")
+        return Outcome("ok", val_accuracy=0.5)
 
     executor = LanesExecutor(evaluate, 2)
     executor.submit(trial(1))
+    executor.submit(trial(2))
+    time.sleep(0.2)
+    assert [t.id for t, _ in executor.completed(5.0)] == [2]
     with pytest.raises(DeviceLostError, match="gone"):
-        finish(executor, 1)
+        executor.completed(5.0)
+    executor.close()
+
+
+def test_a_lane_that_runs_out_of_memory_is_tried_again_when_no_other_runs() -> None:
+    tried: list[int] = []
+    inside: list[int] = []
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        inside.append(trial.id)
+        time.sleep(0.1)
+        tried.append(trial.id)
+        others = len(inside) - 1
+        inside.remove(trial.id)
+        if trial.id == 3 or (trial.id == 1 and others):
+            return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
+        return Outcome("ok", val_accuracy=0.5)
+
+    executor = LanesExecutor(evaluate, 2)
+    waiting = [trial(i) for i in (3, 2, 1)]
+    finished: list[Finished] = []
+    while len(finished) < 3:
+        while waiting and executor.free > 0:
+            executor.submit(waiting.pop())
+        finished += executor.completed(0.5)
+    assert {t.id: o.status for t, o in finished} == {1: "ok", 2: "ok", 3: "failed"}
+    assert (tried.count(1), tried.count(2), tried.count(3)) == (2, 1, 2)
     executor.close()
 
 

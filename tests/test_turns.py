@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +15,11 @@ import torch
 
 from actsearch.config import SearchConfig
 from actsearch.launch import make_plan
-from child_models import turns
+from child_models import cuda_graph, turns
 from child_models.evaluate import Evaluator
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
-from results.records import Trial
+from results.records import DeviceLostError, Trial
 
 from .test_cuda_graph import WithDropout, made_up
 
@@ -48,6 +50,24 @@ def check_as_alone(child: Any, rtol: float = 0.0, **options: Any) -> None:
         assert (a.status, b.status) == ("ok", "ok"), b.reason
         assert dict(b.curve) == pytest.approx(dict(a.curve), rel=rtol)
         assert b.val_accuracy == pytest.approx(a.val_accuracy, abs=0.05 * (rtol > 0))
+
+
+class FakeGenerator:
+    """States as torch's generators of GPUs have them: objects that can be put in their place."""
+
+    def __init__(self) -> None:
+        self.state = 0
+        self.made = 0
+
+    def graphsafe_get_state(self) -> int:
+        return self.state
+
+    def graphsafe_set_state(self, state: int) -> None:
+        self.state = state
+
+    def clone_state(self) -> int:
+        self.made += 1
+        return self.made
 
 
 @pytest.fixture
@@ -104,24 +124,83 @@ def test_the_turn_is_given_back_whatever_happens() -> None:
 def test_precision_of_a_gpu_goes_with_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two trainings with different precisions, each has its own after each wait."""
     device = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
-    stream = type("Stream", (), {"synchronize": lambda self: time.sleep(0.002)})()
+    states = FakeGenerator()
+    monkeypatch.setattr(turns, "_generator", lambda device: states)
+    stream = SimpleNamespace(synchronize=lambda: time.sleep(0.002))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     before = torch.backends.cudnn.allow_tf32
 
-    def work(allowed: bool) -> bool:
+    def work(allowed: bool) -> int | None:
         with turns.taking_turns(device):
             torch.backends.cudnn.allow_tf32 = allowed
+            state = states.state
             for _ in range(20):
                 turns.wait()
-                if torch.backends.cudnn.allow_tf32 != allowed:
-                    return False
-        return True
+                if torch.backends.cudnn.allow_tf32 != allowed or states.state != state:
+                    return None
+            return state
 
     with ThreadPoolExecutor(2) as pool:
-        assert all(pool.map(work, (True, False)))
+        used = list(pool.map(work, (True, False)))
+    assert sorted(map(bool, used)) == [True, True]
+    assert len({0, *used}) == 3  # states of their own, which are not the one outside
+    assert states.state == 0
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_whoever_waits_longest_has_the_next_turn() -> None:
+    turn, had = turns._Turn(), []
+
+    def work(number: int) -> None:
+        turn.acquire()
+        had.append(number)
+        turn.release()
+
+    turn.acquire()
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(work, number)
+            while len(turn._waiting) <= number:
+                time.sleep(0.002)
+        turn.release()
+    assert had == [*range(8)]
+    turn.acquire()  # nobody has it
+
+
+def test_a_gpu_that_is_gone_is_said_whatever_fails_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    class Stream:
+        def __init__(self, *_: Any) -> None: ...
+
+        def wait_stream(self, other: Any) -> None:
+            if lost:
+                raise gone
+
+    class Generator(FakeGenerator):
+        def graphsafe_set_state(self, state: int) -> None:
+            if lost:
+                raise gone
+
+    lost: list[bool] = []
+    generator = Generator()
+    monkeypatch.setattr(turns, "_generator", lambda device: generator)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    device = torch.device("cuda")
+    with (
+        pytest.raises(DeviceLostError, match="the GPU is gone"),
+        turns.taking_turns(device),
+        cuda_graph.own_stream(device),
+    ):
+        lost.append(True)
+        raise DeviceLostError("the GPU is gone")
+    with turns.taking_turns(CPU):
+        pass
+    assert turns._outside == []
 
 
 @pytest.mark.parametrize("children", [None, 3])

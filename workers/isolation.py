@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from results.records import DeviceLostError, NoDeviceError, Outcome, Trial
+from results.records import ALONE, DeviceLostError, NoDeviceError, Outcome, Trial
 
 POLL_SECONDS = 0.05
 # What a machine does to any process; the rest a process does to itself.
@@ -55,7 +55,7 @@ def run_alone(
             [sys.executable, "-c", _CHILD, folder],
             stdin=subprocess.PIPE,  # ends with this process, and the child with it
             cwd=folder,  # where no file can take the name of one of our packages
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, ALONE: "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:
             while process.poll() is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from results.records import Outcome, Trial
+from results.records import OUT_OF_MEMORY, Outcome, Trial
 from workers.executor import Deadline, Evaluate, Finished, Stopped, TimedOut, timed_out
 
 
@@ -14,7 +15,8 @@ class _Closed(Stopped):
 
 
 class LanesExecutor:
-    """Trains up to `lanes` trials at a time; `evaluate` must be one that threads can share."""
+    """Trains up to `lanes` trials at a time; `evaluate` must be one that threads can share. What
+    runs out of memory is tried once more when no other is being trained."""
 
     def __init__(self, evaluate: Evaluate, lanes: int, timeout: float | None = None) -> None:
         self._evaluate = evaluate
@@ -23,10 +25,13 @@ class LanesExecutor:
         self._closed = False
         self._pool = ThreadPoolExecutor(lanes, "lane")
         self._running: dict[Future[Outcome], Trial] = {}
+        self._suspects: deque[Trial] = deque()
+        self._alone: Trial | None = None
 
     @property
     def free(self) -> int:
-        return self._lanes - len(self._running)
+        busy = self._suspects or self._alone
+        return 0 if busy else self._lanes - len(self._running)
 
     @property
     def running(self) -> int:
@@ -52,10 +57,25 @@ class LanesExecutor:
             return timed_out(self._timeout or 0.0, time.monotonic() - deadline.started)
 
     def completed(self, timeout: float) -> list[Finished]:
+        """Raises what an evaluation raised, after all else that had finished was returned."""
+        if not self._running and self._suspects:
+            self._alone = self._suspects.popleft()
+            self.submit(self._alone)
         ended, _ = wait(self._running, timeout, return_when=FIRST_COMPLETED)
-        return [(self._running.pop(future), future.result()) for future in ended]
+        well = [future for future in ended if future.exception() is None]
+        finished: list[Finished] = []
+        for future in well or ended:
+            trial, outcome = self._running.pop(future), future.result()
+            if outcome.reason.startswith(OUT_OF_MEMORY) and trial is not self._alone:
+                self._suspects.append(trial)
+                continue
+            if trial is self._alone:
+                self._alone = None
+            finished.append((trial, outcome))
+        return finished
 
     def hold(self) -> None:
+        self._suspects.clear()
         for future in [f for f in self._running if f.cancel()]:
             del self._running[future]
 

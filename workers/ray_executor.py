@@ -60,7 +60,7 @@ class Worker:
     """The body of a worker actor: lease, evaluate, complete, in a thread for each of the children
     that it trains at once. After `recycle_after` candidates, or one that ran out of memory, it
     returns, and a new process takes its place with all memory free. What ran out of memory, which
-    others may have taken, is tried once more, alone.
+    others may have taken, is tried once more, in a process of its own.
     """
 
     recycle_after = 500
@@ -126,7 +126,8 @@ class Worker:
             else:
                 ray.get(queue.complete.remote(lease.number, outcome))
                 self._done += 1
-            self._full = self._full or full
+            if full:
+                self._full = True
 
     def code(self) -> str:
         """What is compared between driver and worker."""
@@ -357,8 +358,9 @@ class RayExecutor:
 
     def _kill_overdue(self, timeout: float) -> None:
         """End the workers whose child is over its time and hears no beat, as in a call to C."""
-        for lease in self._call(self._queue.overdue.remote(timeout + GRACE_SECONDS)):
-            outcome = timed_out(timeout, timeout + GRACE_SECONDS, lease.step or None)
+        longest = timeout + GRACE_SECONDS * self._children  # others' turns come between beats
+        for lease in self._call(self._queue.overdue.remote(longest)):
+            outcome = timed_out(timeout, longest, lease.step or None)
             if self._call(self._queue.complete.remote(lease.number, outcome)):
                 log.warning("trial %d is over its time and stuck; its worker ends", lease.trial.id)
                 self._killed.add(lease.worker)
