@@ -22,6 +22,7 @@ from actsearch.screen import duration, live
 from actsearch.session import (
     Machinery,
     Stop,
+    check_image_size,
     environment,
     extra_operators,
     local_workers,
@@ -169,6 +170,7 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
         writer_class()
     space = settings["space"]
     space = space if isinstance(space, Space) else space_from(space)
+    check_image_size(config.image_size, [settings["dataset"]])
     evaluator = make_evaluator(settings, extra_operators(space))
     settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
     strategy_from(settings["strategy"], space, settings["seed"])

@@ -23,6 +23,7 @@ from actsearch.errors import NoCandidateError, UsageError
 from actsearch.run import Run
 from actsearch.session import (
     Machinery,
+    check_image_size,
     check_uses_activation,
     extra_operators,
     logging_to,
@@ -161,6 +162,7 @@ def _models(
                 f"the search was given its {name} as an object of Python; give reevaluate() the "
                 f"same as {name}=..., or the name of another (--{name})"
             )
+    check_image_size(config.image_size, datasets or [stored.get("dataset")])
     found: list[Model] = []
     names: Counter[str] = Counter()
     for dataset in datasets or (None,):

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -96,6 +96,16 @@ def dataset_from(data: Any, **options: Any) -> Data:
     raise UsageError(
         "dataset must be a name, a file, arrays (x, y) or (x_train, y_train, x_test, y_test), "
         f"or a Dataset, not {type(data).__name__}"
+    )
+
+
+def check_image_size(size: int | None, datasets: Iterable[Any]) -> None:
+    """Raises UsageError where a size was asked for and no data set is a folder."""
+    if size is None or any(isinstance(d, (str, Path)) and Path(d).is_dir() for d in datasets):
+        return
+    raise UsageError(
+        f"--image-size {size} is for folders of images; other data has a size of its own, which "
+        f"children can average down to, as resnet20:size={size} does"
     )
 
 

@@ -175,7 +175,7 @@ def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}")
     if x.dtype == np.uint8:
         x = _channels_first(x)
-    elif np.issubdtype(x.dtype, np.number):
+    elif np.issubdtype(x.dtype, np.number) and not np.iscomplexobj(x):
         x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise DataError(f"{name}: inputs hold NaN or infinity; clean them first")
@@ -277,8 +277,8 @@ def load(
     """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class, or
     sentence pairs (see translation.py).
 
-    `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares.
-    Raises DataError with a way out where the data cannot be had.
+    `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares of
+    that side. Raises DataError with a way out where the data cannot be had.
     """
     path = Path(name)
     if ":" in name and not path.exists():

@@ -23,6 +23,7 @@ GRAMMAR_VERSION = 1  # part of a run's identity: to be raised when a formula bel
 PAPER_EPSILON = 1e-7  # log(|x| + eps) and x1 / (x2 + eps); the paper names eps but gives no value
 GUARD_EPSILON = 1e-3  # the same two in the guarded set: bounds their gradients by 1e3 and 1e6
 SQRT_EPSILON = 1e-6  # sqrt(|x| + eps): the gradient at 0 stays at most 500
+LEAVES = ("x", "constant")  # the input and a typed number, which are in no table
 EXP_LIMIT = 10.0  # exp, sinh and cosh see their argument clamped here: exp(10) = 22,026
 
 SUM, PRODUCT, SIGN, POWER, ATOM = 1, 2, 3, 4, 5  # binding strength of a printed formula
@@ -53,6 +54,8 @@ class Op:
             raise ValueError(
                 f"operator name {self.name!r} must be a lower-case ASCII identifier, like 'my_op'"
             )
+        if self.name in LEAVES and self.arity > 0:
+            raise ValueError(f"operator name {self.name!r} is the grammar's own; choose another")
         if self.arity not in (0, 1, 2):
             raise ValueError(f"operator {self.name!r} has arity {self.arity}; use 0, 1 or 2")
 
@@ -63,7 +66,7 @@ class Op:
 
     def __reduce__(self) -> tuple[Callable[..., Op], tuple[Any, ...]]:
         """Our own rows are pickled by name, since their functions have none."""
-        if OPERATORS.get(self.name) is self or self.name in ("x", "constant"):
+        if OPERATORS.get(self.name) is self or self.name in LEAVES:
             return _row, (self.name,)
         values = (self.name, self.arity, self.fn, self.beta, self.commutative, self.notation)
         return Op, (*values, self.precedence, self.guarded)

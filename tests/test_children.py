@@ -188,6 +188,7 @@ def test_inputs_are_standardised_by_the_training_split() -> None:
         (np.zeros((20, 3), np.float32), np.full(20, 0.5), "whole numbers"),
         (np.full((20, 3), np.nan, np.float32), np.arange(20) % 2, "NaN"),
         (np.array([["a"] * 3] * 20), np.arange(20) % 2, "uint8 images or floats"),
+        (np.zeros((20, 3), np.complex64), np.arange(20) % 2, "uint8 images or floats"),
         (np.zeros((20, 3), np.float32), np.zeros(20, int), "only one class"),
         (np.zeros((3, 3), np.float32), np.arange(3), "too few"),
     ],

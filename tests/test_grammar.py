@@ -154,6 +154,13 @@ def test_an_operators_name_must_be_readable(name: str) -> None:
         Op(name, 1, torch.sin)
 
 
+@pytest.mark.parametrize("name", ["x", "constant"])
+def test_a_leafs_name_is_not_an_operators(name: str) -> None:
+    """`x(x)` could not be read, and a pickled `constant` would come back as ours."""
+    with pytest.raises(ValueError, match=f"'{name}' is the grammar's own; choose another"):
+        Op(name, 1, torch.sin)
+
+
 # -- spaces
 
 

@@ -370,6 +370,15 @@ def test_the_kind_of_kernels_that_was_asked_for_reaches_the_children(
     assert plan.evaluator.kernels == kernels
 
 
+def test_an_image_size_is_for_folders(tmp_path: Path, blobs: Any) -> None:
+    options: dict[str, Any] = {"run": str(tmp_path / "r"), "space": "tiny"}
+    with pytest.raises(UsageError, match="--image-size 8 is for folders of images"):
+        make_plan(SearchConfig(**options, image_size=8))
+    run = actsearch.search(tmp_path / "r", budget=1, dataset=blobs, child=small_net, **QUICK)
+    with pytest.raises(UsageError, match="--image-size 8 is for folders of images"):
+        actsearch.reevaluate(run, dataset=blobs, child=small_net, image_size=8)
+
+
 @pytest.mark.parametrize("graphs", ["on", "off", None])
 def test_cuda_graphs_are_asked_for_and_are_no_part_of_what_a_search_is(
     graphs: Any, tmp_path: Path
