@@ -14,7 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def replay(
     if processes == 1:
         traces = [run(job) for job in jobs]
     else:
-        with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), _begin) as pool:
             traces = list(pool.map(run, jobs, chunksize=max(1, repeats // (4 * processes))))
     return [
         Replayed(text, [t for t, job in zip(traces, jobs, strict=True) if job[0] == text])
@@ -135,10 +136,20 @@ def replay(
     ]
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    """Of a process that plays: it uses one thread, and ends where the one that started it is gone,
+    which otherwise would be noticed after the jobs that it has."""
     import torch
 
     torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _one(

@@ -6,6 +6,11 @@ import csv
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +151,42 @@ def test_replays_in_processes_are_those_in_this_one(table: Table) -> None:
         for one, two in zip(a.traces, b.traces, strict=True):
             assert np.array_equal(one.best, two.best)
     assert not np.array_equal(here[0].traces[0].best, here[0].traces[1].best)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core plays in the process itself")
+def test_processes_that_play_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    arguments = ["replay", "one-unit", "--strategy", "ppo", "--repeats", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actsearch.cli", *arguments],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def children() -> set[int]:
+        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return {int(pid) for pid in found}
+
+    def busy(pid: int) -> float:
+        """Seconds of processor time; -1 where it is gone."""
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            return -1.0
+        return -1.0 if fields[0] == "Z" else int(fields[11]) / os.sysconf("SC_CLK_TCK")
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    try:
+        wait_for(lambda: sum(busy(pid) > 3.0 for pid in children()) >= 2)  # past their imports
+        playing = children()
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: all(busy(pid) < 0 for pid in playing))
 
 
 def test_a_strategy_that_is_named_twice_is_replayed_once(table: Table) -> None:
