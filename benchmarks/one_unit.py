@@ -329,14 +329,15 @@ class Findings:
 
     def elsewhere(self) -> Rows:
         """Other children, data and learning rates against what training again as in the search
-        gave, which no choice of functions depends on."""
+        gave, which no choice of functions depends on, and against the search itself."""
         rows: Rows = []
         groups = self.again.groupby(["child", "dataset", "steps", "lr", "protocol"])
         for (child, dataset, steps, lr, protocol), group in groups:
             if protocol == self.provenance["protocol hash"]:
                 continue
             means = group.groupby("expression")["accuracy"].mean().to_dict()
-            names = [e for e in means if e in self.seeds and e in self.searched]
+            everyone = [e for e in means if e in self.searched]
+            names = [e for e in everyone if e in self.seeds]
             for part, kept in (
                 ("all", names),
                 (f"the best {HEAD} of the search", [e for e in names if self.rank[e] <= HEAD]),
@@ -346,10 +347,11 @@ class Findings:
                     continue
                 seeds = np.array([list(self.seeds[e].values()) for e in kept])
                 ours, theirs = seeds.mean(axis=1), np.array([means[e] for e in kept])
-                rho, low, high = _bootstrap(lambda i, a=ours, b=theirs: _rho(a[i], b[i]), len(kept))
                 itself = _rho(seeds[:, 0], seeds[:, 1]) if seeds.shape[1] > 1 else math.nan
                 gap = interval(list(theirs - ours))
                 assert gap is not None
+                whole = everyone if kept is names else kept
+                scores = (np.array([of[e] for e in whole]) for of in (self.searched, means))
                 rows.append(
                     {
                         "child": f"{child}, {dataset}, {steps} steps, lr {lr:g}",
@@ -359,11 +361,18 @@ class Findings:
                         "above 15 %": f"{100 * (theirs >= CHANCE).mean():.0f} %",
                         "against the search's child, points": f"{100 * gap.low:+.2f} to "
                         f"{100 * gap.high:+.2f}",
-                        "Spearman": f"{rho:.2f} ({low:.2f} to {high:.2f})",
+                        "Spearman": _spearman(ours, theirs),
                         "of two seeds of the search's child": f"{itself:.2f}",
+                        "Spearman with the search itself": f"{_spearman(*scores)}, "
+                        f"n = {len(whole)}",
                     }
                 )
         return rows
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> str:
+    rho, low, high = _bootstrap(lambda i: _rho(a[i], b[i]), len(a))
+    return f"{rho:.2f} ({low:.2f} to {high:.2f})"
 
 
 def figure(found: Findings) -> Figure:

@@ -175,13 +175,13 @@ def test_processes_that_play_end_with_the_one_that_started_them(tmp_path: Path) 
         return -1.0 if fields[0] == "Z" else int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
     def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
     try:
-        wait_for(lambda: sum(busy(pid) > 3.0 for pid in children()) >= 2)  # past their imports
+        wait_for(lambda: sum(busy(pid) > 1.0 for pid in children()) >= 2)  # past their imports
         playing = children()
     finally:
         process.kill()
