@@ -127,6 +127,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the evaluator has it: threads that wait for each other on small tensors take minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def ok(accuracy: float, **fields: Any) -> Outcome:
     return Outcome("ok", val_accuracy=accuracy, **fields)
 

@@ -28,6 +28,8 @@ from child_models.zoo import child_from
 from results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
 from search_space.activation import Activation
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CPU = torch.device("cpu")
 STEPS = 24
@@ -78,15 +80,6 @@ class SimulatedGraph(TorchDispatchMode):
             for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small children train faster, and beside others, with one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class _Asked(TorchDispatchMode):

@@ -11,7 +11,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,10 @@ from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
 from search_space.parser import parse
 from search_space.space import SPACES
 
-pytestmark = pytest.mark.skipif(compiler.compiler() is None, reason="needs a C compiler")
+pytestmark = [
+    pytest.mark.skipif(compiler.compiler() is None, reason="needs a C compiler"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 # An even grid with 0 and the clamps in it, points close to 0 where guards act, far and random ones.
 POINTS = torch.cat(
@@ -41,14 +44,6 @@ POINTS = torch.cat(
 )
 INPUT = POINTS.view(1, 1, 5, 99).expand(2, 3, 5, 99).contiguous()
 BETAS = torch.tensor([0.0, 0.3, -1.2])  # what the channels' betas differ by
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(exprs: Iterable[Expr], operators: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,12 @@ from child_models.zoo import child_from
 from results.records import Trial
 from search_space.activation import Activation
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SWISH = "x * sigmoid(beta * x)"
 MODULES = tuple(kind for kind in ACTIVATIONS if isinstance(kind, type))
 GATES = (nn.Sigmoid, nn.Hardsigmoid)
 swish = partial(Activation, SWISH)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the evaluator has it: threads that wait for each other on small tensors take minutes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def activations(model: nn.Module) -> list[Activation]:
