@@ -6,7 +6,7 @@ from __future__ import annotations
 from actsearch.origin import code_version
 from results.records import NoDeviceError
 from workers.candidate_queue import CandidateQueue
-from workers.ray_executor import Worker
+from workers.ray_worker import Worker
 
 
 class QueueActor(CandidateQueue):

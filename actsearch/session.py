@@ -29,7 +29,7 @@ from results.records import Trial
 from search_space.operators import OPERATORS, Op
 from search_space.space import Space
 from workers.executor import Evaluate, Executor, InlineExecutor
-from workers.lanes import LanesExecutor
+from workers.thread_executor import ThreadExecutor
 
 log = logging.getLogger("actsearch")
 
@@ -57,7 +57,7 @@ class Machinery:
     def start(self, evaluate: Evaluate) -> Executor:
         if self.executor == "inline":
             if self.children_per_worker > 1:
-                return LanesExecutor(evaluate, self.children_per_worker, self.timeout)
+                return ThreadExecutor(evaluate, self.children_per_worker, self.timeout)
             return InlineExecutor(evaluate, self.timeout)
         from actsearch.ray_actors import QueueActor, WorkerActor
         from workers.ray_executor import RayExecutor

@@ -44,11 +44,12 @@ def watched() -> Iterator[list[str]]:
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        before = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
         try:
             yield found
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode(before)
     found += [str(w.message) for w in caught if "synchronizing" in str(w.message)]
 
 

@@ -18,7 +18,7 @@ from results.records import Outcome, Trial
 from results.store import Store
 from search_space.space import SPACES, Space, space_from
 from workers.executor import Evaluate, Executor, InlineExecutor
-from workers.lanes import LanesExecutor
+from workers.thread_executor import ThreadExecutor
 
 # With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
 STARTS_RAY = {"test_chaos", "test_cli", "test_cluster", "test_executors", "test_survival"}
@@ -64,19 +64,19 @@ def ray_executor(evaluate: Evaluate, workers: int = 2, **options: Any) -> Execut
     return RayExecutor(evaluate, workers=workers, **classes, **options)
 
 
-def lanes_in_one_worker(evaluate: Evaluate, **options: Any) -> Executor:
+def threads_of_one_worker(evaluate: Evaluate, **options: Any) -> Executor:
     return ray_executor(evaluate, workers=1, children=2, **options)
 
 
-def lanes(evaluate: Evaluate, **options: Any) -> Executor:
-    return LanesExecutor(evaluate, 2, **options)
+def threads(evaluate: Evaluate, **options: Any) -> Executor:
+    return ThreadExecutor(evaluate, 2, **options)
 
 
 EXECUTORS: dict[str, Callable[..., Executor]] = {
     "inline": InlineExecutor,
-    "lanes": lanes,
+    "threads": threads,
     "ray": ray_executor,
-    "ray lanes": lanes_in_one_worker,
+    "ray threads": threads_of_one_worker,
 }
 
 

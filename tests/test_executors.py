@@ -27,8 +27,9 @@ from workers.executor import (
     InlineExecutor,
 )
 from workers.isolation import KilledFromOutside, run_alone
-from workers.lanes import LanesExecutor
-from workers.ray_executor import RayExecutor, Worker
+from workers.ray_executor import RayExecutor
+from workers.ray_worker import Worker
+from workers.thread_executor import ThreadExecutor
 
 from .conftest import EXECUTORS, ray_executor, trial
 
@@ -151,8 +152,8 @@ def test_it_says_who_trains(make_executor: MakeExecutor) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["lanes", "ray lanes"])
-def test_lanes_train_at_the_same_time(
+@pytest.mark.parametrize("name", ["threads", "ray threads"])
+def test_threads_train_at_the_same_time(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Each of two children waits for the other."""
@@ -179,7 +180,7 @@ def test_lanes_train_at_the_same_time(
         executor.close()
 
 
-def test_lanes_that_are_closed_end_their_children_at_a_beat(tmp_path: Path) -> None:
+def test_threads_that_are_closed_end_their_children_at_a_beat(tmp_path: Path) -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         (tmp_path / "begun").touch()
         for step in range(10_000):
@@ -187,7 +188,7 @@ def test_lanes_that_are_closed_end_their_children_at_a_beat(tmp_path: Path) -> N
             beat(step)
         raise AssertionError("nobody stopped it")
 
-    executor = LanesExecutor(evaluate, 2)
+    executor = ThreadExecutor(evaluate, 2)
     executor.submit(trial(1))
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
@@ -197,13 +198,13 @@ def test_lanes_that_are_closed_end_their_children_at_a_beat(tmp_path: Path) -> N
     assert executor.running == 0
 
 
-def test_what_breaks_in_a_lane_is_raised_after_what_has_finished() -> None:
+def test_what_breaks_in_a_thread_is_raised_after_what_has_finished() -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
             raise DeviceLostError("gone")
         return Outcome("ok", val_accuracy=0.5)
 
-    executor = LanesExecutor(evaluate, 2)
+    executor = ThreadExecutor(evaluate, 2)
     executor.submit(trial(1))
     executor.submit(trial(2))
     time.sleep(0.2)
@@ -213,7 +214,7 @@ def test_what_breaks_in_a_lane_is_raised_after_what_has_finished() -> None:
     executor.close()
 
 
-def test_a_lane_that_runs_out_of_memory_is_tried_again_when_no_other_runs() -> None:
+def test_a_thread_that_runs_out_of_memory_is_tried_again_when_no_other_runs() -> None:
     tried: list[int] = []
     inside: list[int] = []
 
@@ -227,7 +228,7 @@ def test_a_lane_that_runs_out_of_memory_is_tried_again_when_no_other_runs() -> N
             return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
         return Outcome("ok", val_accuracy=0.5)
 
-    executor = LanesExecutor(evaluate, 2)
+    executor = ThreadExecutor(evaluate, 2)
     waiting = [trial(i) for i in (3, 2, 1)]
     finished: list[Finished] = []
     while len(finished) < 3:
@@ -239,7 +240,7 @@ def test_a_lane_that_runs_out_of_memory_is_tried_again_when_no_other_runs() -> N
     executor.close()
 
 
-def test_a_lane_that_runs_out_of_memory_ends_its_worker_with_the_others_children_done(
+def test_a_thread_that_runs_out_of_memory_ends_its_worker_with_the_others_children_done(
     ray_session: Any, tmp_path: Path
 ) -> None:
     folder = str(tmp_path)
@@ -610,7 +611,7 @@ PARENT = """
 import os, time
 from ray import cloudpickle
 from results.records import Trial
-from workers.lanes import LanesExecutor
+from workers.thread_executor import ThreadExecutor
 from workers.isolation import run_alone
 
 def evaluate(trial, beat):

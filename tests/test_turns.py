@@ -7,21 +7,25 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import actsearch
 from actsearch.config import SearchConfig
 from actsearch.launch import make_plan
+from actsearch.session import Machinery
 from child_models import cuda_graph, turns
 from child_models.evaluate import Evaluator
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
-from results.records import DeviceLostError, Trial
+from results.records import DeviceLostError, Outcome, Trial
 
 from .test_cuda_graph import WithDropout, made_up
+from .test_search import QUICK, small_net
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CPU = torch.device("cpu")
@@ -213,6 +217,28 @@ def test_children_at_once_are_asked_for_and_are_no_part_of_what_a_search_is(
     assert plan.evaluator.protocol == make_plan(SearchConfig(**options)).evaluator.protocol
     with pytest.raises(ValueError, match="--children-per-worker 0 is too small; use 1 or more"):
         SearchConfig(**options, children_per_worker=0)
+
+
+def test_a_search_with_children_at_once_has_the_results_of_one_by_one(
+    tmp_path: Path, blobs: Any
+) -> None:
+    """And they are trained in this process by as many threads as were asked for."""
+    config = SearchConfig(executor="inline", children_per_worker=3)
+    executor = Machinery.of(config).start(lambda trial, beat: Outcome("ok"))
+    assert executor.description == "this process, 3 children at once"
+    assert executor.free == 3
+    executor.close()
+    options: dict[str, Any] = {"space": "tiny", "strategy": "random", "budget": 12, **QUICK}
+    options |= {"dataset": blobs, "child": small_net}
+    one, other = (
+        actsearch.search(tmp_path / str(n), children_per_worker=n, **options) for n in (1, 3)
+    )
+    results = [
+        sorted((e.formula, e.status, repr(e.val_accuracy)) for e in run.leaderboard())
+        for run in (one, other)
+    ]
+    assert len(results[0]) >= 14
+    assert results[0] == results[1]
 
 
 @GPU

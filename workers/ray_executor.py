@@ -10,169 +10,39 @@ this module.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import socket
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from typing import Any
 
 from results.records import (
-    OUT_OF_MEMORY,
     DeviceLostError,
-    NoDeviceError,
-    Outcome,
     Trial,
 )
-from workers.candidate_queue import CandidateQueue, Lease
+from workers.candidate_queue import CandidateQueue
 from workers.executor import (
     ClusterLostError,
-    Deadline,
     Evaluate,
     ExecutorError,
     Finished,
-    LeaseLost,
-    TimedOut,
     UnfitError,
     timed_out,
 )
-from workers.isolation import KilledFromOutside, run_alone
 from workers.ray_start import check_cluster, start_ray
+from workers.ray_worker import Worker
 
 log = logging.getLogger("actsearch.workers")
 
 AHEAD = 2  # candidates a worker that wait in the queue
 POLL_SECONDS = 0.05, 0.3  # between looks: at first, and at most where nothing finishes
-IDLE_SECONDS = 0.05, 0.5  # a worker without a candidate asks again after so long, at most
-BEAT_SECONDS = 1.0
 CALL_SECONDS = 60.0  # no call to the queue takes longer unless something is broken
 ANSWER_SECONDS = 3.0  # then the head is asked whether it is still there
 GRACE_SECONDS = 5.0  # beyond the timeout, for a child that hears no beat
 GROW_SECONDS = 5.0  # between looks at what has joined the cluster
 STILLBORN = 6  # workers that died in a row before they leased anything, and
 STILLBORN_SECONDS = 60.0  # for how long: where workers are killed all the time, some come through
-
-
-class Worker:
-    """The body of a worker actor: lease, evaluate, complete, in a thread for each of the children
-    that it trains at once. After `recycle_after` candidates, or one that ran out of memory, it
-    returns, and a new process takes its place with all memory free. What ran out of memory, which
-    others may have taken, is tried once more, in a process of its own.
-    """
-
-    recycle_after = 500
-
-    def __init__(self) -> None:
-        self._done = 0
-        self._full = False
-
-    def run(
-        self,
-        queue: Any,
-        name: str,
-        evaluate: Evaluate,
-        timeout: float | None,
-        code: str,
-        children: int = 1,
-    ) -> None:
-        """`code` is the driver's. Raises UnfitError where this machine has another, or a GPU that
-        cannot be used; DeviceLostError where it can be used no more."""
-        import ray
-
-        here = socket.gethostname(), ray.get_runtime_context().get_node_id()
-        if self.code() != code:
-            raise UnfitError(
-                f"{here[0]} has actsearch {self.code()}, the driver {code}; "
-                "install the same version on both",
-                here[1],
-            )
-        if not ray.get_gpu_ids():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it as it is, and torch sees all
-        try:
-            self.check_gpus(len(ray.get_gpu_ids()))
-            if children == 1:
-                self._work(queue, name, evaluate, timeout)
-                return
-            with ThreadPoolExecutor(children, "lane") as pool:
-                lanes = [
-                    pool.submit(self._work, queue, name, evaluate, timeout) for _ in range(children)
-                ]
-                try:
-                    for lane in as_completed(lanes):
-                        lane.result()
-                finally:
-                    self._full = True  # where one raised, the others end with their children
-        except NoDeviceError as error:
-            raise UnfitError(f"{here[0]} cannot use its GPU: {error}", here[1]) from error
-
-    def _work(self, queue: Any, name: str, evaluate: Evaluate, timeout: float | None) -> None:
-        import ray
-
-        idle, longest = IDLE_SECONDS
-        while self._done < self.recycle_after and not self._full:
-            lease: Any = ray.get(queue.lease.remote(name))
-            if lease is None:
-                time.sleep(idle)
-                idle = min(2 * idle, longest)
-                continue
-            idle = IDLE_SECONDS[0]
-            outcome = self._evaluate(queue, lease, evaluate, timeout)
-            full = outcome is not None and outcome.reason.startswith(OUT_OF_MEMORY)
-            if outcome is None or (full and not lease.alone):
-                ray.get(queue.give_back.remote(lease.number))
-            else:
-                ray.get(queue.complete.remote(lease.number, outcome))
-                self._done += 1
-            if full:
-                self._full = True
-
-    def code(self) -> str:
-        """What is compared between driver and worker."""
-        return ""
-
-    def check_gpus(self, count: int) -> None:
-        """Raises NoDeviceError where children cannot use the `count` GPUs that Ray gives it."""
-
-    def _evaluate(
-        self, queue: Any, lease: Lease, evaluate: Evaluate, timeout: float | None
-    ) -> Outcome | None:
-        """The outcome of a leased candidate; None where it says nothing about the candidate."""
-        dumps = importlib.import_module("ray.cloudpickle").dumps  # functions by value, as Ray does
-        deadline = Deadline(timeout, _Beat(queue, lease.number))
-        try:
-            if lease.alone:
-                return run_alone(evaluate, lease.trial, lambda: deadline(0), dumps)
-            return evaluate(lease.trial, deadline)
-        except TimedOut:
-            return timed_out(timeout or 0.0, time.monotonic() - deadline.started)
-        except (LeaseLost, KilledFromOutside):
-            return None
-
-
-class _Beat:
-    """Renews a lease at most once in BEAT_SECONDS, without waiting; raises LeaseLost when an
-    earlier answer says that the lease has ended."""
-
-    def __init__(self, queue: Any, lease: int) -> None:
-        self.queue = queue
-        self.lease = lease
-        self.last = time.monotonic()
-        self.answer: Any = None
-
-    def __call__(self, step: int) -> None:
-        if time.monotonic() - self.last < BEAT_SECONDS:
-            return
-        import ray
-
-        self.last = time.monotonic()
-        if self.answer is not None:
-            ready, _ = ray.wait([self.answer], timeout=0)
-            if ready and not ray.get(self.answer):
-                raise LeaseLost
-        self.answer = self.queue.beat.remote(self.lease, step)
 
 
 class RayExecutor:

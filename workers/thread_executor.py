@@ -1,4 +1,4 @@
-"""LanesExecutor: several trials at once in this process, each in a thread."""
+"""ThreadExecutor: several trials at once in this process, each in a thread."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class _Closed(Stopped):
     """Nobody wants the outcome any more."""
 
 
-class LanesExecutor:
-    """Trains up to `lanes` trials at a time; `evaluate` must be one that threads can share. What
+class ThreadExecutor:
+    """Trains up to `threads` trials at a time; `evaluate` must be one that threads can share. What
     runs out of memory is tried once more when no other is being trained."""
 
-    def __init__(self, evaluate: Evaluate, lanes: int, timeout: float | None = None) -> None:
+    def __init__(self, evaluate: Evaluate, threads: int, timeout: float | None = None) -> None:
         self._evaluate = evaluate
-        self._lanes = lanes
+        self._threads = threads
         self._timeout = timeout
         self._closed = False
-        self._pool = ThreadPoolExecutor(lanes, "lane")
+        self._pool = ThreadPoolExecutor(threads, "child")
         self._running: dict[Future[Outcome], Trial] = {}
         self._suspects: deque[Trial] = deque()
         self._alone: Trial | None = None
@@ -31,7 +31,7 @@ class LanesExecutor:
     @property
     def free(self) -> int:
         busy = self._suspects or self._alone
-        return 0 if busy else self._lanes - len(self._running)
+        return 0 if busy else self._threads - len(self._running)
 
     @property
     def running(self) -> int:
@@ -39,7 +39,7 @@ class LanesExecutor:
 
     @property
     def description(self) -> str:
-        return f"this process, {self._lanes} children at once"
+        return f"this process, {self._threads} children at once"
 
     def submit(self, trial: Trial) -> None:
         self._running[self._pool.submit(self._outcome, trial)] = trial
