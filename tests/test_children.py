@@ -26,6 +26,7 @@ from child_models.evaluate import Evaluator
 from child_models.image_folder import StreamedImages
 from child_models.image_network import MakeActivation
 from child_models.recipe import RECIPES, Recipe
+from child_models.resnet import Subsampled
 from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
 from results.records import DeviceLostError, NoDeviceError, Trial
@@ -150,6 +151,24 @@ def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros
     assert y.shape == (2, 32, 4, 4)
     assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
     assert not y[:, 16:].any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [8, 7])
+def test_the_shortcuts_gradient_is_that_of_slices_and_lies_as_its_input(
+    layout: torch.memory_format, side: int
+) -> None:
+    x = torch.randn(2, 4, side, side, dtype=torch.float64).to(memory_format=layout)
+    x.requires_grad_()
+    y = Subsampled.apply(x, 2, 3)
+    slices = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 3))
+    assert torch.equal(y, slices)
+    assert y.stride() == slices.stride()
+    gradient = torch.randn_like(y)
+    [ours], [theirs] = (torch.autograd.grad(out, x, gradient) for out in (y, slices))
+    assert torch.equal(ours, theirs)
+    assert ours.stride() == x.stride()
+    assert torch.autograd.gradgradcheck(lambda x: Subsampled.apply(x, 2, 3), (x,))
 
 
 # -- data
