@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from activation import sampled
 from torch import nn
 
+from child_models.batch_norm import use_kernels
 from child_models.zoo import child_from
 from search_space.activation import Activation
 
@@ -35,6 +36,7 @@ FUNCTIONS = {
     "three units": "max(cos(sinh(x) * x), tanh(x) + beta) * sigmoid(asinh(x) - erf(x))",
 }
 STEPS = 3  # a round
+LEARNING_RATE = 1e-6  # children that diverge take slower steps, and in a search none at all
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ def step_of(variant: Variant, child: str, size: int, batch: int) -> Callable[[],
             model.to(memory_format=torch.channels_last),
             x.to(memory_format=torch.channels_last),
         )
+    if variant.kernels == "generated":
+        use_kernels(model)
     if variant.kernels == "compiled":
         model.compile()
     naive = (variant.kernels, variant.channels_last, variant.bfloat16) == NAIVE
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=1e-3, momentum=0.9, fused=None if naive else True
+        model.parameters(), lr=LEARNING_RATE, momentum=0.9, fused=None if naive else True
     )
 
     def step() -> None:

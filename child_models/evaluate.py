@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from child_models.batch_norm import use_kernels
 from child_models.cuda_graph import own_stream
 from child_models.datasets import Data
 from child_models.inspection import activations, inspection, rounded
@@ -175,7 +176,10 @@ class Evaluator:
             operators=self.operators,
             kernels=self.kernels,
         )
-        return self.child(make_activation, **self.dataset.facts)
+        model = self.child(make_activation, **self.dataset.facts)
+        if self.kernels != "eager":
+            use_kernels(model)
+        return model
 
     def kernel_kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that this child uses, with betas and without; none where

@@ -73,6 +73,14 @@ INLINE float *repeated(const float *B, integer betas, integer channels, integer 
             wide[k * times * channels + i] = B[k * channels + i % channels];
     return wide;
 }}
+/* Sums of the repeated channels in float join those of each channel in double. */
+INLINE void fold(float *part, double *total, integer times, integer channels) {{
+    for (integer t = 0; t < times; t++)
+        for (integer c = 0; c < channels; c++) {{
+            total[c] += part[t * channels + c];
+            part[t * channels + c] = 0;
+        }}
+}}
 INLINE float sinc(float u) {{
     int zero = -(u == 0);
     return pick(zero, 1.0f, m_sin(u) / pick(zero, 1.0f, u));
@@ -230,10 +238,7 @@ void backward_{key}(const element *restrict X, const element *restrict G, elemen
         }}
         if ((o + 1) % {block} == 0 || o + 1 == outer / times)
             for (integer k = 0; k < {n_betas}; k++)
-                for (integer c = 0; c < width; c++) {{
-                    total[k * channels + c % channels] += part[k * width + c];
-                    part[k * width + c] = 0;
-                }}
+                fold(part + k * width, total + k * channels, times, channels);
     }}
     for (integer k = 0; k < {n_betas} * channels; k++) DB[k] = total[k];
     free(wide), free(part), free(total);
@@ -254,8 +259,14 @@ class Source:
 def source(traced: Traced, element: str, layout: str) -> Source:
     """C for an activation; `layout` is `rows` or `columns` for one with betas, else `flat`,
     `element` float32 or bfloat16."""
-    body = _body(traced, layout)
-    digest = hashlib.sha256("\n".join((element, body, *machine())).encode()).hexdigest()[:24]
+    return named(_body(traced, layout), element)
+
+
+def named(body: str, element: str) -> Source:
+    """C functions whose names end in `@KEY@`, with the key for that: a hash of all that they depend
+    on."""
+    whole = "\n".join((_head(), ELEMENTS[element], body, *machine()))
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:24]
     return Source(digest, element, body.replace("@KEY@", digest))
 
 

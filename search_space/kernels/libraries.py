@@ -99,17 +99,24 @@ class Kernel:
 @cache
 def load(key: str, *, with_betas: bool) -> Kernel:
     """The kernel of a source that was built."""
-    library = ctypes.CDLL(str(cache_folder() / f"{key}.so"))
-    pointer, integer = ctypes.c_void_p, ctypes.c_longlong
 
-    def function(name: str, pointers: int, integers: int) -> Call | None:
-        found = getattr(library, f"{name}_{key}", None)
-        if found is not None:
-            found.argtypes = [pointer] * pointers + [integer] * integers
-            found.restype = None
-        return found
+    def of(name: str, pointers: int, integers: int) -> Call | None:
+        return function(key, name, *[POINTER] * pointers, *[INTEGER] * integers)
 
     shapes = ((3, 3), (5, 3)) if with_betas else ((2, 1), (3, 1))
-    forward = function("forward", *shapes[0])
+    forward = of("forward", *shapes[0])
     assert forward is not None
-    return Kernel(forward, function("backward", *shapes[1]), function("sloped", 3, 1))
+    return Kernel(forward, of("backward", *shapes[1]), of("sloped", 3, 1))
+
+
+POINTER, INTEGER, DOUBLE = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_double
+
+
+def function(key: str, name: str, *arguments: type) -> Call | None:
+    """`NAME_KEY` of a library that was built, None where it has no such function."""
+    library = ctypes.CDLL(str(cache_folder() / f"{key}.so"))
+    found = getattr(library, f"{name}_{key}", None)
+    if found is not None:
+        found.argtypes = arguments
+        found.restype = None
+    return found
