@@ -23,30 +23,35 @@ from search_space.kernels.libraries import DOUBLE, INTEGER, POINTER, Call
 # 1 / sqrt(variance + eps). Sums over a block of rows in float join those of all in double, and
 # variances as Chan, Golub and LeVeque 1979 join them, so X is read once for both.
 CODE = """\
-INLINE integer end_of(integer block, integer rows) {
-    return block + @BLOCK@ < rows ? block + @BLOCK@ : rows;
+INLINE integer least(integer a, integer b) { return a < b ? a : b; }
+INLINE integer times_of(integer rows, integer channels) { /* rows that are run through as one */
+    integer times = 1;
+    while (times * channels < @WIDE@ && 2 * times <= rows) times *= 2;
+    return times;
 }
 INLINE void moments(const float *restrict X, double *mean, double *squares,
-                    integer times, integer channels, integer wide_rows) {
-    integer width = times * channels;
+                    integer times, integer rows, integer channels) {
+    integer width = times * channels, whole = rows * channels;
     float *restrict part = calloc(width, sizeof(float));
     float *restrict around = calloc(width, sizeof(float));
     double *sum = malloc(channels * sizeof(double)), *square = malloc(channels * sizeof(double));
-    for (integer block = 0; block < wide_rows; block = end_of(block, wide_rows)) {
-        integer end = end_of(block, wide_rows);
-        double before = block * times, here = (end - block) * times;
+    for (integer block = 0; block < whole; block += @BLOCK@ * width) {
+        integer end = least(block + @BLOCK@ * width, whole);
+        double before = block / channels, here = (end - block) / channels;
         for (integer c = 0; c < channels; c++) sum[c] = square[c] = 0;
-        for (integer r = block; r < end; r++) {
-            const float *restrict x = X + r * width;
+        for (integer o = block; o < end; o += width) {
+            const float *restrict x = X + o;
+            integer n = least(width, end - o);
             #pragma omp simd
-            for (integer i = 0; i < width; i++) part[i] += x[i];
+            for (integer i = 0; i < n; i++) part[i] += x[i];
         }
         fold(part, sum, times, channels);
         for (integer i = 0; i < width; i++) around[i] = sum[i % channels] / here;
-        for (integer r = block; r < end; r++) {
-            const float *restrict x = X + r * width;
+        for (integer o = block; o < end; o += width) {
+            const float *restrict x = X + o;
+            integer n = least(width, end - o);
             #pragma omp simd
-            for (integer i = 0; i < width; i++) {
+            for (integer i = 0; i < n; i++) {
                 float apart = x[i] - around[i];
                 part[i] += apart * apart;
             }
@@ -63,9 +68,9 @@ INLINE void moments(const float *restrict X, double *mean, double *squares,
 void forward_@KEY@(const float *restrict X, float *restrict Y, const float *W, const float *B,
                    float *M, float *R, float *moving_mean, float *moving_variance,
                    double momentum, double eps, integer rows, integer channels) {
-    integer times = repeats(rows, channels), width = times * channels;
+    integer times = times_of(rows, channels), width = times * channels, whole = rows * channels;
     double *mean = calloc(channels, sizeof(double)), *squares = calloc(channels, sizeof(double));
-    moments(X, mean, squares, times, channels, rows / times);
+    moments(X, mean, squares, times, rows, channels);
     for (integer c = 0; c < channels; c++) {
         M[c] = mean[c];
         R[c] = 1 / __builtin_sqrt(squares[c] / rows + eps);
@@ -76,35 +81,34 @@ void forward_@KEY@(const float *restrict X, float *restrict Y, const float *W, c
     float *restrict around = repeated(M, 1, channels, times);
     float *restrict scale = repeated(R, 1, channels, times);
     float *restrict shift = repeated(B, 1, channels, times);
-    for (integer i = 0; i < width; i++) {
-        scale[i] *= W[i % channels];
-        shift[i] += (around[i] - mean[i % channels]) * scale[i]; /* digits that a float has not */
-    }
-    for (integer r = 0; r < rows / times; r++) {
-        const float *restrict x = X + r * width;
-        float *restrict y = Y + r * width;
+    for (integer i = 0; i < width; i++) scale[i] *= W[i % channels];
+    for (integer o = 0; o < whole; o += width) {
+        const float *restrict x = X + o;
+        float *restrict y = Y + o;
+        integer n = least(width, whole - o);
         #pragma omp simd
-        for (integer i = 0; i < width; i++) y[i] = (x[i] - around[i]) * scale[i] + shift[i];
+        for (integer i = 0; i < n; i++) y[i] = (x[i] - around[i]) * scale[i] + shift[i];
     }
     free(mean), free(squares), free(around), free(scale), free(shift);
 }
 void backward_@KEY@(const float *restrict X, const float *restrict G, float *restrict D,
                     const float *W, const float *M, const float *R, float *DW, float *DB,
                     integer rows, integer channels) {
-    integer times = repeats(rows, channels), width = times * channels, wide_rows = rows / times;
+    integer times = times_of(rows, channels), width = times * channels, whole = rows * channels;
     float *restrict around = repeated(M, 1, channels, times);
     float *restrict scale = repeated(R, 1, channels, times);
     float *restrict g_part = calloc(width, sizeof(float));
     float *restrict gx_part = calloc(width, sizeof(float));
     double *g_sum = calloc(channels, sizeof(double)), *gx_sum = calloc(channels, sizeof(double));
-    for (integer r = 0; r < wide_rows; r++) {
-        const float *restrict x = X + r * width, *restrict g = G + r * width;
+    for (integer o = 0; o < whole; o += width) {
+        const float *restrict x = X + o, *restrict g = G + o;
+        integer n = least(width, whole - o);
         #pragma omp simd
-        for (integer i = 0; i < width; i++) {
+        for (integer i = 0; i < n; i++) {
             g_part[i] += g[i];
             gx_part[i] += g[i] * (x[i] - around[i]);
         }
-        if ((r + 1) % @BLOCK@ == 0 || r + 1 == wide_rows) {
+        if (o % (@BLOCK@ * width) == 0 || o + n == whole) {
             fold(g_part, g_sum, times, channels);
             fold(gx_part, gx_sum, times, channels);
         }
@@ -119,16 +123,17 @@ void backward_@KEY@(const float *restrict X, const float *restrict G, float *res
         g_part[i] = g_sum[c] / rows;
         gx_part[i] = gx_sum[c] / rows * R[c] * R[c];
     }
-    for (integer r = 0; r < wide_rows; r++) {
-        const float *restrict x = X + r * width, *restrict g = G + r * width;
-        float *restrict d = D + r * width;
+    for (integer o = 0; o < whole; o += width) {
+        const float *restrict x = X + o, *restrict g = G + o;
+        float *restrict d = D + o;
+        integer n = least(width, whole - o);
         #pragma omp simd
-        for (integer i = 0; i < width; i++)
+        for (integer i = 0; i < n; i++)
             d[i] = scale[i] * (g[i] - g_part[i] - (x[i] - around[i]) * gx_part[i]);
     }
     free(around), free(scale), free(g_part), free(gx_part), free(g_sum), free(gx_sum);
 }
-""".replace("@BLOCK@", str(c.BLOCK))
+""".replace("@BLOCK@", str(c.BLOCK)).replace("@WIDE@", str(c.WIDE))
 
 
 def use_kernels(model: nn.Module) -> None:
@@ -155,30 +160,37 @@ class BatchNorm2d(nn.BatchNorm2d):
     def _fits(self, x: torch.Tensor) -> bool:
         return (
             self.training
-            and self.affine
-            and self.track_running_stats
             and self.momentum is not None
+            and self.eps > 0
+            and type(x) is torch.Tensor
             and x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
+            and x.dtype == torch.float32
             and x.ndim == 4
             and x.shape[1] == self.num_features
             and x.numel() > self.num_features
             and x.is_contiguous(memory_format=torch.channels_last)
+            and all(
+                t is not None
+                and t.device == x.device
+                and t.dtype == x.dtype
+                and t.shape == (self.num_features,)
+                and t.is_contiguous()
+                for t in (self.weight, self.bias, self.running_mean, self.running_var)
+            )
         )
 
 
 @cache
 def _loops() -> tuple[Call, Call] | None:
     """The functions of CODE, built if need be; None where they cannot be."""
-    source = c.named(CODE, "float32")
+    source, sizes = c.named(CODE, "float32"), (INTEGER, INTEGER)
     try:
         libraries.build([source])
+        forward = libraries.function(source.key, "forward", *[POINTER] * 8, DOUBLE, DOUBLE, *sizes)
+        backward = libraries.function(source.key, "backward", *[POINTER] * 8, *sizes)
     except (CompileError, OSError) as reason:
         complain(str(reason))
         return None
-    sizes = (INTEGER, INTEGER)
-    forward = libraries.function(source.key, "forward", *[POINTER] * 8, DOUBLE, DOUBLE, *sizes)
-    backward = libraries.function(source.key, "backward", *[POINTER] * 8, *sizes)
     assert forward is not None
     assert backward is not None
     return forward, backward
@@ -197,7 +209,7 @@ class _Normalised(torch.autograd.Function):
         loops: tuple[Call, Call],
     ) -> torch.Tensor:
         channels = x.shape[1]
-        mean, scale = torch.empty(channels), torch.empty(channels)
+        mean, scale = x.new_empty(channels), x.new_empty(channels)
         y = torch.empty_like(x)
         tensors = (x, y, weight, bias, mean, scale, *moving)
         loops[0](*(t.data_ptr() for t in tensors), momentum, eps, x.numel() // channels, channels)
@@ -211,8 +223,9 @@ class _Normalised(torch.autograd.Function):
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
-        channels = x.shape[1]
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        channels, last = x.shape[1], torch.channels_last
+        gradient = gradient.contiguous(memory_format=last)
+        x = x.contiguous(memory_format=last)  # hooks on saved tensors may have changed that
         gx, gw, gb = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         tensors = (x, gradient, gx, weight, mean, scale, gw, gb)
         ctx.loop(*(t.data_ptr() for t in tensors), x.numel() // channels, channels)

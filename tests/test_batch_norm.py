@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,19 @@ def test_outputs_gradients_and_moving_statistics_are_torchs(
 
 
 @needs_compiler
+def test_long_sums_round_less_than_torchs() -> None:
+    torch.manual_seed(0)
+    ours, theirs = pair(8)
+    exact = copy.deepcopy(theirs).double()
+    x = images(64, 8, 32, 33) + 3
+    gradient = torch.rand(x.shape).to(memory_format=torch.channels_last)  # no two cancel
+    mine, torchs, right = (all_of(norm, x, gradient) for norm in (ours, theirs, exact))
+    assert error(mine[5], right[5]) < 6e-8  # that of the bias: the sum of all
+    for a, b, c in zip(mine, torchs, right, strict=True):
+        assert error(a, c) <= error(b, c)
+
+
+@needs_compiler
 def test_a_gradient_that_lies_otherwise_is_the_same() -> None:
     ours, _ = pair(6)
     x = images(4, 6, 5, 5).requires_grad_()
@@ -138,12 +152,73 @@ def test_without_a_compiler_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> Non
         batch_norm._loops.cache_clear()
 
 
+def test_a_library_that_cannot_be_loaded_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(libraries, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(libraries, "build", lambda sources: 0)
+    source = batch_norm.c.named(batch_norm.CODE, "float32")
+    (tmp_path / f"{source.key}.so").write_text("no library")
+    batch_norm._loops.cache_clear()
+    try:
+        ours, theirs = pair(6)
+        x = images(4, 6, 5, 5)
+        assert torch.equal(ours(x), theirs(x))
+    finally:
+        batch_norm._loops.cache_clear()
+
+
 def test_errors_are_torchs() -> None:
     ours, _ = pair(6)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         ours(images(1, 6, 1, 1))
     with pytest.raises(RuntimeError, match="6"):
         ours(images(4, 5, 3, 3))
+    ours.running_mean = torch.zeros(5)
+    with pytest.raises(RuntimeError, match="running_mean"):
+        ours(images(4, 6, 3, 3))
+    ours, _ = pair(6)
+    ours.running_var = torch.ones(6, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="Float"):
+        ours(images(4, 6, 3, 3))
+    ours, _ = pair(6, eps=0.0)
+    with pytest.raises(ValueError, match="eps"):
+        ours(images(4, 6, 3, 3))
+
+
+def test_weights_that_are_views_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_norm, "_loops", refuses)
+    ours, theirs = pair(6)
+    x, weight = images(4, 6, 5, 5), torch.rand(6, 2)[:, 0]
+    outputs = [torch.func.functional_call(m, {"weight": weight}, (x,)) for m in (ours, theirs)]
+    assert torch.equal(*outputs)
+
+
+@needs_compiler
+def test_a_users_default_type_is_not_ours() -> None:
+    ours, theirs = pair(4096)
+    x = images(2, 4096, 2, 2)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        y = ours(x)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.allclose(y, theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_saved_tensors_may_come_back_in_another_layout() -> None:
+    ours, theirs = pair(6)
+    x, gradients = images(4, 6, 5, 5), []
+    for norm in (ours, theirs.double()):
+        z = x.to(norm.weight.dtype).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: t.clone(memory_format=torch.contiguous_format), lambda t: t
+        ):
+            y = norm(z)
+        gradients.append(torch.autograd.grad(y.square().sum(), z)[0].float())
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @needs_compiler
