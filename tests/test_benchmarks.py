@@ -19,6 +19,7 @@ from actsearch import cli
 from actsearch.known_results import Table, table_from
 from controller.racing import FIRST, RaceRules
 from results.benchmarks import BENCHMARKS, load_benchmark
+from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import Expr
 from search_space.fingerprint import fingerprint, fingerprints, same_function
@@ -428,6 +429,43 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     with pytest.raises(SystemExit):
         racing.main()
     assert "losses at steps 20, 50, 100, 200 alone" in capsys.readouterr().err
+
+
+# -- benchmarks/strategies.py
+
+
+def test_a_candidate_is_worth_its_closeness_to_swish(script: Any) -> None:
+    module = script("strategies")
+    task, space = module.Recover(), module.SPACE
+    random = Random(0)
+    sampled = [space.digits(random.randrange(space.size)) for _ in range(200)]
+    worth = {space.decode(d): task(d, 1.0).reward for d in sampled}
+    assert len(set(worth.values())) > 50
+    for expr, reward in worth.items():
+        y = Activation(expr)(module.GRID.float()).detach().double().numpy()
+        if np.isfinite(y).all() and abs(y).max() < 1e5:
+            distance = np.sqrt(np.mean((y - module.TARGET) ** 2))
+            assert reward == pytest.approx(1 / (1 + distance), rel=1e-3), expr
+
+
+def test_strategies_are_scored_by_the_best_and_by_the_evaluations_to_it(
+    script: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    module = script("strategies")
+    monkeypatch.setitem(module.BUDGETS, "recover", 40)
+    bandits = [module.score("bandit", ("random", seed)) for seed in (0, 0, 1)]
+    assert bandits[0] == bandits[1] != bandits[2]
+    best = np.mean([values.max() for values in module.Bandit(0).values])
+    assert 0.5 < bandits[0] <= best
+    assert module.score("recover", ("random", 0)) == 41  # not found
+    swish = canonical(parse("x * sigmoid(x)"))
+    monkeypatch.setattr(module, "canonical", lambda expr: swish)
+    assert module.score("recover", ("random", 0)) == 1
+    module.compare("bandit", ("random", "evolution"), range(2))
+    random, evolution = capsys.readouterr().out.splitlines()[-2:]
+    assert random.split()[0] == "random"
+    assert evolution.split()[0] == "evolution"
+    assert f"{np.median(bandits[1:]):.4g}" in random
 
 
 # -- benchmarks/gpu_children.py

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from controller.policy import Policy
 from controller.ppo import PPO, PPOConfig, advantages, approximate_kl, surrogate, update
@@ -238,6 +238,25 @@ def test_an_update_is_one_step_down_the_stated_loss() -> None:
         torch.testing.assert_close(ours, before - 0.1 * slope, atol=1e-6, rtol=0)
     moved = made.evaluate(digits)[0] - logprob
     assert done.approx_kl == pytest.approx((moved.expm1() - moved).mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "clipped"), [(1e-3, True), (1e9, False)])
+def test_a_gradient_is_scaled_down_to_the_norm_and_never_up(norm: float, clipped: bool) -> None:
+    made, twin, digits = policy(), policy(), every_candidate()[:4]
+    behaviour, advantage = made.evaluate(digits)[0].detach(), torch.tensor([1.0, -1.0, 0.5, 2.0])
+    moves = []
+    for one, config in (
+        (made, PPOConfig(epochs=1, max_grad_norm=norm)),
+        (twin, PPOConfig(epochs=1, max_grad_norm=1e9)),
+    ):
+        before = nn.utils.parameters_to_vector(one.parameters()).detach()
+        optimiser = torch.optim.SGD(one.parameters(), lr=1.0)
+        update(one, optimiser, digits, behaviour, advantage, config)
+        moves.append(nn.utils.parameters_to_vector(one.parameters()).detach() - before)
+    ours, free = moves
+    assert free.norm() > 1e-2
+    expected = free * norm / free.norm() if clipped else free
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
