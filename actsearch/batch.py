@@ -32,10 +32,12 @@ def train(
     missing = [t for t in trials if _to_train(store.outcome(t), machinery.timeout)]
     if not missing:
         return DONE
+    evaluators = [*evaluators]
     evaluate = Evaluators(evaluators)
+    metric = " or ".join(sorted({e.dataset.metric for e in evaluators}))
     stop = Stop(run.stop_request)
     with running(lambda: machinery.start(evaluate), stop) as executor:
-        progress = Progress(f"{run.path}  {title}", executor.description, len(missing))
+        progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
         with live(progress, console):
             return run_trials(store, FixedSource(missing), executor, progress, stop)
 

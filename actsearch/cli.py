@@ -67,7 +67,7 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     from actsearch.run import counts_line, head
     from actsearch.screen import duration
     from results.leaderboard import BESIDE
-    from results.tables import to_text
+    from results.tables import scored_by, to_text
 
     entries = run.leaderboard()
     hours = sum(e.seconds for e in entries)
@@ -80,7 +80,7 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     ]
     searched = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
-        to_text(head(entries)),
+        to_text(scored_by(run.metric, head(entries))),
         counts_line(run.counts()),
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
@@ -91,15 +91,15 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
 def top(config: TopConfig) -> int:
     from actsearch.run import Run, counts_line, narrow, top_rows
     from results.filters import where
-    from results.tables import FORMATS
+    from results.tables import FORMATS, scored_by
 
     run = Run.open(config.run) if config.run else Run.newest()
     while True:
         counts, text = run.counts(), config.format == "table"
         rows = top_rows(run.leaderboard(), full=True)
         rows = where(config.where, rows)[: config.n]
-        if config.format in ("table", "markdown") and not config.wide:
-            rows = [narrow(row) for row in rows]
+        if config.format in ("table", "markdown"):
+            rows = scored_by(run.metric, rows if config.wide else map(narrow, rows))
         if config.watch and text:
             sys.stdout.write("\x1b[2J\x1b[H")
         sys.stdout.write(FORMATS[config.format](rows))

@@ -34,7 +34,7 @@ from results.statistics import (
     wilcoxon,
     with_usual_seeds,
 )
-from results.tables import Row
+from results.tables import Row, score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,18 +194,19 @@ def luck(run: Run) -> str | None:
     known = worth(run)
     if known is None:
         return None
-    return luck_of([e for e in run.leaderboard() if e.rank is not None], known)
+    return luck_of([e for e in run.leaderboard() if e.rank is not None], known, run.metric)
 
 
-def luck_of(found: Sequence[Entry], known: Worth) -> str:
+def luck_of(found: Sequence[Entry], known: Worth, metric: str) -> str:
     """The sentence, of the ranked functions of a search."""
     best, seen = found[0], known.again.get(found[0].expression)
-    then = f"; it had {statistics.fmean(seen):.2%} (n = {len(seen)})" if seen else ""
+    then = f"; it had {score(statistics.fmean(seen), metric)} (n = {len(seen)})" if seen else ""
     return (
         f"The best of {len(found):,} functions is partly luck. One training scatters by "
-        f"{known.noise:.2%}, so of {best.formula}'s {best.val_accuracy:.2%} in the search "
-        f"{known.expected[best.expression]:.2%} is expected on validation data when it is trained "
-        f"again{then}."
+        f"{score(known.noise, metric)}, so of {best.formula}'s "
+        f"{score(best.val_accuracy or 0.0, metric)} in the search "
+        f"{score(known.expected[best.expression], metric)} is expected on validation "
+        f"data when it is trained again{then}."
     )
 
 

@@ -321,7 +321,13 @@ def _run(
                 f"{plan.evaluator.recipe.steps:,} steps",
             )
         )
-        progress = Progress(title, executor.description, plan.total, done_before=source.done)
+        progress = Progress(
+            title,
+            executor.description,
+            plan.total,
+            plan.evaluator.dataset.metric,
+            done_before=source.done,
+        )
         progress.load(store.rows("search"))
         progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
         progress.update(source.done, source.repeats, source.rejected, 0)

@@ -61,8 +61,7 @@ class Found:
 
     @cached_property
     def metric(self) -> str:
-        """What a score is: accuracy, or BLEU of a translation."""
-        return self.run.config.get("data", {}).get("metric", "accuracy")
+        return self.run.metric
 
     @cached_property
     def health(self) -> list[dict[str, float]]:

@@ -34,6 +34,7 @@ class Progress:
     title: str
     workers: str
     total: int | None
+    metric: str = "accuracy"  # what a score is
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     done_before: int = 0

@@ -27,7 +27,7 @@ from actsearch.screen import duration
 from results.leaderboard import BESIDE, DROPPED, Entry
 from results.plots import Figure, to_svg
 from results.search_figures import SHOWN, front
-from results.tables import Row, show
+from results.tables import Row, score, show
 
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
 NEAR = 1.96 * math.sqrt(2)  # differences within so many standard deviations of one training
@@ -156,7 +156,7 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
     beside = f"; beside it {' and '.join(others)}" if others else ""
     yield f"The best had {_scored(best, found)} on validation data{beside}."
     if known is not None:
-        yield luck_of(found.ranked, known)
+        yield luck_of(found.ranked, known, found.metric)
         limit = (best.val_accuracy or 0.0) - NEAR * known.noise
         near = sum((e.val_accuracy or 0.0) >= limit for e in found.ranked)
         reach = f"within the noise of the best (1.96 √2 times {100 * known.noise:.2f} points)"
@@ -173,8 +173,7 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
 
 
 def _scored(entry: Entry, found: Found) -> str:
-    unit = "%" if found.metric == "accuracy" else found.metric
-    return f"{100 * (entry.val_accuracy or 0):.2f} {unit}"
+    return score(entry.val_accuracy or 0.0, found.metric)
 
 
 def _error(known: Worth | None, data: Mapping[str, Any]) -> tuple[float | None, int] | None:

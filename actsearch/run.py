@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from actsearch.errors import EnvironmentProblem, RunError
 from results.leaderboard import PROPERTIES, Entry, furthest, leaderboard, status_counts
 from results.store import DiskFullError, Store, StoreError
-from results.tables import Row, show, to_csv
+from results.tables import Row, scored_by, show, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +83,11 @@ class Run:
             raise RunError(f"{file} is no run's; search in another folder")
         return config
 
+    @property
+    def metric(self) -> str:
+        """What a score of the search is: accuracy, or BLEU of a translation."""
+        return self.config.get("data", {}).get("metric", "accuracy")
+
     def rows(self, stage: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
         try:
@@ -133,7 +138,7 @@ class Run:
     def _repr_html_(self) -> str:
         """For notebooks: the head of the ranked table, and the counts."""
         return (
-            f"<div>{_html_table(head(self.leaderboard()))}"
+            f"<div>{_html_table(scored_by(self.metric, head(self.leaderboard())))}"
             f"<p>{escape(str(self.path))}: {counts_line(self.counts())}</p></div>"
         )
 

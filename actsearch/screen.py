@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from actsearch.progress import Progress, Scored
-from results.tables import show
+from results.tables import score
 
 PLAIN_SECONDS = 30.0
 BAR = 28
@@ -47,14 +47,15 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
         f"{raced_out} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
         f" · repeats {progress.repeats} (free)"
     )
-    block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]
+    metric = progress.metric
+    block += [_best(i, s, metric, width) for i, s in enumerate(progress.best[:2])]
     if progress.baselines:
-        shown = (f"{k} {_percent(v)}" for k, v in progress.baselines.items())
+        shown = (f"{k} {_score(v, metric)}" for k, v in progress.baselines.items())
         block.append("       " + "   ".join(shown))
     if progress.health:
         block.append(f" {_health(progress.health)}"[: width - 1])
     if progress.last:
-        block.append(" last  " + " · ".join(map(_last, progress.last))[: width - 8])
+        block.append(" last  " + " · ".join(_last(s, metric) for s in progress.last)[: width - 8])
     if progress.stopping:
         block.append(
             f" Stopping: {progress.running} children are finishing. "
@@ -75,10 +76,10 @@ def _pace(progress: Progress) -> str:
     return rate + (f"   ETA {duration(progress.eta)}" if progress.eta is not None else "")
 
 
-def _best(i: int, scored: Scored, width: int) -> str:
+def _best(i: int, scored: Scored, metric: str, width: int) -> str:
     ago = f"#{scored.trial}, {duration(max(0, time.time() - scored.at))} ago"
     text = scored.formula[: width - 20 - len(ago)]
-    line = f" {'best' if i == 0 else '    '}  {_percent(scored.accuracy)}  {text}"
+    line = f" {'best' if i == 0 else '    '}  {_score(scored.accuracy, metric)}  {text}"
     return f"{line.ljust(width - 1 - len(ago))}{ago}"
 
 
@@ -93,23 +94,23 @@ def _health(history: Sequence[Mapping[str, float]]) -> str:
     return "  ".join((f"controller  reward {rewards[-1]:.3f} {bars}", *shown))
 
 
-def _last(scored: Scored) -> str:
+def _last(scored: Scored, metric: str) -> str:
     text = scored.formula
     return (
-        f"{text} {_percent(scored.accuracy)}"
+        f"{text} {_score(scored.accuracy, metric)}"
         if scored.accuracy is not None
         else (f"{text} {scored.status}: {scored.reason}")
     )
 
 
-def _percent(accuracy: float | None) -> str:
-    return "failed" if accuracy is None else f"{show('accuracy', accuracy)} %"
+def _score(value: float | None, metric: str) -> str:
+    return "failed" if value is None else score(value, metric)
 
 
 def plain_line(progress: Progress) -> str:
     """The block in one line, for logs."""
     best = progress.best[0] if progress.best else None
-    found = f", best {_percent(best.accuracy)} {best.formula}" if best else ""
+    found = f", best {_score(best.accuracy, progress.metric)} {best.formula}" if best else ""
     of = f"/{progress.total:,}" if progress.total else ""
     reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
     return f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}{found}{reward}"

@@ -1,7 +1,7 @@
 """Tables as text: for a terminal, CSV, JSON, Markdown. A table is a list of rows, a row a dict.
 
-Columns whose name ends in `accuracy`, `error` or `paired` or starts with `regret` hold fractions of
-1; the terminal and Markdown show them in per cent, CSV and JSON as they are.
+Columns whose name ends in `accuracy`, `BLEU`, `error` or `paired` or starts with `regret` hold
+fractions of 1; the terminal and Markdown show them in per cent, CSV and JSON as they are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-_PERCENT = re.compile(r"(accuracy|error|paired)$|^regret")
+_PERCENT = re.compile(r"(accuracy|BLEU|error|paired)$|^regret")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -32,6 +32,16 @@ def show(column: str, value: Any) -> str:
             return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return _CONTROL.sub(" ", str(value))
+
+
+def scored_by(metric: str, rows: Iterable[Row]) -> list[Row]:
+    """For people: columns named for what a score is, as `val BLEU` for `val accuracy`."""
+    return [{column.replace("accuracy", metric): cell for column, cell in r.items()} for r in rows]
+
+
+def score(value: float, metric: str) -> str:
+    """Such as `91.20 %`, or `23.10 BLEU`."""
+    return f"{100 * value:.2f} {'%' if metric == 'accuracy' else metric}"
 
 
 def to_csv(rows: Sequence[Row]) -> str:

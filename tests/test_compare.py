@@ -351,7 +351,7 @@ def test_the_best_of_many_searched_is_expected_to_be_worse_again(tmp_path: Path)
         add(run, f"x + {i + 1}*sin(x)", {s + 1: (float(v), 0.5) for s, v in enumerate(scores)})
     said = luck(Run(run))
     assert said is not None
-    _, searched, expected, _ = map(float, re.findall(r"([0-9.]+)%", said))
+    _, searched, expected, _ = map(float, re.findall(r"([0-9.]+) %", said))
     assert searched == pytest.approx(100 * noise.max(), abs=0.01)
     assert 88 < expected < searched - 0.8
     assert "(n = 4)" in said

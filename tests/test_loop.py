@@ -14,7 +14,7 @@ import pytest
 from actsearch.known_results import Table
 from actsearch.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
 from actsearch.progress import Progress
-from actsearch.screen import lines
+from actsearch.screen import lines, plain_line
 from controller.strategies import strategy_from
 from controller.strategy import Proposal
 from results.leaderboard import furthest, leaderboard
@@ -229,6 +229,19 @@ def test_what_the_screen_iterates_over_never_changes() -> None:
     assert [scored.trial for scored in progress.best] == [4, 3, 1]
     assert [scored.trial for scored in progress.last] == [3, 4]
     assert progress.baselines == {"relu": 0.0, "swish": 0.2}
+
+
+@pytest.mark.parametrize(("metric", "said"), [("accuracy", "20.00 %"), ("BLEU", "20.00 BLEU")])
+def test_the_screen_says_what_a_score_is(metric: str, said: str) -> None:
+    progress = Progress("t", "w", None, metric)
+    for label in ("relu", ""):
+        trial = Trial(1, "search", "tanh(x)", "p", 0, label=label, formula="tanh(x)")
+        progress.add(trial, Outcome("ok", val_accuracy=0.2))
+    _, _, _, best, baselines, last = lines(progress)
+    assert best.startswith(f" best  {said}  tanh(x)")
+    assert baselines.strip() == f"relu {said}"
+    assert f"tanh(x) {said}" in last
+    assert f"best {said} tanh(x)" in plain_line(progress)
 
 
 def test_nothing_new_in_patience_proposals_ends_the_search(store: Store) -> None:

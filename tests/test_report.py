@@ -392,7 +392,7 @@ def test_a_search_of_a_programs_own_objects_has_no_command(own: Run) -> None:
         assert "The search again" not in render(found)
 
 
-def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run) -> None:
+def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) -> None:
     config = own.config
     config["data"]["metric"] = "BLEU"
     (own.path / "config.json").write_text(json.dumps(config))
@@ -403,6 +403,13 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run) -> None:
     assert "validation BLEU" in page  # an axis
     assert "Validation accuracy" not in page
     assert "validation accuracy" not in page
+    assert cli.main(["top", str(own.path)]) == 0
+    table = capsys.readouterr().out
+    assert "val BLEU" in table.splitlines()[0]
+    assert " 90.00 " in table
+    assert cli.main(["top", str(own.path), "--format", "csv"]) == 0
+    assert "val accuracy" in capsys.readouterr().out.splitlines()[0]  # for programs it is one name
+    assert "val BLEU" in own._repr_html_()
 
 
 def test_functions_without_a_score_say_what_became_of_them(own: Run) -> None:
