@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -226,10 +227,9 @@ def _guarded(name: str, look: Callable[[], str]) -> Iterator[Check]:
 def _kernels() -> str:
     """Builds one."""
     if compiler.compiler() is None:
-        return (
-            "no C compiler ($CC, cc, gcc, clang): activations run eagerly, two to four times slower"
-        )
-    libraries.build([c.source(trace(X, "guarded"), "float32", "flat")])
+        return "no C compiler ($CC, cc, gcc, clang): children run eagerly, two to four times slower"
+    source = c.source(trace(X, "guarded"), "float32", "flat")
+    libraries.opened(source, partial(libraries.load, with_betas=False))
     vectors = f"{len(compiler.vector_functions())} of {len(compiler.FUNCTIONS)}"
     where = libraries.cache_folder()
     return f"by {compiler.compiler()}, {vectors} functions as vectors, in {where}"

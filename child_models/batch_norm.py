@@ -24,7 +24,8 @@ from search_space.kernels.libraries import DOUBLE, INTEGER, POINTER, Call
 # variances as Chan, Golub and LeVeque 1979 join them, so X is read once for both.
 CODE = """\
 INLINE integer least(integer a, integer b) { return a < b ? a : b; }
-INLINE integer times_of(integer rows, integer channels) { /* rows that are run through as one */
+/* How many rows are run through as one, if fewer are left at the end. */
+INLINE integer times_of(integer rows, integer channels) {
     integer times = 1;
     while (times * channels < @WIDE@ && 2 * times <= rows) times *= 2;
     return times;
@@ -108,7 +109,7 @@ void backward_@KEY@(const float *restrict X, const float *restrict G, float *res
             g_part[i] += g[i];
             gx_part[i] += g[i] * (x[i] - around[i]);
         }
-        if (o % (@BLOCK@ * width) == 0 || o + n == whole) {
+        if ((o / width + 1) % @BLOCK@ == 0 || o + n == whole) {
             fold(g_part, g_sum, times, channels);
             fold(gx_part, gx_sum, times, channels);
         }
@@ -183,14 +184,17 @@ class BatchNorm2d(nn.BatchNorm2d):
 @cache
 def _loops() -> tuple[Call, Call] | None:
     """The functions of CODE, built if need be; None where they cannot be."""
-    source, sizes = c.named(CODE, "float32"), (INTEGER, INTEGER)
     try:
-        libraries.build([source])
-        forward = libraries.function(source.key, "forward", *[POINTER] * 8, DOUBLE, DOUBLE, *sizes)
-        backward = libraries.function(source.key, "backward", *[POINTER] * 8, *sizes)
+        return libraries.opened(c.named(CODE, "float32"), _functions)
     except (CompileError, OSError) as reason:
         complain(str(reason))
         return None
+
+
+def _functions(key: str) -> tuple[Call, Call]:
+    pointers, sizes = [POINTER] * 8, (INTEGER, INTEGER)
+    forward = libraries.function(key, "forward", *pointers, DOUBLE, DOUBLE, *sizes)
+    backward = libraries.function(key, "backward", *pointers, *sizes)
     assert forward is not None
     assert backward is not None
     return forward, backward

@@ -44,7 +44,8 @@ class Subsampled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, stride: int, new: int) -> torch.Tensor:
-        ctx.stride, ctx.shape, ctx.strides = stride, x.shape, x.stride()
+        ctx.step, ctx.shape = stride, x.shape
+        ctx.strides = torch.empty_like(x, device="meta").stride()  # x's own where that is dense
         return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, new))
 
     @staticmethod
@@ -52,7 +53,7 @@ class Subsampled(torch.autograd.Function):
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         gx = gradient.new_empty_strided(ctx.shape, ctx.strides).zero_()
-        gx[:, :, :: ctx.stride, :: ctx.stride] = gradient[:, : ctx.shape[1]]
+        gx[:, :, :: ctx.step, :: ctx.step] = gradient[:, : ctx.shape[1]]
         return gx, None, None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from child_models import batch_norm
 from child_models.batch_norm import BatchNorm2d, use_kernels
@@ -184,6 +186,18 @@ def test_errors_are_torchs() -> None:
     ours, _ = pair(6, eps=0.0)
     with pytest.raises(ValueError, match="eps"):
         ours(images(4, 6, 3, 3))
+
+
+def test_other_devices_and_kinds_of_tensors_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our loops would read addresses that are none here."""
+    monkeypatch.setattr(batch_norm, "_loops", refuses)
+    ours, _ = pair(6)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        assert ours(fake.from_tensor(images(4, 6, 5, 5))).shape == (4, 6, 5, 5)
+    meta = copy.deepcopy(ours).to("meta")
+    assert meta(images(4, 6, 5, 5).to("meta")).shape == (4, 6, 5, 5)
+    with suppress(RuntimeError):  # torch's, for an input and weights on different devices
+        meta(images(4, 6, 5, 5))
 
 
 def test_weights_that_are_views_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -418,6 +418,19 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     ahead.close()
 
 
+def test_a_library_that_was_cut_short_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = c.source(trace(parse("sin(x) * 0.375"), "guarded"), "float32", "flat")
+    libraries.build([source])
+    [file] = libraries.cache_folder().glob("*.so")
+    file.write_bytes(file.read_bytes()[:100])
+    y = Activation("sin(x) * 0.375", 3, kernels="generated")(INPUT)
+    torch.testing.assert_close(y, INPUT.sin() * 0.375)
+    assert len(file.read_bytes()) > 1000
+
+
 @pytest.mark.parametrize("broken", ["none", "refusing"])
 def test_without_a_working_compiler_activations_run_eagerly_and_it_is_said_once(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

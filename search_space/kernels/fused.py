@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -81,8 +81,7 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
         if device == "cuda":
             return _for_gpu(traced)
         source = c.source(traced, element, layout)
-        libraries.build([source])
-        return libraries.load(source.key, with_betas=layout != "flat")
+        return libraries.opened(source, partial(libraries.load, with_betas=layout != "flat"))
     except UnsupportedError as reason:
         log.info("%s runs eagerly: %s", expr, reason)
     except (CompileError, OSError, ImportError) as reason:

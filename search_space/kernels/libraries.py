@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from search_space.kernels.c import ELEMENTS, Source, unit
 from search_space.kernels.compiler import CompileError, compile_library
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -47,6 +50,18 @@ def _compile(group: Sequence[Source], element: str, folder: Path) -> None:
             part = Path(temporary, f"{i}.so")
             os.link(library, part)
             part.replace(folder / f"{s.key}.so")
+
+
+def opened(source: Source, opener: Callable[[str], T]) -> T:
+    """What `opener` makes of the source's key, built if need be; once more where the library cannot
+    be loaded, as one that was cut short."""
+    build([source])
+    try:
+        return opener(source.key)
+    except OSError:
+        (cache_folder() / f"{source.key}.so").unlink(missing_ok=True)
+    build([source])
+    return opener(source.key)
 
 
 Call = Callable[..., None]
