@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from torch import nn
 
 import actsearch
 from actsearch import cli
 from actsearch.known_results import Table, table_from
+from child_models import zoo
+from child_models.batch_norm import BatchNorm2d
 from controller.racing import FIRST, RaceRules
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.activation import Activation
@@ -429,6 +432,32 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     with pytest.raises(SystemExit):
         racing.main()
     assert "losses at steps 20, 50, 100, 200 alone" in capsys.readouterr().err
+
+
+# -- benchmarks/child_step.py
+
+
+def test_a_step_is_timed_with_what_its_row_says(script: Any, monkeypatch: Any) -> None:
+    module = script("child_step")
+    built: list[nn.Module] = []
+
+    def child_from(text: str) -> Any:
+        def build(*args: Any, **kwargs: Any) -> nn.Module:
+            built.append(module_child(*args, **kwargs))
+            return built[-1]
+
+        module_child = zoo.child_from(text)
+        return build
+
+    monkeypatch.setattr(module, "child_from", child_from)
+    for way, kind in ((module.NAIVE, nn.BatchNorm2d), (module.OURS, BatchNorm2d)):
+        step = module.step_of(module.Variant("swish", *way), "resnet8:width=4", 8, 4)
+        before = [p.clone() for p in built[-1].parameters()]
+        step()
+        kinds = {type(m) for m in built[-1].modules() if isinstance(m, nn.BatchNorm2d)}
+        assert kinds == {kind}
+        moved = [(a - b).abs().max() for a, b in zip(built[-1].parameters(), before, strict=True)]
+        assert 0 < max(moved) < 1e-3
 
 
 # -- benchmarks/strategies.py
