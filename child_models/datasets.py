@@ -8,6 +8,7 @@ x_train y_train x_test y_test, or a folder of images with one folder a class.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,7 +108,8 @@ def make_dataset(
 ) -> Dataset:
     """A Dataset from arrays, with checks. Without `test`, a fifth of `train` becomes it.
 
-    x may be (N, H, W), (N, H, W, C) or (N, C, H, W) for uint8 images and (N, ...) for floats. The
+    x may be (N, H, W), (N, H, W, C) or (N, C, H, W) for uint8 images and (N, ...) for floats, of
+    images (N, C, H, W). The
     validation split is `val_size` examples of `train` (a tenth of it by default), drawn by a fixed
     seed. Raises DataError for lengths that differ, labels that are no classes, or values that are
     not finite.
@@ -173,10 +175,19 @@ def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if not np.issubdtype(y.dtype, np.integer) or (len(y) and y.min() < 0):
         raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}")
+    if x.size == 0:
+        raise DataError(
+            f"{name}: inputs of shape {x.shape} hold nothing; give every split examples"
+        )
     if x.dtype == np.uint8:
         x = _channels_first(x)
     elif np.issubdtype(x.dtype, np.number) and not np.iscomplexobj(x):
         x = x.astype(np.float32)
+        if _channels_are_last(x):
+            raise DataError(
+                f"{name}: floats of shape {x.shape} look like images with their channels last; "
+                "give them as (N, C, H, W), which is x.transpose(0, 3, 1, 2), or as uint8"
+            )
         if not np.isfinite(x).all():
             raise DataError(f"{name}: inputs hold NaN or infinity; clean them first")
     else:
@@ -187,9 +198,13 @@ def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 def _channels_first(x: np.ndarray) -> np.ndarray:
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+    elif _channels_are_last(x):
         x = x.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(x)
+
+
+def _channels_are_last(x: np.ndarray) -> bool:
+    return x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -307,6 +322,8 @@ def load(
 def _npz(path: Path) -> Dataset:
     if not path.is_file():
         raise DataError(f"no file {path}; give an .npz with x_train y_train x_test y_test")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no readable .npz: no archive of arrays, as np.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [k for k in ("x_train", "y_train") if k not in file]

@@ -27,7 +27,10 @@ class ImageNetwork(nn.Module):
         super().__init__()
         if len(input_shape) != 3:
             name = type(self).__name__
-            raise ValueError(f"a {name} takes images (C, H, W), not inputs of shape {input_shape}")
+            grey = "; grey images are (1, H, W), which is x[:, None]" * (len(input_shape) == 2)
+            raise ValueError(
+                f"a {name} takes images (C, H, W), not inputs of shape {input_shape}{grey}"
+            )
         self.size = size
 
     def initialise(self, mode: str = "fan_out") -> None:

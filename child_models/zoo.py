@@ -74,8 +74,8 @@ class Child:
         missing = [p.name for p in accepted if p.default is p.empty and p.name not in given]
         if missing:
             raise ValueError(
-                f"{self.name} asks for {' and '.join(missing)}, but the data say "
-                f"{' and '.join(facts)}: images have other children than sentences"
+                f"{self.name} asks for {' and '.join(missing)}, but what these data say is named "
+                f"{' and '.join(facts)} (images have other children than sentences)"
             )
         return self.build(make_activation, **given)
 
@@ -96,6 +96,10 @@ def child_from(child: str | Child | Builder) -> Child:
         return child
     if callable(child):
         return _users_own(child)
+    if not isinstance(child, str):
+        raise ValueError(
+            f"the child is a {type(child).__name__}; give a name or a function of make_activation"
+        )
     name, text = options.split(child)
     build = CHILDREN.get(name)
     if name in ZOOS:

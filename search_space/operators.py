@@ -72,6 +72,32 @@ class Op:
         return Op, (*values, self.precedence, self.guarded)
 
 
+def check_elementwise(op: Op) -> None:
+    """Raises ValueError, with the operator's name, for one that fails, changes its input, or whose
+    values depend on more than the element itself."""
+    x = torch.linspace(-2.0, 2.0, 9)
+    inputs = [x, x.flip(0) + 0.25][: op.arity]
+    beta = () if op.beta is None else (torch.tensor(op.beta),)
+    for form in {op.fn, op.guarded or op.fn}:
+        given = [a.clone() for a in inputs]
+        try:
+            whole, part = form(*given, *beta), form(*(a[3:5].clone() for a in inputs), *beta)
+            y, few = torch.as_tensor(whole).expand_as(x), torch.as_tensor(part).expand_as(x[3:5])
+        except Exception as error:
+            raise ValueError(
+                f"operator {op.name!r} fails on a tensor: {type(error).__name__}: {error}"
+            ) from error
+        if not all(map(torch.equal, given, inputs)):
+            raise ValueError(
+                f"operator {op.name!r} changes its input in place, which spoils whatever else uses "
+                "the input; return a new tensor, as 2 * x for x.mul_(2)"
+            )
+        if not torch.allclose(y[3:5], few, equal_nan=True):
+            raise ValueError(
+                f"operator {op.name!r} is not elementwise: its values depend on other elements"
+            )
+
+
 OPERATOR_SETS = ("paper", "guarded")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ def read(owner: str, text: str, known: Mapping[str, Kind]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         key, _, value = part.partition("=")
+        if not known:
+            raise ValueError(f"{owner} takes no options, so not {key!r}")
         if key not in known:
             raise ValueError(unknown(f"option of {owner}", key, known))
         found[key] = _value(owner, key, value, known[key])
@@ -39,7 +42,10 @@ def _value(owner: str, key: str, value: str, kind: Kind) -> Any:
             raise ValueError(f"{owner}:{key}={value} is not known; use {' or '.join(kind)}")
         return value
     try:
-        return kind(value)
+        number = kind(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     except ValueError:
         example = {int: "a whole number, as 8", float: "a number, as 0.01"}[kind]
         raise ValueError(f"{owner}:{key}={value} needs {example}") from None

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from search_space.expression import Expr, X
-from search_space.operators import BINARY, OPERATORS, UNARY, Op, operators_named, unknown
+from search_space.operators import (
+    BINARY,
+    OPERATORS,
+    UNARY,
+    Op,
+    check_elementwise,
+    operators_named,
+    unknown,
+)
 
 Digits = tuple[int, ...]
 MAX_UNITS = 6  # keeps every candidate, its formula too, within what parse() reads
@@ -47,6 +55,9 @@ class Space:
             wrong = [op.name for op in ops if op.arity not in arities]
             if wrong:
                 raise ValueError(f"not {kind} operators: {', '.join(wrong)}")
+            for op in ops:
+                if op.arity > 0 and OPERATORS.get(op.name) is not op:
+                    check_elementwise(op)
         object.__setattr__(self, "unary", tuple(self.unary))
         object.__setattr__(self, "binary", tuple(self.binary))
         u, b = len(self.unary), len(self.binary)

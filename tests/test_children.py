@@ -26,7 +26,7 @@ from child_models.evaluate import Evaluator
 from child_models.image_folder import StreamedImages
 from child_models.image_network import MakeActivation
 from child_models.recipe import RECIPES, Recipe
-from child_models.resnet import Subsampled
+from child_models.resnet import BasicBlock, Subsampled
 from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
 from results.records import DeviceLostError, NoDeviceError, Trial
@@ -138,6 +138,13 @@ def test_a_depth_that_cannot_be_gets_a_sentence(text: str, layers: str) -> None:
         child_from(text)(lambda c: nn.ReLU(), input_shape=(3, 32, 32), classes=10)
 
 
+def test_what_is_no_child_and_no_image_gets_a_way_out() -> None:
+    with pytest.raises(ValueError, match="the child is a int; give a name or a function"):
+        child_from(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"x\[:, None\]"):
+        child_from("resnet8")(lambda c: nn.ReLU(), input_shape=(8, 8), classes=3)
+
+
 def test_a_resnet_has_6n_plus_2_layers() -> None:
     with pytest.raises(ValueError, match=r"6n\+2 layers"):
         child_from("resnet:depth=21")(lambda c: nn.ReLU(), input_shape=(3, 32, 32), classes=10)
@@ -160,7 +167,7 @@ def test_the_shortcuts_gradient_is_that_of_slices_and_lies_as_its_input(
 ) -> None:
     x = torch.randn(2, 4, side, side, dtype=torch.float64).to(memory_format=layout)
     x.requires_grad_()
-    y = Subsampled.apply(x, 2, 3)
+    y = BasicBlock(lambda width: nn.ReLU(), 4, 7, 2).shortcut(x)
     slices = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 3))
     assert torch.equal(y, slices)
     assert y.stride() == slices.stride()
@@ -169,6 +176,9 @@ def test_the_shortcuts_gradient_is_that_of_slices_and_lies_as_its_input(
     assert torch.equal(ours, theirs)
     assert ours.stride() == x.stride()
     assert torch.autograd.gradgradcheck(lambda x: Subsampled.apply(x, 2, 3), (x,))
+    means = x.detach()[:, :, :1, :1].requires_grad_()
+    flat = torch.autograd.grad(Subsampled.apply(means.expand_as(x), 2, 3).sum(), means)[0]
+    assert (flat == len(range(0, side, 2)) ** 2).all()  # of an input whose pixels are one in memory
 
 
 # -- data
@@ -210,6 +220,8 @@ def test_inputs_are_standardised_by_the_training_split() -> None:
         (np.zeros((20, 3), np.complex64), np.arange(20) % 2, "uint8 images or floats"),
         (np.zeros((20, 3), np.float32), np.zeros(20, int), "only one class"),
         (np.zeros((3, 3), np.float32), np.arange(3), "too few"),
+        (np.zeros((20, 6, 6, 3), np.float32), np.arange(20) % 2, "transpose"),
+        (np.zeros((0, 3), np.float32), np.zeros(0, int), "hold nothing"),
     ],
 )
 def test_data_that_cannot_be_used_gets_a_sentence(x: Any, y: Any, sentence: str) -> None:
@@ -260,9 +272,10 @@ def test_data_that_cannot_be_had_gets_a_way_out(name: str, sentence: str, tmp_pa
 
 def test_a_damaged_file_and_a_pickle_are_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.npz"
-    broken.write_bytes(b"PK nonsense")
-    with pytest.raises(DataError, match="no readable"):
-        load(str(broken))
+    for content in (b"PK nonsense", b"text", b""):
+        broken.write_bytes(content)
+        with pytest.raises(DataError, match=r"no readable \.npz: no archive"):
+            load(str(broken))
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, x_train=np.array([{}], dtype=object), y_train=np.zeros(1, int))
     with pytest.raises(DataError, match="no readable"):

@@ -114,7 +114,7 @@ def test_one_beta_acts_on_the_whole_layer_and_keeps_its_layout(
     ("text", "sentence"),
     [
         ("truncated_mlp:sigma=0", "sigma=0.0 needs a number above 0"),
-        ("truncated_mlp:sigma=nan", "sigma=nan needs a number above 0"),
+        ("truncated_mlp:sigma=nan", "sigma=nan needs a number, as 0.01"),
         ("truncated_mlp:sigma=wide", "sigma=wide needs a number, as 0.01"),
         ("truncated_mlp:width=2.5", "width=2.5 needs a whole number"),
     ],

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 import string
+from typing import Any
 
 import pytest
 import torch
@@ -228,6 +229,28 @@ def test_a_space_is_made_again_from_its_spec(text: str) -> None:
 def test_a_space_that_cannot_be_gets_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         space_from(text)
+
+
+@pytest.mark.parametrize(
+    ("fn", "sentence"),
+    [
+        (lambda v: v.mul_(2), "changes its input in place"),
+        (lambda v: v.nope(), "'mine' fails on a tensor: AttributeError"),
+        (lambda v: None, "'mine' fails on a tensor"),
+        (lambda v: v.sum(), "not elementwise"),
+        (lambda v: torch.softmax(v, 0), "not elementwise"),
+    ],
+)
+def test_a_users_operator_that_is_no_function_of_an_element_is_refused(
+    fn: Any, sentence: str
+) -> None:
+    for op in (Op("mine", 1, fn), Op("mine", 1, torch.neg, guarded=fn)):
+        with pytest.raises(ValueError, match=sentence):
+            Space((UNARY[0], op), BINARY[:1])
+    two = Op("mine", 2, lambda a, b: fn(b))
+    with pytest.raises(ValueError, match=sentence):
+        Space(UNARY[:1], (two,))
+    Space((UNARY[0], Op("mine", 1, lambda v, beta: v * beta, beta=0.5)), BINARY[:1])
 
 
 def test_points_outside_a_space_are_refused() -> None:

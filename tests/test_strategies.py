@@ -161,10 +161,12 @@ def test_an_unknown_strategy_is_answered_with_the_near_name() -> None:
     [
         ("ppo:learning_rate=1", "unknown option of ppo 'learning_rate'"),
         ("ppo:lr=fast", "ppo:lr=fast needs a number"),
+        ("ppo:ent_coef=inf", "ppo:ent_coef=inf needs a number"),
+        ("surrogate:kappa=nan", "surrogate:kappa=nan needs a number"),
+        ("random:x=1", "random takes no options"),
         ("ppo:mode=turbo", "use sync or async"),
         ("ppo:epochs=0", "must be above 0"),
         ("evolution:tournament=99", "from 1 to the population's 32"),
-        ("random:x=1", "unknown option of random"),
         ("random+racing", "is not known behind a strategy"),
         ("random+halving:eta=1", "halving:eta=1 must be 2 or more"),
     ],

@@ -29,7 +29,7 @@ def start_ray(address: str | None, workers: int | None, gpus: int | None = None)
         with _environment():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         _protect_token()
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"Ray at {address}" if address else "a local Ray"
         raise ExecutorError(
             f"cannot reach {where}: {error}. Without Ray, --executor inline trains in this process."
