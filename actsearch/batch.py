@@ -34,7 +34,8 @@ def train(
         return DONE
     evaluators = [*evaluators]
     evaluate = Evaluators(evaluators)
-    metric = " or ".join(sorted({e.dataset.metric for e in evaluators}))
+    metrics = {e.dataset.metric for e in evaluators}
+    metric = metrics.pop() if len(metrics) == 1 else ""
     stop = Stop(run.stop_request)
     with running(lambda: machinery.start(evaluate), stop) as executor:
         progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +58,8 @@ def search(config: SearchConfig) -> int:
         return DONE
     start = time.monotonic()
     reason = carry_out(plan, Console(stderr=True))
-    check_found(plan.run)
+    if reason != STOPPED or any(n for s, n in plan.run.counts().items() if s != "waiting"):
+        check_found(plan.run)
     print("\n".join(_closing(plan.run, reason, time.monotonic() - start)))
     return RESUMABLE if reason == STOPPED else DONE
 
@@ -71,12 +74,13 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
 
     entries = run.leaderboard()
     hours = sum(e.seconds for e in entries)
+    path = shlex.quote(str(run.path))
     lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
     following = [
         f"the run is in {run.path}; next:",
-        f"  actsearch reevaluate {run.path} --top 5 --seeds 3",
-        f"  actsearch report {run.path}",
-        f"  actsearch export {run.path}#1",
+        f"  actsearch reevaluate {path} --top 5 --seeds 3",
+        f"  actsearch report {path}",
+        f"  actsearch export {path}#1",
     ]
     searched = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
@@ -103,6 +107,8 @@ def top(config: TopConfig) -> int:
         if config.watch and text:
             sys.stdout.write("\x1b[2J\x1b[H")
         sys.stdout.write(FORMATS[config.format](rows))
+        if text and config.where and not rows:
+            print(f"no function with {config.where}; scores are fractions, as val_accuracy>0.9")
         if text:
             print(f"{run.path}: {counts_line(counts)}")
         sys.stdout.flush()
@@ -319,6 +325,9 @@ TRAINING = SearchConfig, ReevaluateConfig, ExperimentConfig  # what they finish 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
     config: Any = None
+    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
+        print(f"actsearch {importlib.metadata.version('actsearch')}")
+        return DONE
     try:
         config = read_command(argv, {name: config for name, (config, _) in COMMANDS.items()})
         if "" in (getattr(config, "run", None), *getattr(config, "runs", ())):

@@ -16,14 +16,16 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_CONDITION = re.compile(r"\s*([a-z_0-9]+)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)\s*")
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
+_CONDITION = re.compile(r"\s*([A-Za-z_0-9/ ]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)\s*")
 
 
 def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows for which every condition holds; one without a value holds for none but `!=`.
 
-    Column names are written with `_` for a space. Raises ValueError, with the near name, for a
-    column that the rows do not have, and for text that is no condition.
+    Column names may have `_` for a space; `val BLEU` is the column `val accuracy`. Raises
+    ValueError, with the near name, for a column that the rows do not have, and for text that is no
+    condition.
     """
     if not text.strip() or not rows:
         return list(rows)
@@ -34,6 +36,7 @@ def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
         if match is None:
             raise ValueError(f"{part.strip()!r} is no condition; write for example betas<=1")
         name, sign, value = match.groups()
+        name = name.replace(" ", "_").replace("BLEU", "accuracy")
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -46,7 +49,9 @@ def _holds(cell: Any, sign: str, value: str) -> bool:
     if cell is None or cell == "":
         return sign == "!=" if value != "none" else sign == "="
     if isinstance(cell, bool):
-        wanted: Any = value.lower() in ("yes", "true", "1")
+        if value.lower() not in (*_YES, *_NO):
+            raise ValueError(f"{value!r} is neither yes nor no")
+        wanted: Any = value.lower() in _YES
     elif isinstance(cell, (int, float)):
         try:
             wanted = float(value)

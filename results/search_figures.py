@@ -200,7 +200,13 @@ def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | 
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
     panel = Panel("", x, _validation(metric), tuple(marks))
     shown = "; ".join(names[-NAMED_AT_THE_FRONT:])
-    return Figure("cost", "Accuracy and cost", (panel,), f"the front: {shown}", panel=(7.0, 4.2))
+    return Figure(
+        "cost",
+        f"{metric[0].upper()}{metric[1:]} and cost",
+        (panel,),
+        f"the front: {shown}",
+        panel=(7.0, 4.2),
+    )
 
 
 def _apart(

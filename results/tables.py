@@ -41,7 +41,7 @@ def scored_by(metric: str, rows: Iterable[Row]) -> list[Row]:
 
 def score(value: float, metric: str) -> str:
     """Such as `91.20 %`, or `23.10 BLEU`."""
-    return f"{100 * value:.2f} {'%' if metric == 'accuracy' else metric}"
+    return f"{100 * value:.2f} {'%' if metric == 'accuracy' else metric}".rstrip()
 
 
 def to_csv(rows: Sequence[Row]) -> str:

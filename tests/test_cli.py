@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 import math
@@ -377,3 +378,21 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     assert before.items() <= after.items()
     assert finished(tmp_path / "runs/a") == 8
     assert None not in {row["status"] for row in after.values()}
+
+
+def test_a_search_that_is_stopped_before_any_child_has_ended_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from actsearch.loop import STOPPED
+
+    monkeypatch.setattr("actsearch.launch.run_trials", lambda *a: STOPPED)
+    command = ["search", str(tmp_path / "run"), "--budget", "2", "--executor", "inline"]
+    assert cli.main([*command, "--space", "tiny"]) == 75
+    said = capsys.readouterr()
+    assert "ended: stopped; nothing is lost, the same command goes on" in said.out
+    assert "no function trained" not in said.err
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"actsearch {importlib.metadata.version('actsearch')}\n"

@@ -187,6 +187,9 @@ ROWS = [
         ("slope_left!=none", "bc"),
         ("formula=b", "b"),
         ("formula != b", "ac"),
+        ("val accuracy>=0.5, betas>1", "b"),
+        ("val_BLEU>=0.5, betas>1", "b"),
+        ("smooth=NO", "b"),
     ],
 )
 def test_filters_keep_the_rows_for_which_every_condition_holds(text: str, kept: str) -> None:
@@ -199,6 +202,7 @@ def test_filters_keep_the_rows_for_which_every_condition_holds(text: str, kept: 
         ("beta<=1", "did you mean 'betas'"),
         ("betas", "no condition"),
         ("betas<=x", "no number"),
+        ("smooth=maybe", "neither yes nor no"),
         ("'; DROP TABLE--", "no condition"),
     ],
 )

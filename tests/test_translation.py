@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from actsearch import cli
 from child_models.datasets import DataError, load
 from child_models.evaluate import Evaluator
 from child_models.recipe import RECIPES, Recipe
@@ -204,7 +206,7 @@ def test_sentences_that_cannot_be_used_get_a_sentence(
 
 @pytest.mark.parametrize("child", ["resnet8", "mlp"])
 def test_a_child_for_images_refuses_sentences(pairs: Translation, child: str) -> None:
-    with pytest.raises(ValueError, match="asks for input_shape and classes, but the data say voc"):
+    with pytest.raises(ValueError, match="asks for input_shape and classes, but"):
         Evaluator(pairs, child_from(child), Recipe()).build("relu(x)")
 
 
@@ -298,3 +300,25 @@ def test_the_base_model_takes_a_step(pairs: Translation) -> None:
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
     assert sum(isinstance(m, Activation) for m in model.modules()) == 12
+
+
+def test_a_search_by_bleu_says_bleu_wherever_it_says_a_score(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a run"
+    data = ["--dataset", f"{folder}:en-de:vocabulary=400,length=32"]
+    size = ["--child", SMALL, "--steps", "2", "--batch-size", "8", "--executor", "inline"]
+    chosen = ["--space", "tiny", "--strategy", "random", "--budget", "1"]
+    assert cli.main(["search", str(run), *data, *size, *chosen]) == 0
+    said = capsys.readouterr()
+    assert "val BLEU" in said.out
+    assert "accuracy" not in said.out
+    assert re.search(r"best \d+\.\d\d BLEU ", said.err)  # the screen
+    assert f"  actsearch report '{run}'\n  actsearch export '{run}'#1" in said.out  # can be pasted
+    assert cli.main(["top", str(run), "--format", "markdown"]) == 0
+    assert "val BLEU" in capsys.readouterr().out
+    assert cli.main(["top", str(run), "--where", "val_BLEU>0.9"]) == 0
+    assert "no function with val_BLEU>0.9" in capsys.readouterr().out
+    again = ["reevaluate", str(run), "--seeds", "1", "--top", "1", "--executor", "inline"]
+    assert cli.main(again) == 0
+    assert re.search(r"best \d+\.\d\d BLEU ", capsys.readouterr().err)
