@@ -24,7 +24,7 @@ from search_space.kernels.libraries import DOUBLE, INTEGER, POINTER, Call
 # variances as Chan, Golub and LeVeque 1979 join them, so X is read once for both.
 CODE = """\
 INLINE integer least(integer a, integer b) { return a < b ? a : b; }
-/* How many rows are run through as one, if fewer are left at the end. */
+/* How many rows are run through as one; unlike with `repeats`, the last run may have fewer. */
 INLINE integer times_of(integer rows, integer channels) {
     integer times = 1;
     while (times * channels < @WIDE@ && 2 * times <= rows) times *= 2;

@@ -75,9 +75,9 @@ class Op:
 def check_elementwise(op: Op) -> None:
     """Raises ValueError, with the operator's name, for one that fails, changes its input, or whose
     values depend on more than the element itself."""
-    x = torch.linspace(-2.0, 2.0, 9)
+    x = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)  # no matter whose last digit
     inputs = [x, x.flip(0) + 0.25][: op.arity]
-    beta = () if op.beta is None else (torch.tensor(op.beta),)
+    beta = () if op.beta is None else (torch.tensor(op.beta, dtype=x.dtype),)
     for form in {op.fn, op.guarded or op.fn}:
         given = [a.clone() for a in inputs]
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -140,29 +141,21 @@ def test_evaluation_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
-def test_without_a_compiler_it_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(sources: Any) -> int:
-        raise CompileError("no C compiler")
-
-    monkeypatch.setattr(libraries, "build", none)
-    batch_norm._loops.cache_clear()
-    try:
-        ours, theirs = pair(6)
-        x = images(4, 6, 5, 5)
-        assert torch.equal(ours(x), theirs(x))
-    finally:
-        batch_norm._loops.cache_clear()
+def no_compiler(sources: Any) -> int:
+    raise CompileError("no C compiler")
 
 
-def test_a_library_that_cannot_be_loaded_is_done_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("build", [no_compiler, lambda sources: 0])
+def test_where_nothing_can_be_built_or_loaded_it_is_torchs(
+    build: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(libraries, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(libraries, "build", lambda sources: 0)
+    monkeypatch.setattr(libraries, "build", build)
     source = batch_norm.c.named(batch_norm.CODE, "float32")
     (tmp_path / f"{source.key}.so").write_text("no library")
     batch_norm._loops.cache_clear()
     try:
+        assert batch_norm._loops() is None
         ours, theirs = pair(6)
         x = images(4, 6, 5, 5)
         assert torch.equal(ours(x), theirs(x))

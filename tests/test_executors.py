@@ -28,6 +28,7 @@ from workers.executor import (
 )
 from workers.isolation import KilledFromOutside, run_alone
 from workers.ray_executor import RayExecutor
+from workers.ray_start import start_ray
 from workers.ray_worker import Worker
 from workers.thread_executor import ThreadExecutor
 
@@ -651,3 +652,16 @@ def test_more_workers_than_places_is_a_sentence_not_a_wait(ray_session: Any) -> 
 def test_workers_per_gpu_without_a_gpu_is_a_sentence(ray_session: Any) -> None:
     with pytest.raises(ExecutorError, match="Ray sees no GPU"):
         RayExecutor(by_seed(), workers_per_gpu=3)
+
+
+def test_a_ray_that_cannot_begin_is_a_sentence_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray writes a token to the home folder, which may be none."""
+
+    def init(**options: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/nowhere")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ExecutorError, match=r"/nowhere.*--executor inline"):
+        start_ray(None, 1)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from actsearch import describe
 from search_space.activation import Activation
 from search_space.equivalence import canonical
 from search_space.expression import Expr, X
@@ -429,6 +430,13 @@ def test_a_library_that_was_cut_short_is_built_again(
     y = Activation("sin(x) * 0.375", 3, kernels="generated")(INPUT)
     torch.testing.assert_close(y, INPUT.sin() * 0.375)
     assert len(file.read_bytes()) > 1000
+    assert "functions as vectors" in describe._kernels()  # what doctor says
+    for file in libraries.cache_folder().glob("*.so"):
+        file.unlink()
+        file.write_bytes(b"")
+    libraries.load.cache_clear()
+    assert "functions as vectors" in describe._kernels()
+    assert any(file.stat().st_size for file in libraries.cache_folder().glob("*.so"))
 
 
 @pytest.mark.parametrize("broken", ["none", "refusing"])

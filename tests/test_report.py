@@ -398,6 +398,9 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) ->
     (own.path / "config.json").write_text(json.dumps(config))
     found = contents(own, 500)
     assert "The best had 90.00 BLEU on validation data" in " ".join(found["sentences"])
+    [luck] = [s for s in found["sentences"] if "One training scatters by" in s]
+    assert luck.count(" BLEU") == 4
+    assert "%" not in luck
     page = render(found)
     assert "Validation BLEU" in page
     assert "validation BLEU" in page  # an axis
