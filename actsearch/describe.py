@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
+from actsearch.versions import untested
 from results.benchmarks import load_benchmark
 from results.tables import show
 from search_space.activation import Activation
@@ -195,6 +196,8 @@ def checks() -> Iterator[Check]:
     yield "python", platform.python_version(), sys.version_info >= (3, 11)
     for name in ("actsearch", "torch", "torchvision", "ray", "numpy", "pandas", "mlxtend"):
         yield from _guarded(name, lambda name=name: importlib.metadata.version(name))
+    for sentence in untested():
+        yield "untested version", sentence, True
     yield from _guarded("torchvision imports", _torchvision)
     yield "processors", f"{os.cpu_count()}", True
     yield from _guarded("GPUs", _gpus)

@@ -32,6 +32,7 @@ from actsearch.session import (
     warm_up,
 )
 from actsearch.tracker import TensorBoard, writer_class
+from actsearch.versions import untested
 from child_models.evaluate import Evaluator
 from controller.racing import Race, RaceRules, race_rules
 from controller.strategies import normal, rungs, short, strategy_from
@@ -118,6 +119,7 @@ class Plan:
             lines.append(f"racing     {self.race.words()}")
         if s["tensorboard"]:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
+        lines += [f"untested   {sentence}" for sentence in untested()]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         workers = (
             1 if s["executor"] == "inline" else s["workers"] or local_workers(s["workers_per_gpu"])

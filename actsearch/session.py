@@ -20,6 +20,7 @@ from torch import nn
 
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
+from actsearch.versions import untested
 from child_models.datasets import Data, image_augment, load, make_dataset
 from child_models.evaluate import Evaluator, task_of
 from child_models.inspection import activations
@@ -236,6 +237,8 @@ def logging_to(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def running(start: Callable[[], Executor], stop: Stop) -> Iterator[Executor]:
     """An executor with the signal handlers around it; it is closed whatever happens."""
+    for sentence in untested():
+        log.warning("%s", sentence)
     executor = start()
     try:
         with stop.installed():

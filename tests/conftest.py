@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,30 @@ from workers.thread_executor import ThreadExecutor
 # With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
 STARTS_RAY = {"test_chaos", "test_cli", "test_cluster", "test_executors", "test_survival"}
 
+LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
+
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what tests expect is what processors compute
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two processes with a thread for each core are slower than one
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--libraries",
+        action="store_true",
+        help="fail, instead of skip, where a library is not installed",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    missing = call.excinfo is not None and "not installed" in str(call.excinfo.value)
+    if report.skipped and missing and item.config.getoption("--libraries"):
+        report.outcome = "failed"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -134,6 +156,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
+    """Returns as soon as the condition holds; fails after LIMIT seconds, a bound that no test of a
+    working product comes near."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {LIMIT:g} s"
+        time.sleep(0.02)
 
 
 def ok(accuracy: float, **fields: Any) -> Outcome:

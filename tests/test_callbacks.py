@@ -24,6 +24,8 @@ from results.store import Store
 from search_space.space import SPACES
 from workers.executor import Beat, InlineExecutor
 
+from .conftest import LIMIT
+
 PPO = "ppo:batch_size=5"
 SPACE = "units=1;unary=identity,relu,tanh;binary=add,mul"
 QUICK: dict[str, Any] = {"space": SPACE, "executor": "inline", "quiet": True, "steps": 20}
@@ -200,7 +202,7 @@ def test_a_search_whose_driver_was_killed_goes_on_in_tensorboard(
 ) -> None:
     run = tmp_path / "run"
     script = DIE.format(here=str(Path(__file__).parent.parent), run=str(run))
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=LIMIT)
     assert killed.returncode == -9, killed.stderr
     assert [step for step, _ in written(run / "tensorboard")["search/seconds"]] == [1, 2, 3]
     again: dict[str, Any] = {"child": net, "dataset": blobs_of(0), **QUICK}

@@ -33,6 +33,8 @@ from results.records import DeviceLostError, NoDeviceError, Trial
 from search_space.activation import Activation
 from search_space.operators import Op
 
+from .conftest import LIMIT
+
 Arrays = tuple[np.ndarray, np.ndarray]
 RECIPE = Recipe(steps=12, batch_size=16, lr=0.05, schedule="cosine")
 
@@ -583,7 +585,7 @@ for optimiser in {sorted(OPTIMISERS)}:
     assert evaluate(Trial(0, "search", "sin(x)", "", 0)).status == "ok"
 assert not {{"torch._dynamo", "torch.fx.experimental.symbolic_shapes"}} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=LIMIT)
 
 
 def test_training_leaves_the_users_randomness_and_threads_alone(pictures: Dataset) -> None:

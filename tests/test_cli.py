@@ -24,6 +24,8 @@ from actsearch import cli, errors
 from actsearch.config import ReevaluateConfig, ReplayConfig, SearchConfig, TopConfig
 from actsearch.run import Run
 
+from .conftest import LIMIT, wait_until
+
 INLINE = ["--executor", "inline", "--steps", "20"]
 SPACE = "units=1;unary=identity,relu;binary=add,mul"
 COMMAND = [sys.executable, "-m", "actsearch.cli"]
@@ -31,7 +33,7 @@ COMMAND = [sys.executable, "-m", "actsearch.cli"]
 
 def actsearch_in(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=120, **options
+        [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=LIMIT, **options
     )
 
 
@@ -61,7 +63,9 @@ def test_help_imports_no_torch_and_no_ray(arguments: list[str]) -> None:
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -73,7 +77,7 @@ def test_reading_a_run_imports_neither_torch_nor_ray(folder: Path) -> None:
         "assert not heavy, heavy"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
 
@@ -107,7 +111,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(arguments: list[str]) -
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "actsearch.cli", *arguments]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=LIMIT)
     os.close(write)
     assert "Traceback" not in done.stderr
     assert "unexpected" not in done.stderr
@@ -117,7 +121,9 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(arguments: list[str]) -
 def test_a_full_disk_behind_stdout_is_a_sentence() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "actsearch.cli", "show", "relu"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT
+        )
     assert done.stderr == "actsearch: the disk is full\n"
     assert done.returncode == 75
 
@@ -254,7 +260,7 @@ def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, h
         assert f"Asked process {process.pid} on" in asked.stderr
     else:
         process.send_signal(signal.Signals[how])
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == errors.RESUMABLE
     assert not (tmp_path / "runs/a/stop").exists()
     assert "nothing runs in" in actsearch_in(tmp_path, "stop", "runs/a").stderr
@@ -263,7 +269,7 @@ def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, h
     assert 2 <= stopped_at < budget + 2  # the two baselines are beside the budget
     if how != "SIGINT":  # going on is the same however it was stopped
         return
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == errors.DONE, done.stderr
     assert finished(tmp_path / "runs/a") == budget + 2
 
@@ -282,7 +288,7 @@ def test_the_second_interrupt_ends_at_once_and_loses_nothing_that_had_finished(
     time.sleep(1)
     assert process.poll() is None  # the child goes on to its end
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == errors.INTERRUPTED
     assert "the same command goes on" in said
     rows = Run.open(tmp_path / "runs/a").rows()
@@ -297,13 +303,6 @@ def finished(path: Path) -> int:
         return sum(row["status"] not in (None, "rejected") for row in Run.open(path).rows())
     except Exception:  # the file is there before its tables are
         return 0
-
-
-def wait_until(condition: Any, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 TRAPS = ("results", "workers", "controller", "search_space", "child_models")
@@ -335,7 +334,7 @@ def test_a_file_that_would_hide_actsearch_from_the_workers_is_named(tmp_path: Pa
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert done.returncode == errors.ENVIRONMENT
     assert "actsearch.py would be imported" in done.stderr
@@ -372,7 +371,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     process.kill()
     process.wait()
     before = {r["id"]: r for r in Run.open(tmp_path / "runs/a").rows() if r["status"]}
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == errors.DONE, done.stderr
     after = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows()}
     assert before.items() <= after.items()

@@ -31,6 +31,8 @@ from search_space.equivalence import canonical
 from search_space.expression import formula
 from search_space.parser import parse
 
+from .conftest import LIMIT
+
 Score = float | tuple[float, float] | str  # test; (val, test); why it failed
 
 
@@ -335,7 +337,9 @@ def test_a_comparison_with_a_baseline_imports_neither_torch_nor_ray(path: Path) 
         "heavy = {'torch', 'ray', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -13,6 +13,8 @@ from actsearch.cli import COMMANDS
 from actsearch.config import PRESETS
 from search_space.operators import BINARY, UNARY
 
+from .conftest import LIMIT
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -61,7 +63,7 @@ def test_the_example_of_ones_own_model_runs() -> None:
         [sys.executable, str(ROOT / "examples/own_model.py")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     assert "val accuracy" in done.stdout

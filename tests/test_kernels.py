@@ -30,6 +30,8 @@ from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
 from search_space.parser import parse
 from search_space.space import SPACES
 
+from .conftest import LIMIT
+
 pytestmark = [
     pytest.mark.skipif(compiler.compiler() is None, reason="needs a C compiler"),
     pytest.mark.usefixtures("one_thread"),
@@ -483,7 +485,7 @@ def test_source_for_gpus_is_python_for_the_whole_grammar() -> None:
 def test_kernels_for_gpus_agree_with_eager_mode_in_tritons_interpreter() -> None:
     command = [sys.executable, "-m", "tests.triton_interpreted"]
     done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.stdout == "equal\n", done.stderr[-3000:]
 

@@ -261,7 +261,7 @@ def test_without_timm_it_is_said_how_to_have_it(monkeypatch: pytest.MonkeyPatch)
 )  # fmt: skip
 def test_models_of_timm_are_children(name: str, side: int, dims: set[int]) -> None:
     import_torchvision()
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="timm is not installed")
     model = child_from(f"timm:{name}")(swish, input_shape=(3, side, side), classes=7)
     assert {a.channel_dim for a in activations(model)} == dims
     take_a_step(model, torch.randn(2, 3, side, side), 7)

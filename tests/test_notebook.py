@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import LIMIT
+
 NOTEBOOK = Path(__file__).parent.parent / "examples/search.ipynb"
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install nbclient")
@@ -57,7 +59,9 @@ def test_the_notebook_runs_from_start_to_end(tmp_path: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=LIMIT, kernel_name="python3", resources=where
+    ).execute()
     check(notebook)
     assert (tmp_path / "runs/notebook/run.sqlite").is_file()
 

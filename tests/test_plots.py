@@ -43,6 +43,8 @@ from results.plots import (
 from results.records import Outcome
 from results.store import Store
 
+from .conftest import LIMIT
+
 pytest.importorskip("plotly", reason="plotly is not installed: pip install 'actsearch[plots]'")
 
 FIGURE = Figure(
@@ -169,7 +171,9 @@ def test_drawing_leaves_pyplot_alone_and_reading_needs_no_library() -> None:
         "to_matplotlib(figure)\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -9,8 +9,6 @@ import math
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,8 @@ from search_space.equivalence import canonical
 from search_space.parser import parse
 from search_space.space import SPACES
 from search_space.survey import survey
+
+from .conftest import wait_until
 
 TINY = SPACES["tiny"]
 DISTINCT = survey(TINY).distinct
@@ -174,19 +174,13 @@ def test_processes_that_play_end_with_the_one_that_started_them(tmp_path: Path) 
             return -1.0
         return -1.0 if fields[0] == "Z" else int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
-    def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 150
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
     try:
-        wait_for(lambda: sum(busy(pid) > 1.0 for pid in children()) >= 2)  # past their imports
+        wait_until(lambda: sum(busy(pid) > 1.0 for pid in children()) >= 2)  # past their imports
         playing = children()
     finally:
         process.kill()
         process.wait()
-    wait_for(lambda: all(busy(pid) < 0 for pid in playing))
+    wait_until(lambda: all(busy(pid) < 0 for pid in playing))
 
 
 def test_a_strategy_that_is_named_twice_is_replayed_once(table: Table) -> None:

@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,8 @@ from results.store import StoreError
 from search_space.baselines import BASELINES
 from search_space.kernels.ahead import Ahead
 from search_space.parser import parse
+
+from .conftest import wait_until
 
 Arrays = tuple[np.ndarray, np.ndarray]
 QUICK: dict[str, Any] = {"executor": "inline", "quiet": True, "steps": 30, "batch_size": 32}
@@ -199,6 +200,13 @@ def test_a_run_in_use_is_refused_with_its_holder(finished: actsearch.Run, blobs:
 
 
 def test_a_process_that_a_driver_starts_does_not_inherit_its_lock(finished: actsearch.Run) -> None:
+    def free() -> bool:
+        try:
+            with finished.locked():
+                return True
+        except RunError:
+            return False
+
     with finished.locked():
         sleeper = subprocess.Popen(
             [sys.executable, "-c", "import sys; sys.stdin.read()"],
@@ -206,13 +214,7 @@ def test_a_process_that_a_driver_starts_does_not_inherit_its_lock(finished: acts
             close_fds=False,
         )
     try:  # between fork and exec the child has it for an instant
-        deadline = time.monotonic() + 1.0
-        while True:
-            try:
-                with finished.locked():
-                    break
-            except RunError:
-                assert time.monotonic() < deadline
+        wait_until(free)
     finally:
         sleeper.communicate()
 

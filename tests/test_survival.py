@@ -16,7 +16,8 @@ from actsearch.run import Run
 from results.records import Outcome
 from results.store import Store, StoreError
 
-from .test_cli import COMMAND, finished, wait_until
+from .conftest import LIMIT, wait_until
+from .test_cli import COMMAND, finished
 
 MOUNT = ["unshare", "--mount", "sh", "-c"]
 SEARCH = [
@@ -71,7 +72,7 @@ def test_killed_and_resumed_at_ten_points_the_leaderboard_is_the_same(tmp_path: 
         folder.mkdir()
     # Long enough that ten kills come before the end, however fast the machine is.
     search = [word if word != "100" else "800" for word in SEARCH]
-    subprocess.run(search, cwd=folders[0], check=True, capture_output=True, timeout=300)
+    subprocess.run(search, cwd=folders[0], check=True, capture_output=True, timeout=LIMIT)
     chance, kills = random.Random(1), 0
     for _ in range(10):
         process = subprocess.Popen(
@@ -79,7 +80,7 @@ def test_killed_and_resumed_at_ten_points_the_leaderboard_is_the_same(tmp_path: 
         )
         if (folders[1] / "runs/a/run.sqlite").exists():
             done = finished(folders[1] / "runs/a")
-            wait_until(lambda done=done: finished(folders[1] / "runs/a") > done, 60)
+            wait_until(lambda done=done: finished(folders[1] / "runs/a") > done)
         else:
             time.sleep(chance.uniform(2, 6))
         time.sleep(chance.uniform(0, 0.3))
@@ -87,7 +88,7 @@ def test_killed_and_resumed_at_ten_points_the_leaderboard_is_the_same(tmp_path: 
         process.kill()
         process.wait()
     assert kills == 10
-    subprocess.run(search, cwd=folders[1], check=True, capture_output=True, timeout=300)
+    subprocess.run(search, cwd=folders[1], check=True, capture_output=True, timeout=LIMIT)
     assert ranked(folders[1] / "runs/a") == ranked(folders[0] / "runs/a")
 
 
@@ -111,7 +112,7 @@ def test_a_full_disk_ends_the_search_in_a_sentence_and_it_goes_on_when_there_is_
         rm fill
         {command}; echo "exit $?"
     """
-    done = subprocess.run([*MOUNT, script], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*MOUNT, script], capture_output=True, text=True, timeout=LIMIT)
     codes = [line for line in done.stdout.splitlines() if line.startswith("exit")]
     assert codes == [f"exit {errors.RESUMABLE}", f"exit {errors.DONE}"], done.stderr
     assert "Free some space, and the same command goes on." in done.stderr

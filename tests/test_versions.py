@@ -1,0 +1,48 @@
+"""Which releases the tests were run with, and what is said of others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from actsearch import describe
+from actsearch.versions import TESTED, untested
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch):
+    real = importlib.metadata.version
+
+    def pretend(**versions: str) -> None:
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name: versions.get(name) or real(name)
+        )
+
+    return pretend
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.13.0+cpu", "2.14.1", "2.14.0a0+git1234"])
+def test_nothing_is_said_of_a_release_within_the_tested_range(install, version: str) -> None:
+    install(torch=version, torchvision="0.28.0")
+    assert list(untested()) == []
+
+
+@pytest.mark.parametrize("version", ["2.10.2", "2.15.0", "3.0.0", "2.100.0"])
+def test_another_release_is_named_and_used(install, version: str) -> None:
+    install(torch=version, torchvision="0.29.1")
+    [sentence] = untested()
+    assert version in sentence
+    assert "2.11 to 2.14" in sentence
+    [row] = [check for check in describe.checks() if check[0] == "untested version"]
+    assert row == ("untested version", sentence, True)
+
+
+def test_no_requirement_refuses_the_next_release() -> None:
+    root = Path(__file__).parent.parent
+    requirements = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert not [text for text in requirements if "<" in text or "==" in text]
+    for name, (oldest, _) in TESTED.items():
+        assert f"{name}>={oldest}" in requirements
