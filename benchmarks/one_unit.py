@@ -26,7 +26,7 @@ from scipy.stats import rankdata
 from results.benchmarks import BENCHMARKS, load_benchmark
 from results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
 from results.search_figures import operators_in
-from results.statistics import expected_on_retraining, interval, noise_sd, with_usual_seeds
+from results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
 from results.tables import to_markdown
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
@@ -164,8 +164,7 @@ class Findings:
         if len(names) < FEW:
             return []
         means = [self.mean(e) for e in names]
-        sd = noise_sd([self.seeds[e] for e in names if all(self.seeds[e].values())])
-        sd /= math.sqrt(len(self.seeds[names[0]]))
+        sd = self._scatter(names) / math.sqrt(len(self.seeds[names[0]]))
         expected = dict(zip(names, expected_on_retraining(means, sd).expected, strict=True))
         formulas = dict(zip(self.trained["expression"], self.trained["formula"], strict=True))
         return [
@@ -324,7 +323,7 @@ class Findings:
 
     def _scatter(self, names: Sequence[str]) -> float:
         """The standard deviation of one training, of the functions of which none diverged."""
-        return noise_sd([self.seeds[e] for e in names if all(self.seeds[e].values())])
+        return noise([self.seeds[e] for e in names if all(self.seeds[e].values())]).sd
 
     def claims(self) -> Rows:
         def having(*names: str) -> np.ndarray:
