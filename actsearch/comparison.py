@@ -19,6 +19,7 @@ from actsearch.run import Run
 from results.leaderboard import Entry
 from results.statistics import (
     LEVEL,
+    Noise,
     Wins,
     count_wins,
     differences,
@@ -28,7 +29,7 @@ from results.statistics import (
     head_of,
     holm,
     interval,
-    noise_sd,
+    noise,
     pairs_needed,
     sign_test,
     wilcoxon,
@@ -160,11 +161,11 @@ def of_seeds(
 
 @dataclass(frozen=True)
 class Worth:
-    """What scores of a search are worth: how far one training scatters (a standard deviation), and
-    by expression what is expected when a function of the head is trained again (below the head the
-    expectation means nothing), and what was seen then."""
+    """What scores of a search are worth: how far one training scatters, what a seed does to all
+    functions alike taken out, and by expression what is expected when a function of the head is
+    trained again (below the head the expectation means nothing), and what was seen then."""
 
-    noise: float
+    noise: Noise
     expected: Mapping[str, float]
     again: Mapping[str, Sequence[float]]
 
@@ -179,13 +180,13 @@ def worth(run: Run) -> Worth | None:
         if row["protocol"] in protocol and row["val_accuracy"] is not None:
             again.setdefault(row["expression"], {})[row["seed"]] = row["val_accuracy"]
     try:
-        noise = noise_sd(list(with_usual_seeds(again).values()))
-        shrunk = expected_on_retraining([e.val_accuracy or 0.0 for e in found], noise)
+        scatter = noise(list(with_usual_seeds(again).values()))
+        shrunk = expected_on_retraining([e.val_accuracy or 0.0 for e in found], scatter.sd)
     except ValueError:
         return None
     head = found[: head_of(len(found))]
     expected = {e.expression: score for e, score in zip(head, shrunk.expected, strict=False)}
-    return Worth(noise, expected, {e: list(seeds.values()) for e, seeds in again.items()})
+    return Worth(scatter, expected, {e: list(seeds.values()) for e, seeds in again.items()})
 
 
 def luck(run: Run) -> str | None:
@@ -203,10 +204,10 @@ def luck_of(found: Sequence[Entry], known: Worth, metric: str) -> str:
     then = f"; it had {score(statistics.fmean(seen), metric)} (n = {len(seen)})" if seen else ""
     return (
         f"The best of {len(found):,} functions is partly luck. One training scatters by "
-        f"{score(known.noise, metric)}, so of {best.formula}'s "
-        f"{score(best.val_accuracy or 0.0, metric)} in the search "
-        f"{score(known.expected[best.expression], metric)} is expected on validation "
-        f"data when it is trained again{then}."
+        f"{score(known.noise.sd, metric)}, not counting what a seed does to all functions alike. "
+        f"{best.formula} had {score(best.val_accuracy or 0.0, metric)} in the search; trained "
+        f"again it should have about {score(known.expected[best.expression], metric)} on "
+        f"validation data, give or take what is common to all{then}."
     )
 
 

@@ -77,7 +77,7 @@ def standing(function: Function, operators: str) -> list[str]:
     recipe, child = (table.attrs["provenance"]["protocol"][k] for k in ("recipe", "child"))
     where = f"({child}, {recipe['steps']} steps)"
     if row["status"] != "ok":
-        return [f"{row['status']}: {row['reason']} {where}"]
+        return [f"{row['status']}: {row['reason']} {where}; another network may train it"]
     again = f", {row['again accuracy']:.2%} trained {row['again']}x again" if row["again"] else ""
     return [
         f"rank {row['rank']:,.0f} of {len(table):,}: {row['accuracy']:.2%} validation accuracy"

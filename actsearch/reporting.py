@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from actsearch.comparison import Worth, luck_of, of_seeds, worth
+from actsearch.comparison import Trained, Worth, chosen, luck_of, of_seeds, worth
 from actsearch.config import DEFAULTS, PRESETS, ReportConfig
 from actsearch.errors import RunError, written
 from actsearch.plotting import FIGURES, Found
@@ -27,10 +27,10 @@ from actsearch.screen import duration
 from results.leaderboard import BESIDE, DROPPED, Entry
 from results.plots import Figure, to_svg
 from results.search_figures import SHOWN, front
+from results.statistics import differences, interval, with_usual_seeds
 from results.tables import Row, score, show
 
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
-NEAR = 1.96 * math.sqrt(2)  # differences within so many standard deviations of one training
 
 STATUS_WORDS = {
     "ok": "trained to the end",
@@ -63,6 +63,15 @@ class Picture:
     text: str
     svg: str
     caption: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What training again says on one model: the function that is first on test data, as a row of
+    the store, and a sentence."""
+
+    first: Mapping[str, Any]
+    sentence: str
 
 
 def report(run: str | Path | Run, output: str | Path | None = None, *, rows: int = 500) -> Path:
@@ -107,20 +116,24 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
             f"{run.path} has no training that ended, so there is nothing to report; "
             f"'actsearch search {run.path}' goes on"
         )
-    known, examples = worth(run), run.config.get("data", {})
-    error = _error(known, examples if found.metric == "accuracy" else {})
-    compared = found.compared
+    known, compared = worth(run), found.compared
+    examples = run.config.get("data", {}).get("examples", {}).get("val", 0)
+    error = Error(known, examples if found.metric == "accuracy" else 0)
+    functions = _functions(found, rows, known, error)
+    verdicts = list(_verdicts(found))
+    firsts = {v.first["expression"]: v.first for v in verdicts}.values()
+    best = [vars(e) for e in found.ranked[:1]]
     return {
         "name": run.name,
         "metric": found.metric,
         "unit": "%" if found.metric == "accuracy" else "",
-        "best": [_formula(e) for e in found.ranked[:1]],
-        "sentences": list(_sentences(found, known)),
+        "best": [_formula(row) for row in firsts or best],
+        "sentences": [*(v.sentence for v in verdicts), *_sentences(found, known)],
         "facts": list(_facts(found)),
-        "functions": _functions(found, rows, known, error),
+        "functions": functions,
         "left_out": max(0, len(found.entries) - rows),
         "expected": known is not None,
-        "uncertainty": error is not None,
+        "uncertainty": any(f["error"] is not None for f in functions),
         "gallery": list(_gallery(found)),
         "pictures": list(_pictures(found)),
         "again": again,
@@ -154,16 +167,21 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
         if e.label == name
     ]
     beside = f"; beside it {' and '.join(others)}" if others else ""
-    yield f"The best had {_scored(best, found)} on validation data{beside}."
+    yield f"The search's first had {_scored(best, found)} on validation data{beside}."
     if known is not None:
         yield luck_of(found.ranked, known, found.metric)
-        limit = (best.val_accuracy or 0.0) - NEAR * known.noise
+        reach = known.noise.reach()
+        limit = (best.val_accuracy or 0.0) - reach
         near = sum((e.val_accuracy or 0.0) >= limit for e in found.ranked)
-        reach = f"within the noise of the best (1.96 √2 times {100 * known.noise:.2f} points)"
+        noise = (
+            f"within the noise of the best, {100 * reach:.2f} points, by which trainings of "
+            f"equally good functions differ (95 %, Student's t with {known.noise.freedom:,} "
+            "degrees of freedom)"
+        )
         if near > 1:
-            yield f"The first {near:,} are {reach}: their order says little."
+            yield f"The first {near:,} are {noise}: their order says little."
         else:
-            yield f"No other function is {reach}."
+            yield f"No other function is {noise}."
     else:
         yield (
             "The search trained every function once, so the order of functions that are close is "
@@ -176,20 +194,87 @@ def _scored(entry: Entry, found: Found) -> str:
     return score(entry.val_accuracy or 0.0, found.metric)
 
 
-def _error(known: Worth | None, data: Mapping[str, Any]) -> tuple[float | None, int] | None:
-    """What makes the standard error of a score: that of a training, or the number of validation
-    examples; None where neither is known."""
-    if known is not None:
-        return known.noise, 0
-    n = data.get("examples", {}).get("val")
-    return (None, n) if n else None
+def _verdicts(found: Found) -> Iterator[Verdict]:
+    """Of each model on which functions were trained again: which is first on test data, whether
+    its seeds tell it from ReLU, and where the search's first stands."""
+    models = chosen(found.run.reevaluations())
+    for name, functions in models.items():
+        tested = {e: t.scores("test_accuracy", t.rows) for e, t in functions.items()}
+        scores = with_usual_seeds(
+            {e: v for e, v in tested.items() if v and not functions[e].failures}
+        )
+        order = sorted(scores, key=lambda e: -statistics.fmean(scores[e].values()))
+        if len(order) > 1:
+            where = f" ({name})" if len(models) > 1 else ""
+            first = next(iter(functions[order[0]].rows.values()))
+            yield Verdict(first, _verdict(found, functions, scores, order, where))
 
 
-def _standard_error(score: float | None, error: tuple[float | None, int] | None) -> float | None:
-    if score is None or error is None:
-        return None
-    noise, n = error
-    return noise if noise is not None else math.sqrt(score * (1 - score) / n)
+def _verdict(
+    found: Found,
+    functions: Mapping[str, Trained],
+    scores: Mapping[str, Mapping[int, float]],
+    order: Sequence[str],
+    where: str,
+) -> str:
+    rows = {e: next(iter(trained.rows.values())) for e, trained in functions.items()}
+    relu = next((e for e in order if rows[e]["label"] == "relu"), None)
+    best, n = order[0], len(scores[order[0]])
+    seeds = f"{n} seed" if n == 1 else f"{n} seeds"
+    said = (
+        f"Trained again with {seeds}{where}, {rows[best]['formula']} is first of {len(order)} on "
+        f"test data: {score(statistics.fmean(scores[best].values()), found.metric)}"
+    )
+    if relu is not None and relu != best:
+        paired = differences(scores[best], scores[relu])
+        ends = interval(paired)
+        said += f", {_points(statistics.fmean(paired))} than relu"
+        if ends is None:
+            said += " (without an interval)"
+        else:
+            open_ = "" if ends.low > 0 else ": these seeds do not tell the two apart"
+            said += f" (95 %: {100 * ends.low:+.2f} to {100 * ends.high:+.2f}{open_})"
+    winner = found.ranked[0] if found.ranked else None
+    if winner is None:
+        return f"{said}."
+    if winner.expression == best:
+        return f"{said}. It was the search's first too."
+    if winner.expression not in order:
+        return f"{said}. The search's first, {winner.formula}, is not among them."
+    said += f". The search's first, {winner.formula}, is {order.index(winner.expression) + 1} of "
+    said += f"{len(order)}"
+    if relu is not None and relu != winner.expression:
+        paired = differences(scores[winner.expression], scores[relu])
+        said += f", {_points(statistics.fmean(paired))} than relu"
+    return f"{said}."
+
+
+def _points(difference: float) -> str:
+    return f"{100 * abs(difference):.2f} points {'better' if difference >= 0 else 'worse'}"
+
+
+@dataclass(frozen=True)
+class Error:
+    """The standard error of a score of the search: the binomial one of its `examples` of validation
+    (0: the score is not a share of such), and how far a training of the function scatters, where
+    that is known, added in quadrature.
+
+    A little of what trainings scatter by is the examples', so this is too wide by a factor of
+    sqrt(2) at most."""
+
+    known: Worth | None
+    examples: int
+
+    def of(self, entry: Entry) -> float | None:
+        p = entry.val_accuracy
+        if p is None:
+            return None
+        counted = math.sqrt(p * (1 - p) / self.examples) if self.examples else 0.0
+        again = self.known.again.get(entry.expression, ()) if self.known else ()
+        if self.known is None or not (self.examples or len(again) > 1):
+            return counted or None
+        own = statistics.stdev(again) if len(again) > 1 else 0.0
+        return math.hypot(counted, max(own, self.known.noise.sd))
 
 
 def _facts(found: Found) -> Iterator[tuple[str, str]]:
@@ -243,8 +328,9 @@ def _command(run: Run) -> str:
 # -- tables
 
 
-def _formula(entry: Entry) -> dict[str, str]:
-    return {"formula": entry.formula, "mathml": _mathml(entry.expression), "label": entry.label}
+def _formula(row: Mapping[str, Any]) -> dict[str, str]:
+    """Of a row of the store, or the fields of an entry."""
+    return {k: row[k] for k in ("formula", "label")} | {"mathml": _mathml(row["expression"])}
 
 
 def _mathml(expression: str) -> str:
@@ -262,9 +348,7 @@ def _mathml(expression: str) -> str:
     return convert(latex.write(Source(expr, "guarded", "f", ((1.0,),) * expr.betas, "")))
 
 
-def _functions(
-    found: Found, rows: int, known: Worth | None, error: tuple[float | None, int] | None
-) -> list[dict[str, Any]]:
+def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> list[dict[str, Any]]:
     """One dict a row of the ranked table."""
     best = {e.expression for e in front(found.entries)}
     table: list[dict[str, Any]] = []
@@ -277,7 +361,7 @@ def _functions(
                 "mathml": mathml,
                 "label": e.label,
                 "accuracy": e.val_accuracy,
-                "error": _standard_error(e.val_accuracy, error),
+                "error": error.of(e),
                 "expected": known.expected.get(e.expression) if known else None,
                 "ms": e.ms_per_step,
                 "vs_relu": e.vs_relu,
@@ -338,7 +422,11 @@ def _gallery(found: Found) -> Iterator[dict[str, Any]]:
     for entry in found.ranked[:SHOWN]:
         with suppress(ParseError):
             svg = curve_svg(parse(entry.expression), operators=operators)
-            yield _formula(entry) | {"rank": entry.rank, "accuracy": entry.val_accuracy, "svg": svg}
+            yield _formula(vars(entry)) | {
+                "rank": entry.rank,
+                "accuracy": entry.val_accuracy,
+                "svg": svg,
+            }
 
 
 def _pictures(found: Found) -> Iterator[Picture]:

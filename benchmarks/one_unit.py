@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from one_unit_table import ENDED, STEPS
-from scipy.stats import rankdata, ttest_ind
+from scipy.stats import rankdata
 
 from results.benchmarks import BENCHMARKS, load_benchmark
 from results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
 from results.search_figures import operators_in
-from results.statistics import expected_on_retraining, interval, noise_sd, with_usual_seeds
+from results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
 from results.tables import to_markdown
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
+from search_space.evaluation import curves
 from search_space.expression import Expr
 from search_space.fingerprint import fingerprints, same_function
 from search_space.parser import parse
@@ -43,6 +45,9 @@ FEW = 10  # functions of which nothing is said below
 ENOUGH = 20  # members of a group for a percentile bootstrap, which is too narrow for fewer
 PERIODIC = {"sin", "cos", "sinc"}
 HEAD = 300  # how many of the best were trained again
+FAST = 1.5  # a power of x between x and x^2
+BEST = 30  # of the head, of whose luck is said
+LEVEL = 0.05  # the head's level is what all but this share of its further trainings reach
 
 Rows = list[dict[str, Any]]
 Groups = Sequence[tuple[str, np.ndarray]]  # a name, and which functions are of it
@@ -58,6 +63,15 @@ class Effect:
     mean: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Accuracies of n functions in the search, (n,), and with k further seeds, (n, k)."""
+
+    names: tuple[str, ...]
+    searched: np.ndarray
+    again: np.ndarray
 
 
 class Findings:
@@ -97,6 +111,7 @@ class Findings:
     def all(self) -> dict[str, Rows]:
         return {
             "What came of them": self.distribution(),
+            "What grows faster than x": self.growth(),
             "The head, by its further trainings": self.head(),
             "The first of it, with fresh seeds": self.confirmed(),
             "Known functions": self.known(),
@@ -116,6 +131,32 @@ class Findings:
             rows.append({"": f"{low} to {high} %", "functions": f"{n:,}"})
         return rows
 
+    def growth(self) -> Rows:
+        """How many diverged, and how soon, of the functions whose slope does not settle far from 0:
+        those that grow faster than x, and some that oscillate as x * sin(x) or have poles."""
+        unsettled = self.trained[["slope_left", "slope_right"]].isna().any(axis=1).to_numpy()
+        if not unsettled.any():
+            return []
+        fast = np.zeros(len(unsettled), bool)
+        fast[unsettled] = growth_power(self.trained["expression"][unsettled]) >= FAST
+        diverged = (self.trained["status"] == "diverged").to_numpy()
+        step = self.trained["reason"].str.extract(r"at step ([\d,]+)")[0]
+        step = step.str.replace(",", "").astype(float).to_numpy()
+        return [
+            {
+                "functions": part,
+                "n": int(where.sum()),
+                "diverged": int((where & diverged).sum()),
+                "at step 1": int((where & diverged & (step == 1)).sum()),
+                "at step 1 or 2": int((where & diverged & (step <= 2)).sum()),
+            }
+            for part, where in (
+                ("slope does not settle far from 0", unsettled),
+                (f"of these, at least as fast as x^{FAST:g}", fast),
+                ("all others", ~unsettled),
+            )
+        ]
+
     def head(self, n: int = 30) -> Rows:
         """The best of the search by what training again gave, and what that is expected to be with
         seeds that had no part in the choice."""
@@ -123,8 +164,7 @@ class Findings:
         if len(names) < FEW:
             return []
         means = [self.mean(e) for e in names]
-        sd = noise_sd([self.seeds[e] for e in names if all(self.seeds[e].values())])
-        sd /= math.sqrt(len(self.seeds[names[0]]))
+        sd = self._scatter(names) / math.sqrt(len(self.seeds[names[0]]))
         expected = dict(zip(names, expected_on_retraining(means, sd).expected, strict=True))
         formulas = dict(zip(self.trained["expression"], self.trained["formula"], strict=True))
         return [
@@ -200,49 +240,90 @@ class Findings:
         return found
 
     def noise(self) -> Rows:
-        """The seeds of the search and of further trainings differ for all functions alike, so luck
-        is what the search gave more than further trainings, above the same beyond the head (Welch's
-        interval)."""
+        """A seed moves all functions of one level alike, and those of another level otherwise. So
+        luck is what the search gave more than further trainings do, less the same of functions of
+        the head's level that are not of the head. These missed it by their score in the search, so
+        theirs is too small and the luck an upper estimate."""
         learnt = [e for e in self.seeds if self.searched.get(e, 0.0) >= CHANCE]
-        beyond = [e for e in learnt if self.rank[e] > HEAD]
-        if len(beyond) < FEW:
+        head = [e for e in learnt if self.rank[e] <= HEAD]
+        beyond = self._trainings([e for e in learnt if self.rank[e] > HEAD])
+        if len(head) < FEW or len(beyond.searched) < FEW:
             return []
-        sd = noise_sd([self.seeds[e] for e in learnt if all(self.seeds[e].values())])
-        gains = [self.searched[e] - self.mean(e) for e in beyond]
-        offset = float(np.mean(gains))
-        everything = [score - offset for score in self.score]
+        level = float(np.quantile(self._trainings(head).again, LEVEL))
+        at_level = (beyond.again >= level).any(axis=1)
+        if at_level.sum() < FEW:
+            return []
+        shift = search_shift(beyond, level)
+        everyone = self._trainings(learnt)
+        drawn = sum(self.rank[e] > HEAD and v >= CHANCE for e, v in self.searched.items())
+        weight = np.where([self.rank[e] > HEAD for e in learnt], drawn / len(beyond.searched), 1.0)
+        sd = self._scatter(head)
         expected = dict(
-            zip(self.searched, expected_on_retraining(everything, sd).expected, strict=True)
+            zip(
+                self.searched,
+                expected_on_retraining([score - shift for score in self.score], sd).expected,
+                strict=True,
+            )
         )
-        rows: Rows = []
-        for part, names in (
-            (f"beyond the best {HEAD}, above 15 %", beyond),
-            (f"within the best {HEAD}", [e for e in learnt if self.rank[e] <= HEAD]),
-            ("the best 30", [e for e in learnt if self.rank[e] <= 30]),
-        ):
+        named = [e for e in self.keys(KNOWN).values() if e in learnt]
+        best = [e for e in head if self.rank[e] <= BEST]
+        rows: Rows = [
+            self._noise_row("beyond the best 300, above 15 %", list(beyond.names)),
+            {
+                "functions": "of these, at the level of the best 300",
+                "n": int(at_level.sum()),
+                "search less again, points": f"{100 * shift:+.2f}",
+            },
+            {
+                "functions": "all at this level, weighted as they were drawn",
+                "n": int((everyone.again >= level).any(axis=1).sum()),
+                "search less again, points": f"{100 * search_shift(everyone, level, weight):+.2f}",
+            },
+        ]
+        if len(named) > 1:
+            rows.append(self._noise_row("named before the search", named))
+        for part, names in ((f"within the best {HEAD}", head), (f"the best {BEST}", best)):
             if len(names) < FEW:
                 continue
-            first = np.array([self.searched[e] - offset for e in names])
-            fresh = np.array([self.mean(e) for e in names])
-            rho, low, high = _bootstrap(lambda i, a=first, b=fresh: _rho(a[i], b[i]), len(names))
-            luck = ttest_ind(first + offset - fresh, gains, equal_var=False).confidence_interval()
+            low, high = luck(self._trainings(names), beyond, level)
             rows.append(
-                {
-                    "functions": part,
-                    "n": len(names),
-                    "a training's sd, points": 100 * sd,
-                    "Spearman, search and again": f"{rho:.2f} ({low:.2f} to {high:.2f})",
-                    "in the search accuracy": float(first.mean()),
-                    "again accuracy": float(fresh.mean()),
-                    "luck, points": None
-                    if names is beyond
-                    else f"{100 * luck.low:+.2f} to {100 * luck.high:+.2f}",
-                    "expected accuracy": None
-                    if names is beyond
-                    else float(np.mean([expected[e] for e in names])),
+                self._noise_row(part, names)
+                | {
+                    "luck, points": f"{self._gap(names) - 100 * shift:.2f} "
+                    f"({100 * low:.2f} to {100 * high:.2f})",
+                    "expected accuracy": float(np.mean([expected[e] for e in names])),
                 }
             )
-        return rows
+        columns = dict.fromkeys(name for row in rows for name in row)
+        return [{name: row.get(name) for name in columns} for row in rows]
+
+    def _noise_row(self, part: str, names: Sequence[str]) -> dict[str, Any]:
+        found = self._trainings(names)
+        fresh = found.again.mean(axis=1)
+        gap = interval(list(100 * (found.searched - fresh)))
+        rho = _spearman(found.searched, fresh) if len(names) >= ENOUGH else None
+        return {
+            "functions": part,
+            "n": len(names),
+            "a training's sd, points": 100 * self._scatter(names),
+            "Spearman, search and again": rho,
+            "in the search accuracy": float(found.searched.mean()),
+            "again accuracy": float(fresh.mean()),
+            "search less again, points": f"{self._gap(names):+.2f}"
+            + (f" ({gap.low:.2f} to {gap.high:.2f})" if gap else ""),
+        }
+
+    def _trainings(self, names: Sequence[str]) -> Trainings:
+        again = [list(self.seeds[e].values()) for e in names]
+        return Trainings(tuple(names), np.array([self.searched[e] for e in names]), np.array(again))
+
+    def _gap(self, names: Sequence[str]) -> float:
+        """How much more the search gave than further trainings, in points."""
+        return 100 * float(np.mean([self.searched[e] - self.mean(e) for e in names]))
+
+    def _scatter(self, names: Sequence[str]) -> float:
+        """The standard deviation of one training, of the functions of which none diverged."""
+        return noise([self.seeds[e] for e in names if all(self.seeds[e].values())]).sd
 
     def claims(self) -> Rows:
         def having(*names: str) -> np.ndarray:
@@ -368,6 +449,47 @@ class Findings:
                     }
                 )
         return rows
+
+
+def growth_power(expressions: Iterable[str]) -> np.ndarray:
+    """p of each function that grows as |x|^p from 10 to 20 or from -10 to -20, where p is more."""
+    x = torch.tensor([-20.0, -10.0, 10.0, 20.0], dtype=torch.float64)
+    batches = curves(map(parse, expressions), x)
+    left_far, left, right, right_far = torch.cat([b.value[:, 0] for b in batches]).abs().T
+    powers = torch.stack([left_far / left, right_far / right]).log2()
+    return powers.nan_to_num(nan=-math.inf).amax(dim=0).numpy()
+
+
+def search_shift(found: Trainings, level: float, weight: np.ndarray | None = None) -> float:
+    """How much more the search's seed gives functions of `level` or better than further seeds do,
+    each function weighted by `weight` (n,).
+
+    Which functions are at the level is said by each further seed in turn, which has then no part in
+    the difference: chosen by a seed that is in it, lucky trainings would be taken for a shift."""
+    shifts = []
+    for seed in range(found.again.shape[1]):
+        there = found.again[:, seed] >= level
+        if not there.any():
+            return math.nan
+        others = np.delete(found.again[there], seed, axis=1).mean(axis=1)
+        of = None if weight is None else weight[there]
+        shifts.append(float(np.average(found.searched[there] - others, weights=of)))
+    return float(np.mean(shifts))
+
+
+def luck(chosen: Trainings, beyond: Trainings, level: float) -> tuple[float, float]:
+    """The 95 % interval of the luck of `chosen`: what they lost beyond the shift at their level,
+    with the uncertainty of both (bootstrap over functions)."""
+    lost = chosen.searched - chosen.again.mean(axis=1)
+    first = len(lost)
+
+    def statistic(i: np.ndarray) -> float:
+        others = i[i >= first] - first
+        shift = search_shift(Trainings((), beyond.searched[others], beyond.again[others]), level)
+        return float(lost[i[i < first]].mean()) - shift
+
+    _, low, high = _bootstrap(statistic, first + len(beyond.searched))
+    return low, high
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> str:

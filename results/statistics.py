@@ -279,9 +279,26 @@ def with_usual_seeds(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dic
     return {k: {i: v[i] for i in sorted(usual)} for k, v in scores.items() if usual <= v.keys()}
 
 
-def noise_sd(replicates: Sequence[Mapping[int, float]]) -> float:
-    """The standard deviation of one training's score, from functions (seed -> score) that share at
-    least two seeds.
+@dataclass(frozen=True)
+class Noise:
+    """How far one training's score scatters: the estimate of a standard deviation, and with how
+    many degrees of freedom it was made."""
+
+    sd: float
+    freedom: int
+
+    def reach(self, confidence: float = 0.95) -> float:
+        """How far the scores of two trainings of functions that are equally good lie apart at
+        most, in a share `confidence` of such pairs: t * sqrt(2) * sd, with Student's t since the
+        standard deviation is itself an estimate (1.96 would be 3.18 with 3 degrees of freedom)."""
+        from scipy.stats import t
+
+        return float(t.ppf((1 + confidence) / 2, self.freedom)) * math.sqrt(2) * self.sd
+
+
+def noise(replicates: Sequence[Mapping[int, float]]) -> Noise:
+    """How far one training's score scatters, from functions (seed -> score) that share at least two
+    seeds.
 
     What a seed does to all functions alike is taken out where there are several, since a search
     gives all of them the same seed: it moves every score and no rank. n functions and k shared
@@ -301,7 +318,7 @@ def noise_sd(replicates: Sequence[Mapping[int, float]]) -> float:
     if len(scores) > 1:
         left -= left.mean(axis=0)
     freedom = max(1, len(scores) - 1) * (len(shared) - 1)
-    return math.sqrt(float((left**2).sum()) / freedom)
+    return Noise(math.sqrt(float((left**2).sum()) / freedom), freedom)
 
 
 def head_of(n: int) -> int:
