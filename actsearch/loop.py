@@ -18,9 +18,9 @@ from controller.racing import Race
 from controller.strategy import Digits, Proposal, Strategy
 from results.records import Outcome, Trial, reward
 from results.store import Store
+from search_space.confirmation import same_function
 from search_space.equivalence import canonical
 from search_space.expression import Expr
-from search_space.fingerprint import same_function
 from search_space.operators import Op
 from search_space.parser import parse
 from search_space.space import Space

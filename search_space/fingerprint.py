@@ -2,8 +2,8 @@
 
 The values are taken on a fixed grid in float64, at the initial betas and at three generic choices,
 and rounded. A rounded key alone could merge functions that differ a little, or only elsewhere, so a
-pair is merged only when `same_function` confirms it, to ten digits, on a second grid. Values are
-not standardised: near a pole that merges functions which differ.
+pair is merged only when `same_function` (search_space/confirmation.py) confirms it. Values are not
+standardised: near a pole that merges functions which differ.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ def _grid(n: int, reach: float, offset: float, special: tuple[float, ...]) -> to
 
 # Close to 0 and far out are where guards differ from plain formulas.
 FIRST = _grid(12, 6.0, 0.1, (1e-4, -1e-4, 3e-3, -3e-3, 12.3, -12.3, 37.1, -37.1))
-SECOND = _grid(40, 9.0, 0.4, (0.0, 5e-4, -5e-4, 2e-2, -2e-2, 15.7, -15.7, 61.3, -61.3))
 MIRRORED = 12  # FIRST[:12] and FIRST[12:24] are mirror images
 
 
@@ -65,15 +64,6 @@ def fingerprints(
 
 def fingerprint(expr: Expr, operators: str = "guarded") -> Fingerprint:
     return next(fingerprints([expr], operators))[1]
-
-
-def same_function(a: Expr, b: Expr, operators: str = "guarded") -> bool:
-    """Whether two expressions agree on the second grid at every setting of beta."""
-    if a.betas != b.betas:
-        return False
-    [batch] = curves([a, b], SECOND, settings=SETTINGS, operators=operators)
-    one, two = batch.value
-    return bool(torch.isclose(one, two, rtol=1e-10, atol=TINY, equal_nan=True).all())
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 from search_space.activation import Activation
+from search_space.confirmation import same_function
 from search_space.equivalence import Rule, canonical, rules, variables, weight
 from search_space.evaluation import curves
 from search_space.expression import Expr, X, formula
-from search_space.fingerprint import digit_keys, fingerprint, fingerprints, same_function
+from search_space.fingerprint import digit_keys, fingerprint, fingerprints
 from search_space.operators import BINARY, CONSTANT, UNARY
 from search_space.parser import parse
 from search_space.space import SPACES, Space
@@ -261,6 +262,54 @@ def test_functions_alike_up_to_a_guard_are_told_apart_by_the_second_grid() -> No
     one, other = parse("exp(x) - sinh(x)"), parse("cosh(x)")  # equal down to the clamp at -10
     assert not same_function(one, other)
     assert same_function(parse("max(exp(x), tanh(x))"), parse("exp(x)"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (  # at beta = -0.289 and x = -4.1: 1.41 and 1.19
+            "sub(log_abs(x), min0(mul(relu(x), sigmoid(scale(x)))))",
+            "min(log_abs(x), abs(scale(abs(x))))",
+        ),
+        ("max(sin(x), shift[1](cosh(x)))", "shift[1](cosh(x))"),  # from beta = -1 downwards
+        ("mul(relu(x), max(exp(x), square(x)))", "mul(exp(x), relu(x))"),  # from x = 148
+        ("max(exp(x), square(mul(erf(x), softplus(x))))", "max(exp(x), relu(x))"),  # from x = 148
+        ("max(cube(x), min0(rbf(min0(x), sin(x))))", "max(cube(x), neg(relu(add(x, scale(x)))))"),
+        ("div(log_abs(x), log_abs(x))", "1"),  # where |x| is .999 to a thousandth
+        ("abs(x)", "sub(abs(x), min0(sub(9000, abs(x))))"),  # from 9,000
+        ("mul(x, shift(x))", "mul(x, scale(x))"),
+    ],
+)
+def test_functions_that_part_at_other_betas_or_far_out_are_told_apart(one: str, other: str) -> None:
+    assert not same_function(parse(one), parse(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x * sinc(x)", "sin(x)"),
+        ("sin(x * x**2)", "sin(x**3)"),  # no digit is left where x**3 is 1e12
+        ("cosh(x)**2 - sinh(x)**2", "1"),  # nor of a difference of 1e8
+        ("-tanh(scale(x))", "tanh(-scale(x))"),
+        ("max(exp(x), sinh(x))", "exp(x)"),
+        ("sigmoid(x) + sigmoid(-x)", "1"),
+        ("cube(cube(cube(x)))", "square(cube(cube(x))) * cube(cube(x))"),
+    ],
+)
+def test_rounding_does_not_part_what_is_the_same(one: str, other: str) -> None:
+    assert same_function(parse(one), parse(other))
+
+
+def test_a_difference_that_rounding_could_hide_everywhere_is_not_overlooked() -> None:
+    """Of values that say nothing no conclusion is drawn."""
+    one = parse("sin(1e30 * x)")
+    assert not same_function(one, parse("cos(1e30 * x)"))
+
+
+def test_both_must_be_undefined_where_one_is() -> None:
+    assert same_function(parse("sqrt(x)**2"), parse("sqrt(x) * sqrt(x)"), "paper")
+    assert not same_function(parse("sqrt(x)**2"), parse("x"), "paper")
+    assert not same_function(parse("exp(x) * exp(-x)"), parse("1"), "paper")  # inf * 0
 
 
 def test_counts_of_the_one_unit_space() -> None:
