@@ -318,7 +318,7 @@ def test_counts_of_the_one_unit_space() -> None:
     assert guarded.canonical == 3924
     assert guarded.rejected.total() == 111
     assert len(guarded.distinct) == 3675
-    assert guarded.symmetry_classes == 2665
+    assert guarded.symmetry_classes == 2744
     duplicates_by_rule = guarded.raw - guarded.canonical
     assert duplicates_by_rule / (duplicates_by_rule + len(guarded.merged)) > 0.91
 
@@ -349,11 +349,39 @@ def test_scale_shift_sign_and_reflection_share_a_symmetry_class(one: str, other:
         ("relu(x)", "softplus(x)"),
         ("sin(x)", "cos(x)"),
         ("x**2", "x**3"),
+        ("cos(x)", "min(cos(x), sqrt(x))"),  # for |x| < .64 only
+        ("relu(x)", "max(erf(x), relu(x))"),  # the same
+        ("tanh(x)", "max(tanh(x), x - 6)"),  # from 7 on
+        ("exp(x)", "max(exp(x), x**2)"),  # below -.7 and from 148 on
     ],
 )
 def test_other_functions_do_not(one: str, other: str) -> None:
     a, b = fingerprint(parse(one)), fingerprint(parse(other))
     assert a.symmetry != b.symmetry
+
+
+def test_members_of_a_symmetry_class_are_alike_close_to_0_and_far_out() -> None:
+    half = torch.cat([10 ** torch.linspace(-4, 3, 71), torch.linspace(0.1, 12, 120)]).double()
+    distinct, points = found("guarded").distinct, torch.cat([half, -half])
+    [batch] = curves(distinct, points, chunk=len(distinct))
+    classes: dict[str, list[np.ndarray]] = {}
+    for (_, print_), values in zip(fingerprints(distinct), batch.value[:, 0].numpy(), strict=True):
+        classes.setdefault(print_.symmetry, []).append(values)
+    several = [members for members in classes.values() if len(members) > 1]
+    assert len(several) > 500
+    for first, *others in several:
+        for other in others:
+            assert any(affine(first, m) for m in (other, np.roll(other, len(half))))
+
+
+def affine(f: np.ndarray, g: np.ndarray) -> bool:
+    """Whether f = a g + b for some numbers, by two points where g differs most."""
+    i, j = int(np.argmin(g)), int(np.argmax(g))
+    if g[j] - g[i] < 1e-9:  # constant at the initial betas
+        return True
+    a = (f[j] - f[i]) / (g[j] - g[i])
+    b = f[i] - a * g[i]
+    return bool((np.abs(f - a * g - b) <= 1e-4 * (1 + np.abs(f) + np.abs(b))).all())
 
 
 # -- evaluation in batches
