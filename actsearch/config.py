@@ -77,7 +77,6 @@ DEFAULTS: Mapping[str, Any] = {
     "cuda_graphs": "off",
     "children_per_worker": 1,
     "racing": "off",
-    "skip_symmetric": "off",
     "data_root": "data",
 }
 
@@ -156,9 +155,6 @@ class SearchConfig:
     screen: Switch = None
     """Reject functions that are constant, affine, without a gradient or not finite before training
     them [on; off in the preset paper]."""
-    skip_symmetric: Switch = None
-    """Train one function of each symmetry class: output scale, shift and sign, input reflection
-    [off]."""
     workers: Int = None
     """Worker processes [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
@@ -200,7 +196,6 @@ class SearchConfig:
         choices = {
             "executor": ("ray", "inline"),
             "screen": ("on", "off"),
-            "skip_symmetric": ("on", "off"),
             "preset": tuple(PRESETS),
             "kernels": ("auto", "generated", "eager"),
             "cuda_graphs": ("on", "off"),

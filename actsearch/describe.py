@@ -20,11 +20,12 @@ from actsearch.versions import untested
 from results.benchmarks import load_benchmark
 from results.tables import show
 from search_space.activation import Activation
+from search_space.confirmation import same_function
 from search_space.drawing import REACH
 from search_space.equivalence import canonical
 from search_space.evaluation import curves
 from search_space.expression import Expr, X, formula
-from search_space.fingerprint import fingerprints, same_function
+from search_space.fingerprint import fingerprints
 from search_space.kernels import c, compiler, libraries
 from search_space.kernels.tracing import trace
 from search_space.parser import parse

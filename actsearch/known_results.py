@@ -17,9 +17,10 @@ from actsearch.session import extra_operators
 from controller.strategy import Digits
 from results.benchmarks import ONE_UNIT, load_benchmark
 from results.records import FAILURE_REWARD
+from search_space.confirmation import same_function
 from search_space.equivalence import canonical
 from search_space.expression import Expr
-from search_space.fingerprint import fingerprints, same_function
+from search_space.fingerprint import fingerprints
 from search_space.parser import ParseError, parse
 from search_space.screening import screens
 from search_space.space import Space, space_from

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from actsearch.callbacks import Callback
 from actsearch.config import SearchConfig
-from actsearch.errors import NoCandidateError, UsageError
+from actsearch.errors import NoCandidateError, RunError, UsageError
 from actsearch.loop import STOPPED, Level, StrategySource, run_trials, submit_function
 from actsearch.progress import HISTORY, Progress
 from actsearch.run import RUNS, Run
@@ -80,10 +80,7 @@ class Plan:
         """Functions in the space that are worth training, where they were counted."""
         if self.survey is None:
             return None
-        found = self.survey
-        if self.settings["skip_symmetric"] == "on":
-            return found.symmetry_classes
-        return len(found.distinct)
+        return len(self.survey.distinct)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -167,7 +164,13 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     """Resolve the settings (given, else the run's own, else the preset's) and check them."""
     objects = objects or {}
     run = Run(Path(config.run or _default_run(config, objects)))
-    settings = config.resolved(run.config.get("settings", {})) | objects
+    stored = dict(run.config.get("settings", {}))
+    if stored.pop("skip_symmetric", "off") == "on":
+        raise RunError(
+            f"{run.path} was made with --skip-symmetric on, an option that is gone: the functions "
+            "that it left out train differently. The run can be read; search in another folder."
+        )
+    settings = config.resolved(stored) | objects
     if settings["tensorboard"]:
         writer_class()
     space = settings["space"]
@@ -281,7 +284,6 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
         operators=settings["operators"],
         extra=plan.evaluator.extra,
         screening=settings["screen"] == "on",
-        skip_symmetric=settings["skip_symmetric"] == "on",
         race=None if plan.race is None else Race(plan.race),
         prepare=ahead,
     )

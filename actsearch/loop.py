@@ -18,9 +18,9 @@ from controller.racing import Race
 from controller.strategy import Digits, Proposal, Strategy
 from results.records import Outcome, Trial, reward
 from results.store import Store
+from search_space.confirmation import same_function
 from search_space.equivalence import canonical
 from search_space.expression import Expr
-from search_space.fingerprint import same_function
 from search_space.operators import Op
 from search_space.parser import parse
 from search_space.space import Space
@@ -163,11 +163,6 @@ def submit_function(
     return store.submit(level.stage, function.expression, level.protocol, seed, **names)
 
 
-def _speaks_for_its_class(outcome: Outcome | None) -> bool:
-    """One that failed says nothing about its mirror image; one that is being trained may."""
-    return outcome is None or outcome.status == "ok"
-
-
 class StrategySource:
     """Turns a strategy's proposals into trials, each function once a level.
 
@@ -193,7 +188,6 @@ class StrategySource:
         operators: str = "guarded",
         extra: tuple[Op, ...] = (),
         screening: bool = True,
-        skip_symmetric: bool = False,
         race: Race | None = None,
         prepare: Callable[[Sequence[Expr]], None] = lambda exprs: None,
     ) -> None:
@@ -208,7 +202,6 @@ class StrategySource:
         self.operators = operators
         self.extra = extra
         self.screening = screening
-        self.skip_symmetric = skip_symmetric
         self.race = race
         self.prepare = prepare
         self._foreseen: dict[str, Function] = {}
@@ -351,7 +344,7 @@ class StrategySource:
         return False
 
     def _known(self, expr: Expr, level: Level) -> Trial | None:
-        """The trial of this function, found by canonical form, by fingerprint, or by symmetry."""
+        """The trial of this function, found by canonical form or by fingerprint."""
         expression = self.store.merged_into(str(expr))
         found = self.store.find(level.stage, expression, level.protocol, self.seed)
         if found is not None:
@@ -361,15 +354,11 @@ class StrategySource:
         foreseen = self._foreseen.get(str(expr))
         self._described = foreseen or describe(expr, self.operators)
         this = (level.stage, level.protocol, self.seed)
-        key = self._described.fingerprint
-        for trial in self.store.alike("fingerprint", key.key, this):
+        for trial in self.store.alike(self._described.fingerprint.key, this):
             if same_function(parse(trial.expression, self.extra), expr, self.operators):
                 self.store.merge(str(expr), trial.expression)
                 return trial
-        if not self.skip_symmetric:
-            return None
-        twins = self.store.alike("symmetry", key.symmetry, this)
-        return next((t for t in twins if _speaks_for_its_class(self.store.outcome(t))), None)
+        return None
 
     def _new(self, level: Level) -> Trial:
         """A trial of the function that `_known` has just described; rejected here if it is."""
@@ -393,25 +382,7 @@ class StrategySource:
 
     def _tell_all(self, trial: Trial, outcome: Outcome) -> None:
         for proposal in self._open.pop(trial.id, []):
-            if self.skip_symmetric and not _speaks_for_its_class(outcome):
-                self._train_itself(proposal, trial, outcome)
-            else:
-                self._tell(proposal, outcome)
-
-    def _train_itself(self, proposal: Proposal, twin: Trial, outcome: Outcome) -> None:
-        """What waited for its mirror image `twin`, which failed, is a candidate of its own, beyond
-        the budget if need be; what is the same function as `twin` failed with it."""
-        level = Level(twin.stage, twin.protocol, twin.steps)
-        expr = self._canonical(proposal.digits)
-        known = self._known(expr, level)
-        if known is not None and known.id == twin.id:
             self._tell(proposal, outcome)
-            return
-        trial = known or self._new(level)
-        self.store.move_proposal(self.name, proposal.number, trial)
-        self.repeats = self.proposals - self.store.proposed_trials()
-        if self._waits_for(proposal, trial) and not known:
-            self._queue.append(trial)
 
     def _tell(self, proposal: Proposal, outcome: Outcome) -> None:
         value = reward(outcome)

@@ -29,10 +29,11 @@ from results.search_figures import operators_in
 from results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
 from results.tables import to_markdown
 from search_space.baselines import BASELINES
+from search_space.confirmation import same_function
 from search_space.equivalence import canonical
 from search_space.evaluation import curves
 from search_space.expression import Expr
-from search_space.fingerprint import fingerprints, same_function
+from search_space.fingerprint import fingerprints
 from search_space.parser import parse
 
 RESAMPLES = 2_000

@@ -5,7 +5,7 @@
 merged      a candidate as the grammar writes it, and the form that the search trains in its place;
             at most half of the pairs are known by their values alone, the others by a rule
 symmetric   two functions of one symmetry class: equal up to scale, shift and sign of the output or
-            a reflection of the input. --skip-symmetric trains one of them
+            a reflection of the input. The search trains both
 
 Pairs are drawn from the functions that RUN trained whole, one of which reached --least, and train
 by RUN's protocol. FOLDER keeps what is trained, so the same command goes on where it stopped.

@@ -297,13 +297,6 @@ class Store:
             (strategy, number, json.dumps(list(digits)), share, trial.id),
         )
 
-    def move_proposal(self, strategy: str, number: int, trial: Trial) -> None:
-        """It waits for another trial than before."""
-        self._db.execute(
-            "UPDATE proposals SET trial = ? WHERE strategy = ? AND number = ?",
-            (trial.id, strategy, number),
-        )
-
     def tell(self, strategy: str, number: int, reward: float) -> None:
         self._db.execute(
             "UPDATE proposals SET reward = ? WHERE strategy = ? AND number = ?",
@@ -354,15 +347,13 @@ class Store:
         """All expressions that were merged into another, with that other."""
         return [(e, into) for e, into in self._db.execute("SELECT * FROM merged ORDER BY 1")]
 
-    def alike(self, column: str, value: str, trial: tuple[str, str, int]) -> list[Trial]:
-        """Trials of (stage, protocol, seed) whose function has this `fingerprint` or `symmetry`."""
-        queries = {
-            "fingerprint": "SELECT t.* FROM trials t JOIN functions f USING (expression) "
-            "WHERE f.fingerprint = ? AND t.stage = ? AND t.protocol = ? AND t.seed = ? ORDER BY id",
-            "symmetry": "SELECT t.* FROM trials t JOIN functions f USING (expression) "
-            "WHERE f.symmetry = ? AND t.stage = ? AND t.protocol = ? AND t.seed = ? ORDER BY id",
-        }
-        return [_trial(row) for row in self._db.execute(queries[column], (value, *trial))]
+    def alike(self, fingerprint: str, trial: tuple[str, str, int]) -> list[Trial]:
+        """Trials of (stage, protocol, seed) whose function has this fingerprint."""
+        query = (
+            "SELECT t.* FROM trials t JOIN functions f USING (expression) "
+            "WHERE f.fingerprint = ? AND t.stage = ? AND t.protocol = ? AND t.seed = ? ORDER BY id"
+        )
+        return [_trial(row) for row in self._db.execute(query, (fingerprint, *trial))]
 
     def outcome(self, trial: Trial) -> Outcome | None:
         row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()

@@ -98,6 +98,37 @@ def check_elementwise(op: Op) -> None:
             )
 
 
+def check_name(op: Op) -> None:
+    """Raises ValueError for an operator with the name of one of the paper's that is another: the
+    formulas of baselines would mean it."""
+    if op != OPERATORS.get(op.name, op):
+        raise ValueError(
+            f"operator name {op.name!r} is one of the paper's, and formulas such as the baselines' "
+            f"use it; choose another, as 'my_{op.name}'"
+        )
+
+
+def check_commutative(op: Op) -> None:
+    """Raises ValueError for an operator that is said to be commutative and is not."""
+    if not op.commutative or op.arity != 2:
+        return
+    chance = torch.Generator().manual_seed(0)
+    sizes = 10 ** (torch.rand(2, 500, generator=chance, dtype=torch.float64) * 5 - 3)
+    a, b = torch.where(torch.rand(2, 500, generator=chance) < 0.5, -sizes, sizes)
+    for form in {op.fn, op.guarded or op.fn}:
+        for beta in (None,) if op.beta is None else (op.beta, -0.7, 2.3):
+            own = () if beta is None else (torch.tensor(beta, dtype=a.dtype),)
+            one, other = form(a, b, *own).expand_as(a), form(b, a, *own).expand_as(a)
+            apart = ~torch.isclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+            if bool(apart.any()):
+                i = int(apart.nonzero()[0])
+                raise ValueError(
+                    f"operator {op.name!r} is not commutative: of {float(a[i]):.4g} and "
+                    f"{float(b[i]):.4g} it makes {float(one[i]):.4g}, and in the other order "
+                    f"{float(other[i]):.4g}; leave commutative=True out"
+                )
+
+
 OPERATOR_SETS = ("paper", "guarded")
 
 

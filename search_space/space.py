@@ -20,7 +20,9 @@ from search_space.operators import (
     OPERATORS,
     UNARY,
     Op,
+    check_commutative,
     check_elementwise,
+    check_name,
     operators_named,
     unknown,
 )
@@ -34,7 +36,8 @@ class Space:
     """All compositions of `units` core units over these operators.
 
     `radices[t]` is the number of choices at digit t; `index` and `digits` are inverse to each
-    other. Raises ValueError for an empty operator list, a repeated name, or units outside 1..6.
+    other. Raises ValueError for an empty operator list, a repeated name or one of the paper's for
+    another operator, a false `commutative=True`, or units outside 1..6.
     """
 
     unary: Sequence[Op] = UNARY
@@ -56,8 +59,18 @@ class Space:
             if wrong:
                 raise ValueError(f"not {kind} operators: {', '.join(wrong)}")
             for op in ops:
-                if op.arity > 0 and OPERATORS.get(op.name) is not op:
+                if OPERATORS.get(op.name) is op:
+                    continue
+                check_name(op)
+                if op.arity > 0:
                     check_elementwise(op)
+                    check_commutative(op)
+        twice = {op.name for op in self.unary} & {op.name for op in self.binary}
+        if twice:
+            raise ValueError(
+                f"{', '.join(sorted(twice))} is the name of a unary and of a binary operator; text "
+                "could not tell them apart, so rename one"
+            )
         object.__setattr__(self, "unary", tuple(self.unary))
         object.__setattr__(self, "binary", tuple(self.binary))
         u, b = len(self.unary), len(self.binary)

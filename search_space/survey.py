@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from search_space.confirmation import same_function
 from search_space.equivalence import canonical
 from search_space.expression import Expr, formula
-from search_space.fingerprint import Fingerprint, fingerprints, same_function
+from search_space.fingerprint import Fingerprint, fingerprints
 from search_space.properties import properties
 from search_space.screening import screens
 from search_space.space import Space

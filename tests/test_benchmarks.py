@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mpmath import mpf
 from scipy.stats import norm
 from torch import nn
 
@@ -24,12 +25,16 @@ from child_models.batch_norm import BatchNorm2d
 from controller.racing import FIRST, RaceRules
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.activation import Activation
+from search_space.confirmation import same_function
 from search_space.equivalence import canonical
-from search_space.expression import Expr
-from search_space.fingerprint import fingerprint, fingerprints, same_function
+from search_space.expression import Expr, X
+from search_space.fingerprint import fingerprint, fingerprints
+from search_space.operators import OPERATORS
 from search_space.parser import parse
 from search_space.screening import screen
 from search_space.space import SPACES
+
+from . import oracle
 
 ROOT = Path(__file__).parent.parent
 
@@ -636,3 +641,60 @@ def test_a_pair_that_diverged_and_equal_pairs_are_counted_apart(script: Any) -> 
     row = script("twins").row_of("made up", pairs)
     assert (row["one diverged"], row["the same to the last digit"], row["others"]) == (1, 1, 0)
     assert row["p"] is None
+
+
+# -- what is merged falsely
+
+
+def test_no_random_candidate_is_merged_falsely(script: Any) -> None:
+    module = script("false_merges")
+    found = module.hunt(module.KINDS["nasty"], 1000, 40, 1)
+    assert found.by_values > 20
+    assert found.by_rules > 400
+    assert found.false_values == found.false_rules == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("two", 20_000), ("three", 5_000), ("nasty", 5_000)])
+def test_none_of_many_random_candidates_is_merged_falsely(
+    script: Any, kind: str, count: int
+) -> None:
+    module = script("false_merges")
+    found = module.hunt(module.KINDS[kind], count, 200, 2)
+    assert found.by_values > 20
+    assert found.false_values == found.false_rules == []
+
+
+def test_the_hunt_sees_what_is_false(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("false_merges")
+    pairs = {
+        "min(log_abs(x), abs(scale(abs(x))))": "sub(log_abs(x), min0(mul(relu(x), scale(x))))",
+        "max(sin(x), shift(cosh(x)))": "shift(cosh(x))",
+        "mul(relu(x), max(exp(x), square(x)))": "mul(exp(x), relu(x))",
+    }
+    for one, other in pairs.items():
+        a, b = parse(one), parse(other)
+        assert module.false_value(a, b, 200, Random(0)).startswith(f"{a} = {b} at ")
+        assert not module.false_value(a, a, 200, Random(0))
+        assert not module.how_alike(a, b, 200, Random(0))
+    assert module.how_alike(parse("x + beta"), parse("beta + x"), 50, Random(0)) == "in order"
+    swapped = [parse(f"max({a}, {b})") for a, b in (("beta", "x**2"), ("x**2", "beta"))]
+    assert module.how_alike(*swapped, 50, Random(0)) == "in order"
+    one, other = parse("sub(scale(x), scale(x**2))"), parse("neg(sub(scale(x**2), scale(x)))")
+    assert module.how_alike(one, other, 50, Random(0)) == "in another order"
+    assert module.how_alike(parse("relu(x)"), parse("max(relu(x), min0(laplace(x, 1)))"), 50,
+                            Random(0)) == "that change nothing"  # fmt: skip
+    monkeypatch.setattr(module, "canonical", lambda expr: canonical(parse(f"abs({expr})")))
+    assert any(module.false_rule(parse("tanh(x)"), Random(seed)) for seed in range(10))
+
+
+def test_the_hunts_operators_are_those_of_the_tests_oracle(script: Any) -> None:
+    """Both were written from the documents, and neither from the other."""
+    module, chance = script("false_merges"), Random(3)
+    for op in OPERATORS.values():
+        expr = Expr(op, (X, parse("1.5 - x"))[: op.arity])
+        for _ in range(20):
+            x, beta = chance.uniform(-20, 20), chance.uniform(-2, 2)
+            betas = [beta][: expr.betas]
+            own = module.program(expr)(mpf(x), [mpf(b) for b in betas])
+            assert abs(own - oracle.value(expr, x, betas)) <= 1e-40 * (1 + abs(own))

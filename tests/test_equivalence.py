@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 from search_space.activation import Activation
+from search_space.confirmation import same_function
 from search_space.equivalence import Rule, canonical, rules, variables, weight
 from search_space.evaluation import curves
 from search_space.expression import Expr, X, formula
-from search_space.fingerprint import digit_keys, fingerprint, fingerprints, same_function
+from search_space.fingerprint import digit_keys, fingerprint, fingerprints
 from search_space.operators import BINARY, CONSTANT, UNARY
 from search_space.parser import parse
 from search_space.space import SPACES, Space
@@ -263,13 +264,61 @@ def test_functions_alike_up_to_a_guard_are_told_apart_by_the_second_grid() -> No
     assert same_function(parse("max(exp(x), tanh(x))"), parse("exp(x)"))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (  # at beta = -0.289 and x = -4.1: 1.41 and 1.19
+            "sub(log_abs(x), min0(mul(relu(x), sigmoid(scale(x)))))",
+            "min(log_abs(x), abs(scale(abs(x))))",
+        ),
+        ("max(sin(x), shift[1](cosh(x)))", "shift[1](cosh(x))"),  # from beta = -1 downwards
+        ("mul(relu(x), max(exp(x), square(x)))", "mul(exp(x), relu(x))"),  # from x = 148
+        ("max(exp(x), square(mul(erf(x), softplus(x))))", "max(exp(x), relu(x))"),  # from x = 148
+        ("max(cube(x), min0(rbf(min0(x), sin(x))))", "max(cube(x), neg(relu(add(x, scale(x)))))"),
+        ("div(log_abs(x), log_abs(x))", "1"),  # where |x| is .999 to a thousandth
+        ("abs(x)", "sub(abs(x), min0(sub(9000, abs(x))))"),  # from 9,000
+        ("mul(x, shift(x))", "mul(x, scale(x))"),
+    ],
+)
+def test_functions_that_part_at_other_betas_or_far_out_are_told_apart(one: str, other: str) -> None:
+    assert not same_function(parse(one), parse(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x * sinc(x)", "sin(x)"),
+        ("sin(x * x**2)", "sin(x**3)"),  # no digit is left where x**3 is 1e12
+        ("cosh(x)**2 - sinh(x)**2", "1"),  # nor of a difference of 1e8
+        ("-tanh(scale(x))", "tanh(-scale(x))"),
+        ("max(exp(x), sinh(x))", "exp(x)"),
+        ("sigmoid(x) + sigmoid(-x)", "1"),
+        ("cube(cube(cube(x)))", "square(cube(cube(x))) * cube(cube(x))"),
+    ],
+)
+def test_rounding_does_not_part_what_is_the_same(one: str, other: str) -> None:
+    assert same_function(parse(one), parse(other))
+
+
+def test_a_difference_that_rounding_could_hide_everywhere_is_not_overlooked() -> None:
+    """Of values that say nothing no conclusion is drawn."""
+    one = parse("sin(1e30 * x)")
+    assert not same_function(one, parse("cos(1e30 * x)"))
+
+
+def test_both_must_be_undefined_where_one_is() -> None:
+    assert same_function(parse("sqrt(x)**2"), parse("sqrt(x) * sqrt(x)"), "paper")
+    assert not same_function(parse("sqrt(x)**2"), parse("x"), "paper")
+    assert not same_function(parse("exp(x) * exp(-x)"), parse("1"), "paper")  # inf * 0
+
+
 def test_counts_of_the_one_unit_space() -> None:
     guarded = found("guarded")
     assert guarded.raw == 6250
     assert guarded.canonical == 3924
     assert guarded.rejected.total() == 111
     assert len(guarded.distinct) == 3675
-    assert guarded.symmetry_classes == 2665
+    assert guarded.symmetry_classes == 2744
     duplicates_by_rule = guarded.raw - guarded.canonical
     assert duplicates_by_rule / (duplicates_by_rule + len(guarded.merged)) > 0.91
 
@@ -300,11 +349,39 @@ def test_scale_shift_sign_and_reflection_share_a_symmetry_class(one: str, other:
         ("relu(x)", "softplus(x)"),
         ("sin(x)", "cos(x)"),
         ("x**2", "x**3"),
+        ("cos(x)", "min(cos(x), sqrt(x))"),  # for |x| < .64 only
+        ("relu(x)", "max(erf(x), relu(x))"),  # the same
+        ("tanh(x)", "max(tanh(x), x - 6)"),  # from 7 on
+        ("exp(x)", "max(exp(x), x**2)"),  # below -.7 and from 148 on
     ],
 )
 def test_other_functions_do_not(one: str, other: str) -> None:
     a, b = fingerprint(parse(one)), fingerprint(parse(other))
     assert a.symmetry != b.symmetry
+
+
+def test_members_of_a_symmetry_class_are_alike_close_to_0_and_far_out() -> None:
+    half = torch.cat([10 ** torch.linspace(-4, 3, 71), torch.linspace(0.1, 12, 120)]).double()
+    distinct, points = found("guarded").distinct, torch.cat([half, -half])
+    [batch] = curves(distinct, points, chunk=len(distinct))
+    classes: dict[str, list[np.ndarray]] = {}
+    for (_, print_), values in zip(fingerprints(distinct), batch.value[:, 0].numpy(), strict=True):
+        classes.setdefault(print_.symmetry, []).append(values)
+    several = [members for members in classes.values() if len(members) > 1]
+    assert len(several) > 500
+    for first, *others in several:
+        for other in others:
+            assert any(affine(first, m) for m in (other, np.roll(other, len(half))))
+
+
+def affine(f: np.ndarray, g: np.ndarray) -> bool:
+    """Whether f = a g + b for some numbers, by two points where g differs most."""
+    i, j = int(np.argmin(g)), int(np.argmax(g))
+    if g[j] - g[i] < 1e-9:  # constant at the initial betas
+        return True
+    a = (f[j] - f[i]) / (g[j] - g[i])
+    b = f[i] - a * g[i]
+    return bool((np.abs(f - a * g - b) <= 1e-4 * (1 + np.abs(f) + np.abs(b))).all())
 
 
 # -- evaluation in batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import random
 import string
@@ -253,6 +254,65 @@ def test_a_users_operator_that_is_no_function_of_an_element_is_refused(
     Space((UNARY[0], Op("mine", 1, lambda v, beta: v * beta, beta=0.5)), BINARY[:1])
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        Op("sigmoid", 1, lambda x: torch.sigmoid(2 * x)),  # "swish" would be another function
+        Op("exp", 1, torch.exp),  # without its guard
+        Op("scale", 1, torch.mul, beta=0.5),
+        Op("max", 1, torch.relu),
+        Op("gate", 2, lambda a, b: torch.tanh(a) * b),
+    ],
+    ids=lambda op: op.name,
+)
+def test_another_operator_under_a_name_of_the_papers_is_refused(op: Op) -> None:
+    unary, binary = ((op,), BINARY[:1]) if op.arity == 1 else (UNARY[:1], (op,))
+    sentence = (
+        f"operator name '{op.name}' is one of the paper's.* choose another, as 'my_{op.name}'"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        Space(unary, binary)
+
+
+def test_the_papers_operators_are_taken_as_they_are_copied_or_defined_alike() -> None:
+    wave = Op("wave", 1, lambda x: x + torch.sin(x) ** 2)
+    assert len(Space([*UNARY, wave]).unary) == 26
+    copied = [*pickle.loads(pickle.dumps(UNARY)), *copy.deepcopy((wave,))]
+    assert Space(copied).unary == (*UNARY, wave)
+    Space(*([dataclasses.replace(op) for op in ops] for ops in (UNARY, BINARY)))
+    Space((Op("sigmoid", 1, torch.sigmoid), wave))
+
+
+def test_one_name_for_a_unary_and_a_binary_operator_is_refused() -> None:
+    one, two = Op("wave", 1, torch.sin), Op("wave", 2, lambda a, b: a + b.sin())
+    with pytest.raises(ValueError, match="wave is the name of a unary and of a binary operator"):
+        Space((one,), (two,))
+
+
+@pytest.mark.parametrize(
+    ("fn", "beta", "guarded"),
+    [
+        (lambda a, b: a - b, None, None),
+        (lambda a, b: torch.where(a > 50, a, a + b), None, None),  # far out only
+        (lambda a, b: a + b, None, lambda a, b: (a + b) / b.clamp(min=1)),
+        (lambda a, b, beta: beta * a + (1 - beta) * b, 0.5, None),  # where beta starts, it is
+    ],
+    ids=["difference", "far", "guarded", "beta"],
+)
+def test_a_false_commutative_is_refused(fn: Any, beta: float | None, guarded: Any) -> None:
+    said = Op("mine", 2, fn, beta=beta, guarded=guarded, commutative=True)
+    with pytest.raises(ValueError, match=r"'mine' is not commutative: of .* and .* it makes"):
+        Space(UNARY[:1], (said,))
+    Space(UNARY[:1], (dataclasses.replace(said, commutative=False),))
+
+
+@pytest.mark.parametrize(
+    "fn", [torch.maximum, torch.hypot, torch.logaddexp, lambda a, b: a * b + a + b]
+)
+def test_a_true_commutative_is_believed(fn: Any) -> None:
+    Space(UNARY[:1], (Op("mine", 2, fn, commutative=True),))
+
+
 def test_points_outside_a_space_are_refused() -> None:
     space = SPACES["one-unit"]
     with pytest.raises(IndexError):
@@ -352,6 +412,3 @@ def test_an_operator_under_a_name_of_ours_is_its_own() -> None:
     expr = parse("mix(sin(x), x)", [mix])
     torch.testing.assert_close(Activation(canonical(expr), kernels="eager")(x),
                                Activation(expr, kernels="eager")(x))  # fmt: skip
-    identity = Op("identity", 1, lambda x: x * x.sin())
-    space = Space(units=1, unary=(identity,), binary=BINARY[:1])
-    assert space.decode((0,) * 5) != parse("x + x")

@@ -178,42 +178,13 @@ def test_what_only_its_values_show_to_be_the_same_is_not_trained_again(store: St
     assert store.merged_into("tanh(x)") == "tanh(x)"
 
 
-def test_symmetric_functions_are_trained_once_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_every_function_of_a_symmetry_class_is_trained(store: Store) -> None:
+    """Members of a class train differently."""
     space = space_from("units=1;unary=identity,neg,tanh;binary=mul")
-    trained: dict[bool, set[str]] = {}
-    for skip in (False, True):
-        store = Store(tmp_path / f"{skip}.sqlite", create=True)
-        store.add_protocol("p", {})
-        child = Child()
-        run(store, child, space=space, skip_symmetric=skip)
-        trained[skip] = set(child.trained)
-        store.close()
-    assert {"square(x)", "neg(square(x))"} <= trained[False]
-    assert len({"square(x)", "neg(square(x))"} & trained[True]) == 1
-    assert len(trained[True]) == survey(space, screening=False).symmetry_classes
-
-
-@pytest.mark.parametrize("at_once", [1, 100])
-def test_a_mirror_image_of_what_fails_is_trained_however_many_train_at_once(
-    store: Store, at_once: int
-) -> None:
-    space = space_from("units=1;unary=identity,neg,tanh;binary=mul")
-    trials = source(store, space, skip_symmetric=True)
-    trained: list[str] = []
-    while taken := trials.take(at_once):
-        for trial in taken:
-            trained.append(trial.expression)
-            failed = trial.expression == "square(x)"
-            outcome = Outcome("diverged") if failed else Outcome("ok", val_accuracy=0.5)
-            with store.transaction():
-                assert store.record(trial, outcome)
-                trials.finished(trial, outcome)
-    assert Counter(trained) == Counter(set(trained))
-    classes = survey(space, screening=False).symmetry_classes
-    assert {"square(x)", "neg(square(x))"} <= set(trained)
-    assert len(trained) == classes + 1 == trials.done == len(store.trained())
-    assert store.open_proposals("exhaustive") == []
-    assert trials.repeats == store.proposals() - store.proposed_trials()
+    child = Child()
+    run(store, child, space=space)
+    assert {"square(x)", "neg(square(x))"} <= set(child.trained)
+    assert len(child.trained) > survey(space, screening=False).symmetry_classes
 
 
 def test_what_the_screen_iterates_over_never_changes() -> None:

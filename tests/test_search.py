@@ -351,6 +351,24 @@ def test_unsaid_settings_come_from_the_run(finished: actsearch.Run) -> None:
     assert settings["space"] == SPACE
 
 
+def test_a_run_that_left_symmetric_functions_out_is_read_but_not_resumed(
+    finished: actsearch.Run, blobs: Arrays
+) -> None:
+    config = finished.config
+    assert "skip_symmetric" not in config["settings"]
+    again = {"space": SPACE, "dataset": blobs, "child": small_net, **QUICK}
+    for stored in ("on", "off"):
+        config["settings"]["skip_symmetric"] = stored
+        finished.write_config(config)
+        assert len(actsearch.Run.open(finished.path).table()) > 5
+        if stored == "on":
+            with pytest.raises(RunError, match=r"made with --skip-symmetric on, .* that is gone"):
+                actsearch.search(finished.path, budget=6, **again)
+    run = actsearch.search(finished.path, budget=6, **again)  # off was the default
+    assert "skip_symmetric" not in run.config["settings"]
+    assert sum(run.table()["name"] == "") >= 6
+
+
 def test_a_preset_that_is_said_overrules_what_the_run_has(finished: actsearch.Run) -> None:
     settings = SearchConfig(preset="paper").resolved(finished.config["settings"])
     assert (settings["steps"], settings["child"]) == (10_000, "resnet20")

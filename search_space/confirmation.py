@@ -1,0 +1,175 @@
+"""same_function(a, b): whether two expressions with the same fingerprint are the same function.
+
+Values at sample points are evidence, not proof, so the samples are many and lie where functions
+that look alike part: betas of both signs and all sizes, x from 0 to REACH, and both sides of every
+place where a part crosses 0 or a guard's limit, or an operator's arguments cross each other; there
+`max`, `abs` and the guards change what they do, perhaps for a thousandth of the line.
+
+Two values are the same if they agree to RELATIVE of their size or to ABSOLUTE, or if they differ by
+no more than rounding explains: by what random changes of the last bits of every operator's inputs
+do to them. Where float64 overflows, both have to. Nothing is claimed of points where rounding
+leaves no digit, of |x| > REACH, and of betas whose size is outside SMALLEST to LARGEST; and a
+difference at less than about one of 10,000 points may go unseen.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from search_space.expression import Expr
+from search_space.operators import CONSTANT, EXP_LIMIT, INPUT
+
+RELATIVE, ABSOLUTE = 1e-10, 1e-12
+REACH = 1e4  # beyond it exp(x), clamped at 22,026, and max(x, exp(x)) part
+SMALLEST, LARGEST = 1e-3, 1e3  # sizes of betas
+SAMPLES = 16_384  # pairs of an x and a choice of betas
+FEW = 256  # of them come first: most pairs that differ do so there
+LINES, ON_A_LINE = 64, 128  # choices of betas, and points of x, between which crossings are sought
+CROSSINGS = 2_048  # at most so many are looked at
+BISECTIONS = 20
+LAST_BITS = 2.0**-50  # four units in the last place
+ROUNDING = 32.0  # how far beyond the change that we have seen another one may go
+UNCLEAR = 0.5  # of the samples may say nothing
+
+
+def same_function(a: Expr, b: Expr, operators: str = "guarded") -> bool:
+    """Whether two expressions agree, beta for beta, wherever float64 can tell; see above."""
+    if a.betas != b.betas:
+        return False
+    x, betas = _samples(a.betas)
+    unclear = 0
+    for part in (slice(FEW), slice(FEW, None)):
+        found = _unclear(a, b, x[part], betas[:, part], operators)
+        if found is None:
+            return False
+        unclear += found
+    if unclear > UNCLEAR * len(x):
+        return False
+    places = (_crossings(expr, operators) for expr in (a, b))
+    return all(_unclear(a, b, *place, operators) is not None for place in places)
+
+
+def _unclear(a: Expr, b: Expr, x: torch.Tensor, betas: torch.Tensor, operators: str) -> int | None:
+    """How many values differ by what rounding may explain; None where one differs by more."""
+    one, two = (_values(expr, x, betas, operators)[-1] for expr in (a, b))
+    close = torch.isclose(one, two, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
+    if bool(close.all()):
+        return 0
+    x, betas, gap = x[~close], betas[:, ~close], _change(one, two)[~close]
+    rounding = sum(_rounding(expr, x, betas, operators) for expr in (a, b))
+    return None if bool((gap > ROUNDING * rounding).any()) else len(x)
+
+
+def _rounding(expr: Expr, x: torch.Tensor, betas: torch.Tensor, operators: str) -> torch.Tensor:
+    """The largest change of `expr` at x (N,) when every part changes in its last bits."""
+    value = _values(expr, x, betas, operators)[-1]
+    noise = torch.Generator().manual_seed(0)
+    changes = [_change(_values(expr, x, betas, operators, noise)[-1], value) for _ in range(3)]
+    return torch.stack(changes).amax(0)
+
+
+def _change(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """|a - b|: 0 where both are the same infinity or undefined, infinite where only one is."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    return torch.where(same, 0.0, (a - b).abs().nan_to_num(torch.inf))
+
+
+def _values(
+    expr: Expr,
+    x: torch.Tensor,
+    betas: torch.Tensor,
+    operators: str,
+    noise: torch.Generator | None = None,
+) -> list[torch.Tensor]:
+    """The values (N,) of the parts of `expr`, itself last, at x (N,) and betas (betas, N); with
+    `noise` each operator's inputs are changed in their LAST_BITS."""
+    parts: list[torch.Tensor] = []
+    known: dict[Expr, torch.Tensor] = {}
+    own = iter(betas)
+
+    def of(expr: Expr) -> torch.Tensor:
+        if expr in known:
+            return known[expr]
+        if expr.op == INPUT:
+            value = x
+        elif expr.op == CONSTANT:
+            value = torch.full_like(x, expr.value or 0.0)
+        else:
+            inputs = [of(arg) for arg in expr.args]
+            if expr.beta is not None:
+                inputs.append(next(own))
+            if noise is not None:
+                inputs = [_shaken(value, noise) for value in inputs]
+            value = expr.op.form(operators)(*inputs).expand_as(x)
+            if expr.op.arity == 2:
+                parts.append(inputs[0] - inputs[1])
+        if expr.betas == 0:
+            known[expr] = value
+        parts.append(value)
+        return value
+
+    of(expr)
+    return parts
+
+
+def _shaken(value: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    change = torch.rand(value.shape, generator=noise, dtype=value.dtype) * 2 - 1
+    return value * (1 + LAST_BITS * change)
+
+
+def _drawn(n: int, least: float, most: float, chance: torch.Generator) -> torch.Tensor:
+    """`n` numbers of either sign whose sizes are spread evenly over the powers of ten."""
+    sizes, signs = torch.rand(2, n, generator=chance, dtype=torch.float64)
+    return torch.where(signs < 0.5, -1.0, 1.0) * least * (most / least) ** sizes
+
+
+def _some_x(n: int, chance: torch.Generator) -> torch.Tensor:
+    """`n` points: 0, half of the others within -12..12, half of any size up to REACH."""
+    x = _drawn(n, 1e-5, REACH, chance)
+    x[::2] = torch.rand(len(x[::2]), generator=chance, dtype=torch.float64) * 24 - 12
+    x[0] = 0.0
+    return x
+
+
+@lru_cache
+def _samples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (SAMPLES,) and betas (count, SAMPLES)."""
+    chance = torch.Generator().manual_seed(1)
+    x = _some_x(SAMPLES, chance)
+    return x, _drawn(count * SAMPLES, SMALLEST, LARGEST, chance).view(count, SAMPLES)
+
+
+@lru_cache
+def _lines(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ascending x (LINES, ON_A_LINE), and betas (count, LINES, ON_A_LINE) that each line keeps."""
+    chance = torch.Generator().manual_seed(2)
+    lines = LINES if count else 1
+    x = _some_x(LINES * ON_A_LINE, chance).view(lines, -1).sort(1).values
+    betas = _drawn(count * lines, SMALLEST, LARGEST, chance).view(count, lines, 1)
+    return x, betas.expand(count, *x.shape)
+
+
+@lru_cache(maxsize=16)  # what is kept is compared with one after the other
+def _crossings(expr: Expr, operators: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points on both sides of the places where a part of `expr` crosses 0 or a guard's limit, or
+    two arguments each other: x (N,) and betas (betas, N)."""
+    x, betas = _lines(expr.betas)
+    sides = _sides(expr, x.flatten(), betas.flatten(1), operators).view(-1, *x.shape)
+    part, line, at = (sides[..., 1:] != sides[..., :-1]).nonzero(as_tuple=True)
+    chosen = torch.randperm(len(part), generator=torch.Generator().manual_seed(3))[:CROSSINGS]
+    part, line, at = part[chosen], line[chosen], at[chosen]
+    left, right, own = x[line, at], x[line, at + 1], betas[:, line, at]
+    before = sides[part, line, at]
+    for _ in range(BISECTIONS):
+        middle = (left + right) / 2
+        same = _sides(expr, middle, own, operators)[part, torch.arange(len(part))] == before
+        left, right = torch.where(same, middle, left), torch.where(same, right, middle)
+    return torch.cat([left, right]), torch.cat([own, own], 1)
+
+
+def _sides(expr: Expr, x: torch.Tensor, betas: torch.Tensor, operators: str) -> torch.Tensor:
+    """On which side of 0 and of a guard's limits each part is: (3 parts, N), boolean."""
+    parts = torch.stack(_values(expr, x, betas, operators))
+    return torch.cat([parts > limit for limit in (0.0, EXP_LIMIT, -EXP_LIMIT)])
