@@ -21,7 +21,14 @@ from workers.executor import Evaluate, Executor, InlineExecutor
 from workers.thread_executor import ThreadExecutor
 
 # With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
-STARTS_RAY = {"test_chaos", "test_cli", "test_cluster", "test_executors", "test_survival"}
+STARTS_RAY = {
+    "test_chaos",
+    "test_cli",
+    "test_cluster",
+    "test_executors",
+    "test_host_faults",
+    "test_survival",
+}
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what tests expect is what processors compute
 if "PYTEST_XDIST_WORKER" in os.environ:
