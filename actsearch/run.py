@@ -75,9 +75,11 @@ class Run:
         if not file.is_file():
             return {}
         try:
-            config = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{file} is damaged ({error}); search in another folder") from error
+            config = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:  # of JSON, and of bytes that are no text
+            raise RunError(
+                f"{file} is damaged ({error}); restore it from a copy, or search in another folder"
+            ) from error
         parts = [config, *config.values()] if isinstance(config, dict) else [config]
         if not all(isinstance(part, dict) for part in parts):
             raise RunError(f"{file} is no run's; search in another folder")

@@ -21,12 +21,12 @@ from torch import nn
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
 from actsearch.versions import untested
-from child_models.datasets import Data, image_augment, load, make_dataset
+from child_models.datasets import Data, DataError, image_augment, load, make_dataset
 from child_models.evaluate import Evaluator, task_of
 from child_models.inspection import activations
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
-from results.records import Trial
+from results.records import HostError, Trial
 from search_space.operators import OPERATORS, Op
 from search_space.space import Space
 from workers.executor import Evaluate, Executor, InlineExecutor
@@ -145,10 +145,18 @@ def make_evaluator(
 
 
 def warm_up(evaluator: Evaluator) -> float:
-    """Seconds that a ReLU child takes, from a few steps here; raises UsageError where it fails."""
+    """Seconds that a ReLU child takes, from a few steps here; raises UsageError where it fails,
+    DataError where its data do, EnvironmentProblem where the machine does."""
     relu = Trial(0, "search", "relu(x)", "", 0)
     steps = WARM_UP_STEPS["cuda" if torch.cuda.is_available() else "cpu"]
-    outcome = evaluator.with_recipe(steps=steps)(relu)
+    try:
+        outcome = evaluator.with_recipe(steps=steps)(relu)
+    except DataError:
+        raise
+    except HostError as error:  # nothing has begun that could go on
+        raise EnvironmentProblem(
+            f"the child {evaluator.child.name} fails with ReLU: {error.__cause__}"
+        ) from error
     if outcome.status == "failed":
         raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
     check_uses_activation(evaluator.build("relu(x)"), evaluator.child.name)

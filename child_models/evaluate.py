@@ -27,7 +27,16 @@ from child_models.recipe import Recipe
 from child_models.training import Diverged, RacedOut, Task, Track, Training, train
 from child_models.turns import taking_turns
 from child_models.zoo import Child, source_digest
-from results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
+from results.records import (
+    OUT_OF_MEMORY,
+    DeviceLostError,
+    HostError,
+    NoDeviceError,
+    Outcome,
+    Trial,
+    host_error,
+    is_of_the_host,
+)
 from search_space.activation import Activation, check_kernels
 from search_space.operators import GRAMMAR_VERSION, Op
 from search_space.parser import parse
@@ -98,7 +107,7 @@ class Evaluator:
     def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its
         reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
-        none to begin with."""
+        none to begin with, HostError (DataError for data) where machine, disk or data failed."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         name = _device_name(device)
         if not self.in_turns:
@@ -145,9 +154,12 @@ class Evaluator:
                 ms_per_step=end.training.ms_per_step,
                 seconds=time.perf_counter() - start,
             )
-        except DeviceLostError:
+        except (DeviceLostError, HostError):
             raise
         except Exception as error:
+            if is_of_the_host(error):
+                doing = f"training {trial.formula or trial.expression} on {host}"
+                raise host_error(error, doing) from error
             what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
             seconds = time.perf_counter() - start
             return outcome("failed", f"{what}: {_short(error)}", seconds=seconds)

@@ -21,9 +21,15 @@ import torch
 from torch import nn
 
 from child_models.classification import Batch, accuracy, loss
-from child_models.datasets import DataError, Dataset, first_line, make_dataset, split
+from child_models.datasets import (
+    DataError,
+    Dataset,
+    check_fits,
+    first_line,
+    make_dataset,
+    split,
+)
 from child_models.recipe import Recipe
-from child_models.torchvision_import import import_torchvision
 from child_models.training import on_device
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
@@ -32,6 +38,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as its 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a crop for training, Szegedy et al. 2015
 BORDER = 1.15  # the shorter side to which a test image is resized, as a share of its crop: 256/224
 AHEAD = 3  # batches that are being read
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 EVALUATION_BATCH = 100
 
 
@@ -53,23 +60,89 @@ def load_folder(path: Path, size: int | None) -> Dataset | StreamedImages:
     )  # fmt: skip
 
 
-def _listed(path: Path) -> Any:
-    """torchvision's ImageFolder: `classes`, and `samples` as (file, class)."""
-    try:
-        return import_torchvision().datasets.ImageFolder(str(path))
-    except (FileNotFoundError, RuntimeError) as error:
-        raise DataError(f"{path} is no folder of images a class: {first_line(error)}") from error
+@dataclass(frozen=True)
+class Listed:
+    """Files and the numbers of their classes."""
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: list[tuple[str, int]]
 
 
-def _arrays(found: Any, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _listed(path: Path) -> Listed:
+    """Classes and files by their names, in the order of torchvision's ImageFolder."""
+    with os.scandir(path) as entries:
+        classes = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+    if not classes:
+        raise DataError(f"{path} is no folder of images a class: it has no folder for a class")
+    samples: list[tuple[str, int]] = []
+    for label, name in enumerate(classes):
+        files = _images(os.path.join(path, name))
+        if not files:
+            raise DataError(
+                f"{path} is no folder of images a class: {name} holds none ({' '.join(SUFFIXES)})"
+            )
+        samples += [(file, label) for file in files]
+    return Listed(path, classes, samples)
+
+
+def _images(folder: str) -> list[str]:
+    """The images in it and in its folders, links followed. Raises DataError where a link leads back
+    to a folder that was seen, and for a pipe, whose reading would not end."""
+    seen: set[tuple[int, int]] = set()
+    found: dict[str, list[str]] = {}
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        state = os.stat(here)
+        if (state.st_dev, state.st_ino) in seen:
+            raise DataError(f"{here} links to a folder that {folder} has already; remove the link")
+        seen.add((state.st_dev, state.st_ino))
+        found[here] = []
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.name.lower().endswith(SUFFIXES):
+                    if not entry.is_file():
+                        raise DataError(
+                            f"{entry.path} is no file but a pipe, a device or a link "
+                            "to nothing; remove it"
+                        )
+                    found[here].append(entry.path)
+    return [file for here in sorted(found) for file in sorted(found[here])]
+
+
+def _arrays(found: Listed, size: int | None) -> tuple[np.ndarray, np.ndarray]:
     arrays: list[np.ndarray] = []
-    for image, _ in found:
-        image = image.convert("RGB")
+    for file, _ in found.samples:
+        image = _opened(file)
         array = np.asarray(image if size is None else _square(image, size))
-        if arrays and array.shape != arrays[0].shape:
+        if not arrays:  # they are stacked, then split
+            check_fits(found.root, 3 * array.nbytes * len(found.samples))
+        elif array.shape != arrays[0].shape:
             raise DataError(f"{found.root}: images differ in size; give --image-size, such as 32")
         arrays.append(array)
-    return np.stack(arrays), np.asarray(found.targets)
+    return np.stack(arrays), np.array([label for _, label in found.samples])
+
+
+def _opened(file: str) -> Any:
+    """The image as RGB. Raises DataError, which names it, where it is cut short, empty or none; an
+    OSError of the system names it too."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except MemoryError as error:
+        raise MemoryError(f"for the pixels of {file}") from error
+    except Exception as error:  # damaged files end PIL in nearly any
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, file) from error
+        raise DataError(
+            f"{file} cannot be read as an image ({first_line(error)}); put a whole copy in its "
+            "place"
+        ) from error
 
 
 def _square(image: Any, size: int, border: float = 1.0) -> Any:
@@ -122,7 +195,10 @@ def _streamed(
     sha = hashlib.sha256(f"{size}".encode())
     for name, samples in chosen.items():
         for file, label in samples:
-            told = f"{name} {Path(file).relative_to(path)} {os.path.getsize(file)} {label}\n"
+            size_of_file = os.path.getsize(file)
+            if size_of_file == 0:
+                raise DataError(f"{file} is empty; put a whole copy in its place, or remove it")
+            told = f"{name} {Path(file).relative_to(path)} {size_of_file} {label}\n"
             sha.update(told.encode())
     splits = {
         name: (tuple(file for file, _ in samples), np.array([label for _, label in samples]))
@@ -207,8 +283,7 @@ def _image(file: str, size: int, seed: Sequence[int] | None) -> np.ndarray:
     """(size, size, 3), uint8: a random crop, mirrored or not, or for None the centre."""
     from PIL import Image
 
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
+    image = _opened(file)
     if seed is None:
         return np.asarray(_square(image, size, BORDER))
     random = np.random.default_rng(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from child_models.datasets import DataError
+from child_models.datasets import DataError, check_fits
 from child_models.recipe import Recipe
 from child_models.training import Diverged, autocast, on_device
 from child_models.transformer import END, PADDING, START
 from search_space import options
 
 EVALUATION_BATCH = 250
+CHUNK = 2**24  # bytes of a file that are read at once
+ROOM = 8  # the memory for a file's sentences as text, as tokens and while they are encoded
 POOL = 50  # batches whose sentences are sorted by length, so that little is padded
 LONGER = 20  # tokens that a translation may have more than its source
 USUAL = {"vocabulary": 8_000, "length": 100}
@@ -128,12 +131,19 @@ def _files(folder: Path, pattern: str, language: str) -> list[Path]:
 
 
 def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        raise DataError(f"{file} is no file but a pipe, a device or a folder; give text or .gz")
     opened = gzip.open if file.suffix == ".gz" else open
+    content = bytearray()
     try:
-        with opened(file, "rt", encoding="utf-8", newline="\n") as text:
-            return [line.strip() for line in text]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with opened(file, "rb") as binary:
+            while chunk := binary.read(CHUNK):  # a few bytes of .gz may be any number of text
+                content += chunk
+                check_fits(file, ROOM * len(content))
+        lines = content.decode().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
+    return [line.strip() for line in (lines if lines[-1] else lines[:-1])]
 
 
 def _tokenizer(pairs: Sequence[tuple[str, str]], vocabulary: int) -> Any:

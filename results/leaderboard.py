@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from results.records import STATUSES
+from results.store import read_json
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 DROPPED = "dropped"  # left behind in a rung of successive halving
@@ -118,7 +118,7 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         vs_relu=ms / relu if ms and relu else None,
         reason=failed["reason"] if failed else "",
         symmetry=runs[0].get("symmetry") or "",
-        properties=json.loads(runs[0].get("properties") or "{}"),
+        properties=read_json(runs[0].get("properties") or "{}"),
         rung=runs[0].get("rung") or _left_a_race(runs[0]),
     )
 
@@ -126,7 +126,7 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
 def _left_a_race(row: Mapping[str, Any]) -> tuple[int, float] | None:
     if row["status"] != "raced_out":
         return None
-    step, _, accuracy = json.loads(row["rungs"])[-1]
+    step, _, accuracy = read_json(row["rungs"])[-1]
     return step, accuracy or 0.0
 
 

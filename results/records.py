@@ -3,7 +3,9 @@ it."""
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +23,39 @@ class DeviceLostError(Exception):
 
 class NoDeviceError(DeviceLostError):
     """The GPU cannot be used at all, which says nothing about a candidate."""
+
+
+class HostError(Exception):
+    """The machine, its disk or its data failed while a child was trained. This says nothing about
+    the candidate, so no outcome is made of it and the search ends; the message says what to do."""
+
+
+# What a machine says of itself. C++ libraries have no type for it, only these words.
+_HOST_WORDS = tuple(
+    os.strerror(number)
+    for number in (
+        errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE,
+        errno.ENFILE,
+    )
+)  # fmt: skip
+
+
+def is_of_the_host(error: BaseException) -> bool:
+    """Whether an error that a training ended with is the machine's and not the candidate's: all
+    that the system refuses, and main memory. (A full GPU is the candidate's: what it needs there is
+    its own.)"""
+    if isinstance(error, (OSError, MemoryError)):
+        return True
+    return type(error) is RuntimeError and any(words in str(error) for words in _HOST_WORDS)
+
+
+def host_error(error: BaseException, doing: str) -> HostError:
+    """`doing` is what ended with it, such as `training relu(x) on HOST`."""
+    return HostError(
+        f"{doing} ended with {type(error).__name__}: {' '.join(str(error).split())[:300]}. That is "
+        "the machine's fault, so nothing is recorded of the function; once it is mended, the same "
+        "command goes on."
+    )
 
 
 @dataclass(frozen=True)

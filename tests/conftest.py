@@ -22,7 +22,14 @@ from workers.executor import Evaluate, Executor, InlineExecutor
 from workers.thread_executor import ThreadExecutor
 
 # With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
-STARTS_RAY = {"test_chaos", "test_cli", "test_cluster", "test_executors", "test_survival"}
+STARTS_RAY = {
+    "test_chaos",
+    "test_cli",
+    "test_cluster",
+    "test_executors",
+    "test_host_faults",
+    "test_survival",
+}
 
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
 

@@ -441,6 +441,79 @@ def test_a_library_that_was_cut_short_is_built_again(
     assert any(file.stat().st_size for file in libraries.cache_folder().glob("*.so"))
 
 
+LOADED = """
+import sys, torch
+from search_space.activation import Activation
+x = torch.linspace(-3, 3, 300).view(2, 3, 50)
+for text in sys.argv[1:]:
+    y = Activation(text, 3, kernels="generated")(x)
+    torch.testing.assert_close(y, Activation(text, 3)(x))
+"""
+
+
+def sealed(text: str) -> tuple[c.Source, Path]:
+    """A library that was built, of this formula."""
+    source = c.source(trace(parse(text), "guarded"), "float32", "flat")
+    libraries.build([source])
+    return source, libraries.cache_folder() / f"{source.key}.so"
+
+
+def test_a_library_that_was_cut_short_anywhere_or_changed_is_known_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every length of a real one, and a flip of every 97th byte."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _, file = sealed("sin(x) * 0.4375")
+    content = file.read_bytes()
+    assert libraries._whole(file)
+    copy = tmp_path / "copy.so"
+    copy.write_bytes(content)
+    with open(copy, "r+b") as opened:
+        for length in range(len(content) - 1, -1, -1):
+            opened.truncate(length)
+            assert not libraries._whole(copy), f"{length} of {len(content)} bytes"
+    for place in range(0, len(content), 97):
+        copy.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        assert not libraries._whole(copy), f"byte {place} of {len(content)}"
+    copy.write_bytes(content + b"0")
+    assert not libraries._whole(copy)
+    assert not libraries._whole(tmp_path / "none.so")
+
+
+def test_a_process_that_meets_a_library_cut_short_at_any_page_trains_and_builds_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a process was killed by SIGBUS for 11 of 19 lengths."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    texts = [f"sin(x) * {1 + i / 64}" for i in range(19)]
+    files = []
+    for i, text in enumerate(texts):
+        _, file = sealed(text)
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) * i // len(texts)])
+        files.append(file)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *texts], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert all(libraries._whole(file) for file in files)
+
+
+def test_processes_that_build_the_same_library_at_once_all_find_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    texts = [f"cos(x) * {1 + i / 64}" for i in range(4)]
+    for text in texts:  # each begins with a library that was cut short
+        _, file = sealed(text)
+        file.write_bytes(file.read_bytes()[:9000])
+    processes = [subprocess.Popen([sys.executable, "-c", LOADED, *texts]) for _ in range(4)]
+    assert [process.wait(timeout=300) for process in processes] == [0] * 4
+    files = sorted(libraries.cache_folder().iterdir())
+    assert len(files) == len(texts)  # and nothing of the building is left
+    assert all(map(libraries._whole, files))
+
+
 @pytest.mark.parametrize("broken", ["none", "refusing"])
 def test_without_a_working_compiler_activations_run_eagerly_and_it_is_said_once(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -2,7 +2,8 @@
 
 An executor is handed `evaluate(trial, beat) -> outcome` and knows nothing of models. `beat(step)`
 is the child's sign of life; `evaluate` returns an outcome for all that goes wrong in a child and
-raises only where the machinery itself is broken.
+raises only where the machinery itself is broken, or HostError where the machine or its data are;
+`completed` raises that after all that had finished was returned.
 """
 
 from __future__ import annotations

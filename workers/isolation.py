@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,20 +22,31 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from results.records import ALONE, DeviceLostError, NoDeviceError, Outcome, Trial
+from results.records import (
+    ALONE,
+    DeviceLostError,
+    HostError,
+    NoDeviceError,
+    Outcome,
+    Trial,
+    host_error,
+    is_of_the_host,
+)
 
 POLL_SECONDS = 0.05
 # What a machine does to any process; the rest a process does to itself.
 FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
 
-NO_DEVICE = 75  # how the process ends where the GPU cannot be used, whatever the candidate
+# How the process ends where the GPU cannot be used, or the disk, whatever the candidate.
+NO_EVIDENCE = 75
 
 # Imports the front door first, and with it the guard of our packages' names.
 _CHILD = "import actsearch, workers.isolation as i; i.child()"
 
 
 class KilledFromOutside(Exception):
-    """The process was killed, or found no GPU, which says nothing about its candidate."""
+    """The process was killed, or found no GPU or no disk, which says nothing about its
+    candidate."""
 
 
 def run_alone(
@@ -46,7 +58,8 @@ def run_alone(
     """Evaluate `trial` in a new process; `alive()` is called while it runs and may raise to end it.
 
     Returns the outcome, `crashed` with the evidence where the process ended itself. Raises
-    KilledFromOutside where it was killed. `dumps` must write what pickle reads.
+    KilledFromOutside where it was killed, HostError as `evaluate` does. `dumps` must write what
+    pickle reads.
     """
     with tempfile.TemporaryDirectory(prefix="actsearch-") as folder:
         files = {name: Path(folder, name) for name in ("task", "outcome", "crash")}
@@ -66,8 +79,11 @@ def run_alone(
             process.communicate()
         code = process.returncode
         if code == 0 and files["outcome"].exists():
-            return pickle.loads(files["outcome"].read_bytes())  # noqa: S301 - of our own child
-        if code in FROM_OUTSIDE or code == NO_DEVICE:
+            outcome = pickle.loads(files["outcome"].read_bytes())  # noqa: S301 - of our own child
+            if isinstance(outcome, HostError):
+                raise outcome
+            return outcome
+        if code in FROM_OUTSIDE or code == NO_EVIDENCE:
             raise KilledFromOutside(f"the process of trial {trial.id} ended with {code}")
         return Outcome("crashed", _evidence(code, files["crash"]))
 
@@ -91,19 +107,36 @@ def _end_with_parent(folder: Path) -> None:
 
 
 def child() -> None:
-    """The new process: evaluate what the folder holds, and leave the outcome there."""
+    """The new process: evaluate what the folder holds, and leave the outcome there, or the
+    HostError."""
     folder = Path(sys.argv[1])
     Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     with open(folder / "crash", "w") as crash:
         faulthandler.enable(crash, all_threads=False)
-        evaluate, trial = pickle.loads((folder / "task").read_bytes())  # noqa: S301 - our parent's
         try:
-            outcome = evaluate(trial, lambda step: None)
+            outcome = _evaluated(folder / "task")
         except NoDeviceError:
-            sys.exit(NO_DEVICE)
+            sys.exit(NO_EVIDENCE)
         except DeviceLostError as error:
             crash.write(str(error))
             sys.exit(1)
+        except HostError as error:
+            outcome = error
         part = folder / "outcome.part"
-        part.write_bytes(pickle.dumps(outcome))
-        part.replace(folder / "outcome")
+        try:
+            part.write_bytes(pickle.dumps(outcome))
+            part.replace(folder / "outcome")
+        except OSError:
+            sys.exit(NO_EVIDENCE)
+
+
+def _evaluated(task: Path) -> Outcome:
+    doing = "a trial"
+    try:
+        evaluate, trial = pickle.loads(task.read_bytes())  # noqa: S301 - our parent's
+        doing = f"trial {trial.id}"
+        return evaluate(trial, lambda step: None)
+    except Exception as error:
+        if is_of_the_host(error):
+            raise host_error(error, f"{doing} on {socket.gethostname()}") from error
+        raise

@@ -19,6 +19,7 @@ from typing import Any
 
 from results.records import (
     DeviceLostError,
+    HostError,
     Trial,
 )
 from workers.candidate_queue import CandidateQueue
@@ -96,6 +97,7 @@ class RayExecutor:
         self.lost = 0  # workers that died
         self._gone = False  # the cluster's head
         self._holding = False  # nothing more is to be started
+        self._fault: HostError | None = None  # to be raised when all that had finished is returned
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             start_ray(address, workers, gpus)
@@ -201,6 +203,8 @@ class RayExecutor:
     def completed(self, timeout: float) -> list[Finished]:
         deadline = time.monotonic() + timeout
         while True:
+            if self._fault is not None:
+                raise self._fault
             try:
                 self._replace_dead_workers()
                 self._grow()
@@ -209,6 +213,8 @@ class RayExecutor:
                 self._check_head()
                 self._rebuild(error)
                 finished = []
+            except HostError as error:
+                self._fault, finished = error, self._collect()
             shortest, longest = POLL_SECONDS
             self._pause = shortest if finished else min(1.5 * self._pause, longest)
             left = deadline - time.monotonic()
@@ -292,12 +298,13 @@ class RayExecutor:
 
     def _explain(self, error: Any) -> None:
         """A worker's loop raised: because its queue died, because its machine cannot take part and
-        is to be left out, or because something is broken."""
+        is to be left out, because its disk or data fail, or because something is broken."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, UnfitError):
             self._refuse(cause)
             return
-        ours = isinstance(cause, (self._ray.exceptions.RayActorError, ExecutorError))
+        known = self._ray.exceptions.RayActorError, ExecutorError, HostError
+        ours = isinstance(cause, known)
         if ours and isinstance(cause, Exception):
             raise cause
         raise ExecutorError(f"a worker failed outside its child: {error}") from error

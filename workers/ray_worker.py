@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from results.records import OUT_OF_MEMORY, NoDeviceError, Outcome
+from results.records import OUT_OF_MEMORY, NoDeviceError, Outcome, host_error
 from workers.candidate_queue import Lease
 from workers.executor import Deadline, Evaluate, LeaseLost, TimedOut, UnfitError, timed_out
 from workers.isolation import KilledFromOutside, run_alone
@@ -101,7 +101,8 @@ class Worker:
     def _evaluate(
         self, queue: Any, lease: Lease, evaluate: Evaluate, timeout: float | None
     ) -> Outcome | None:
-        """The outcome of a leased candidate; None where it says nothing about the candidate."""
+        """The outcome of a leased candidate; None where it says nothing about the candidate. Raises
+        HostError where this machine or its data fail."""
         dumps = importlib.import_module("ray.cloudpickle").dumps  # functions by value, as Ray does
         deadline = Deadline(timeout, _Beat(queue, lease.number))
         try:
@@ -112,6 +113,9 @@ class Worker:
             return timed_out(timeout or 0.0, time.monotonic() - deadline.started)
         except (LeaseLost, KilledFromOutside):
             return None
+        except (OSError, MemoryError) as error:  # of what is around the evaluation
+            doing = f"trial {lease.trial.id} on {socket.gethostname()}"
+            raise host_error(error, doing) from error
 
 
 class _Beat:

@@ -224,9 +224,10 @@ def _tiles(sizes: Sizes) -> tuple[tuple[int, int], dict[str, int]]:
 def load(source: Source) -> Kernel:
     """The kernel of a source; raises ImportError where there is no Triton."""
     file = cache_folder() / f"{source.key}.py"
-    if not file.exists():
-        with NamedTemporaryFile("w", dir=file.parent, suffix=".part", delete=False) as part:
-            part.write(source.text)
+    text = source.text.encode()
+    if not file.exists() or file.read_bytes() != text:  # one that was cut short is written again
+        with NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
+            part.write(text)
         os.replace(part.name, file)  # whole, whoever else writes it
     spec = importlib.util.spec_from_file_location(f"actsearch_kernel_{source.key}", file)
     assert spec is not None

@@ -1,8 +1,15 @@
-"""Libraries of C kernels, kept in a cache by the hash of all that they depend on."""
+"""Libraries of C kernels, kept in a cache by the hash of all that they depend on.
+
+A process that loads a library which was cut short, as by a full disk or a power cut, is killed at
+its first call (SIGBUS). So each ends in a seal, its length and SHA-256, which is compared before
+the library is loaded; one whose seal does not fit is built again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -31,10 +38,10 @@ def cache_folder() -> Path:
 
 
 def build(sources: Iterable[Source]) -> int:
-    """Compile what the cache does not have, all in one call of the compiler a type of element;
-    returns how many that were. Raises CompileError."""
+    """Compile what the cache does not have whole, all in one call of the compiler a type of
+    element; returns how many that were. Raises CompileError."""
     folder = cache_folder()
-    wanted = {s.key: s for s in sources if not (folder / f"{s.key}.so").exists()}
+    wanted = {s.key: s for s in sources if not _whole(folder / f"{s.key}.so")}
     for element in ELEMENTS:
         group = [s for s in wanted.values() if s.element == element]
         if group:
@@ -46,15 +53,49 @@ def _compile(group: Sequence[Source], element: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as temporary:
         library = Path(temporary, "kernels.so")
         compile_library(unit(group, element), Path(temporary, "kernels.c"), library)
+        seal = _seal(library.read_bytes())
+        with open(
+            library, "ab"
+        ) as file:  # a loader passes over what follows an ELF file's sections
+            file.write(seal)
+            file.flush()
+            os.fsync(file.fileno())  # its content is on the disk before its name is
         for i, s in enumerate(group):  # one file under several names
             part = Path(temporary, f"{i}.so")
             os.link(library, part)
             part.replace(folder / f"{s.key}.so")
+    _sync(folder)
+
+
+def _seal(library: bytes) -> bytes:
+    return len(library).to_bytes(8, "little") + hashlib.sha256(library).digest()
+
+
+SEAL_BYTES = len(_seal(b""))
+
+
+def _whole(library: Path) -> bool:
+    """Whether the file is there and is what was written; a disk that cannot read it says no."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return content[-SEAL_BYTES:] == _seal(content[:-SEAL_BYTES])
+
+
+def _sync(folder: Path) -> None:
+    """Names outlast a power cut too; some network file systems cannot promise that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def opened(source: Source, opener: Callable[[str], T]) -> T:
     """What `opener` makes of the source's key, built if need be; once more where the library cannot
-    be loaded, as one that was cut short."""
+    be loaded, as when somebody has emptied the cache meanwhile."""
     build([source])
     try:
         return opener(source.key)

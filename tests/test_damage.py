@@ -1,0 +1,191 @@
+"""A run whose files are damaged, or go away while it runs: a sentence with the way to recover, and
+no search that goes on."""
+
+from __future__ import annotations
+
+import random
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from actsearch import errors
+from actsearch.errors import RunError
+from actsearch.run import Run
+from results.records import AtRung, Outcome
+from results.store import DiskFaultError, Store, StoreError
+
+TRIALS = 60
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A store with all that a search keeps, as the last driver has left it."""
+    path = tmp_path_factory.mktemp("whole") / "run.sqlite"
+    chance = random.Random(0)
+    with closing(Store(path, create=True)) as store:
+        store.add_protocol("p", {"child": "stub"})
+        for i in range(TRIALS):
+            with store.transaction():
+                expression = f"add(relu(x), sin(scale(x))) {i}"
+                store.add_function(expression, f"key{i}", f"class{i % 7}", {"monotonic": "no"})
+                store.merge(f"other {i}", expression)
+                trial = store.submit("search", expression, "p", 0)
+                store.propose("s", i, (i, 1, 2), trial)
+                if i % 6:
+                    curve = tuple((k, chance.random()) for k in range(100))
+                    rungs = (AtRung(5, 0.5, 0.25),)
+                    outcome = Outcome("ok", val_accuracy=0.5, curve=curve, rungs=rungs)
+                    store.record(trial, outcome)
+                    store.tell("s", i, 0.5)
+                store.save_strategy("s", {"told": i, "weights": "x" * 3000})
+                store.save_health("s", i, {"reward": 0.5})
+    return path.read_bytes()
+
+
+def drive(path: Path) -> tuple[object, ...]:
+    """What a driver does with a store that it opens: reads all of it, then writes."""
+    with closing(Store(path, create=True)) as store:
+        rows = store.rows("search")
+        found = (
+            store.proposals(), store.proposed_trials(), store.trained(), store.rejected(),
+            store.strategy("s"), store.waiting(), store.open_proposals("s"), store.merged(),
+            list(store.outcomes("search")), store.health("s"), rows, store.protocol("p"),
+            [store.curve(row["id"]) for row in rows],
+        )  # fmt: skip
+        with store.transaction():
+            trial = store.submit("search", "new", "p", 0)
+            store.record(trial, Outcome("ok", val_accuracy=0.25))
+            store.save_strategy("s", {"told": 1})
+    with closing(Store(path, readonly=True)) as reader:
+        assert reader.find("search", "new", "p", 0) is not None
+    return found
+
+
+def a_flip(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
+
+
+def a_sector(content: bytes, at: int) -> bytes:
+    """As a disk loses it."""
+    at -= at % 512
+    return content[:at] + bytes(512) + content[at + 512 :]
+
+
+def garbage(content: bytes, at: int) -> bytes:
+    return content[:at] + random.Random(at).randbytes(64) + content[at + 64 :]
+
+
+def cut_short(content: bytes, at: int) -> bytes:
+    return content[:at]
+
+
+DAMAGE = (a_flip, a_sector, garbage, cut_short)
+
+
+@pytest.mark.parametrize("how", DAMAGE, ids=lambda how: how.__name__)
+def test_a_damaged_store_is_a_sentence_wherever_it_is_met(
+    content: bytes, tmp_path: Path, how: Callable[[bytes, int], bytes]
+) -> None:
+    """At 100 places. What SQLite's own check and the types of columns cannot see, changed letters
+    and digits inside of values, is read as it stands."""
+    chance, came = random.Random(1), Counter()
+    for i, at in enumerate(sorted(chance.sample(range(len(content) - 600), 100))):
+        path = tmp_path / str(i) / "run.sqlite"
+        path.parent.mkdir()
+        path.write_bytes(how(content, at))
+        try:
+            drive(path)
+        except StoreError as error:
+            came["refused"] += 1
+            said = str(error)
+            known = re.search(r"is damaged|nothing is stored|has schema|cannot be used", said)
+            assert known, f"{how.__name__} at {at}: {said}"
+        else:
+            came["read"] += 1
+    assert came["refused"] + came["read"] == 100
+    if how is not a_flip:
+        assert came["refused"] > 30, came
+    if how is cut_short:
+        assert came["refused"] == 100
+
+
+def test_a_driver_does_not_begin_in_a_store_whose_index_does_not_fit(
+    content: bytes, tmp_path: Path
+) -> None:
+    """Functions are found by it, and would be trained again."""
+    at = content.rindex(b"add(relu(x), sin(scale(x))) 31")
+    path = tmp_path / "run.sqlite"
+    refused = 0
+    for place in [m.start() for m in re.finditer(rb"scale\(x\)\)\) 31", content)]:
+        path.write_bytes(a_flip(content, place))
+        try:
+            drive(path)
+        except StoreError as error:
+            refused += "recover" in str(error)
+    assert at
+    assert refused >= 3
+
+
+def test_the_sentence_names_the_file_and_the_ways_to_recover(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.sqlite"
+    path.write_bytes(a_sector(content, len(content) // 2))
+    with pytest.raises(StoreError) as caught:
+        for at in range(0, len(content), 4096):
+            path.write_bytes(content[:at] + bytes(4096) + content[at + 4096 :])
+            drive(path)
+    for words in (str(path), "from a copy", ".recover", "another folder"):
+        assert words in str(caught.value)
+    assert errors.exit_code(caught.value) == errors.RUN_UNAVAILABLE
+
+
+def test_damage_that_comes_while_a_store_is_open_is_a_sentence(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.sqlite"
+    path.write_bytes(content)
+    with closing(Store(path, readonly=True)) as store:
+        store._db.execute("PRAGMA cache_size = 1")
+        with open(path, "r+b") as file:
+            for at in range(4096, len(content), 4096):
+                file.seek(at)
+                file.write(bytes(4096))
+        with pytest.raises(StoreError, match="is damaged"):
+            store.rows("search")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "exit_code"),
+    [(sqlite3.SQLITE_IOERR_READ, DiskFaultError, errors.RESUMABLE),
+     (sqlite3.SQLITE_IOERR_FSYNC, DiskFaultError, errors.RESUMABLE),
+     (sqlite3.SQLITE_CORRUPT_INDEX, StoreError, errors.RUN_UNAVAILABLE),
+     (sqlite3.SQLITE_CANTOPEN, StoreError, errors.RUN_UNAVAILABLE)],
+)  # fmt: skip
+def test_each_error_of_sqlite_has_its_sentence_and_exit_code(
+    code: int, kind: type[StoreError], exit_code: int
+) -> None:
+    from results.store import _explained
+
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    with (
+        pytest.raises(kind, match=r"^runs/a/run\.sqlite ") as caught,
+        _explained(Path("runs/a/run.sqlite")),
+    ):
+        raise error
+    assert errors.exit_code(caught.value) == exit_code
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff\xfe{}", b'{"identity": {"seed": "\xf0"}}', b"{", b"[" * 90_000]
+)
+def test_a_bad_byte_in_config_json_is_a_sentence_with_its_name(tmp_path: Path, bad: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(bad)
+    with pytest.raises(RunError, match=r"config\.json is damaged .* restore it from a copy"):
+        _ = Run(tmp_path).config
