@@ -276,6 +276,7 @@ def _functions(
                 "formula": e.formula,
                 "mathml": mathml,
                 "label": e.label,
+                "beside": e.label in BESIDE,
                 "accuracy": e.val_accuracy,
                 "error": _standard_error(e.val_accuracy, error),
                 "expected": known.expected.get(e.expression) if known else None,
