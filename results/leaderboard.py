@@ -36,7 +36,8 @@ PROPERTIES = (
 class Entry:
     """One function: its mean over seeds, and its rank among the functions that trained.
 
-    `label` is what people call it, "" where they do not. Accuracies are fractions of 1. `vs_relu` is its median time a step over ReLU's in the same run.
+    `label` is what people call it, "" where they do not. Accuracies are fractions of 1. `vs_relu`
+    is its median time a step over ReLU's in the same run.
     """
 
     rank: int | None

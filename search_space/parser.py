@@ -7,9 +7,9 @@
     atom    := NUMBER | '(' sum ')' | NAME ('[' NUMBER ']')? ('(' sum (',' sum)* ')')?
 
 A tokenizer and a recursive descent of our own, bounded in length and depth; nothing is ever
-evaluated. The names are the operators', those of known functions (`gelu(x)`), and a few synonyms. `beta * e`
-reads as scale(e) and `e + beta` as shift(e); a number after a name in brackets is beta's initial
-value.
+evaluated. The names are the operators', those of known functions (`gelu(x)`), and a few synonyms.
+`beta * e` reads as scale(e) and `e + beta` as shift(e); a number after a name in brackets is beta's
+initial value.
 """
 
 from __future__ import annotations
