@@ -44,10 +44,11 @@ class Activation(nn.Module):
     Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`; without
     `channels` any shape. The output has the input's shape and dtype; 16-bit inputs, under autocast
     too, are computed in float32. `operators` is the operator set, `guarded` or `paper` [that of the
-    run, else guarded]. `kernels` is `eager` for torch's operators one after another, `auto` for one generated kernel where there
-    can be one (a CPU with a C compiler; saves only its input, and can be differentiated once),
-    `generated` to insist on it. `inplace` is accepted and ignored, since code that was written for
-    nn.ReLU passes it. Raises ValueError where the input's channels are not `channels`.
+    run, else guarded]. `kernels` is `eager` for torch's operators one after another, `auto` for one
+    generated kernel where there can be one (a CPU with a C compiler; saves only its input, and can
+    be differentiated once), `generated` to insist on it. `inplace` is accepted and ignored, since
+    code that was written for nn.ReLU passes it. Raises ValueError where the input's channels are
+    not `channels`.
     """
 
     def __init__(
