@@ -393,6 +393,34 @@ def test_a_search_that_is_stopped_before_any_child_has_ended_says_how_it_goes_on
     assert "no function trained" not in said.err
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_interrupt_while_modules_load_ends_the_command_at_once(
+    tmp_path: Path, lost: bool
+) -> None:
+    """Libraries may swallow what is raised while they load, as this one."""
+    caught = "except BaseException: pass" if lost else "finally: pass"
+    (tmp_path / "tyro.py").write_text(
+        f"import os, signal, time\ntry: os.kill(os.getpid(), signal.SIGINT)\n{caught}\n"
+        "print('went on', flush=True)\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "actsearch", "search", "runs/a"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupt_that_the_shell_has_switched_off_stays_so() -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += (
+        "import sys; sys.argv[1:] = ['--version']; from actsearch.__main__ import main; main()\n"
+    )
+    code += "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
 def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"actsearch {importlib.metadata.version('actsearch')}\n"
