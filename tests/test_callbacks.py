@@ -15,13 +15,15 @@ import actsearch
 from actsearch.callbacks import Callback
 from actsearch.cli import main
 from actsearch.errors import ENVIRONMENT
-from actsearch.loop import Level, StrategySource, run_trials
+from actsearch.loop import Level, StrategySource, run_trials, submit_function
 from actsearch.progress import Progress
 from actsearch.tracker import TensorBoard
 from controller.strategies import strategy_from
 from results.records import Outcome, Trial
 from results.store import Store
+from search_space.parser import parse
 from search_space.space import SPACES
+from search_space.survey import describe
 from workers.executor import Beat, InlineExecutor
 
 PPO = "ppo:batch_size=5"
@@ -56,7 +58,7 @@ def searched(
     store: Store, callbacks: Iterable[Callback], budget: int, strategy: str = PPO
 ) -> Progress:
     """A search by stub children, ReLU beside it."""
-    relu = store.submit("search", "relu(x)", "p", 0, formula="relu(x)", label="relu")
+    relu = submit_function(store, describe(parse("relu(x)")), Level("search", "p"), 0, "relu")
     source = StrategySource(
         store,
         SPACES["tiny"],
