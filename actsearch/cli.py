@@ -28,6 +28,7 @@ from actsearch.config import (
     StopConfig,
     TopConfig,
     WorkerConfig,
+    overview,
     read_command,
 )
 from actsearch.errors import (
@@ -327,11 +328,16 @@ TRAINING = SearchConfig, ReevaluateConfig, ExperimentConfig  # what they finish 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
     config: Any = None
-    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
-        print(f"actsearch {importlib.metadata.version('actsearch')}")
-        return DONE
+    configs = {name: config for name, (config, _) in COMMANDS.items()}
+    asked = sys.argv[1:] if argv is None else argv
     try:
-        config = read_command(argv, {name: config for name, (config, _) in COMMANDS.items()})
+        if asked == ["--version"]:
+            print(f"actsearch {importlib.metadata.version('actsearch')}")
+            return DONE
+        if asked in (["-h"], ["--help"]):
+            print(overview(configs), end="")
+            return DONE
+        config = read_command(asked, configs)
         if "" in (getattr(config, "run", None), *getattr(config, "runs", ())):
             raise ValueError("RUN is empty; leave it out, or name a folder")
         command = next(run for cls, run in COMMANDS.values() if isinstance(config, cls))

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import stat
@@ -419,6 +420,60 @@ def test_an_interrupt_that_the_shell_has_switched_off_stays_so() -> None:
     )
     code += "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_help_fits_a_terminal_and_leaves_nothing_open(
+    command: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, which has a width of its own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["--help"] if command is None else [command, "--help"]
+    code = f"import sys; from actsearch.cli import main; sys.exit(main({asked!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    head, *body = done.stdout.splitlines()
+    assert head.startswith("usage: actsearch")
+    assert max(map(len, body)) <= 80
+    assert "(default: )" not in done.stdout
+    assert "None)" not in done.stdout
+    assert "STR" not in done.stdout
+    if command is None:
+        assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
+        assert "--version" in done.stdout
+        assert "docs/exit_codes.md" in done.stdout
+    else:
+        assert f"Example: actsearch {command}" in " ".join(done.stdout.split())
+    if " RUN" in head:
+        assert "[RUN" in head
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["search", "--steps", "abc"], "--steps: 'abc' must be a whole number, such as 8"),
+        (["search", "--lr", "fast"], "--lr: 'fast' must be a number, such as 0.1"),
+        (["search", "--screen", "maybe"], "--screen: 'maybe' is not known; use on or off"),
+        (["top", "-n", "many"], "'many' must be a whole number"),
+        (["search", "--stpes", "3"], "--steps INT"),
+    ],
+)
+def test_a_wrong_option_is_said_without_the_words_of_a_program(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == errors.USAGE
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert sentence in told
+    for word in ("None", "class", "literal", "type matching"):
+        assert word not in told
+
+
+def test_the_page_of_exit_codes_has_each_of_them() -> None:
+    text = (Path(__file__).parent.parent / "docs/exit_codes.md").read_text()
+    named = {v for k, v in vars(errors).items() if k.isupper() and isinstance(v, int)}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == named
 
 
 def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
