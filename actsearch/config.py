@@ -336,7 +336,7 @@ class TopConfig:
 
 @dataclass(frozen=True)
 class ReevaluateConfig:
-    """Train a run's best functions again, with several seeds, and score them on test data.
+    """Train a run's best functions again, with several seeds, scored on test data.
 
     Any children and data sets will do. ReLU and Swish are always beside them, with the same seeds;
     differences to ReLU are paired by seed. The same command goes on where it stopped.

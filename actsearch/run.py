@@ -195,6 +195,11 @@ class Run:
         self.stop_request.touch()
         return holder
 
+    def check_free(self) -> None:
+        """Raises RunError, with who holds it, where a driver has the run now."""
+        if holder := self.driver():
+            raise RunError(f"{self.path} is in use by {holder}")
+
     def driver(self) -> str | None:
         """Who holds the run now, None where nobody does. A lock ends with its process, so a file
         that a killed driver has left says nothing."""

@@ -33,7 +33,7 @@ def writer_class() -> Any:
             raise
         raise ModuleNotFoundError(
             "--tensorboard needs the package tensorboard, which is not installed: "
-            "pip install 'actsearch[tensorboard]'",
+            "python -m pip install tensorboard",
             name="tensorboard",
         ) from None
     return SummaryWriter

@@ -173,8 +173,7 @@ def plotly(module: str) -> Any:
         if (error.name or "").partition(".")[0] != "plotly":
             raise
         raise ModuleNotFoundError(
-            "figures to explore need plotly, which is not installed: pip install "
-            "'actsearch[plots]'",
+            "figures to explore need plotly, which is not installed: python -m pip install plotly",
             name="plotly",
         ) from None
 

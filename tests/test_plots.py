@@ -43,7 +43,7 @@ from results.plots import (
 from results.records import Outcome
 from results.store import Store
 
-pytest.importorskip("plotly", reason="plotly is not installed: pip install 'actsearch[plots]'")
+pytest.importorskip("plotly", reason="plotly is not installed: pip install plotly")
 
 FIGURE = Figure(
     "three",
