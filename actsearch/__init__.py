@@ -4,7 +4,8 @@ honestly.
     import actsearch
     run = actsearch.search("runs/mine", space="tiny", budget=20)
     run.table()                                     # a pandas DataFrame, best first
-    act = actsearch.Activation("x * sigmoid(beta * x)", channels=64)
+    run.best().formula                              # such as x * sin(x)
+    act = actsearch.Activation("x * sigmoid(beta * x)", channels=64)   # or "runs/mine#1"
 
 Names are loaded when they are first used, so importing actsearch is instant.
 """
@@ -21,12 +22,11 @@ guard()
 if TYPE_CHECKING:
     from actsearch.comparison import compare
     from actsearch.exporting import export
+    from actsearch.functions import Activation, act_layer, replace_activations
     from actsearch.launch import search
     from actsearch.reevaluation import reevaluate
     from actsearch.reporting import report
     from actsearch.run import Run
-    from child_models.replacement import replace_activations
-    from search_space.activation import Activation, act_layer
     from search_space.expression import formula
     from search_space.operators import BINARY, UNARY, Op
     from search_space.parser import parse
@@ -57,11 +57,11 @@ _HOMES = {
     "compare": "actsearch.comparison",
     "export": "actsearch.exporting",
     "report": "actsearch.reporting",
-    "replace_activations": "child_models.replacement",
+    "replace_activations": "actsearch.functions",
     "parse": "search_space.parser",
     "formula": "search_space.expression",
-    "Activation": "search_space.activation",
-    "act_layer": "search_space.activation",
+    "Activation": "actsearch.functions",
+    "act_layer": "actsearch.functions",
     "Space": "search_space.space",
     "Op": "search_space.operators",
     "UNARY": "search_space.operators",

@@ -28,6 +28,7 @@ from actsearch.config import (
     StopConfig,
     TopConfig,
     WorkerConfig,
+    overview,
     read_command,
 )
 from actsearch.errors import (
@@ -39,11 +40,13 @@ from actsearch.errors import (
     exit_code,
     written,
 )
+from results.tables import printable
 
 if TYPE_CHECKING:
     from actsearch.run import Run
 
 WATCH_SECONDS = 2.0
+LAYOUT = "\n\t"  # of what is printed
 
 
 def search(config: SearchConfig) -> int:
@@ -60,7 +63,7 @@ def search(config: SearchConfig) -> int:
     reason = carry_out(plan, Console(stderr=True))
     if reason != STOPPED or any(n for s, n in plan.run.counts().items() if s != "waiting"):
         check_found(plan.run)
-    print("\n".join(_closing(plan.run, reason, time.monotonic() - start)))
+    _print("\n".join(_closing(plan.run, reason, time.monotonic() - start)))
     return RESUMABLE if reason == STOPPED else DONE
 
 
@@ -106,11 +109,11 @@ def top(config: TopConfig) -> int:
             rows = scored_by(run.metric, rows if config.wide else map(narrow, rows))
         if config.watch and text:
             sys.stdout.write("\x1b[2J\x1b[H")
-        sys.stdout.write(FORMATS[config.format](rows))
+        _print(FORMATS[config.format](rows), end="")
         if text and config.where and not rows:
-            print(f"no function with {config.where}; scores are fractions, as val_accuracy>0.9")
+            _print(f"no function with {config.where}; scores are fractions, as val_accuracy>0.9")
         if text:
-            print(f"{run.path}: {counts_line(counts)}")
+            _print(f"{run.path}: {counts_line(counts)}")
         sys.stdout.flush()
         if not config.watch:
             return DONE
@@ -145,10 +148,10 @@ def reevaluate(config: ReevaluateConfig) -> int:
     from results.tables import FORMATS
 
     rows, reason = carry_out(config, Console(stderr=True))
-    sys.stdout.write(FORMATS[config.format](rows))
+    _print(FORMATS[config.format](rows), end="")
     if config.format == "table" and not config.functions:
         run = Run.open(config.run) if config.run else Run.newest()
-        print(luck(run) or "")
+        _print(luck(run) or "")
     return RESUMABLE if reason == STOPPED else DONE
 
 
@@ -165,7 +168,7 @@ def compare(config: CompareConfig) -> int:
     )
     rendered = FORMATS[config.format]
     tables = config.format in ("table", "markdown")
-    sys.stdout.write(text(found, rendered) if tables else rendered(found.models))
+    _print(text(found, rendered) if tables else rendered(found.models), end="")
     return DONE
 
 
@@ -177,9 +180,9 @@ def paper(config: PaperConfig) -> int:
     run = Run.open(config.run) if config.run else None
     render = FORMATS[config.format]
     if config.format in ("table", "markdown"):
-        sys.stdout.write(paper_text(config.table, run, render))
+        _print(paper_text(config.table, run, render), end="")
     else:
-        sys.stdout.write(render(paper_rows(config.table, run)))
+        _print(render(paper_rows(config.table, run)), end="")
     return DONE
 
 
@@ -195,10 +198,10 @@ def experiment(config: ExperimentConfig) -> int:
     report = carry_out(config, Console(stderr=True))
     if config.format == "json":
         tables = {"results": report.results, "claims": report.claims}
-        print(json.dumps(tables, indent=2, allow_nan=False))
+        _print(json.dumps(tables, indent=2, allow_nan=False))
     else:
         to_text = FORMATS[config.format]
-        sys.stdout.write(f"{to_text(report.results)}\n{to_text(report.claims)}")
+        _print(f"{to_text(report.results)}\n{to_text(report.claims)}", end="")
     _say("", *(f"wrote {path}" for path in report.files))
     if report.reason != STOPPED:
         return DONE
@@ -209,14 +212,14 @@ def experiment(config: ExperimentConfig) -> int:
 def plot(config: PlotConfig) -> int:
     from actsearch.plotting import carry_out
 
-    print("\n".join(str(path) for path in carry_out(config)))
+    _print("\n".join(str(path) for path in carry_out(config)))
     return DONE
 
 
 def report(config: ReportConfig) -> int:
     from actsearch.reporting import carry_out
 
-    print(carry_out(config))
+    _print(carry_out(config))
     return DONE
 
 
@@ -256,7 +259,7 @@ def replay(config: ReplayConfig) -> int:
         seed=config.seed,
         goal=goal,
     )
-    sys.stdout.write(FORMATS[config.format](summary(table, replayed, config.top, goal)))
+    _print(FORMATS[config.format](summary(table, replayed, config.top, goal)), end="")
     if config.curves:
         with written(config.curves):
             Path(config.curves).write_text(to_csv(curves(table, replayed)))
@@ -266,14 +269,14 @@ def replay(config: ReplayConfig) -> int:
 def show(config: ShowConfig) -> int:
     from actsearch.describe import show_lines
 
-    print("\n".join(show_lines(config.formula, config.operators)))
+    _print("\n".join(show_lines(config.formula, config.operators)))
     return DONE
 
 
 def export(config: ExportConfig) -> int:
     from actsearch.exporting import carry_out
 
-    sys.stdout.write(carry_out(config))
+    _print(carry_out(config), end="")
     return DONE
 
 
@@ -284,11 +287,11 @@ def space(config: SpaceConfig) -> int:
     chosen = space_from(config.space)
     if config.list:
         for line in listed_lines(chosen, config.operators):
-            print(line)
+            _print(line)
         return DONE
-    print("\n".join(space_lines(chosen)))
+    _print("\n".join(space_lines(chosen)))
     if config.distinct or config.merged:
-        print("\n".join(distinct_lines(chosen, config.operators, merged=config.merged)))
+        _print("\n".join(distinct_lines(chosen, config.operators, merged=config.merged)))
     return DONE
 
 
@@ -296,7 +299,7 @@ def doctor(config: DoctorConfig) -> int:
     from actsearch.describe import checks, doctor_lines
 
     found = list(checks())
-    print("\n".join(doctor_lines(found)))
+    _print("\n".join(doctor_lines(found)))
     return DONE if all(well for _, _, well in found) else ENVIRONMENT
 
 
@@ -325,11 +328,16 @@ TRAINING = SearchConfig, ReevaluateConfig, ExperimentConfig  # what they finish 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
     config: Any = None
-    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
-        print(f"actsearch {importlib.metadata.version('actsearch')}")
-        return DONE
+    configs = {name: config for name, (config, _) in COMMANDS.items()}
+    asked = sys.argv[1:] if argv is None else argv
     try:
-        config = read_command(argv, {name: config for name, (config, _) in COMMANDS.items()})
+        if asked == ["--version"]:
+            print(f"actsearch {importlib.metadata.version('actsearch')}")
+            return DONE
+        if asked in (["-h"], ["--help"]):
+            print(overview(configs), end="")
+            return DONE
+        config = read_command(asked, configs)
         if "" in (getattr(config, "run", None), *getattr(config, "runs", ())):
             raise ValueError("RUN is empty; leave it out, or name a folder")
         command = next(run for cls, run in COMMANDS.values() if isinstance(config, cls))
@@ -369,7 +377,12 @@ def _fail(error: Exception, *, logged: bool) -> int:
 
 
 def _say(*lines: str) -> None:
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    print(printable("\n".join(lines), keep=LAYOUT), file=sys.stderr, flush=True)
+
+
+def _print(text: object, end: str = "\n") -> None:
+    """On stdout, and nothing of it that a terminal obeys: runs come from others, too."""
+    print(printable(str(text), keep=LAYOUT), end=end)
 
 
 @contextmanager

@@ -1,19 +1,26 @@
 """What each command takes: frozen dataclasses, one field an option. No torch here, so --help is
 instant.
 
-None means "what the preset says". The docstring of a field is its help text.
+None means "what the preset says". The docstring of a field is its help text, and that of a class
+ends with an example.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import re
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
+import tyro.constructors
 
 Format = Annotated[Literal["table", "csv", "json", "markdown"], tyro.conf.arg(aliases=["-f"])]
 
@@ -23,21 +30,63 @@ def _said(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-RunFolder = Annotated[str | None, tyro.conf.Positional, _said("RUN")]
-Text = Annotated[str | None, _said("TEXT")]
-Int = Annotated[int | None, _said("INT")]
-Float = Annotated[float | None, _said("FLOAT")]
+def _read_by(read: Callable[[str], Any], metavar: str) -> Any:
+    """How an option of one word is read; what `read` raises is what the user is told."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, (str, int, float)),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _number(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def read(word: str) -> float:
+        try:
+            return kind(word)
+        except ValueError:
+            what = "a whole number, such as 8" if kind is int else "a number, such as 0.1"
+            raise ValueError(f"{word!r} must be {what}") from None
+
+    return read
+
+
+def _one_of(*known: str) -> tuple[Any, Any]:
+    """A word among `known`, which may be left unsaid."""
+
+    def read(word: str) -> str:
+        if word not in known:
+            raise ValueError(f"{word!r} is not known; use {', '.join(known[:-1])} or {known[-1]}")
+        return word
+
+    metavar = "|".join(known) if len(known) < 4 else "|".join((*known[:2], "..."))
+    return _read_by(read, metavar), _said(metavar)
+
+
+_WORD, _INT, _FLOAT = (_read_by(str, "TEXT"), _read_by(_number(int), "INT"),
+                       _read_by(_number(float), "FLOAT"))  # fmt: skip
+RunFolder = Annotated[str | None, tyro.conf.Positional, _WORD, _said("[RUN]")]
+Text = Annotated[str | None, _WORD, _said("TEXT")]
+Int = Annotated[int | None, _INT, _said("INT")]
+Float = Annotated[float | None, _FLOAT, _said("FLOAT")]
+Count = Annotated[int, _INT]
+Number = Annotated[float, _FLOAT]
+Formulas = Annotated[tuple[str, ...], _said("FORMULA ...")]
+Texts = Annotated[tuple[str, ...], _said("TEXT ...")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 Schedule = Annotated[
     Literal["step", "warm-step", "wide-step", "inverse-sqrt", "cosine", "constant"] | None,
-    _said("step|cosine|constant|..."),
+    *_one_of("step", "cosine", "constant", "warm-step", "wide-step", "inverse-sqrt"),
 ]
-OperatorSet = Annotated[Literal["guarded", "paper"] | None, _said("guarded|paper")]
-ExecutorName = Annotated[Literal["ray", "inline"] | None, _said("ray|inline")]
-Switch = Annotated[Literal["on", "off"] | None, _said("on|off")]
-Precision = Annotated[Literal["fp32", "tf32", "bf16"] | None, _said("fp32|tf32|bf16")]
-Kernels = Annotated[Literal["auto", "generated", "eager"] | None, _said("auto|generated|eager")]
-Preset = Annotated[Literal["quick", "paper"] | None, _said("quick|paper")]
+OperatorSet = Annotated[Literal["guarded", "paper"] | None, *_one_of("guarded", "paper")]
+ExecutorName = Annotated[Literal["ray", "inline"] | None, *_one_of("ray", "inline")]
+Switch = Annotated[Literal["on", "off"] | None, *_one_of("on", "off")]
+Precision = Annotated[Literal["fp32", "tf32", "bf16"] | None, *_one_of("fp32", "tf32", "bf16")]
+Kernels = Annotated[
+    Literal["auto", "generated", "eager"] | None, *_one_of("auto", "generated", "eager")
+]
+Preset = Annotated[Literal["quick", "paper"] | None, *_one_of("quick", "paper")]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
@@ -109,10 +158,12 @@ def _check_positive(config: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Search a space of activation functions: train a child network with each, and rank them.
+    """Search a space: train a child network with each function, and rank them.
 
     The same command on the same folder goes on where it stopped; --budget is the total. What is not
     said comes from the run if there is one, else from the preset.
+
+    Example: actsearch search runs/a --strategy random --budget 50
     """
 
     run: RunFolder = None
@@ -222,7 +273,10 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class StopConfig:
-    """Ask a search to stop: its running children finish, and nothing is lost."""
+    """Ask a search to stop: its running children finish, and nothing is lost.
+
+    Example: actsearch stop runs/a
+    """
 
     run: RunFolder = None
     """Folder of the run [the newest under runs/]."""
@@ -233,6 +287,8 @@ class WorkerConfig:
     """Add this machine to a Ray cluster, for as long as this command runs.
 
     Searches on that cluster that were started without --workers use it within seconds.
+
+    Example: actsearch worker --ray-address 10.0.0.1:6379
     """
 
     ray_address: Annotated[str, tyro.conf.arg(metavar="TEXT")]
@@ -251,15 +307,18 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class TopConfig:
-    """Rank the functions of a run by validation accuracy; works while the search runs."""
+    """Rank a run's functions by validation accuracy; works while it searches.
+
+    Example: actsearch top runs/a -n 10 --where 'betas<=1'
+    """
 
     run: RunFolder = None
     """Folder of the run [the newest under runs/]."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 20
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 20
     """How many functions."""
     format: Format = "table"
     """table, csv, json or markdown."""
-    where: str = ""
+    where: Annotated[str, _said("CONDITIONS")] = ""
     """Conditions, such as 'monotonic=no, betas<=1, val_accuracy>0.9'."""
     wide: Flag = False
     """Show every column: canonical form, symmetry class, properties."""
@@ -272,24 +331,25 @@ class TopConfig:
 
 @dataclass(frozen=True)
 class ReevaluateConfig:
-    """Train the best functions of a run again, on any children and data sets, with several seeds,
-    and score them on the test split.
+    """Train a run's best functions again, with several seeds, scored on test data.
 
-    ReLU and Swish are always beside them, with the same seeds; differences to ReLU are paired by
-    seed. The same command goes on where it stopped.
+    Any children and data sets will do. ReLU and Swish are always beside them, with the same seeds;
+    differences to ReLU are paired by seed. The same command goes on where it stopped.
+
+    Example: actsearch reevaluate runs/a --top 5 --seeds 3
     """
 
     run: RunFolder = None
     """Folder of the run [the newest under runs/]."""
-    top: int = 5
+    top: Count = 5
     """How many of the best functions."""
-    functions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FORMULA")] = ()
+    functions: Formulas = ()
     """Formulas to evaluate in their place."""
     baselines: Literal["beside", "paper"] = "beside"
     """ReLU and Swish alone, or all nine of the paper."""
-    child: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    child: Texts = ()
     """Child networks [that of the search]."""
-    dataset: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    dataset: Texts = ()
     """Data sets [that of the search]."""
     recipe: Text = None
     """Published settings of a training: he2016a, he2016b, wide_resnet, densenet, transformer, or
@@ -300,14 +360,14 @@ class ReevaluateConfig:
     """Examples a training step [as in the search]."""
     lr: Float = None
     """Learning rate at the start [as in the search]."""
-    lr_sweep: int = 1
+    lr_sweep: Count = 1
     """Try so many learning rates around it, each half a power of ten from the next, for each
     function and model, and keep the best by validation score."""
     schedule: Schedule = None
     """How the learning rate falls [as in the search]."""
     precision: Precision = None
     """What children compute in [as in the search]."""
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings a function."""
     workers: Int = None
     """Worker processes [one a core, or one a GPU]."""
@@ -357,15 +417,17 @@ class ReevaluateConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Compare re-evaluated functions with one of them: wins over models, differences by seed.
+    """Compare re-evaluated functions with one of them, over models and by seed.
 
     A model is a child on a data set with a recipe. Where a function was trained at several learning
     rates, the one with the best mean validation accuracy counts.
+
+    Example: actsearch compare runs/a --reference gelu
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _said("RUN")] = ()
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, _said("[RUN ...]")] = ()
     """Folders of runs with re-evaluations [the newest under runs/]."""
-    reference: str = "relu"
+    reference: Annotated[str, tyro.conf.arg(metavar="FUNCTION")] = "relu"
     """What the others are compared with: a baseline's name or a formula."""
     metric: Literal["test", "val"] = "test"
     """Accuracy on the test or on the validation split."""
@@ -381,9 +443,11 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Print the paper's tables, and beside them what a run's re-evaluation has measured.
+    """Print the paper's tables, and beside them what a run has measured.
 
     Table 3 is counted again, with its sign tests.
+
+    Example: actsearch paper --table 3
     """
 
     run: RunFolder = None
@@ -396,11 +460,13 @@ class PaperConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Re-run a published comparison of activations: train, draw its figures, test its claims.
+    """Re-run a published comparison: train, draw its figures, test its claims.
 
     mnist-mlp: five activations in a 784-256-64-10 network with three initialisations. mnist-cnn: a
     Keras CNN with ReLU and with Swish. The same command on the same folder goes on where it
     stopped, and a finished one only draws again; tables and figures are in RUN/figures.
+
+    Example: actsearch experiment mnist-mlp --epochs 3
     """
 
     experiment: Annotated[
@@ -413,11 +479,11 @@ class ExperimentConfig:
     """mnist, mnist5k, an .npz file, or others as in a search [mnist where it is, else mnist5k]."""
     epochs: Int = None
     """Times that the training examples are shown [mnist-mlp 10, mnist-cnn 30]."""
-    seeds: int = 3
+    seeds: Count = 3
     """Trainings of each activation in each setting."""
     sigmas: tuple[float, ...] = (0.1, 0.5, 1.0)
     """Standard deviations of mnist-mlp's initial weights."""
-    functions: tuple[str, ...] = ()
+    functions: Formulas = ()
     """Further activations, such as '2*x*sigmoid(beta*x)' or gelu."""
     width: Int = None
     """Units of mnist-mlp's first layer [256], or channels of mnist-cnn's first [32]."""
@@ -425,7 +491,7 @@ class ExperimentConfig:
     """Examples a training step [64]."""
     lr: Float = None
     """Adam's learning rate [mnist-mlp 0.0001, mnist-cnn 0.001]."""
-    looks: int = 40
+    looks: Count = 40
     """Validations along a training."""
     workers: Int = None
     """Worker processes [one a core, or one a GPU]."""
@@ -467,6 +533,8 @@ class PlotConfig:
     Of the search: functions, progress, losses, cost, operators, failures, controller. Of
     re-evaluations: differences to ReLU, betas (how the trained ones are spread), preactivations
     (how the inputs of activations are).
+
+    Example: actsearch plot runs/a --of cost
     """
 
     run: RunFolder = None
@@ -491,23 +559,29 @@ class PlotConfig:
     preactivations, or all of them."""
     function: Text = None
     """Betas and preactivations of one function alone, such as 'x*sigmoid(beta*x)'."""
-    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    output: Annotated[
+        str | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")
+    ] = None
     """Where the files go [RUN/figures]."""
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write what a run has found as one HTML file that needs nothing else, to be read or sent on.
+    """Write what a run has found as one HTML file that needs nothing else.
 
     The ranked table, which sorts, and the figures of 'actsearch plot'. Works while the search goes
     on.
+
+    Example: actsearch report runs/a -o report.html
     """
 
     run: RunFolder = None
     """Folder of the run [the newest under runs/]."""
-    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    output: Annotated[
+        str | None, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")
+    ] = None
     """The file [RUN/report.html]."""
-    rows: int = 500
+    rows: Count = 500
     """Functions in the table, the best first."""
 
     def __post_init__(self) -> None:
@@ -519,34 +593,36 @@ class ReplayConfig:
     """Compare strategies on results that are known already, without training.
 
     A function of the table costs one training the first time it is proposed, a repeat nothing.
+
+    Example: actsearch replay one-unit --strategy random evolution
     """
 
-    table: Annotated[str, tyro.conf.Positional]
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     """Folder of a finished run, a .csv or .parquet with the columns formula and accuracy, or
     one-unit, the table of that space which comes with actsearch."""
-    strategy: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = (
+    strategy: Texts = (
         "random",
         "evolution",
         "surrogate",
         "ppo",
     )
     """Strategies, with options as in a search; the others are tested against the first."""
-    repeats: int = 30
+    repeats: Count = 30
     """Replays a strategy, each with a seed of its own."""
     budget: Int = None
     """Trainings a replay [as many as the table has functions, without --find at most 300]."""
-    top: float = 1.0
+    top: Number = 1.0
     """How good a function must be to count as found: among the best so many per cent."""
-    find: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FORMULA")] = ()
+    find: Formulas = ()
     """Functions one of which is to be found, in the place of the best so many per cent; a replay
     ends with it."""
-    workers: int = 1
+    workers: Count = 1
     """How many trainings go on at once: a reward comes while so many others are on their way."""
     space: Text = None
     """Space that the strategies search [that of the run; one-unit for a file]."""
     operators: OperatorSet = None
     """Operator set of a file's results [guarded]."""
-    seed: int = 0
+    seed: Count = 0
     """The first seed."""
     curves: Text = None
     """A CSV file for the regret after each training: median, quartiles and deciles."""
@@ -564,23 +640,28 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Say what a formula is: its canonical form, operators, parameters, and a plot of f and f'."""
+    """Say what a function is: its form, operators, parameters, plots of f and f'.
 
-    formula: Annotated[str, tyro.conf.Positional]
-    """Such as 'x*sigmoid(beta*x)', or a baseline's name: relu, gelu, swish."""
+    Example: actsearch show mish
+    """
+
+    formula: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FORMULA")]
+    """Such as 'x*sigmoid(beta*x)', or a name: relu, gelu, swish, mish."""
     operators: Literal["guarded", "paper"] = "guarded"
     """Operator set in which it is evaluated."""
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a function as plain code of another language that needs nothing of actsearch.
+    """Write a function as plain code that needs nothing of actsearch.
 
     It computes what children are trained with, guards included. Only latex shows the bare formula.
+
+    Example: actsearch export runs/a#1 --to torch -o found.py
     """
 
     function: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FUNCTION|RUN#RANK")]
-    """Such as 'x*sigmoid(beta*x)', a baseline's name, or runs/tiny#3: the third of a run."""
+    """Such as 'x*sigmoid(beta*x)', a name as gelu, or runs/tiny#3: the third of a run."""
     to: Annotated[
         Literal["python", "torch", "jax", "sympy", "latex", "onnx", "c"],
         tyro.conf.arg(metavar="LANGUAGE"),
@@ -597,8 +678,8 @@ class ExportConfig:
     layer: Annotated[str | None, _said("PREFIX")] = None
     """Which of its activations, where their betas differ, such as blocks.0.act."""
     name: Text = None
-    """What the function is called [its baseline's name, else activation]."""
-    dims: int = 4
+    """What the function is called [the name that it has, else activation]."""
+    dims: Count = 4
     """Dimensions of the input of an ONNX model: 4 for N, C, H, W."""
 
     def __post_init__(self) -> None:
@@ -608,9 +689,12 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class SpaceConfig:
-    """Say how large a search space is and which operators it has."""
+    """Say how large a search space is and which operators it has.
 
-    space: Annotated[str, tyro.conf.Positional] = "one-unit"
+    Example: actsearch space tiny --distinct
+    """
+
+    space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[SPACE]")] = "one-unit"
     """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
     distinct: Flag = False
     """Count the different functions: by rule, by fingerprint, by symmetry class, and the rejected.
@@ -625,7 +709,10 @@ class SpaceConfig:
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """Check this machine: versions, devices, Ray, disk, and where the packages come from."""
+    """Check this machine: versions, devices, Ray, disk, where packages come from.
+
+    Example: actsearch doctor
+    """
 
 
 # What a formula that starts with a minus looks like, such as -x**2 or -abs(x); an option does not.
@@ -637,14 +724,69 @@ def _as_values(argv: Sequence[str]) -> list[str]:
     return [f"({word})" if _NEGATIVE.fullmatch(word) else word for word in argv]
 
 
+@cache
+def _documented(config: type) -> type:
+    """With the docstring of each field as its help, in one line, which a terminal breaks anew."""
+    [tree] = ast.parse(inspect.getsource(config)).body
+    assert isinstance(tree, ast.ClassDef)
+    hints = get_type_hints(config, include_extras=True)
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            name, said = field.target.id, " ".join(ast.literal_eval(text.value).split())
+            config.__annotations__[name] = Annotated[hints[name], tyro.conf.arg(help=said)]
+    config.__doc__ = _wrapped(inspect.cleandoc(config.__doc__ or ""))
+    return config
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs in lines of a terminal. tyro does not wrap them, and keeps only those breaks
+    behind which a line is indented."""
+    width = min(100, shutil.get_terminal_size().columns) - 1
+    paragraphs = (textwrap.wrap(" ".join(p.split()), width, subsequent_indent="  ")
+                  for p in text.split("\n\n"))  # fmt: skip
+    return "\n\n".join("\n".join(lines) for lines in paragraphs)
+
+
+OVERVIEW = """usage: actsearch COMMAND [OPTIONS]
+
+Search a grammar for activation functions: train networks with each candidate,
+rank them, re-evaluate the best.
+
+commands:
+{commands}
+
+examples:
+  actsearch search             two minutes on 5,000 digits that are here already
+  actsearch top                what the newest run under runs/ has found
+  actsearch show mish          a function: formula, properties, plots
+  actsearch export RUN#1       the best function of a run as code
+  actsearch search --help      the options of a command
+
+options:
+  -h, --help                   show this
+  --version                    show the version
+
+exit codes (docs/exit_codes.md):
+  0 done, 1 unexpected, 2 wrong usage, 3 nothing trained, 4 data or machine,
+  5 run in use or not there, 75 stopped and can go on, 130 interrupted
+"""
+
+
+def overview(configs: Mapping[str, type]) -> str:
+    """What `actsearch --help` says: the first sentence of each command."""
+    lines: list[str] = []
+    for name, config in configs.items():
+        first = " ".join((config.__doc__ or "").split("\n\n")[0].split())
+        lines += textwrap.wrap(f"{name:<13}{first}", 78, initial_indent="  ",
+                               subsequent_indent=" " * 15, break_on_hyphens=False)  # fmt: skip
+    return OVERVIEW.format(commands="\n".join(lines))
+
+
 def read_command(argv: Sequence[str] | None, configs: Mapping[str, type]) -> Any:
     """The config of the command in `argv` (sys.argv[1:] if None); a usage error exits with 2."""
     return tyro.extras.subcommand_cli_from_dict(
-        dict(configs),
+        {name: _documented(config) for name, config in configs.items()},
         prog="actsearch",
-        description=(
-            "Search a grammar for activation functions: train networks with each candidate, "
-            "rank them, re-evaluate the best."
-        ),
         args=_as_values(sys.argv[1:] if argv is None else argv),
     )

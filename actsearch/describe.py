@@ -28,6 +28,7 @@ from search_space.expression import Expr, X, formula
 from search_space.fingerprint import fingerprints
 from search_space.kernels import c, compiler, libraries
 from search_space.kernels.tracing import trace
+from search_space.names import name_of
 from search_space.parser import parse
 from search_space.screening import screens
 from search_space.space import Space
@@ -47,7 +48,9 @@ def show_lines(text: str, operators: str) -> list[str]:
     x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
     f, slope = values_and_slopes(expr, x, operators)
     function = describe(expr, operators)
+    name = name_of(function, operators)
     return [
+        *([f"name           {name}"] if name else []),
         f"formula        {formula(expr)}",
         f"canonical      {expr}",
         f"operators      {expr.operators}: {', '.join(named)}" if named else "operators      none",

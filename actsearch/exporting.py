@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from actsearch.config import ExportConfig
-from actsearch.errors import EnvironmentProblem, NoCandidateError, UsageError, written
-from actsearch.run import Run
+from actsearch.errors import EnvironmentProblem, UsageError, written
+from actsearch.functions import Found, find
 from actsearch.session import extra_operators
-from search_space.baselines import BASELINES
+from search_space.equivalence import canonical
 from search_space.export.exporters import EXPORTERS, check_name
 from search_space.export.lowering import Source
 from search_space.expression import Expr
-from search_space.operators import Op, check_operator_set, unknown
-from search_space.parser import ParseError, parse
+from search_space.names import name_of
+from search_space.operators import unknown
 from search_space.space import Space
+from search_space.survey import describe
 
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep a state_dict
 Betas = tuple[tuple[float, ...], ...]  # of an activation: for each beta one value, or one a channel
-
-
-@dataclass(frozen=True)
-class Found:
-    """A function, the operator set it is to be computed in, and where it comes from."""
-
-    expr: Expr
-    operators: str
-    origin: str = ""
 
 
 def export(
@@ -62,7 +52,7 @@ def export(
         raise ValueError(unknown("language", to, EXPORTERS))
     if dims < 2:
         raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
-    found = _found(function, operators, extra_operators(space) if space is not None else ())
+    found = find(function, operators, extra_operators(space) if space is not None else ())
     initial = [node.beta for node in found.expr.walk() if node.beta is not None]
     betas: Betas = tuple((float(beta),) for beta in initial)
     if weights is not None:
@@ -71,7 +61,7 @@ def export(
         betas = trained_betas(Path(weights), len(betas), layer)
     elif layer is not None:
         raise UsageError(f"--layer {layer} chooses among the layers of --from-weights; give both")
-    named = check_name(name) if name is not None else _name(found.expr)
+    named = check_name(name) if name is not None else _name(found)
     version = importlib.metadata.version("actsearch")
     source = Source(found.expr, found.operators, named, betas, version, found.origin, dims)
     return EXPORTERS[to].write(source)
@@ -96,55 +86,9 @@ def carry_out(config: ExportConfig) -> str:
     return f"{config.output}\n"
 
 
-def _found(function: str | Expr, operators: str | None, extra: tuple[Op, ...]) -> Found:
-    if operators is not None:
-        check_operator_set(operators)
-    if isinstance(function, Expr):
-        return Found(function, operators or "guarded")
-    if "#" in function:
-        return _ranked(function, operators, extra)
-    return Found(parse(function, extra), operators or "guarded")
-
-
-def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
-    """The function that RUN#RANK means."""
-    path, _, rank = text.rpartition("#")
-    if not path or not rank.isdecimal():
-        raise UsageError(f"{text!r} is no RUN#RANK; write the run's folder and a rank: runs/tiny#3")
-    run = Run.open(path)
-    ranked = {entry.rank: entry for entry in run.leaderboard() if entry.rank is not None}
-    if int(rank) not in ranked:
-        has = f"its ranks are 1 to {len(ranked)}" if ranked else "none of its functions trained"
-        raise NoCandidateError(f"{path} has no rank {rank}; {has}")
-    own = run.config.get("settings", {}).get("operators")
-    if own is None:
-        raise UsageError(
-            f"{path} has no config.json that says its operator set; export the formula instead: "
-            f"actsearch export {shlex.quote(ranked[int(rank)].formula)} --operators ..."
-        )
-    if operators not in (None, own):
-        raise UsageError(
-            f"{path} was searched with the operator set {own}, not {operators}; leave out "
-            "--operators, or export the formula"
-        )
-    expression = ranked[int(rank)].expression
-    try:
-        return Found(parse(expression, extra), own, f"rank {rank} of {_printable(run.name)}")
-    except ParseError as error:
-        raise UsageError(
-            f"{text} is {expression}, with operators of a space of your own: export it from "
-            "Python by actsearch.export(..., space=space)"
-        ) from error
-
-
-def _printable(name: str) -> str:
-    """What a comment of any language can hold."""
-    return re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)
-
-
-def _name(expr: Expr) -> str:
-    named = (name for name, text in BASELINES.items() if parse(text) == expr)
-    return next(named, "activation").replace("-", "_")
+def _name(found: Found) -> str:
+    function = describe(canonical(found.expr, found.operators), found.operators)
+    return name_of(function, found.operators) or "activation"
 
 
 # -- betas of a trained model

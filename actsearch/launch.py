@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
@@ -85,12 +85,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What cannot change when the run is resumed."""
-        return {
-            "space": self.space.spec,
-            "seed": self.settings["seed"],
-            "screen": self.settings["screen"],
-            "protocol": self.evaluator.protocol,
-        }
+        return _identity(self.space, self.settings, self.evaluator)
 
     def lines(self) -> list[str]:
         """The plan in words."""
@@ -180,9 +175,21 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
     strategy_from(settings["strategy"], space, settings["seed"])
     race = _race(settings, evaluator)
+    run.check_identity(_identity(space, settings, evaluator))
+    if not config.dry_run:
+        run.check_free()
     seconds = warm_up(evaluator)
     found = _survey(space, settings)
     return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+
+
+def _identity(space: Space, settings: Mapping[str, Any], evaluator: Evaluator) -> dict[str, Any]:
+    return {
+        "space": space.spec,
+        "seed": settings["seed"],
+        "screen": settings["screen"],
+        "protocol": evaluator.protocol,
+    }
 
 
 def _done(run: Run) -> int:

@@ -21,6 +21,7 @@ from results.store import Store
 from search_space.confirmation import same_function
 from search_space.equivalence import canonical
 from search_space.expression import Expr
+from search_space.names import name_of
 from search_space.operators import Op
 from search_space.parser import parse
 from search_space.space import Space
@@ -364,7 +365,8 @@ class StrategySource:
         """A trial of the function that `_known` has just described; rejected here if it is."""
         function = self._described
         assert function is not None
-        trial = submit_function(self.store, function, level, self.seed)
+        name = name_of(function, self.operators)
+        trial = submit_function(self.store, function, level, self.seed, name)
         if self.screening and function.rejected:
             self.store.record(trial, Outcome("rejected", function.rejected))
             self.rejected += 1

@@ -7,8 +7,6 @@ that was imported earlier cannot be undone, so it is refused with a sentence.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -56,6 +54,9 @@ def guard() -> None:
 @cache
 def code_version() -> str:
     """Version and hash of all sources: what a driver and its workers must have in common."""
+    import hashlib
+    import importlib.metadata  # a command starts sooner without
+
     digest = hashlib.sha256()
     for package in sorted((*PACKAGES, "actsearch")):
         for file in sorted((ROOT / package).rglob("*.py")):

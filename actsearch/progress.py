@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from results.leaderboard import BESIDE
 from results.records import Outcome, Trial
 
 BEST, LAST = 3, 2
@@ -83,7 +84,7 @@ class Progress:
     def _add(self, label: str, scored: Scored) -> None:
         self.counts[scored.status] += 1
         self.last = (*self.last, scored)[-LAST:]
-        if label:
+        if label in BESIDE:
             self.baselines = {**self.baselines, label: scored.accuracy}
         elif scored.accuracy is not None:
             by_accuracy = sorted((*self.best, scored), key=lambda s: -(s.accuracy or 0.0))

@@ -37,8 +37,10 @@ from results.tables import Row
 from search_space.baselines import BASELINES
 from search_space.equivalence import canonical
 from search_space.expression import Expr, formula
+from search_space.names import name_of
 from search_space.parser import parse
 from search_space.space import Space
+from search_space.survey import describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,12 +204,11 @@ def _rates(lr: float, n: int) -> list[float]:
 def _functions(
     config: ReevaluateConfig, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Expr, str]:
-    """The functions and their names: baselines first."""
-    names = BASELINES if config.baselines == "paper" else BESIDE
-    functions = {canonical(parse(BASELINES[name]), operators): name for name in names}
-    for text in config.functions or _best(run, config.top):
-        functions.setdefault(canonical(parse(text, extra), operators), "")
-    return functions
+    """The functions and what people call them: baselines first."""
+    beside = BASELINES if config.baselines == "paper" else BESIDE
+    texts = [*beside, *(config.functions or _best(run, config.top))]
+    exprs = dict.fromkeys(canonical(parse(text, extra), operators) for text in texts)
+    return {expr: name_of(describe(expr, operators), operators) for expr in exprs}
 
 
 def _best(run: Run, n: int) -> list[str]:

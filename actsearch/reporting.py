@@ -6,12 +6,16 @@ template that says it, with the figures of `plot` as SVG and formulas as MathML.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import importlib.metadata
 import math
+import re
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -97,14 +101,56 @@ def render(found: Mapping[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["show"] = lambda value, column="": show(column, value)
-    return environment.get_template("report.html").render(found)
+    source = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
+    return environment.from_string(source).render(found, policy=_policy(source, found["sheet"]))
+
+
+def _policy(source: str, sheet: str) -> str:
+    """The Content-Security-Policy of a page: it loads nothing, and runs and obeys what stands in
+    the template alone, whatever a name of the run has got into it."""
+
+    def hashes(texts: Iterable[str]) -> str:
+        digests = (hashlib.sha256(text.encode()).digest() for text in texts)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+    styles, scripts = (
+        re.findall(rf"<{tag}>(.*?)</{tag}>", source, re.DOTALL) for tag in ("style", "script")
+    )
+    styles = [text for text in styles if "{{ sheet" not in text] + [sheet]
+    return (
+        f"default-src 'none'; script-src {hashes(scripts)}; style-src {hashes(styles)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+class Sheet:
+    """The style attributes of drawings as the classes of one sheet: a policy that allows
+    attributes would allow those of anybody."""
+
+    def __init__(self) -> None:
+        self.classes: dict[str, str] = {}
+
+    def drawn(self, svg: str) -> str:
+        """The drawing with classes in the place of its styles."""
+        svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+        return re.sub(
+            r"<[^>]*>", lambda tag: re.sub(r'\bstyle="([^"]*)"', self._named, tag[0]), svg
+        )
+
+    def _named(self, found: re.Match[str]) -> str:
+        style = html.unescape(found[1])
+        return f'class="{self.classes.setdefault(style, f"d{len(self.classes)}")}"'
+
+    def __str__(self) -> str:
+        lines = [":where(.wide-figure svg *) { stroke-linejoin: round; stroke-linecap: butt; }"]
+        lines += [f".{name} {{ {style} }}" for style, name in self.classes.items()]
+        return "\n".join(lines).replace("<", "")
 
 
 def contents(run: Run, rows: int) -> dict[str, Any]:
@@ -116,7 +162,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
             f"{run.path} has no training that ended, so there is nothing to report; "
             f"'actsearch search {run.path}' goes on"
         )
-    known, compared = worth(run), found.compared
+    known, compared, sheet = worth(run), found.compared, Sheet()
     examples = run.config.get("data", {}).get("examples", {}).get("val", 0)
     error = Error(known, examples if found.metric == "accuracy" else 0)
     functions = _functions(found, rows, known, error)
@@ -135,9 +181,10 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "expected": known is not None,
         "uncertainty": any(f["error"] is not None for f in functions),
         "gallery": list(_gallery(found)),
-        "pictures": list(_pictures(found)),
+        "pictures": list(_pictures(found, sheet)),
         "again": again,
-        "differences": _difference_picture(found),
+        "differences": _difference_picture(found, sheet),
+        "sheet": str(sheet),
         "verdicts": compared.verdicts if compared else [],
         "wins": compared.functions if compared else [],
         "command": _command(run),
@@ -360,6 +407,7 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "formula": e.formula,
                 "mathml": mathml,
                 "label": e.label,
+                "beside": e.label in BESIDE,
                 "accuracy": e.val_accuracy,
                 "error": error.of(e),
                 "expected": known.expected.get(e.expression) if known else None,
@@ -429,18 +477,18 @@ def _gallery(found: Found) -> Iterator[dict[str, Any]]:
             }
 
 
-def _pictures(found: Found) -> Iterator[Picture]:
+def _pictures(found: Found, sheet: Sheet) -> Iterator[Picture]:
     for name, (title, text) in PICTURES.items():
         for figure in FIGURES[name].make(found):
             if figure is not None:
-                yield Picture(name, title, text, _plain(figure), figure.caption)
+                yield Picture(name, title, text, sheet.drawn(_plain(figure)), figure.caption)
 
 
-def _difference_picture(found: Found) -> Picture | None:
+def _difference_picture(found: Found, sheet: Sheet) -> Picture | None:
     figure = found.differences()
     if figure is None:
         return None
-    return Picture("differences", figure.title, "", _plain(figure), figure.caption)
+    return Picture("differences", figure.title, "", sheet.drawn(_plain(figure)), figure.caption)
 
 
 def _plain(figure: Figure) -> str:

@@ -19,8 +19,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actsearch.errors import EnvironmentProblem, RunError
-from results.leaderboard import PROPERTIES, Entry, furthest, leaderboard, status_counts
+from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError
+from results.leaderboard import BESIDE, PROPERTIES, Entry, furthest, leaderboard, status_counts
 from results.store import DiskFullError, Store, StoreError
 from results.tables import Row, scored_by, show, to_csv
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 SHOWN = 10  # of the best functions, where a run is shown in short
+
+_SHORT = ("rank", "formula", "name", "val accuracy", "seconds", "status")
 
 # The columns of a re-evaluation: of the function, of its protocol's description, of the training.
 _FUNCTION = ("expression", "formula", "label")
@@ -128,11 +130,22 @@ class Run:
             for row in rows
         ]
 
-    def table(self) -> pd.DataFrame:
-        """All functions of the search, ranked: accuracies as fractions of 1, times in s and ms."""
+    def table(self, *, wide: bool = False) -> pd.DataFrame:
+        """All functions of the search, ranked, in the columns that a terminal has room for or, if
+        `wide`, in all that are known: accuracies as fractions of 1, times in s and ms."""
         import pandas as pd
 
-        return pd.DataFrame(top_rows(self.leaderboard(), full=True))
+        rows = top_rows(self.leaderboard(), full=True)
+        return pd.DataFrame(rows if wide else [{k: row[k] for k in _SHORT} for row in rows])
+
+    def best(self) -> Entry:
+        """The function of rank 1; its `expression` is what others take, as RUN#1 is.
+
+        Raises NoCandidateError where none has trained."""
+        first = next((e for e in self.leaderboard() if e.rank == 1), None)
+        if first is None:
+            raise NoCandidateError(f"{self.path} has no function that has trained")
+        return first
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -183,6 +196,11 @@ class Run:
             raise RunError(f"nothing runs in {self.path}")
         self.stop_request.touch()
         return holder
+
+    def check_free(self) -> None:
+        """Raises RunError, with who holds it, where a driver has the run now."""
+        if holder := self.driver():
+            raise RunError(f"{self.path} is in use by {holder}")
 
     def driver(self) -> str | None:
         """Who holds the run now, None where nobody does. A lock ends with its process, so a file
@@ -281,7 +299,9 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
 
 def head(entries: list[Entry]) -> list[Row]:
     """The best functions and the baselines, as rows."""
-    return top_rows([e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.label)])
+    return top_rows(
+        [e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.label in BESIDE)]
+    )
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from actsearch.progress import Progress, Scored
-from results.tables import score
+from results.tables import printable, score
 
 PLAIN_SECONDS = 30.0
 BAR = 28
@@ -123,7 +123,7 @@ class _Block:
         self.progress = progress
 
     def __rich__(self) -> Group:
-        return Group(*(Text(line, no_wrap=True) for line in lines(self.progress)))
+        return Group(*(Text(printable(line), no_wrap=True) for line in lines(self.progress)))
 
 
 @contextmanager
@@ -135,9 +135,12 @@ def live(progress: Progress, console: Console) -> Iterator[None]:
         return
     over = threading.Event()
 
+    def say() -> None:
+        console.print(Text(printable(plain_line(progress))), soft_wrap=True)
+
     def report() -> None:
         while not over.wait(PLAIN_SECONDS):
-            console.print(plain_line(progress), highlight=False, soft_wrap=True)
+            say()
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -146,4 +149,4 @@ def live(progress: Progress, console: Console) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        console.print(plain_line(progress), highlight=False, soft_wrap=True)
+        say()

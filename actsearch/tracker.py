@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.progress import Progress
+from results.leaderboard import BESIDE
 from results.records import Outcome, Trial
 from results.store import Store
 from results.tables import to_markdown
@@ -32,7 +33,7 @@ def writer_class() -> Any:
             raise
         raise ModuleNotFoundError(
             "--tensorboard needs the package tensorboard, which is not installed: "
-            "pip install 'actsearch[tensorboard]'",
+            "python -m pip install tensorboard",
             name="tensorboard",
         ) from None
     return SummaryWriter
@@ -81,8 +82,9 @@ class TensorBoard:
         self._statuses[status] += 1
         numbers = {"search/seconds": seconds}
         if val_accuracy is not None:
-            numbers[f"baselines/{label}" if label else "search/val_accuracy"] = val_accuracy
-            if not label:
+            beside = label in BESIDE
+            numbers[f"baselines/{label}" if beside else "search/val_accuracy"] = val_accuracy
+            if not beside:
                 self._best = max(self._best, val_accuracy)
                 numbers["search/best"] = self._best
         if status != "ok":

@@ -182,8 +182,10 @@ def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{name}: inputs {x.shape} and labels {y.shape} do not fit; "
             "give (N, ...) inputs and (N,) labels"
         )
-    if not np.issubdtype(y.dtype, np.integer) or (len(y) and y.min() < 0):
+    if not np.issubdtype(y.dtype, np.integer):
         raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}")
+    if len(y) and y.min() < 0:
+        raise DataError(f"{name}: the smallest label is {y.min()}; number the classes from 0")
     if len(y) and y.max() > MOST_LABEL:
         raise DataError(f"{name}: a label is {y.max():,}; number the classes from 0 without gaps")
     if x.size == 0:
@@ -344,6 +346,11 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
         from child_models.image_folder import load_folder
 
         return load_folder(path, image_size)
+    if path.exists():
+        raise DataError(
+            f"{name} is no data set; --dataset takes a name, an .npz file with x_train y_train "
+            "x_test y_test, a folder of images a class, or FOLDER:en-de of sentences"
+        )
     if path.suffix or "/" in name:
         raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
     raise DataError(

@@ -92,7 +92,8 @@ def _timm() -> Any:
         if error.name != "timm":
             raise
         raise ModuleNotFoundError(
-            "children timm:NAME need the package timm, which is not installed: pip install timm",
+            "children timm:NAME need the package timm, which is not installed: "
+            "python -m pip install timm",
             name="timm",
         ) from None
     return timm

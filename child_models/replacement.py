@@ -21,9 +21,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from search_space.activation import Activation
+from search_space.activation import Activation, read
 from search_space.expression import Expr
-from search_space.parser import parse
 
 Match = type[nn.Module] | Callable[..., Any]
 Make = Callable[[int, int], nn.Module]  # of a width and the dimension that has it
@@ -54,7 +53,7 @@ def replace_activations(
     *,
     match: Match | Iterable[Match] = RELU,
     channel_dim: int | None = None,
-    operators: str = "guarded",
+    operators: str | None = None,
     kernels: str = "eager",
 ) -> int:
     """Put `function` in the place of the activations `match`, and return how many calls of them
@@ -71,7 +70,7 @@ def replace_activations(
     returns a new tensor, and x stays. A model whose functions were replaced is not for
     torch.compile, which breaks off in them and miscounts; replaced modules are.
     """
-    expr = parse(function) if isinstance(function, str) else function
+    expr, operators = read(function, operators)
     make = partial(_activation, expr, operators, kernels)
     return put_activations(model, make, example, match=match, channel_dim=channel_dim)
 

@@ -153,7 +153,7 @@ def _tokenizer(pairs: Sequence[tuple[str, str]], vocabulary: int) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     except ImportError as error:
         raise DataError(
-            f"translation needs {error.name}; pip install 'actsearch[translation]'"
+            f"translation needs {error.name}: python -m pip install sacrebleu tokenizers"
         ) from error
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore

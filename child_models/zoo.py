@@ -124,6 +124,11 @@ def child_from(child: str | Child | Builder) -> Child:
 
 def _users_own(build: Builder) -> Child:
     name = getattr(build, "__qualname__", type(build).__qualname__)
+    if not inspect.signature(build).parameters:
+        raise ValueError(
+            f"the child {name} takes no argument; give a function of make_activation, which is "
+            "called for each activation: def net(make_activation): ... make_activation(width) ..."
+        )
     return Child(name, build, {}, digest=f"{name}-{source_digest(build)}")
 
 

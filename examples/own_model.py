@@ -42,7 +42,7 @@ def main() -> None:
             steps=150,
             executor="inline",
         )
-        print(run.table()[["rank", "formula", "val accuracy", "monotonic"]].head(8))
+        print(run.table(wide=True)[["rank", "formula", "val accuracy", "monotonic"]].head(8))
         print(
             actsearch.reevaluate(
                 run, child=net, dataset=rings(), steps=150, top=3, seeds=3, executor="inline"

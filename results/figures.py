@@ -12,12 +12,13 @@ from results.claims import Course
 from results.plots import Bars, Figure, Line, Panel, Points
 from results.statistics import estimate
 
+LONGEST = 80  # characters of a file's name
 BAND = "mean over seeds, band of one standard error"
 
 
 def file_name(text: str) -> str:
-    """`text` without what a file's name had better not have."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "x"
+    """`text` without what a file's name had better not have, and no longer than one may be."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:LONGEST].strip("-.") or "x"
 
 
 # -- courses

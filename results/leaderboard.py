@@ -10,6 +10,7 @@ from typing import Any
 
 from results.records import STATUSES
 from results.store import read_json
+from search_space.baselines import FORMS
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 DROPPED = "dropped"  # left behind in a rung of successive halving
@@ -35,7 +36,8 @@ PROPERTIES = (
 class Entry:
     """One function: its mean over seeds, and its rank among the functions that trained.
 
-    Accuracies are fractions of 1. `vs_relu` is its median time a step over ReLU's in the same run.
+    `label` is what people call it, "" where they do not. Accuracies are fractions of 1. `vs_relu`
+    is its median time a step over ReLU's in the same run.
     """
 
     rank: int | None
@@ -52,6 +54,13 @@ class Entry:
     symmetry: str
     properties: Mapping[str, Any]
     rung: tuple[int, float] | None = None  # steps and accuracy where it left a race or a cohort
+
+    def __str__(self) -> str:
+        """Such as `#1 x * sigmoid(x) (silu): 0.9440`, or why it has no accuracy."""
+        name = f" ({self.label})" if self.label not in ("", self.formula) else ""
+        scored = self.val_accuracy is not None
+        what = f"{self.val_accuracy:.4f}" if scored else f"{self.status}, {self.reason}"
+        return f"{f'#{self.rank} ' * scored}{self.formula}{name}: {what}"
 
 
 def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
@@ -109,7 +118,7 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         rank=None,
         expression=expression,
         formula=runs[0]["formula"],
-        label=next((r["label"] for r in runs if r["label"]), ""),
+        label=next((r["label"] for r in runs if r["label"]), FORMS.get(expression, "")),
         status=failed["status"] if failed else "ok",
         val_accuracy=None if failed else statistics.fmean(r["val_accuracy"] for r in runs),
         seeds=len(runs),

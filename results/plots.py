@@ -11,11 +11,13 @@ import html
 import importlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from results.tables import printable
 
 # Okabe and Ito 2008, told apart with any kind of colour vision; yellow is too pale for lines.
 # Dashes and symbols say the same once more, for print in grey.
@@ -33,6 +35,9 @@ DPI = 110
 PANEL_INCHES = (4.6, 3.5)
 PANEL_HEIGHT = 430  # pixels; the page's width is shared
 COLUMNS = 3
+NAME, SENTENCE, CAPTION = 48, 100, 500  # characters that a figure has room for
+# A name may hold dollars, which are no mathematics.
+_DRAWING = {"text.parse_math": False, "text.usetex": False}
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,38 @@ class Figure:
         return math.ceil(len(self.panels) / columns), columns
 
 
+def legible(figure: Figure) -> Figure:
+    """The figure with texts for which there is room, and in which nothing has to be obeyed: names
+    come from whoever made the run."""
+    return replace(
+        figure,
+        title=_cut(figure.title, SENTENCE),
+        caption=_cut(figure.caption, CAPTION),
+        panels=tuple(
+            replace(
+                panel,
+                **{name: _cut(getattr(panel, name), SENTENCE) for name in ("title", "x", "y")},
+                note=_cut(panel.note, CAPTION),
+                y_names=tuple(_cut(name, NAME) for name in panel.y_names),
+                marks=tuple(map(_legible_mark, panel.marks)),
+            )
+            for panel in figure.panels
+        ),
+    )
+
+
+def _legible_mark(mark: Mark) -> Mark:
+    mark = replace(mark, label=_cut(mark.label, NAME))
+    if isinstance(mark, Points):
+        return replace(mark, names=tuple(_cut(name, SENTENCE) for name in mark.names))
+    return mark
+
+
+def _cut(text: str, longest: int) -> str:
+    text = printable(text, keep="\n")
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def plotly(module: str) -> Any:
     """A module of plotly; raises ModuleNotFoundError with a way out."""
     try:
@@ -136,8 +173,7 @@ def plotly(module: str) -> Any:
         if (error.name or "").partition(".")[0] != "plotly":
             raise
         raise ModuleNotFoundError(
-            "figures to explore need plotly, which is not installed: pip install "
-            "'actsearch[plots]'",
+            "figures to explore need plotly, which is not installed: python -m pip install plotly",
             name="plotly",
         ) from None
 
@@ -149,7 +185,7 @@ def write(figures: Sequence[Figure], folder: Path, page: str, title: str) -> lis
     files: list[Path] = []
     for figure in figures:
         files.append(folder / f"{figure.name}.png")
-        to_matplotlib(figure).savefig(files[-1], dpi=DPI)
+        _save(figure, files[-1], dpi=DPI)
         files.append(folder / f"{figure.name}.svg")
         files[-1].write_text(to_svg(figure), encoding="utf-8")
     with suppress(ModuleNotFoundError):
@@ -166,6 +202,7 @@ def to_matplotlib(figure: Figure) -> Any:
     """A matplotlib Figure that pyplot knows nothing of."""
     from matplotlib.figure import Figure as Canvas
 
+    figure = legible(figure)
     rows, columns = figure.grid
     width, height = figure.panel
     size = (width * columns + 1.4 * _has_legend(figure), height * rows)
@@ -197,13 +234,21 @@ def to_matplotlib(figure: Figure) -> Any:
 def to_svg(figure: Figure) -> str:
     """An <svg> element whose text stays text, to stand in a page or a file; the same for the same
     figure."""
-    from matplotlib import rc_context
-
     out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
-        to_matplotlib(figure).savefig(out, format="svg", metadata={"Date": None})
+    how = {"svg.fonttype": "none", "svg.hashsalt": figure.name}
+    _save(figure, out, how, format="svg", metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
+
+
+def _save(
+    figure: Figure, file: Any, settings: Mapping[str, Any] = _DRAWING, **options: Any
+) -> None:
+    """Ticks are made as late as this, so the settings hold until then."""
+    from matplotlib import rc_context
+
+    with rc_context({**_DRAWING, **settings}):
+        to_matplotlib(figure).savefig(file, **options)
 
 
 def _has_legend(figure: Figure) -> bool:
@@ -298,9 +343,10 @@ _MATPLOTLIB = {Line: _line, Points: _points, Bars: _bars, Spans: _spans}
 
 def to_plotly(figure: Figure) -> Any:
     """A plotly Figure; panels share one legend, in which a click hides a mark everywhere."""
+    figure = legible(figure)
     rows, columns = figure.grid
     drawn = plotly("subplots").make_subplots(
-        rows, columns, subplot_titles=[panel.title for panel in figure.panels],
+        rows, columns, subplot_titles=[html.escape(panel.title) for panel in figure.panels],
         horizontal_spacing=0.16 / columns, vertical_spacing=0.24 / rows,
     )  # fmt: skip
     labelled: set[str] = set()
@@ -313,10 +359,11 @@ def to_plotly(figure: Figure) -> Any:
                 drawn.add_trace(trace, **at)
             labelled.add(mark.label)
         grid = {"gridcolor": "#DDDDDD", "zeroline": False, "linecolor": GREY}
-        drawn.update_xaxes(title_text=panel.x, range=panel.x_range, **grid, **at)
-        drawn.update_yaxes(title_text=panel.y, range=panel.y_range, **grid, **at)
+        drawn.update_xaxes(title_text=html.escape(panel.x), range=panel.x_range, **grid, **at)
+        drawn.update_yaxes(title_text=html.escape(panel.y), range=panel.y_range, **grid, **at)
         if panel.y_names:
-            names = {"tickvals": [*range(len(panel.y_names))], "ticktext": [*panel.y_names]}
+            texts = [html.escape(name) for name in panel.y_names]
+            names = {"tickvals": [*range(len(texts))], "ticktext": texts}
             drawn.update_yaxes(autorange="reversed", **names, **at)
         for x in panel.at:
             drawn.add_vline(x, line={"color": GREY, "width": 1}, **at)
@@ -415,7 +462,7 @@ def to_html(figures: Sequence[Figure], title: str) -> str:
             plotly("io").to_html(to_plotly(figure), full_html=False, include_plotlyjs=i == 0,
                        div_id=figure.name, config={"displaylogo": False, "responsive": True})
         )  # fmt: skip
-        parts.append(f"<p>{html.escape(figure.caption)}</p>")
+        parts.append(f"<p>{html.escape(legible(figure).caption)}</p>")
     return _PAGE.format(title=html.escape(title), grey=GREY, body="\n".join(parts))
 
 

@@ -15,7 +15,16 @@ from typing import Any
 
 Row = Mapping[str, Any]
 _PERCENT = re.compile(r"(accuracy|BLEU|error|paired)$|^regret")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with a space in the place of each character that a terminal or a viewer obeys instead
+    of showing it: control characters, changes of direction, halves of characters. Those in `keep`
+    stay, as the line feeds of a table."""
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else " ", text)
 
 
 def show(column: str, value: Any) -> str:
@@ -31,7 +40,7 @@ def show(column: str, value: Any) -> str:
         if column == "p" or column.endswith(" p"):
             return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
-    return _CONTROL.sub(" ", str(value))
+    return printable(str(value))
 
 
 def scored_by(metric: str, rows: Iterable[Row]) -> list[Row]:
@@ -45,7 +54,8 @@ def score(value: float, metric: str) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Text that a spreadsheet could take for a formula gets a leading apostrophe."""
+    """As it is stored, but for characters that a terminal obeys; text that a spreadsheet could take
+    for a formula gets a leading apostrophe."""
     out = io.StringIO()
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
@@ -55,7 +65,10 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") else text
 
 
 def to_json(rows: Sequence[Row]) -> str:
@@ -67,7 +80,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
         return ""
     columns = list(rows[0])
     cells = [[_no_markup(show(c, row[c])) for c in columns] for row in rows]
-    lines = [columns, ["---"] * len(columns), *cells]
+    lines = [map(printable, columns), ["---"] * len(columns), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -80,7 +93,7 @@ def to_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     columns = list(rows[0])
-    cells = [columns, *([show(c, row[c]) for c in columns] for row in rows)]
+    cells = [[*map(printable, columns)], *([show(c, row[c]) for c in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     right = [all(not isinstance(row[c], str) for row in rows) for c in columns]
     return "".join(

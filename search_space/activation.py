@@ -4,6 +4,7 @@ that make their activations themselves."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,19 @@ from search_space.parser import parse
 
 KERNELS = ("auto", "generated", "eager")
 
+# What RUN#RANK means. Runs are not known here, so the package above says it.
+ranked: Callable[[str, str | None], tuple[Expr, str]] | None = None
+
+
+def read(function: Expr | str, operators: str | None = None) -> tuple[Expr, str]:
+    """The function that is meant and its operator set: of an expression, a formula or a name the
+    one that is asked for [guarded], of RUN#RANK that of its run."""
+    if isinstance(function, str) and "#" in function and ranked is not None:
+        return ranked(function, operators)
+    check_operator_set(operators or "guarded")
+    expr = parse(function) if isinstance(function, str) else function
+    return expr, operators or "guarded"
+
 
 def check_kernels(name: str) -> None:
     if name not in KERNELS:
@@ -23,16 +37,18 @@ def check_kernels(name: str) -> None:
 
 
 class Activation(nn.Module):
-    """`expr` applied elementwise, every beta a trainable parameter with one value a channel, or one
+    """`expr`, an expression, a formula, a known function's name or RUN#RANK, as `runs/tiny#1`,
+    applied elementwise, every beta a trainable parameter with one value a channel, or one
     for the whole layer where `channels` is None, as of nn.PReLU.
 
     Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`; without
     `channels` any shape. The output has the input's shape and dtype; 16-bit inputs, under autocast
-    too, are computed in float32. `operators` is the operator set, `guarded` or `paper`. `kernels`
-    is `eager` for torch's operators one after another, `auto` for one generated kernel where there
-    can be one (a CPU with a C compiler; saves only its input, and can be differentiated once),
-    `generated` to insist on it. `inplace` is accepted and ignored, since code that was written for
-    nn.ReLU passes it. Raises ValueError where the input's channels are not `channels`.
+    too, are computed in float32. `operators` is the operator set, `guarded` or `paper` [that of the
+    run, else guarded]. `kernels` is `eager` for torch's operators one after another, `auto` for one
+    generated kernel where there can be one (a CPU with a C compiler; saves only its input, and can
+    be differentiated once), `generated` to insist on it. `inplace` is accepted and ignored, since
+    code that was written for nn.ReLU passes it. Raises ValueError where the input's channels are
+    not `channels`.
     """
 
     def __init__(
@@ -41,23 +57,21 @@ class Activation(nn.Module):
         channels: int | None = None,
         *,
         channel_dim: int = 1,
-        operators: str = "guarded",
+        operators: str | None = None,
         kernels: str = "eager",
         inplace: bool = False,
     ) -> None:
         super().__init__()
-        check_operator_set(operators)
         check_kernels(kernels)
         if channels is not None and channels < 1:
             raise ValueError(
                 f"channels={channels} is too small; use 1 or more, or None for one beta a layer"
             )
-        self.expr = parse(expr) if isinstance(expr, str) else expr
+        self.expr, self.operators = read(expr, operators)
         self.channels = channels
         self.channel_dim = channel_dim
-        self.operators = operators
         self.kernels = kernels
-        self._fused = None if kernels == "eager" else Fused(self.expr, operators)
+        self._fused = None if kernels == "eager" else Fused(self.expr, self.operators)
         self.beta = nn.ParameterList()
         self._steps: list[tuple[Op, float, tuple[int, ...], int | None]] = []
         self._slots: dict[Expr, int] = {}
@@ -178,7 +192,7 @@ def act_layer(
     channels: int | None = None,
     *,
     channel_dim: int = 1,
-    operators: str = "guarded",
+    operators: str | None = None,
     kernels: str = "eager",
 ) -> type[Activation]:
     """A class for timm's `act_layer=`, torchvision's `activation_layer=` and transformers'
@@ -189,7 +203,7 @@ def act_layer(
     this width. (`replace_activations` finds each layer's width.) The other options are those of
     Activation, which instances are.
     """
-    expr = parse(function) if isinstance(function, str) else function
+    expr, operators = read(function, operators)
     options: dict[str, Any] = {
         "channel_dim": channel_dim,
         "operators": operators,

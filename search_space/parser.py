@@ -7,9 +7,9 @@
     atom    := NUMBER | '(' sum ')' | NAME ('[' NUMBER ']')? ('(' sum (',' sum)* ')')?
 
 A tokenizer and a recursive descent of our own, bounded in length and depth; nothing is ever
-evaluated. The names are the operators', the baselines' (`gelu(x)`), and a few synonyms. `beta * e`
-reads as scale(e) and `e + beta` as shift(e); a number after a name in brackets is beta's initial
-value.
+evaluated. The names are the operators', those of known functions (`gelu(x)`), and a few synonyms.
+`beta * e` reads as scale(e) and `e + beta` as shift(e); a number after a name in brackets is beta's
+initial value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from search_space.baselines import BASELINES, SYNONYMS
+from search_space.baselines import NAMED, SYNONYMS
 from search_space.expression import Expr, X, constant, substitute
 from search_space.operators import CONSTANT, OPERATORS, Op
 
@@ -80,7 +80,7 @@ class _Reader:
     def _known_prefix(self, name: str) -> str:
         """`swish-1` is one name, `x-1` is not: a name holds a hyphen only if a table says so."""
         lower = name.lower()
-        named = [b for b in BASELINES if "-" in b and re.match(rf"{b}(?![A-Za-z0-9_])", lower)]
+        named = [b for b in NAMED if "-" in b and re.match(rf"{b}(?![A-Za-z0-9_])", lower)]
         return name[: len(named[0])] if named else name.split("-")[0]
 
     def error(self, what: str, hint: str = "") -> ParseError:
@@ -178,9 +178,9 @@ class _Reader:
         self.advance()
         if name == "x":
             return X
-        if name not in self.operators and name not in BASELINES:
+        if name not in self.operators and name not in NAMED:
             self.column = column
-            known = [*self.operators, *BASELINES, *SYNONYMS, "x"]
+            known = [*self.operators, *NAMED, *SYNONYMS, "x"]
             near = difflib.get_close_matches(name, known, n=1)
             hint = (
                 f" Did you mean {near[0]}?" if near else " 'actsearch space' lists the operators."
@@ -188,9 +188,9 @@ class _Reader:
             raise self.error(f"unknown function {name[:40]!r}", hint)
         beta = self.brackets(name)
         bare = self.kind != "sign" or self.token != "("
-        if name in BASELINES and (bare or name not in self.operators):
+        if name in NAMED and (bare or name not in self.operators):
             args = (X,) if bare else self.arguments(name, 1, column)
-            return self.check_depth(substitute(parse(BASELINES[name]), *args))
+            return self.check_depth(substitute(parse(NAMED[name]), *args))
         op = self.operators[name]
         return self.check_depth(Expr(op, self.arguments(name, op.arity, column), beta))
 

@@ -15,13 +15,15 @@ import actsearch
 from actsearch.callbacks import Callback
 from actsearch.cli import main
 from actsearch.errors import ENVIRONMENT
-from actsearch.loop import Level, StrategySource, run_trials
+from actsearch.loop import Level, StrategySource, run_trials, submit_function
 from actsearch.progress import Progress
 from actsearch.tracker import TensorBoard
 from controller.strategies import strategy_from
 from results.records import Outcome, Trial
 from results.store import Store
+from search_space.parser import parse
 from search_space.space import SPACES
+from search_space.survey import describe
 from workers.executor import Beat, InlineExecutor
 
 from .conftest import LIMIT
@@ -35,7 +37,7 @@ QUICK: dict[str, Any] = {"space": SPACE, "executor": "inline", "quiet": True, "s
 def written() -> Any:
     """A function that reads back what is in a folder of events: {tag: [(step, value)]}."""
     pytest.importorskip(
-        "tensorboard", reason="tensorboard is not installed: pip install 'actsearch[tensorboard]'"
+        "tensorboard", reason="tensorboard is not installed: pip install tensorboard"
     )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -58,7 +60,7 @@ def searched(
     store: Store, callbacks: Iterable[Callback], budget: int, strategy: str = PPO
 ) -> Progress:
     """A search by stub children, ReLU beside it."""
-    relu = store.submit("search", "relu(x)", "p", 0, formula="relu(x)", label="relu")
+    relu = submit_function(store, describe(parse("relu(x)")), Level("search", "p"), 0, "relu")
     source = StrategySource(
         store,
         SPACES["tiny"],
@@ -222,5 +224,5 @@ def test_without_the_package_the_search_says_so_before_it_trains(
         monkeypatch.delitem(sys.modules, name)
     code = main(["search", str(tmp_path / "run"), "--tensorboard", "--executor", "inline"])
     assert code == ENVIRONMENT
-    assert "pip install 'actsearch[tensorboard]'" in capsys.readouterr().err
+    assert "pip install tensorboard" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

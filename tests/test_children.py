@@ -122,6 +122,20 @@ def test_a_child_that_cannot_be_gets_a_sentence(text: str, sentence: str) -> Non
         child_from(text)
 
 
+def test_a_child_of_ones_own_that_takes_no_activation_gets_a_sentence() -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="takes no argument; give a function of make_activation"):
+        child_from(lambda: model)
+
+
+def test_labels_that_are_no_classes_are_said_by_what_is_wrong_with_them() -> None:
+    x = np.zeros((40, 3), np.float32)
+    with pytest.raises(DataError, match="the smallest label is -1; number the classes from 0"):
+        make_dataset("d", (x, np.arange(40) % 3 - 1))
+    with pytest.raises(DataError, match="labels must be whole numbers from 0, not float64"):
+        make_dataset("d", (x, np.ones(40)))
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_large_networks_take_a_step(name: str) -> None:
     data = make_dataset("pictures", images(side=32), augment="crop_flip")
@@ -265,6 +279,7 @@ def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
         ("cifr10", "unknown data set 'cifr10'"),
         ("none.npz", "no file none.npz"),
         ("no/such/folder", "no file or folder"),
+        (__file__, "test_children.py is no data set; --dataset takes a name, an .npz"),
     ],
 )
 def test_data_that_cannot_be_had_gets_a_way_out(name: str, sentence: str, tmp_path: Path) -> None:

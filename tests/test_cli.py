@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import stat
@@ -184,6 +186,20 @@ def test_bad_input_gets_a_sentence_and_its_exit_code(
     assert "Traceback" not in told.err
     assert told.out == ""
     assert Run.open("runs/a").rows() == before
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_run_that_cannot_be_had_is_said_before_anything_trains(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held: bool
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("actsearch.launch.warm_up", lambda evaluator: pytest.fail("trained"))
+    steps, sentence = ("20", "in use by process") if held else ("21", "was made with steps=20")
+    with Run.open("runs/a").locked() if held else contextlib.nullcontext():
+        assert cli.main(["search", "runs/a", "--steps", steps]) == errors.RUN_UNAVAILABLE
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert "run        runs/a" not in told  # no plan for what cannot be
 
 
 @pytest.mark.parametrize(
@@ -390,6 +406,88 @@ def test_a_search_that_is_stopped_before_any_child_has_ended_says_how_it_goes_on
     said = capsys.readouterr()
     assert "ended: stopped; nothing is lost, the same command goes on" in said.out
     assert "no function trained" not in said.err
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_interrupt_while_modules_load_ends_the_command_at_once(
+    tmp_path: Path, lost: bool
+) -> None:
+    """Libraries may swallow what is raised while they load, as this one."""
+    caught = "except BaseException: pass" if lost else "finally: pass"
+    (tmp_path / "tyro.py").write_text(
+        f"import os, signal, time\ntry: os.kill(os.getpid(), signal.SIGINT)\n{caught}\n"
+        "print('went on', flush=True)\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "actsearch", "search", "runs/a"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupt_that_the_shell_has_switched_off_stays_so() -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += (
+        "import sys; sys.argv[1:] = ['--version']; from actsearch.__main__ import main; main()\n"
+    )
+    code += "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_help_fits_a_terminal_and_leaves_nothing_open(
+    command: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, which has a width of its own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["--help"] if command is None else [command, "--help"]
+    code = f"import sys; from actsearch.cli import main; sys.exit(main({asked!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    head, *body = done.stdout.splitlines()
+    assert head.startswith("usage: actsearch")
+    assert max(map(len, body)) <= 80
+    assert "(default: )" not in done.stdout
+    assert "None)" not in done.stdout
+    assert not re.search(r"\bSTR\b", done.stdout)
+    if command is None:
+        assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
+        assert "--version" in done.stdout
+        assert "docs/exit_codes.md" in done.stdout
+    else:
+        assert f"Example: actsearch {command}" in " ".join(done.stdout.split())
+    if " RUN" in head:
+        assert "[RUN" in head
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["search", "--steps", "abc"], "--steps: 'abc' must be a whole number, such as 8"),
+        (["search", "--lr", "fast"], "--lr: 'fast' must be a number, such as 0.1"),
+        (["search", "--screen", "maybe"], "--screen: 'maybe' is not known; use on or off"),
+        (["top", "-n", "many"], "'many' must be a whole number"),
+        (["search", "--stpes", "3"], "--steps INT"),
+    ],
+)
+def test_a_wrong_option_is_said_without_the_words_of_a_program(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == errors.USAGE
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert sentence in told
+    for word in ("None", "class", "literal", "type matching"):
+        assert word not in told
+
+
+def test_the_page_of_exit_codes_has_each_of_them() -> None:
+    text = (Path(__file__).parent.parent / "docs/exit_codes.md").read_text()
+    named = {v for k, v in vars(errors).items() if k.isupper() and isinstance(v, int)}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == named
 
 
 def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:

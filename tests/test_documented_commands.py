@@ -222,7 +222,7 @@ def state(folder: Path) -> dict[Path, int]:
 def skip_without_extras(line: str) -> None:
     for pattern, (extra, module) in EXTRAS.items():
         if re.search(pattern, line):
-            why = f"{module} is not installed: pip install 'actsearch[{extra}]'"
+            why = f"{module} is not installed: pip install -e '.[{extra}]'"
             pytest.importorskip(module, reason=why)
 
 

@@ -190,7 +190,7 @@ def test_without_torchvisions_mnist_the_bundled_digits_are_used(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def plotly() -> None:
-    pytest.importorskip("plotly", reason="plotly is not installed: pip install 'actsearch[plots]'")
+    pytest.importorskip("plotly", reason="plotly is not installed: pip install plotly")
 
 
 @pytest.fixture(scope="module")

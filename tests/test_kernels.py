@@ -397,6 +397,21 @@ def test_the_cache_is_used_again_and_belongs_to_its_owner(
         libraries.build([source])
 
 
+@pytest.mark.parametrize("above", [".", "actsearch"])
+def test_a_cache_below_a_folder_that_everybody_can_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = libraries.cache_folder()
+    shared = tmp_path / "cache" / above
+    shared.chmod(0o777)
+    with pytest.raises(compiler.CompileError, match="can be written by everybody") as refused:
+        libraries.cache_folder()
+    assert str(shared.resolve()) in str(refused.value)
+    shared.chmod(0o1777)  # nobody moves what belongs to another
+    assert libraries.cache_folder() == folder
+
+
 def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -45,7 +45,7 @@ from results.store import Store
 
 from .conftest import LIMIT
 
-pytest.importorskip("plotly", reason="plotly is not installed: pip install 'actsearch[plots]'")
+pytest.importorskip("plotly", reason="plotly is not installed: pip install plotly")
 
 FIGURE = Figure(
     "three",

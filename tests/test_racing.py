@@ -204,7 +204,7 @@ def search(path: Path, blobs: Any, **options: Any) -> actsearch.Run:
 
 
 def results(run: actsearch.Run) -> list[tuple[str, ...]]:
-    table = run.table()[["formula", "status", "val accuracy", "reason"]].astype(str)
+    table = run.table(wide=True)[["formula", "status", "val accuracy", "reason"]].astype(str)
     return list(table.itertuples(index=False, name=None))
 
 

@@ -620,6 +620,41 @@ def test_of_many_functions_fifty_are_shown_until_all_are_asked_for(own: Run, bro
     shown.close()
 
 
+def test_the_page_runs_and_obeys_nothing_that_is_not_its_own(run: Run, browser: Any) -> None:
+    text = report(run).read_text()
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)
+    assert policy.startswith("default-src &#39;none&#39;")
+    assert "unsafe" not in policy
+    assert not re.search(r"<[^>]*\s(style|on\w+)=", text)
+    target = run.path / "injected.html"
+    target.write_text(
+        text.replace(
+            "</header>",
+            "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+            "<p id=p style='color: rgb(1, 2, 3)'>text</p></header>",
+        )
+    )
+    shown = browser.new_page()
+    refused: list[str] = []
+    shown.on("console", lambda message: refused.append(message.text))
+    shown.goto(target.as_uri())
+    assert shown.title() != "run"
+    assert shown.eval_on_selector("#p", "p => getComputedStyle(p).color") != "rgb(1, 2, 3)"
+    assert sum("Content Security Policy" in text for text in refused) >= 3
+    shown.close()
+
+
+def test_drawings_keep_their_colours_under_the_policy(page: Any) -> None:
+    paths = page.eval_on_selector_all(
+        "#progress svg path", "paths => paths.map(p => getComputedStyle(p).stroke)"
+    )
+    assert "rgb(0, 114, 178)" in paths  # the staircase
+    sizes = page.eval_on_selector_all(
+        "#progress svg text", "texts => texts.map(t => getComputedStyle(t).fontSize)"
+    )
+    assert set(sizes) == {"8px", "9px"}  # ticks and legend, labels
+
+
 def test_formulas_are_set_and_figures_drawn(page: Any) -> None:
     assert page.locator("header .best math").count() == 1
     assert page.locator("header .best math mi").first.bounding_box()["height"] > 5

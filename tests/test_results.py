@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from results.leaderboard import leaderboard, status_counts
-from results.tables import FORMATS, to_csv, to_json, to_markdown, to_text
+from results.tables import FORMATS, printable, to_csv, to_json, to_markdown, to_text
 
 
 def row(expression: str, status: str | None, accuracy: float | None = None, **more: Any) -> dict:
@@ -109,3 +109,21 @@ def test_text_is_aligned_and_control_characters_are_gone() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_table_is_no_error(name: str) -> None:
     assert FORMATS[name]([]).strip() in ("", "[]")
+
+
+HOSTILE = "\x1b]0;title\x07a\x9b31m\x7fb\u202ec\u2028d\ttab\r\n=x"
+
+
+@pytest.mark.parametrize("how", [name for name in FORMATS if name != "json"])
+def test_no_format_lets_a_terminal_be_told_what_to_do(how: str) -> None:
+    rows = [{"formula": HOSTILE, HOSTILE: 1.0}] if how != "csv" else [{"formula": HOSTILE}]
+    shown = FORMATS[how](rows)
+    assert printable(shown, keep="\n") == shown
+    assert not set("\x1b\x07\x9b\x7f\u202e\u2028\t\r") & set(shown)
+    assert "]0;title" in shown  # what can be shown is
+
+
+@pytest.mark.parametrize("text", ["\t=1+1", " @SUM(A1)", "=1+1", "-x"])
+def test_a_formula_of_a_spreadsheet_stays_text_behind_spaces_too(text: str) -> None:
+    [read] = csv.DictReader(io.StringIO(to_csv([{"f": text}])))
+    assert read["f"].startswith("'")

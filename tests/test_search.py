@@ -263,7 +263,7 @@ def test_a_network_of_nans_is_diverged_and_never_scores_chance(
     run = actsearch.search(
         tmp_path / "run", space=SPACE, dataset=blobs, child=poisoned, budget=2, **QUICK
     )
-    table = run.table()
+    table = run.table(wide=True)
     assert set(table["status"]) == {"diverged", "rejected"}
     assert table["val accuracy"].isna().all()
     diverged = table[table["status"] == "diverged"]

@@ -28,8 +28,7 @@ def write(source: Source) -> bytes:
         import onnx.checker  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "--to onnx needs the package onnx, which is not installed: "
-            "pip install 'actsearch[export]'",
+            "--to onnx needs the package onnx, which is not installed: python -m pip install onnx",
             name="onnx",
         ) from error
     model = _Graph(source, onnx).model()

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,21 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept, readable and writable by their owner alone."""
+    """Where libraries are kept, readable and writable by their owner alone. Raises CompileError
+    where others could put code there, in the folder itself or by moving one above it away."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "actsearch" / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = folder.stat()
     if state.st_uid != os.getuid() or state.st_mode & 0o022:
         raise CompileError(f"{folder} can be written by others, who could put code there")
+    for above in folder.resolve().parents:
+        mode = above.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:  # as /tmp, where only owners move
+            raise CompileError(
+                f"{above} can be written by everybody, who could put code into {folder}; set "
+                f"XDG_CACHE_HOME to a folder of yours, or 'chmod o-w {above}'"
+            )
     return folder
 
 

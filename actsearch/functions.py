@@ -1,0 +1,87 @@
+"""What a text that names a function means, where runs are known: a formula, a name, or RUN#RANK.
+
+`search_space` knows no runs, so importing this module tells its `Activation` what RUN#RANK is. It
+is therefore the home of the names of `actsearch` that take a function.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from actsearch.errors import NoCandidateError, UsageError
+from actsearch.run import Run
+from child_models.replacement import replace_activations
+from search_space import activation
+from search_space.activation import Activation, act_layer
+from search_space.expression import Expr
+from search_space.operators import Op, check_operator_set
+from search_space.parser import ParseError, parse
+
+__all__ = ["Activation", "Found", "act_layer", "find", "replace_activations"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A function, the operator set it is to be computed in, and where it comes from."""
+
+    expr: Expr
+    operators: str
+    origin: str = ""
+
+
+def find(function: str | Expr, operators: str | None = None, extra: tuple[Op, ...] = ()) -> Found:
+    """The function that is meant, in its run's operator set or in `operators` [guarded]; `extra`
+    are operators beyond the paper's. Raises ValueError or one of actsearch.errors."""
+    if operators is not None:
+        check_operator_set(operators)
+    if isinstance(function, Expr):
+        return Found(function, operators or "guarded")
+    if "#" in function:
+        return _ranked(function, operators, extra)
+    return Found(parse(function, extra), operators or "guarded")
+
+
+def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
+    """The function that RUN#RANK means."""
+    path, _, rank = text.rpartition("#")
+    if not path or not rank.isdecimal():
+        raise UsageError(f"{text!r} is no RUN#RANK; write the run's folder and a rank: runs/tiny#3")
+    run = Run.open(path)
+    ranked = {entry.rank: entry for entry in run.leaderboard() if entry.rank is not None}
+    if int(rank) not in ranked:
+        has = f"its ranks are 1 to {len(ranked)}" if ranked else "none of its functions trained"
+        raise NoCandidateError(f"{path} has no rank {rank}; {has}")
+    own = run.config.get("settings", {}).get("operators")
+    if own is None:
+        raise UsageError(
+            f"{path} has no config.json that says its operator set; give the formula instead, "
+            f"{shlex.quote(ranked[int(rank)].formula)}, and the set"
+        )
+    if operators not in (None, own):
+        raise UsageError(
+            f"{path} was searched with the operator set {own}, not {operators}; leave out "
+            "--operators, or give the formula"
+        )
+    expression = ranked[int(rank)].expression
+    try:
+        return Found(parse(expression, extra), own, f"rank {rank} of {_printable(run.name)}")
+    except ParseError as error:
+        raise UsageError(
+            f"{text} is {expression}, with operators of a space of your own; from Python, "
+            "actsearch.export(..., space=space) takes it"
+        ) from error
+
+
+def _printable(name: str) -> str:
+    """What a comment of any language can hold."""
+    return re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)
+
+
+def _read(text: str, operators: str | None) -> tuple[Expr, str]:
+    found = find(text, operators)
+    return found.expr, found.operators
+
+
+activation.ranked = _read

@@ -1,0 +1,152 @@
+"""Known functions are called by their names, in whichever form they were written or found."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import actsearch
+from actsearch import cli
+from actsearch.run import Run
+from results.records import Outcome
+from results.store import Store
+from search_space.activation import Activation
+from search_space.baselines import BASELINES, FORMS, MODERN, NAMED
+from search_space.equivalence import canonical
+from search_space.export.exporters import check_name
+from search_space.names import name_of
+from search_space.parser import MAX_DEPTH, ParseError, parse
+from search_space.survey import describe
+
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+# As torch or their authors have them.
+OTHERS = {
+    "silu": F.silu,
+    "relu2": lambda x: F.relu(x) ** 2,
+    "relu6": F.relu6,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "hardtanh": F.hardtanh,
+    "softsign": F.softsign,
+    "logsigmoid": F.logsigmoid,
+    "tanhshrink": F.tanhshrink,
+    "mish": F.mish,
+    "snake": lambda x: x + (1 - torch.cos(2 * x)) / 2,
+    "serf": lambda x: x * torch.erf(softplus(x)),
+    "telu": lambda x: x * torch.tanh(torch.exp(x)),
+    "golu": lambda x: x * torch.exp(-torch.exp(-x)),
+}
+
+
+@pytest.mark.parametrize("name", MODERN)
+@pytest.mark.parametrize("operators", ["guarded", "paper"])
+def test_known_functions_are_those_of_their_authors(name: str, operators: str) -> None:
+    x = torch.linspace(-12, 12, 97, dtype=torch.float64)
+    found = Activation(name, operators=operators)(x)
+    torch.testing.assert_close(found, OTHERS[name](x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("operators", ["guarded", "paper"])
+def test_the_table_of_forms_has_the_canonical_form_of_each_and_one_name_of_it(
+    operators: str,
+) -> None:
+    forms = {str(canonical(parse(text), operators)) for text in NAMED.values()}
+    assert forms == FORMS.keys()
+    assert set(FORMS.values()) == NAMED.keys() - {"swish-1"}  # which is silu
+    for form, name in FORMS.items():
+        assert str(canonical(parse(NAMED[name]), operators)) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("x * sigmoid(x)", "silu"),
+        ("swish-1", "silu"),
+        ("x * relu(x)", "relu2"),
+        ("0.5*x*(1 + erf(0.7071067811865476*x))", "gelu"),
+        ("max(x, softplus(x))", "softplus"),  # no rule says so
+        ("x - softplus(x)", "logsigmoid"),
+        ("max(relu(x), tanh(x))", "relu"),
+        ("x * sigmoid(beta[2]*x)", ""),  # starts as another function than swish
+        ("x * sin(x)", ""),
+    ],
+)
+def test_a_function_has_its_name_in_whichever_form(text: str, name: str) -> None:
+    assert name_of(describe(canonical(parse(text)))) == name
+
+
+def test_names_are_read_and_unknown_ones_get_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["show", "mish"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[:2] == [
+        "name           mish",
+        "formula        x * tanh(softplus(x))",
+    ]
+    assert cli.main(["show", "misch"]) == 2
+    assert "Did you mean mish?" in capsys.readouterr().err
+    assert cli.main(["show", "x * sin(x)"]) == 0
+    assert "name  " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_nesting_known_functions_ends_at_the_depth_of_trees(name: str) -> None:
+    with pytest.raises(ParseError, match=f"{MAX_DEPTH} deep"):
+        parse(f"{name}(" * 40 + "x" + ")" * 40)
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMS.values())))
+def test_code_is_named_for_the_function_that_it_computes(name: str) -> None:
+    assert check_name(name) == name
+    code = actsearch.export(NAMED[name], "python")
+    assert isinstance(code, str)
+    module: dict[str, object] = {}
+    exec(code, module)  # noqa: S102
+    expected = float(Activation(name)(torch.tensor([[0.5]]).double()).detach())
+    value = module[name](0.5)  # type: ignore[operator]
+    assert math.isclose(value, expected, rel_tol=1e-6)
+
+
+def test_a_search_stores_the_names_of_what_it_trains(
+    tmp_path: Path, blobs: tuple[np.ndarray, np.ndarray]
+) -> None:
+    run = actsearch.search(
+        tmp_path / "run",
+        space="units=1;unary=identity,relu,sigmoid,softplus;binary=mul,max",
+        dataset=blobs, child="mlp", steps=5, executor="inline", quiet=True,
+    )  # fmt: skip
+    names = {row["expression"]: row["label"] for row in run.rows()}
+    assert names["mul(x, sigmoid(x))"] == "silu"
+    assert names["square(relu(x))"] == "relu2"
+    [softplus] = [e for e, name in names.items() if name == "softplus"]
+    assert softplus == "max(x, softplus(x))"  # stored in the form that was met first
+    assert {e.label for e in run.leaderboard()} >= {"relu", "swish", "silu", "relu2"}
+    table = actsearch.reevaluate(
+        run, functions=["mish", "x - softplus(x)"], dataset=blobs, steps=5, seeds=1,
+        executor="inline", quiet=True, baselines="paper",
+    )  # fmt: skip
+    assert set(table["name"]) == {*BASELINES, "silu", "mish", "logsigmoid"} - {"swish-1"}
+
+
+def test_a_run_of_before_names_were_stored_has_them_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "run.sqlite", create=True)
+    store.add_protocol("p", {"child": "mlp", "operators": "guarded"})
+    trial = store.submit("search", "mul(x, sigmoid(x))", "p", 0, formula="x * sigmoid(x)")
+    store.record(trial, Outcome("ok", val_accuracy=0.9))
+    store.close()
+    assert [e.label for e in Run.open(tmp_path).leaderboard()] == ["silu"]
+    assert cli.main(["top", str(tmp_path), "-f", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "silu"
