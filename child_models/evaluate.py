@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from child_models.batch_norm import use_kernels
 from child_models.cuda_graph import own_stream
 from child_models.datasets import Data
 from child_models.inspection import activations, inspection, rounded
@@ -176,10 +175,7 @@ class Evaluator:
             operators=self.operators,
             kernels=self.kernels,
         )
-        model = self.child(make_activation, **self.dataset.facts)
-        if self.kernels != "eager":
-            use_kernels(model)
-        return model
+        return self.child(make_activation, **self.dataset.facts)
 
     def kernel_kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that this child uses, with betas and without; none where

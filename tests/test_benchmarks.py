@@ -19,7 +19,6 @@ import actsearch
 from actsearch import cli
 from actsearch.known_results import Table, table_from
 from child_models import zoo
-from child_models.batch_norm import BatchNorm2d
 from controller.racing import FIRST, RaceRules
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.activation import Activation
@@ -450,12 +449,10 @@ def test_a_step_is_timed_with_what_its_row_says(script: Any, monkeypatch: Any) -
         return build
 
     monkeypatch.setattr(module, "child_from", child_from)
-    for way, kind in ((module.NAIVE, nn.BatchNorm2d), (module.OURS, BatchNorm2d)):
+    for way in (module.NAIVE, module.OURS):
         step = module.step_of(module.Variant("swish", *way), "resnet8:width=4", 8, 4)
         before = [p.clone() for p in built[-1].parameters()]
         step()
-        kinds = {type(m) for m in built[-1].modules() if isinstance(m, nn.BatchNorm2d)}
-        assert kinds == {kind}
         moved = [(a - b).abs().max() for a, b in zip(built[-1].parameters(), before, strict=True)]
         assert 0 < max(moved) < 1e-3
 

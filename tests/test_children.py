@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from child_models.evaluate import Evaluator
 from child_models.image_folder import StreamedImages
 from child_models.image_network import MakeActivation
 from child_models.recipe import RECIPES, Recipe
-from child_models.resnet import BasicBlock, Subsampled
 from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
+from results.benchmarks import load_benchmark
 from results.records import DeviceLostError, NoDeviceError, Trial
 from search_space.activation import Activation
 from search_space.operators import Op
+from search_space.parser import parse
 
 Arrays = tuple[np.ndarray, np.ndarray]
 RECIPE = Recipe(steps=12, batch_size=16, lr=0.05, schedule="cosine")
@@ -160,27 +162,6 @@ def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros
     assert not y[:, 16:].any()
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("side", [8, 7])
-def test_the_shortcuts_gradient_is_that_of_slices_and_lies_as_its_input(
-    layout: torch.memory_format, side: int
-) -> None:
-    x = torch.randn(2, 4, side, side, dtype=torch.float64).to(memory_format=layout)
-    x.requires_grad_()
-    y = BasicBlock(lambda width: nn.ReLU(), 4, 7, 2).shortcut(x)
-    slices = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 3))
-    assert torch.equal(y, slices)
-    assert y.stride() == slices.stride()
-    gradient = torch.randn_like(y)
-    [ours], [theirs] = (torch.autograd.grad(out, x, gradient) for out in (y, slices))
-    assert torch.equal(ours, theirs)
-    assert ours.stride() == x.stride()
-    assert torch.autograd.gradgradcheck(lambda x: Subsampled.apply(x, 2, 3), (x,))
-    means = x.detach()[:, :, :1, :1].requires_grad_()
-    flat = torch.autograd.grad(Subsampled.apply(means.expand_as(x), 2, 3).sum(), means)[0]
-    assert (flat == len(range(0, side, 2)) ** 2).all()  # of an input whose pixels are one in memory
-
-
 # -- data
 
 
@@ -293,6 +274,49 @@ def test_real_cifar10_trains_above_chance() -> None:
     assert outcome.status == "ok"
     assert outcome.test_accuracy is not None
     assert outcome.test_accuracy > 0.2
+
+
+# Accuracies of the one-unit table by the vectors of the processor that trained: docs/one_unit.md.
+# Of min(x, sinc(x)) the backward pass keeps a slope, whose layout decides how torch sums.
+TABLE = [
+    ("relu(x)", {"AVX2": 0.3882, "AVX512": 0.3884}),
+    ("x * sigmoid(beta * x)", {"AVX2": 0.4016, "AVX512": 0.4016}),
+    ("min(x, sinc(x))", {"AVX2": 0.4152}),
+]
+
+
+@pytest.fixture(scope="module")
+def cifar10() -> Dataset:
+    """All of CIFAR-10, as the table's trainings had it."""
+    folder = os.environ.get("ACTSEARCH_TEST_DATA")
+    if folder is None or not Path(folder, "cifar10_jpeg.npz").is_file():
+        pytest.skip("ACTSEARCH_TEST_DATA names no folder with cifar10_jpeg.npz")
+    pack = np.load(Path(folder, "cifar10_jpeg.npz"))
+    ends, coded = pack["offset"], pack["jpeg"].tobytes()
+    parts = (coded[a:b] for a, b in pairwise(ends))
+    images = np.stack([np.asarray(Image.open(io.BytesIO(part)).convert("RGB")) for part in parts])
+    train, test = ((images[m], pack["label"][m]) for m in (~pack["is_test"], pack["is_test"]))
+    return make_dataset("cifar10", train, test, augment="crop_flip")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("formula", "accuracies"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_row_of_the_one_unit_table_trains_again_to_its_accuracy(
+    formula: str, accuracies: dict[str, float], cifar10: Dataset
+) -> None:
+    table = load_benchmark("one-unit")
+    provenance = table.attrs["provenance"]
+    vectors, version = torch.backends.cpu.get_cpu_capability(), provenance["versions"]["torch"]
+    if torch.__version__ != version or vectors not in accuracies:
+        pytest.skip(f"the row was trained by torch {version} with {' or '.join(accuracies)}")
+    [stored] = table.loc[table["formula"] == formula, "accuracy"]
+    assert stored in accuracies.values()
+    recipe = Recipe(**provenance["protocol"]["recipe"])
+    evaluate = Evaluator(cifar10, child_from(provenance["protocol"]["child"]), recipe)
+    assert evaluate.protocol_hash == provenance["protocol hash"]
+    outcome = evaluate(trial(str(parse(formula))))
+    # Two of 5,000 images; batch normalisation by loops of our own moved ReLU by twelve.
+    assert outcome.val_accuracy == pytest.approx(accuracies[vectors], abs=4.5e-4)
 
 
 # -- training
