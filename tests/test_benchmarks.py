@@ -514,6 +514,7 @@ def test_ways_to_train_on_a_gpu_are_compared(
     given = argparse.Namespace(child="resnet20", batch=4)
     flop, size = module.least(given, module.images(32, 100))
     assert flop == pytest.approx(4 * 3 * 2 * 40.55e6, rel=0.02)  # He et al. 2016a: 40.55 M products
+    assert flop / 4 * 128 * 10_000 == pytest.approx(310e12, rel=0.01)  # a child of the paper
     assert 4 * 1e6 < size < 4 * 2e7
 
 

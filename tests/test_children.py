@@ -152,6 +152,25 @@ def test_a_resnet_has_6n_plus_2_layers() -> None:
         child_from("resnet:depth=21")(lambda c: nn.ReLU(), input_shape=(3, 32, 32), classes=10)
 
 
+def test_convolutions_of_a_densenet_start_as_its_authors_have_them() -> None:
+    """models/densenet.lua: n = v.kW*v.kH*v.nOutputPlane; v.weight:normal(0,math.sqrt(2/n))"""
+    torch.manual_seed(0)
+    model = child_from("densenet:depth=40")(lambda c: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert {m.kernel_size for m in convolutions} == {(1, 1), (3, 3)}
+    for m in convolutions:
+        n = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
+        error = 1 / math.sqrt(2 * m.weight.numel())  # of a deviation, as a share of it
+        assert m.weight.std().item() == pytest.approx(math.sqrt(2 / n), rel=4.5 * error)
+
+
+def test_a_network_that_changed_is_another_child_than_before() -> None:
+    """Runs of DenseNet before fan-out had the name alone."""
+    changed, same = child_from("densenet:depth=10"), child_from("resnet8:width=4")
+    assert changed.digest != changed.name == "densenet:depth=10"
+    assert same.digest == same.name
+
+
 def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros() -> None:
     model = child_from("resnet8")(lambda c: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
     block = model.blocks[1]  # type: ignore[index]
