@@ -209,7 +209,11 @@ class Evaluator:
             seen.append((step, score, means))
 
         track = Track(self.track, look) if self.track else None
-        training = train(model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs)
+        timed = trial.stage == "search" and device.type == "cpu"
+        relu = partial(self.build, "relu(x)") if timed else None
+        training = train(
+            model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs, relu
+        )
         whole = trial.stage == "reevaluate"
         splits = ("val", "test") if whole and self.test else ("val",)
         alive = partial(beat, recipe.steps)
@@ -218,6 +222,8 @@ class Evaluator:
             details = inspection(model, task, recipe, alive) if whole and self.inspect else {}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
+        if training.cost is not None:
+            details = details | {"cost": training.cost}
         return training, scores, details | ({"track": seen} if seen else {})
 
 

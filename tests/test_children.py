@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -20,7 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from child_models import evaluate, image_folder
+from child_models import evaluate, image_folder, training
 from child_models.classification import LOSSES, Classification
 from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
@@ -661,6 +662,88 @@ def test_learning_rates_fall_as_the_schedule_says(
 def test_a_recipe_that_cannot_be_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Recipe(**bad)
+
+
+def test_a_step_takes_the_processors_time_not_the_clocks(pictures: Dataset) -> None:
+    class Waiting(Classification):
+        def batches(self, recipe: Recipe, seed: int) -> Any:
+            for batch in super().batches(recipe, seed):
+                time.sleep(0.2)  # as where other programs have the processor
+                yield batch
+
+    task = Waiting(pictures, torch.device("cpu"))
+    model = child_from("mlp:width=4")(lambda c, **_: nn.ReLU(), **pictures.facts)
+    assert training.train(model, task, RECIPE, 0).ms_per_step < 200
+
+
+TIMED = replace(RECIPE, steps=training.STEPS_PER_PAIR * (training.PAIRS + 1))
+
+
+@pytest.mark.parametrize("child", ["mlp:width=4", "resnet8:width=4"])
+def test_a_child_that_is_timed_beside_relu_trains_as_without(child: str, pictures: Dataset) -> None:
+    evaluate = Evaluator(pictures, child_from(child), TIMED)
+    searched = evaluate(trial("sin(x)"))
+    again = evaluate(replace(trial("sin(x)"), stage="rung"))
+    assert (searched.curve, searched.val_accuracy) == (again.curve, again.val_accuracy)
+    low, high = searched.details["cost"][1:]
+    assert 0 < low <= searched.details["cost"][0] <= high
+    assert again.details == {}
+    short = Evaluator(pictures, child_from(child), replace(TIMED, steps=TIMED.steps - 1))
+    assert short(trial("sin(x)")).details == {}
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, relu: Callable[[int], float]) -> Any:
+    """A BesideReLU whose step number i takes relu(i) seconds, and a list of the batches it had."""
+    clock, had = [0.0], []
+
+    def step(batch: Any) -> None:
+        clock[0] += relu(batch)
+        had.append(batch)
+
+    made = (step, torch.optim.SGD([torch.zeros(1)], 0.1))
+    monkeypatch.setattr(training.time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(training, "_step_of", lambda *_: made)
+    return training.BesideReLU(nn.ReLU, None, TIMED), had  # type: ignore[arg-type]
+
+
+def test_cost_is_a_ratio_of_neighbours_whatever_the_machine_does_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processor is up to ten times slower in turns; the child takes 1.5 times ReLU's time."""
+    slow = [1 + 9 * math.sin(i / 25) ** 2 for i in range(TIMED.steps + 1)]
+    timed, had = beside(monkeypatch, lambda i: slow[i + 1])
+    spent = sum(timed.after(i, i, 1.5 * slow[i]) for i in range(TIMED.steps))
+    assert timed.cost == pytest.approx((1.5, 1.5, 1.5))
+    assert len(had) == 1 + training.PAIRS
+    assert spent == pytest.approx(sum(slow[i + 1] for i in had))
+
+
+def test_the_interval_of_a_cost_leaves_out_the_least_and_the_greatest_of_nine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed, had = beside(monkeypatch, lambda i: 1.0)
+    ratios = iter([0.1, 5, 3, 4, 9, 2, 7, 6, 8])
+    for i in range(TIMED.steps):
+        follows = len(had) > 1 and had[-1] == i - 1
+        timed.after(i, i, next(ratios) if follows else 100.0)
+    assert timed.cost == (5, 2, 8)
+
+
+def test_a_step_of_relu_that_fails_leaves_the_child_without_a_cost(
+    monkeypatch: pytest.MonkeyPatch, pictures: Dataset
+) -> None:
+    evaluate = Evaluator(pictures, child_from("mlp:width=4"), TIMED)
+    build = evaluate.build
+
+    def once(expression: str) -> nn.Module:
+        if expression == "relu(x)":
+            raise RuntimeError("one model at a time")
+        return build(expression)
+
+    monkeypatch.setattr(evaluate, "build", once)
+    outcome = evaluate(trial("sin(x)"))
+    assert outcome.status == "ok"
+    assert outcome.details == {}
 
 
 def test_betas_get_no_weight_decay() -> None:
