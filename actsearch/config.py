@@ -219,8 +219,7 @@ class SearchConfig:
     timeout: Float = None
     """Seconds after which a child is stopped and recorded as timed_out [never]."""
     kernels: Kernels = None
-    """Activations as generated code: where there can be any, always, or never; but for never, batch
-    normalisation too where it can be [auto]."""
+    """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: Switch = None
     """Have a GPU take each training step as one launch, of children of this package [off]."""
     preset: Preset = None
@@ -382,8 +381,7 @@ class ReevaluateConfig:
     timeout: Float = None
     """Seconds after which a child is stopped [never]."""
     kernels: Kernels = None
-    """Activations as generated code: where there can be any, always, or never; but for never, batch
-    normalisation too where it can be [auto]."""
+    """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: Switch = None
     """Have a GPU take each training step as one launch, of children of this package [off]."""
     data_root: Text = None
@@ -506,8 +504,7 @@ class ExperimentConfig:
     timeout: Float = None
     """Seconds after which a child is stopped [never]."""
     kernels: Kernels = None
-    """Activations as generated code: where there can be any, always, or never; but for never, batch
-    normalisation too where it can be [auto]."""
+    """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: Switch = None
     """Have a GPU take each training step as one launch, of children of this package [off]."""
     data_root: Text = None

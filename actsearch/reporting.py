@@ -47,8 +47,8 @@ STATUS_WORDS = {
 PICTURES: Mapping[str, tuple[str, str]] = {
     "progress": ("The search", "Each point is one function, trained once; the staircase is the "
                  "best so far."),
-    "cost": ("Accuracy and cost", "Time is the median of a training step on the machine that "
-             "trained. Nothing beats the functions on the line in both."),
+    "cost": ("Accuracy and cost", "Time is that of a training step. A line, if there is one, joins "
+             "functions that are cheaper than all that score higher."),
     "operators": ("Which operators help", "An operator whose two intervals lie apart is more "
                   "frequent among the best or the worst than chance explains, one at a time."),
     "losses": ("Training", "The loss of the best functions."),
@@ -413,6 +413,7 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "expected": known.expected.get(e.expression) if known else None,
                 "ms": e.ms_per_step,
                 "vs_relu": e.vs_relu,
+                "vs_relu_range": e.vs_relu_range,
                 "front": e.expression in best,
                 "properties": e.properties,
                 "status": e.status.replace("_", " "),

@@ -288,6 +288,7 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             "seconds": e.seconds,
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,
+            "x relu 95 %": _interval(e.vs_relu_range),
         }
         if full:
             extra = {"status": e.status, "seeds": e.seeds, "reason": e.reason}
@@ -295,6 +296,10 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
         rows.append(row)
     return rows
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
 def head(entries: list[Entry]) -> list[Row]:
@@ -328,4 +333,4 @@ def narrow(row: Row) -> Row:
     """A full row without what a narrow terminal has no room for."""
     short = {k: row[k] for k in ("rank", "formula", "name", "val accuracy", "seconds", "ms/step")}
     note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-    return {**short, "x relu": row["x relu"], "note": note}
+    return {**short, "x relu": row["x relu"], "x relu 95 %": row["x relu 95 %"], "note": note}

@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -145,12 +147,15 @@ def make_evaluator(
 
 
 def warm_up(evaluator: Evaluator) -> float:
-    """Seconds that a ReLU child takes, from a few steps here; raises UsageError where it fails,
-    DataError where its data do, EnvironmentProblem where the machine does."""
+    """Seconds that a ReLU child takes here and now, from a few steps; raises UsageError where it
+    fails, DataError where its data do, EnvironmentProblem where the machine does."""
     relu = Trial(0, "search", "relu(x)", "", 0)
     steps = WARM_UP_STEPS["cuda" if torch.cuda.is_available() else "cpu"]
+    beats: list[tuple[int, float]] = []
     try:
-        outcome = evaluator.with_recipe(steps=steps)(relu)
+        outcome = evaluator.with_recipe(steps=steps)(
+            relu, lambda step: beats.append((step, time.perf_counter()))
+        )
     except DataError:
         raise
     except HostError as error:  # nothing has begun that could go on
@@ -163,7 +168,8 @@ def warm_up(evaluator: Evaluator) -> float:
     if torch.cuda.is_available():  # the memory is the workers'
         task_of.cache_clear()
         torch.cuda.empty_cache()
-    return (outcome.ms_per_step or 0.0) * evaluator.recipe.steps / 1e3
+    a_step = [(b - a) / (n - m) for (m, a), (n, b) in pairwise(beats) if n > m]
+    return statistics.median(a_step or [0.0]) * evaluator.recipe.steps
 
 
 def local_workers(per_gpu: int | None) -> int:

@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from activation import sampled
 from torch import nn
 
-from child_models.batch_norm import use_kernels
 from child_models.zoo import child_from
 from search_space.activation import Activation
 
@@ -65,8 +64,6 @@ def step_of(variant: Variant, child: str, size: int, batch: int) -> Callable[[],
             model.to(memory_format=torch.channels_last),
             x.to(memory_format=torch.channels_last),
         )
-    if variant.kernels == "generated":
-        use_kernels(model)
     if variant.kernels == "compiled":
         model.compile()
     naive = (variant.kernels, variant.channels_last, variant.bfloat16) == NAIVE

@@ -91,8 +91,9 @@ def trained(
 
 
 def least(given: argparse.Namespace, data: Dataset) -> tuple[float, float]:
-    """FLOP and bytes of a step of ReLU: every saved tensor is written once and read once, and its
-    gradient too; weights, gradients and momenta are read and written."""
+    """FLOP of a step of ReLU, two per multiply-add, and its bytes: every saved tensor is written
+    once and read once, and its gradient too; weights, gradients and momenta are read and
+    written."""
     model = child_from(given.child)(lambda *_, **__: torch.nn.ReLU(), **data.facts)
     x = torch.zeros(given.batch, *data.facts["input_shape"])
     saved: dict[int, int] = {}

@@ -43,7 +43,9 @@ class DenseNet(ImageNetwork):
     """`depth` is 6n+4: three blocks of n layers, each of which adds `width` channels (the growth
     rate).
 
-    DenseNet-BC of depth 100 and growth 12 has 0.8 million parameters, as published.
+    DenseNet-BC of depth 100 and growth 12 has 0.8 million parameters, as published. Convolutions
+    start as in the authors' `models/densenet.lua`: deviation sqrt(2 / (k k outputs)), which is
+    fan-out.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class DenseNet(ImageNetwork):
         self.norm = nn.BatchNorm2d(channels)
         self.act = make_activation(channels)
         self.head = nn.Linear(channels, classes)
-        self.initialise("fan_in")
+        self.initialise()
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.norm(self.layers(self.conv(x))))

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from child_models.batch_norm import use_kernels
 from child_models.cuda_graph import own_stream
 from child_models.datasets import Data
 from child_models.inspection import activations, inspection, rounded
@@ -188,10 +187,7 @@ class Evaluator:
             operators=self.operators,
             kernels=self.kernels,
         )
-        model = self.child(make_activation, **self.dataset.facts)
-        if self.kernels != "eager":
-            use_kernels(model)
-        return model
+        return self.child(make_activation, **self.dataset.facts)
 
     def kernel_kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that this child uses, with betas and without; none where
@@ -225,7 +221,11 @@ class Evaluator:
             seen.append((step, score, means))
 
         track = Track(self.track, look) if self.track else None
-        training = train(model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs)
+        timed = trial.stage == "search" and device.type == "cpu"
+        relu = partial(self.build, "relu(x)") if timed else None
+        training = train(
+            model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs, relu
+        )
         whole = trial.stage == "reevaluate"
         splits = ("val", "test") if whole and self.test else ("val",)
         alive = partial(beat, recipe.steps)
@@ -234,6 +234,8 @@ class Evaluator:
             details = inspection(model, task, recipe, alive) if whole and self.inspect else {}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
+        if training.cost is not None:
+            details = details | {"cost": training.cost}
         return training, scores, details | ({"track": seen} if seen else {})
 
 

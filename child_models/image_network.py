@@ -33,11 +33,11 @@ class ImageNetwork(nn.Module):
             )
         self.size = size
 
-    def initialise(self, mode: str = "fan_out") -> None:
-        """He et al. 2015, for every convolution."""
+    def initialise(self) -> None:
+        """He et al. 2015, for every convolution, by fan-out."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, channels, h, w)."""

@@ -3,8 +3,6 @@ without parameters. ResNet-20 of width 16 has 269,722 parameters."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -34,27 +32,7 @@ class BasicBlock(nn.Module):
         """Option A: every second pixel, new channels filled with zeros."""
         if self.stride == 1 and self.new_channels == 0:
             return x
-        return Subsampled.apply(x, self.stride, self.new_channels)
-
-
-class Subsampled(torch.autograd.Function):
-    """Every `stride`-th pixel of (N, C, H, W), and `new` channels of zeros. The gradient lies in
-    memory as x does; that of a slice never has its channels last, and all that is added to it is
-    then slow."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, stride: int, new: int) -> torch.Tensor:
-        ctx.step, ctx.shape = stride, x.shape
-        ctx.strides = torch.empty_like(x, device="meta").stride()  # x's own where that is dense
-        return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, new))
-
-    @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
-        gx = gradient.new_empty_strided(ctx.shape, ctx.strides).zero_()
-        gx[:, :, :: ctx.step, :: ctx.step] = gradient[:, : ctx.shape[1]]
-        return gx, None, None
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
 class ResNet(ImageNetwork):

@@ -8,6 +8,7 @@ ends the child as Diverged, with its step.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import statistics
 import time
@@ -25,9 +26,13 @@ from child_models.cuda_graph import CapturedStep, Step, can_be_captured, own_str
 from child_models.recipe import Recipe
 from results.records import AtRung, Rung
 
+log = logging.getLogger(__name__)
+
 CURVE_POINTS = 200
 RUNG_STEPS = 5  # whose mean loss counts at a rung
 RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
+PAIRS = 9  # steps that are timed beside one of ReLU
+STEPS_PER_PAIR = 10  # at least: what the steps of ReLU add is a tenth of a training at most
 
 
 class Diverged(Exception):
@@ -104,12 +109,14 @@ OPTIMISERS: dict[str, Callable[[Any, Recipe], torch.optim.Optimizer]] = {
 
 @dataclass(frozen=True)
 class Training:
-    """A training as far as it went: the loss curve as (step, loss), the median ms a step, and how
-    it stood at the rungs of a race."""
+    """A training as far as it went: the loss curve as (step, loss), the median ms per step (of
+    processor time, or of wall time with a GPU), how it stood at the rungs of a race, and its cost:
+    the time of a step over that of one of ReLU, with its 95 % interval."""
 
     curve: tuple[tuple[int, float], ...]
     ms_per_step: float
     rungs: tuple[AtRung, ...] = ()
+    cost: tuple[float, float, float] | None = None
 
 
 def train(
@@ -121,16 +128,19 @@ def train(
     race: Iterable[Rung] = (),
     track: Track | None = None,
     cuda_graphs: bool = False,
+    relu: Callable[[], nn.Module] | None = None,
 ) -> Training:
     """Train `model` in place. `beat(step)` is called as it goes on, `track` as often as it says;
-    raises Diverged, and RacedOut where it does not pass a rung of `race`.
+    raises Diverged, and RacedOut where it does not pass a rung of `race`. `relu` makes the same
+    model with ReLU, beside whose steps some of this one are timed; the training stays as it is.
 
     Where the model has an attribute `memory_format`, its weights and the images lie in memory that
     way. With `cuda_graphs` and an attribute `capturable`, a GPU takes each step as one launch."""
     if cuda_graphs and can_be_captured(model, task.device):
         with own_stream(task.device):
-            return _train(model, task, recipe, seed, beat, race, track, captured=True)
-    return _train(model, task, recipe, seed, beat, race, track, captured=False)
+            return _train(model, task, recipe, seed, beat, race, track, None, captured=True)
+    beside = BesideReLU(relu, task, recipe) if relu else None
+    return _train(model, task, recipe, seed, beat, race, track, beside, captured=False)
 
 
 def _train(
@@ -141,44 +151,39 @@ def _train(
     beat: Callable[[int], None],
     race: Iterable[Rung],
     track: Track | None,
+    beside: BesideReLU | None,
     captured: bool,
 ) -> Training:
     losses = torch.zeros(recipe.steps, device=task.device)
     if track is not None:
         with _ends_at(0, losses):
             track.look(0)
-    model.train()
-    model.to(memory_format=memory_format(model))  # pyright: ignore[reportCallIssue]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = OPTIMISERS[recipe.optimiser](_weight_decay_groups(model, recipe), recipe)
+    launch, optimiser = _step_of(model, task, recipe)
     check_every = 1 if task.device.type == "cpu" else 20  # reading a value makes a GPU wait
     rungs = {rung.step: rung for rung in race if rung.step < recipe.steps}
     stood: list[AtRung] = []
     norms = torch.zeros(recipe.steps, device=task.device)
     times: list[float] = []
-    checked, clock = 0, time.perf_counter()
+    # One thread computes all of a step on a processor (`_one_thread` of evaluate.py), so its own
+    # time leaves out what others did meanwhile.
+    now = time.thread_time if task.device.type == "cpu" else time.perf_counter
+    checked, clock = 0, now()
     batches = task.batches(recipe, seed)
-
-    def launch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        optimiser.zero_grad(set_to_none=True)
-        loss = task.loss(model, batch, recipe)
-        loss.backward()
-        norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-        optimiser.step()
-        return loss.detach(), norm
-
     take: Step = CapturedStep(launch, optimiser, task.device) if captured else launch
     for step in range(recipe.steps):
         batch = next(batches)
         set_rate(optimiser, recipe.lr * recipe.lr_factor(step))
+        begun = now()
         losses[step], norms[step] = take(batch)
+        if beside is not None:
+            clock += beside.after(step, batch, now() - begun)
         rung = rungs.get(step + 1)
         last = step + 1 == recipe.steps
         due = track is not None and ((step + 1) % track.every == 0 or last)
         if (step + 1) % check_every == 0 or last or rung is not None or due:
             turns.wait()
             _check_finite(losses, norms, checked, step + 1)
-            times.append((time.perf_counter() - clock) / (step + 1 - checked))
+            times.append((now() - clock) / (step + 1 - checked))
             checked = step + 1
             beat(checked)
             if rung is not None:
@@ -192,9 +197,83 @@ def _train(
                 with _ends_at(checked, losses):
                     track.look(checked)
                 model.train()
-            clock = time.perf_counter()
+            clock = now()
     ms = 1e3 * statistics.median(times)
-    return Training(_thin(losses, recipe.steps), ms, tuple(stood))
+    cost = beside.cost if beside else None
+    return Training(_thin(losses, recipe.steps), ms, tuple(stood), cost)
+
+
+def _step_of(model: nn.Module, task: Task, recipe: Recipe) -> tuple[Step, torch.optim.Optimizer]:
+    """What a step of training does with a batch, and its optimiser."""
+    model.train()
+    model.to(memory_format=memory_format(model))  # pyright: ignore[reportCallIssue]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = OPTIMISERS[recipe.optimiser](_weight_decay_groups(model, recipe), recipe)
+
+    def launch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        optimiser.zero_grad(set_to_none=True)
+        loss = task.loss(model, batch, recipe)
+        loss.backward()
+        norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        optimiser.step()
+        return loss.detach(), norm
+
+    return launch, optimiser
+
+
+class BesideReLU:
+    """Times steps of a child on a processor beside steps of the same network with ReLU.
+
+    Other programs slow a processor down by more than functions differ, and not always alike. A step
+    of ReLU and the child's next one meet the same neighbours, and each finds the caches as the
+    other has left them, so their ratio says what the function costs. The child's weights and random
+    numbers stay as they are without it.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], task: Task, recipe: Recipe) -> None:
+        self._make, self._task, self._recipe = make, task, recipe
+        self._step: Step | None = None
+        self._relu: float | None = None  # the seconds of its last step, until the child's next one
+        self._ratios: list[float] = []
+        steps, calls = recipe.steps, PAIRS + 1  # the first one only warms up
+        enough = steps >= calls * STEPS_PER_PAIR
+        self._due = {(i + 1) * steps // calls - 2 for i in range(calls)} if enough else set()
+
+    def after(self, step: int, batch: Any, seconds: float) -> float:
+        """Is told of each step of the child; returns the seconds that this took. Where ReLU's step
+        fails the child goes on, and has no cost."""
+        if self._relu is not None:
+            self._ratios.append(seconds / self._relu)
+            self._relu = None
+        if step not in self._due:
+            return 0.0
+        begun = time.thread_time()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self._take(batch)
+        except Exception as error:
+            log.warning("no cost beside ReLU: %s: %s", type(error).__name__, error)
+            self._due = set()
+        return time.thread_time() - begun
+
+    def _take(self, batch: Any) -> None:
+        if self._step is None:
+            self._step, optimiser = _step_of(self._make(), self._task, self._recipe)
+            set_rate(optimiser, 0.0)  # it stays finite
+            self._step(batch)
+            return
+        begun = time.thread_time()
+        self._step(batch)
+        self._relu = time.thread_time() - begun
+
+    @property
+    def cost(self) -> tuple[float, float, float] | None:
+        """The median of nine ratios, the second least and the second greatest: the true median is
+        outside of these with 2 (1 + 9) / 2**9 = 3.9 %. None where there are fewer."""
+        if len(self._ratios) < PAIRS:
+            return None
+        ordered = sorted(self._ratios)
+        return ordered[4], ordered[1], ordered[7]
 
 
 @contextmanager

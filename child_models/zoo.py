@@ -54,6 +54,10 @@ CHILDREN: dict[str, Builder] = {
     "keras_cnn": KerasCNN,
 }
 
+# Networks that are not what they were under the same name, with what is new. Their digest says it,
+# so that no run takes up, or compares itself with, trainings of the former one.
+CHANGED: Mapping[str, str] = {"densenet": "fan-out"}
+
 
 @dataclass(frozen=True)
 class Child:
@@ -119,7 +123,8 @@ def child_from(child: str | Child | Builder) -> Child:
         if not 0 < value < math.inf:
             raise ValueError(f"{name}:{key}={value} needs a number above 0, as {key}=0.1")
     written = options.written(name, chosen)
-    return Child(written, build, chosen, digest=written)
+    digest = f"{written} ({CHANGED[name]})" if name in CHANGED else written
+    return Child(written, build, chosen, digest)
 
 
 def _users_own(build: Builder) -> Child:

@@ -37,7 +37,9 @@ class Entry:
     """One function: its mean over seeds, and its rank among the functions that trained.
 
     `label` is what people call it, "" where they do not. Accuracies are fractions of 1. `vs_relu`
-    is its median time a step over ReLU's in the same run.
+    is its time per step over ReLU's and `vs_relu_range` the 95 % interval of that, from steps of
+    both in turns; where no such steps were timed (on a GPU, in short trainings, in runs from
+    before), it is the ratio of two medians of the run, and how much it varies is not known.
     """
 
     rank: int | None
@@ -53,6 +55,7 @@ class Entry:
     reason: str
     symmetry: str
     properties: Mapping[str, Any]
+    vs_relu_range: tuple[float, float] | None = None
     rung: tuple[int, float] | None = None  # steps and accuracy where it left a race or a cohort
 
     def __str__(self) -> str:
@@ -113,7 +116,7 @@ def _best_first(entry: Entry) -> tuple[int, float, float, str]:
 
 def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -> Entry:
     failed = next((r for r in runs if r["status"] != "ok"), None)
-    ms = _ms_per_step(runs)
+    ms, cost = _ms_per_step(runs), _cost(runs)
     return Entry(
         rank=None,
         expression=expression,
@@ -124,10 +127,11 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         seeds=len(runs),
         seconds=sum(r["seconds"] for r in runs),
         ms_per_step=ms,
-        vs_relu=ms / relu if ms and relu else None,
+        vs_relu=cost[0] if cost else ms / relu if ms and relu else None,
         reason=failed["reason"] if failed else "",
         symmetry=runs[0].get("symmetry") or "",
         properties=read_json(runs[0].get("properties") or "{}"),
+        vs_relu_range=cost and cost[1:],
         rung=runs[0].get("rung") or _left_a_race(runs[0]),
     )
 
@@ -142,6 +146,15 @@ def _left_a_race(row: Mapping[str, Any]) -> tuple[int, float] | None:
 def _ms_per_step(runs: list[Mapping[str, Any]]) -> float | None:
     times = [r["ms_per_step"] for r in runs if r["ms_per_step"] is not None]
     return statistics.median(times) if times else None
+
+
+def _cost(runs: list[Mapping[str, Any]]) -> tuple[float, float, float] | None:
+    """Over the trainings, each of which was timed beside ReLU: the median, and all intervals."""
+    found = [json.loads(r["cost"]) for r in runs if r.get("cost") is not None]
+    if not found:
+        return None
+    middle, low, high = zip(*found, strict=True)
+    return statistics.median(middle), min(low), max(high)
 
 
 def status_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -166,18 +166,39 @@ def _heights(f: Sequence[float]) -> tuple[float, float]:
 
 
 def front(entries: Iterable[Entry]) -> list[Entry]:
-    """The functions that no other beats in both accuracy and time a step, fastest first."""
-    timed = [e for e in entries if e.val_accuracy is not None and e.ms_per_step is not None]
-    kept: list[Entry] = []
-    for entry in sorted(timed, key=lambda e: (e.ms_per_step or 0.0, -(e.val_accuracy or 0.0))):
-        if not kept or (entry.val_accuracy or 0.0) > (kept[-1].val_accuracy or 0.0):
-            kept.append(entry)
-    return kept
+    """The functions that are cheaper than all that score higher, beyond the intervals of their
+    costs, cheapest first; none where that is true of the best alone, or an interval is not known.
+    """
+    found = _timed(entries)
+    timed = [(e, *e.vs_relu_range) for e in found if e.vs_relu_range]
+    if len(timed) < len(found):
+        return []
+
+    def beaten(entry: Entry, low: float, high: float) -> bool:
+        return any(
+            a_low <= high if _score(a) > _score(entry) else a_high < low
+            for a, a_low, a_high in timed
+            if a is not entry and _score(a) >= _score(entry)
+        )
+
+    kept = [e for e, low, high in timed if not beaten(e, low, high)]
+    if len({_score(e) for e in kept}) < 2:
+        return []
+    return sorted(kept, key=lambda e: (e.vs_relu or 0.0, -_score(e)))
+
+
+def _timed(entries: Iterable[Entry]) -> list[Entry]:
+    return [e for e in entries if e.val_accuracy is not None and e.ms_per_step is not None]
+
+
+def _score(entry: Entry) -> float:
+    return entry.val_accuracy or 0.0
 
 
 def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | None:
-    """Accuracy beside time a step, and the functions that nothing beats in both."""
-    timed = [e for e in entries if e.val_accuracy is not None and e.ms_per_step is not None]
+    """Accuracy beside time a step, and the functions that are surely cheaper than all above them,
+    if there are such."""
+    timed = _timed(entries)
     if len(timed) < 2:
         return None
     relative = all(e.vs_relu is not None for e in timed)
@@ -192,21 +213,34 @@ def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | 
     everything = tuple(f"#{e.rank} {e.formula}" for e in timed)
     marks: list[Line | Points] = [
         Points("a function", *at(timed), style=5, symbol=0, names=everything, size=3.5),
-        Line("Pareto front", *at(best), style=0),
-        Points("on the front", *at(best), style=0, names=short, written=True, size=7),
     ]
+    if best:
+        marks += [
+            Line("Pareto front", *at(best), style=0),
+            Points("on the front", *at(best), style=0, names=short, written=True, size=7),
+        ]
     for entry in (e for e in timed if e.label in BESIDE):
         marks.append(Points(entry.label, *at([entry]), style=1 + BESIDE.index(entry.label)))
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
     panel = Panel("", x, _validation(metric), tuple(marks))
-    shown = "; ".join(names[-NAMED_AT_THE_FRONT:])
     return Figure(
         "cost",
         f"{metric[0].upper()}{metric[1:]} and cost",
         (panel,),
-        f"the front: {shown}",
+        _front_in_words(names, timed),
         panel=(7.0, 4.2),
     )
+
+
+def _front_in_words(names: Sequence[str], timed: Sequence[Entry]) -> str:
+    if names:
+        return (
+            "the front, of functions that cost less than all that score higher, beyond the 95 % "
+            f"intervals of their costs: {'; '.join(names[-NAMED_AT_THE_FRONT:])}"
+        )
+    if all(e.vs_relu_range for e in timed):
+        return "no front is drawn: costs differ by less than their 95 % intervals"
+    return "no front is drawn: how much the costs vary was not measured"
 
 
 def _apart(

@@ -94,7 +94,7 @@ CREATE TABLE health (
 _ROWS = """
 SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.steps, t.submitted,
        o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.rungs,
-       o.seconds, o.ms_per_step,
+       o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
 LEFT JOIN functions f ON f.expression = t.expression

@@ -21,7 +21,6 @@ import actsearch
 from actsearch import cli
 from actsearch.known_results import Table, table_from
 from child_models import zoo
-from child_models.batch_norm import BatchNorm2d
 from controller.racing import FIRST, RaceRules
 from results.benchmarks import BENCHMARKS, load_benchmark
 from search_space.activation import Activation
@@ -532,12 +531,10 @@ def test_a_step_is_timed_with_what_its_row_says(script: Any, monkeypatch: Any) -
         return build
 
     monkeypatch.setattr(module, "child_from", child_from)
-    for way, kind in ((module.NAIVE, nn.BatchNorm2d), (module.OURS, BatchNorm2d)):
+    for way in (module.NAIVE, module.OURS):
         step = module.step_of(module.Variant("swish", *way), "resnet8:width=4", 8, 4)
         before = [p.clone() for p in built[-1].parameters()]
         step()
-        kinds = {type(m) for m in built[-1].modules() if isinstance(m, nn.BatchNorm2d)}
-        assert kinds == {kind}
         moved = [(a - b).abs().max() for a, b in zip(built[-1].parameters(), before, strict=True)]
         assert 0 < max(moved) < 1e-3
 
@@ -599,6 +596,7 @@ def test_ways_to_train_on_a_gpu_are_compared(
     given = argparse.Namespace(child="resnet20", batch=4)
     flop, size = module.least(given, module.images(32, 100))
     assert flop == pytest.approx(4 * 3 * 2 * 40.55e6, rel=0.02)  # He et al. 2016a: 40.55 M products
+    assert flop / 4 * 128 * 10_000 == pytest.approx(310e12, rel=0.01)  # a child of the paper
     assert 4 * 1e6 < size < 4 * 2e7
 
 

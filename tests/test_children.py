@@ -8,8 +8,10 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from child_models import evaluate, image_folder
+from child_models import evaluate, image_folder, training
 from child_models.classification import LOSSES, Classification
 from child_models.datasets import DataError, Dataset, load, make_dataset
 from child_models.evaluate import Evaluator
 from child_models.image_folder import StreamedImages
 from child_models.image_network import MakeActivation
 from child_models.recipe import RECIPES, Recipe
-from child_models.resnet import BasicBlock, Subsampled
 from child_models.training import OPTIMISERS, _weight_decay_groups
 from child_models.zoo import CHILDREN, child_from
+from results.benchmarks import load_benchmark
 from results.records import DeviceLostError, NoDeviceError, Trial
 from search_space.activation import Activation
 from search_space.operators import Op
+from search_space.parser import parse
 
 from .conftest import LIMIT
 
@@ -166,6 +169,25 @@ def test_a_resnet_has_6n_plus_2_layers() -> None:
         child_from("resnet:depth=21")(lambda c: nn.ReLU(), input_shape=(3, 32, 32), classes=10)
 
 
+def test_convolutions_of_a_densenet_start_as_its_authors_have_them() -> None:
+    """models/densenet.lua: n = v.kW*v.kH*v.nOutputPlane; v.weight:normal(0,math.sqrt(2/n))"""
+    torch.manual_seed(0)
+    model = child_from("densenet:depth=40")(lambda c: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert {m.kernel_size for m in convolutions} == {(1, 1), (3, 3)}
+    for m in convolutions:
+        n = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
+        error = 1 / math.sqrt(2 * m.weight.numel())  # of a deviation, as a share of it
+        assert m.weight.std().item() == pytest.approx(math.sqrt(2 / n), rel=4.5 * error)
+
+
+def test_a_network_that_changed_is_another_child_than_before() -> None:
+    """Runs of DenseNet before fan-out had the name alone."""
+    changed, same = child_from("densenet:depth=10"), child_from("resnet8:width=4")
+    assert changed.digest != changed.name == "densenet:depth=10"
+    assert same.digest == same.name
+
+
 def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros() -> None:
     model = child_from("resnet8")(lambda c: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
     block = model.blocks[1]  # type: ignore[index]
@@ -174,27 +196,6 @@ def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros
     assert y.shape == (2, 32, 4, 4)
     assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
     assert not y[:, 16:].any()
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("side", [8, 7])
-def test_the_shortcuts_gradient_is_that_of_slices_and_lies_as_its_input(
-    layout: torch.memory_format, side: int
-) -> None:
-    x = torch.randn(2, 4, side, side, dtype=torch.float64).to(memory_format=layout)
-    x.requires_grad_()
-    y = BasicBlock(lambda width: nn.ReLU(), 4, 7, 2).shortcut(x)
-    slices = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 3))
-    assert torch.equal(y, slices)
-    assert y.stride() == slices.stride()
-    gradient = torch.randn_like(y)
-    [ours], [theirs] = (torch.autograd.grad(out, x, gradient) for out in (y, slices))
-    assert torch.equal(ours, theirs)
-    assert ours.stride() == x.stride()
-    assert torch.autograd.gradgradcheck(lambda x: Subsampled.apply(x, 2, 3), (x,))
-    means = x.detach()[:, :, :1, :1].requires_grad_()
-    flat = torch.autograd.grad(Subsampled.apply(means.expand_as(x), 2, 3).sum(), means)[0]
-    assert (flat == len(range(0, side, 2)) ** 2).all()  # of an input whose pixels are one in memory
 
 
 # -- data
@@ -310,6 +311,49 @@ def test_real_cifar10_trains_above_chance() -> None:
     assert outcome.status == "ok"
     assert outcome.test_accuracy is not None
     assert outcome.test_accuracy > 0.2
+
+
+# Accuracies of the one-unit table by the vectors of the processor that trained: docs/one_unit.md.
+# Of min(x, sinc(x)) the backward pass keeps a slope, whose layout decides how torch sums.
+TABLE = [
+    ("relu(x)", {"AVX2": 0.3882, "AVX512": 0.3884}),
+    ("x * sigmoid(beta * x)", {"AVX2": 0.4016, "AVX512": 0.4016}),
+    ("min(x, sinc(x))", {"AVX2": 0.4152}),
+]
+
+
+@pytest.fixture(scope="module")
+def cifar10() -> Dataset:
+    """All of CIFAR-10, as the table's trainings had it."""
+    folder = os.environ.get("ACTSEARCH_TEST_DATA")
+    if folder is None or not Path(folder, "cifar10_jpeg.npz").is_file():
+        pytest.skip("ACTSEARCH_TEST_DATA names no folder with cifar10_jpeg.npz")
+    pack = np.load(Path(folder, "cifar10_jpeg.npz"))
+    ends, coded = pack["offset"], pack["jpeg"].tobytes()
+    parts = (coded[a:b] for a, b in pairwise(ends))
+    images = np.stack([np.asarray(Image.open(io.BytesIO(part)).convert("RGB")) for part in parts])
+    train, test = ((images[m], pack["label"][m]) for m in (~pack["is_test"], pack["is_test"]))
+    return make_dataset("cifar10", train, test, augment="crop_flip")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("formula", "accuracies"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_row_of_the_one_unit_table_trains_again_to_its_accuracy(
+    formula: str, accuracies: dict[str, float], cifar10: Dataset
+) -> None:
+    table = load_benchmark("one-unit")
+    provenance = table.attrs["provenance"]
+    vectors, version = torch.backends.cpu.get_cpu_capability(), provenance["versions"]["torch"]
+    if torch.__version__ != version or vectors not in accuracies:
+        pytest.skip(f"the row was trained by torch {version} with {' or '.join(accuracies)}")
+    [stored] = table.loc[table["formula"] == formula, "accuracy"]
+    assert stored in accuracies.values()
+    recipe = Recipe(**provenance["protocol"]["recipe"])
+    evaluate = Evaluator(cifar10, child_from(provenance["protocol"]["child"]), recipe)
+    assert evaluate.protocol_hash == provenance["protocol hash"]
+    outcome = evaluate(trial(str(parse(formula))))
+    # Two of 5,000 images; batch normalisation by loops of our own moved ReLU by twelve.
+    assert outcome.val_accuracy == pytest.approx(accuracies[vectors], abs=4.5e-4)
 
 
 # -- training
@@ -635,6 +679,88 @@ def test_learning_rates_fall_as_the_schedule_says(
 def test_a_recipe_that_cannot_be_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Recipe(**bad)
+
+
+def test_a_step_takes_the_processors_time_not_the_clocks(pictures: Dataset) -> None:
+    class Waiting(Classification):
+        def batches(self, recipe: Recipe, seed: int) -> Any:
+            for batch in super().batches(recipe, seed):
+                time.sleep(0.2)  # as where other programs have the processor
+                yield batch
+
+    task = Waiting(pictures, torch.device("cpu"))
+    model = child_from("mlp:width=4")(lambda c, **_: nn.ReLU(), **pictures.facts)
+    assert training.train(model, task, RECIPE, 0).ms_per_step < 200
+
+
+TIMED = replace(RECIPE, steps=training.STEPS_PER_PAIR * (training.PAIRS + 1))
+
+
+@pytest.mark.parametrize("child", ["mlp:width=4", "resnet8:width=4"])
+def test_a_child_that_is_timed_beside_relu_trains_as_without(child: str, pictures: Dataset) -> None:
+    evaluate = Evaluator(pictures, child_from(child), TIMED)
+    searched = evaluate(trial("sin(x)"))
+    again = evaluate(replace(trial("sin(x)"), stage="rung"))
+    assert (searched.curve, searched.val_accuracy) == (again.curve, again.val_accuracy)
+    low, high = searched.details["cost"][1:]
+    assert 0 < low <= searched.details["cost"][0] <= high
+    assert again.details == {}
+    short = Evaluator(pictures, child_from(child), replace(TIMED, steps=TIMED.steps - 1))
+    assert short(trial("sin(x)")).details == {}
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, relu: Callable[[int], float]) -> Any:
+    """A BesideReLU whose step number i takes relu(i) seconds, and a list of the batches it had."""
+    clock, had = [0.0], []
+
+    def step(batch: Any) -> None:
+        clock[0] += relu(batch)
+        had.append(batch)
+
+    made = (step, torch.optim.SGD([torch.zeros(1)], 0.1))
+    monkeypatch.setattr(training.time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(training, "_step_of", lambda *_: made)
+    return training.BesideReLU(nn.ReLU, None, TIMED), had  # type: ignore[arg-type]
+
+
+def test_cost_is_a_ratio_of_neighbours_whatever_the_machine_does_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processor is up to ten times slower in turns; the child takes 1.5 times ReLU's time."""
+    slow = [1 + 9 * math.sin(i / 25) ** 2 for i in range(TIMED.steps + 1)]
+    timed, had = beside(monkeypatch, lambda i: slow[i + 1])
+    spent = sum(timed.after(i, i, 1.5 * slow[i]) for i in range(TIMED.steps))
+    assert timed.cost == pytest.approx((1.5, 1.5, 1.5))
+    assert len(had) == 1 + training.PAIRS
+    assert spent == pytest.approx(sum(slow[i + 1] for i in had))
+
+
+def test_the_interval_of_a_cost_leaves_out_the_least_and_the_greatest_of_nine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed, had = beside(monkeypatch, lambda i: 1.0)
+    ratios = iter([0.1, 5, 3, 4, 9, 2, 7, 6, 8])
+    for i in range(TIMED.steps):
+        follows = len(had) > 1 and had[-1] == i - 1
+        timed.after(i, i, next(ratios) if follows else 100.0)
+    assert timed.cost == (5, 2, 8)
+
+
+def test_a_step_of_relu_that_fails_leaves_the_child_without_a_cost(
+    monkeypatch: pytest.MonkeyPatch, pictures: Dataset
+) -> None:
+    evaluate = Evaluator(pictures, child_from("mlp:width=4"), TIMED)
+    build = evaluate.build
+
+    def once(expression: str) -> nn.Module:
+        if expression == "relu(x)":
+            raise RuntimeError("one model at a time")
+        return build(expression)
+
+    monkeypatch.setattr(evaluate, "build", once)
+    outcome = evaluate(trial("sin(x)"))
+    assert outcome.status == "ok"
+    assert outcome.details == {}
 
 
 def test_betas_get_no_weight_decay() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from actsearch.cli import COMMANDS
 from actsearch.config import PRESETS
@@ -29,6 +30,25 @@ def test_every_operator_stands_in_the_table_of_conventions() -> None:
     text = (ROOT / "docs/conventions.md").read_text()
     for op in (*UNARY, *BINARY):
         assert f"`{op.name}`" in text, op.name
+
+
+BOUNDED = re.findall(
+    r"^\| `(\w+)` \|.*\| (?:x|\\\|x\\\|) < ([\d.e]+) \|",
+    (ROOT / "docs/conventions.md").read_text(),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("name", "limit"), BOUNDED)
+def test_an_operator_is_finite_as_far_as_conventions_say(name: str, limit: str) -> None:
+    [op] = [op for op in UNARY if op.name == name]
+    inside, outside = (torch.full((64,), float(limit) * share) for share in (1.0, 1.05))
+    assert op.fn(inside).isfinite().all()
+    assert not op.fn(outside).isfinite().any()
+
+
+def test_bounded_operators_are_read_from_conventions() -> None:
+    assert {n for n, _ in BOUNDED} == {"square", "cube", "exp", "sinh", "cosh", "softplus"}
 
 
 def test_every_documented_command_and_option_exists() -> None:

@@ -543,7 +543,7 @@ def test_without_a_working_compiler_activations_run_eagerly_and_it_is_said_once(
                 Activation(text, 3, kernels="auto")(INPUT), Activation(text, 3)(INPUT)
             )
     assert len(caplog.records) == 1
-    assert "run eagerly" in caplog.text
+    assert "activations run eagerly" in caplog.text
     for cached in (fused.kernel, fused.complain):
         cached.cache_clear()
 

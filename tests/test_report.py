@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import shlex
 import shutil
@@ -88,14 +87,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("relu", "relu(x)", 0.81, 10.0),
         ("swish", "mul(x, sigmoid(scale(x)))", 0.82, 12.0),
     ):
-        outcome = Outcome("ok", val_accuracy=score, curve=curve, ms_per_step=ms, seconds=2.0)
+        outcome = Outcome(
+            "ok", val_accuracy=score, curve=curve, ms_per_step=ms, seconds=2.0,
+            details={"cost": (ms / 10, ms / 10 - 0.01, ms / 10 + 0.01)},
+        )  # fmt: skip
         add(expression, outcome, label=name)
     for i in range(30):
         u, b = UNARY[i % 10], BINARY[i // 10]
         store.add_function(f"{b}({u}(x), x)", f"f{i}", f"s{i}", {"smooth": True, "betas": 0})
         outcome = Outcome(
             "ok", val_accuracy=accuracy(i), curve=curve, ms_per_step=10.0 + i, seconds=1.0,
-            device="cpu",
+            device="cpu", details={"cost": (1 + i / 10, 0.99 + i / 10, 1.01 + i / 10)},
         )  # fmt: skip
         add(f"{b}({u}(x), x)", outcome)
     for expression, step in (("cube(x)", 3), ("cosh(x)", 9)):
@@ -157,24 +159,33 @@ def entry(i: int, score: float | None, ms: float | None = None, **other: Any) ->
     return Entry(**{**usual, **other})
 
 
-def test_the_front_is_what_nothing_beats_in_both() -> None:
-    chosen = random.Random(0)
-    for _ in range(20):
-        found = [entry(i, chosen.randint(1, 9) / 10, chosen.randint(1, 9)) for i in range(15)]
+def costing(i: int, score: float, low: float, high: float) -> Entry:
+    return entry(i, score, 1.0, vs_relu=(low + high) / 2, vs_relu_range=(low, high))
 
-        def key(e: Entry) -> tuple[float, float]:
-            return e.val_accuracy or 0.0, -(e.ms_per_step or 0.0)
 
-        unbeaten = {
-            key(e)
-            for e in found
-            if not any(
-                key(o) != key(e) and all(a >= b for a, b in zip(key(o), key(e), strict=True))
-                for o in found
-            )
-        }
-        assert {key(e) for e in front(found)} == unbeaten
-        assert len(front(found)) == len(unbeaten)
+def test_the_front_is_cheaper_than_all_that_score_higher_beyond_the_intervals() -> None:
+    best, cheap = costing(1, 0.9, 2.0, 2.2), costing(3, 0.7, 0.9, 1.1)
+    between, dear = costing(2, 0.8, 1.0, 1.9), costing(4, 0.6, 1.5, 1.6)
+    assert front([best, between, cheap, dear]) == [between, best]  # `between` may cost 1.0
+    assert front([best, cheap, dear]) == [cheap, best]
+    assert front([best, costing(2, 0.8, 1.9, 2.1), dear]) == [dear, best]
+    equal = costing(5, 0.9, 2.3, 2.4)
+    assert front([best, equal, cheap]) == [cheap, best]  # as good, and surely dearer
+
+
+def test_without_certainty_there_is_no_front_and_no_claim() -> None:
+    overlapping = [costing(1, 0.9, 0.3, 2.6), costing(2, 0.8, 0.2, 0.9)]
+    unknown = [costing(1, 0.9, 2.0, 2.2), entry(2, 0.8, 1.0, vs_relu=1.0)]
+    for found, why in ((overlapping, "less than their 95 %"), (unknown, "was not measured")):
+        assert front(found) == []
+        figure = cost_figure(found)
+        assert figure is not None
+        assert why in figure.caption
+        assert [m.label for m in figure.panels[0].marks] == ["a function"]
+    figure = cost_figure([costing(1, 0.9, 2.0, 2.2), costing(2, 0.8, 1.0, 1.1)])
+    assert figure is not None
+    assert "#2 f2(x); #1 f1(x)" in figure.caption
+    assert "Pareto front" in [m.label for m in figure.panels[0].marks]
 
 
 def test_cost_is_in_relus_time_where_all_functions_have_it() -> None:

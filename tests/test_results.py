@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actsearch.run import top_rows
 from results.leaderboard import leaderboard, status_counts
 from results.tables import FORMATS, printable, to_csv, to_json, to_markdown, to_text
 
@@ -57,6 +58,17 @@ def test_time_against_relu_is_a_ratio_of_steps_in_the_same_run() -> None:
     rows = [row("relu(x)", "ok", 0.5, ms_per_step=10.0), row("a", "ok", 0.6, ms_per_step=15.0)]
     assert {e.expression: e.vs_relu for e in leaderboard(rows)} == {"relu(x)": 1.0, "a": 1.5}
     assert leaderboard(rows[1:])[0].vs_relu is None
+    assert {e.vs_relu_range for e in leaderboard(rows)} == {None}
+
+
+def test_cost_is_what_was_timed_beside_relu_over_all_trainings_of_a_function() -> None:
+    timed = [
+        row("a", "ok", 0.6, ms_per_step=90.0, cost="[1.2, 1.1, 1.3]"),
+        row("a", "ok", 0.6, ms_per_step=10.0, cost="[1.4, 1.25, 1.5]", seed=1),
+    ]
+    found = leaderboard([row("relu(x)", "ok", 0.5, ms_per_step=30.0), *timed])
+    assert (found[0].vs_relu, found[0].vs_relu_range) == (pytest.approx(1.3), (1.1, 1.5))
+    assert [r["x relu 95 %"] for r in top_rows(found)] == ["1.10 to 1.50", ""]
 
 
 def test_statuses_are_counted_with_those_that_wait() -> None:

@@ -3,6 +3,7 @@ transactions."""
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import subprocess
@@ -72,6 +73,13 @@ def test_an_outcome_reads_back_as_it_was_written(store: Store) -> None:
     store.record(trial, written)
     assert store.outcome(trial) == written
     assert store.curve(trial.id) == [(1, 2.5), (2, 1.5)]
+    assert store.rows("search")[0]["cost"] is None  # as of runs before it was measured
+
+
+def test_a_cost_beside_relu_is_a_column_of_rows(store: Store) -> None:
+    costs = {"cost": (1.5, 1.25, 2.0)}
+    store.record(submit(store), Outcome("ok", val_accuracy=0.5, details=costs))
+    assert json.loads(store.rows("search")[0]["cost"]) == [1.5, 1.25, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def _for_gpu(traced: Traced) -> Kernel | None:
 @lru_cache(maxsize=1)
 def complain(reason: str) -> None:
     """Once."""
-    log.warning("no generated kernels, activations and batch normalisation run eagerly: %s", reason)
+    log.warning("no generated kernels, activations run eagerly: %s", reason)
 
 
 @torch.no_grad()

@@ -174,7 +174,7 @@ def load(key: str, *, with_betas: bool) -> Kernel:
     return Kernel(forward, of("backward", *shapes[1]), of("sloped", 3, 1))
 
 
-POINTER, INTEGER, DOUBLE = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_double
+POINTER, INTEGER = ctypes.c_void_p, ctypes.c_longlong
 
 
 def function(key: str, name: str, *arguments: type) -> Call | None:
