@@ -160,7 +160,7 @@ class SearchConfig:
     """Train one function of each symmetry class: output scale, shift and sign, input reflection
     [off]."""
     workers: Int = None
-    """Worker processes [one a core, or one a GPU]."""
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU [1]."""
     children_per_worker: Int = None
@@ -315,7 +315,7 @@ class ReevaluateConfig:
     seeds: int = 3
     """Trainings a function."""
     workers: Int = None
-    """Worker processes [one a core, or one a GPU]."""
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU."""
     children_per_worker: Int = None
@@ -433,7 +433,7 @@ class ExperimentConfig:
     looks: int = 40
     """Validations along a training."""
     workers: Int = None
-    """Worker processes [one a core, or one a GPU]."""
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU."""
     children_per_worker: Int = None

@@ -46,8 +46,8 @@ def poisonous(expression: str) -> bool:
 # -- the driver, a process of its own
 
 
-def drive(folder: Path, address: str, budget: int) -> None:
-    """Search, or resume; the children sleep."""
+def drive(folder: Path, address: str, budget: int, workers: int = 2, seconds: float = 0.01) -> None:
+    """Search, or resume; the children sleep for `seconds` a step."""
     import logging
 
     from actsearch.loop import Level, StrategySource, run_trials
@@ -75,8 +75,8 @@ def drive(folder: Path, address: str, budget: int) -> None:
     if not source.anything_left:
         return
     executor = RayExecutor(
-        sleeper(str(folder / "ledger")),
-        workers=2,
+        sleeper(str(folder / "ledger"), seconds),
+        workers=workers,
         address=address,
         queue_class=QueueActor,
         worker_class=WorkerActor,
@@ -87,7 +87,7 @@ def drive(folder: Path, address: str, budget: int) -> None:
         executor.close()
 
 
-def sleeper(ledger: str) -> Any:
+def sleeper(ledger: str, seconds: float) -> Any:
     """An evaluation that Ray sends by value, since workers know no `tests`."""
 
     def evaluate(trial: Any, beat: Any) -> Any:
@@ -98,7 +98,7 @@ def sleeper(ledger: str) -> Any:
         if sum(map(ord, trial.expression)) % 100 == 7:
             os.abort()
         for step in range(2 + trial.id % 6):
-            time.sleep(0.01)
+            time.sleep(seconds)
             beat(step)
         accuracy = (sum(map(ord, trial.expression)) % 97) / 100
         line = f"{trial.id} {accuracy}\n".encode()
@@ -322,9 +322,11 @@ def main() -> int:
     parser.add_argument("--folder", help="keep the run and its logs here")
     parser.add_argument("--drive", help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=2, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=0.01, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.drive:
-        drive(Path(given.drive), given.address, given.trials)
+        drive(Path(given.drive), given.address, given.trials, given.workers, given.seconds)
         return 0
     budget = given.trials or min(3000, 100 + 8 * given.kills)
     start = time.monotonic()
