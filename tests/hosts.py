@@ -11,15 +11,12 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from .chaos import kill_tree, new_token
+from .chaos import kill_tree, new_token, until_it_runs
 
-ADDRESS = "10.77.0.{}"
 PORT = 6379
-TRIES = 5
 
 
 def why_not() -> str:
@@ -47,7 +44,9 @@ class Hosts:
         self.switch = f"{tag}-switch"
         self.names = [f"{tag}-{i}" for i in range(count)]
         self.nodes: dict[str, subprocess.Popen[Any]] = {}
-        self.address = f"{ADDRESS.format(1)}:{PORT}"
+        # Ray refuses an address that a file of an earlier head still names.
+        self.subnet = f"10.{64 + secrets.randbelow(128)}.{secrets.randbelow(256)}"
+        self.address = f"{self.ip(0)}:{PORT}"
         self.environment = {
             **os.environ,
             "RAY_AUTH_MODE": "token",
@@ -60,6 +59,9 @@ class Hosts:
             self.close()
             raise
 
+    def ip(self, host: int) -> str:
+        return f"{self.subnet}.{host + 1}"
+
     def _wire(self) -> None:
         _ip("netns", "add", self.switch)
         _ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
@@ -70,7 +72,7 @@ class Hosts:
             _ip("link", "add", "eth0", "netns", name, "type", "veth",
                 "peer", "name", f"port{i}", "netns", self.switch)  # fmt: skip
             _ip("-n", self.switch, "link", "set", f"port{i}", "master", "bridge", "up")
-            _ip("-n", name, "addr", "add", f"{ADDRESS.format(i + 1)}/24", "dev", "eth0")
+            _ip("-n", name, "addr", "add", f"{self.ip(i)}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
 
     def start(self, host: int, *command: str, out: str) -> subprocess.Popen[Any]:
@@ -83,25 +85,20 @@ class Hosts:
             )
 
     def start_ray(self, host: int, cpus: int = 1) -> None:
-        """Returns when it runs. Ray gives up after 30 seconds, which a busy machine may need."""
+        """Returns when it runs."""
         ray = str(Path(sys.executable).with_name("ray"))
         place = (
             ["--head", f"--port={PORT}", "--include-dashboard=false"]
             if host == 0
             else [f"--address={self.address}"]
         )
-        own = f"--node-ip-address={ADDRESS.format(host + 1)}"
+        own = f"--node-ip-address={self.ip(host)}"
         command = [ray, "start", *place, own, f"--num-cpus={cpus}", "--block"]
-        for attempt in range(TRIES):
-            out = f"ray{host}.{attempt}.out"
-            node = self.start(host, *command, "--disable-usage-stats", out=out)
-            self.nodes[self.names[host]] = node
-            while node.poll() is None:
-                if "Ray runtime started" in (self.folder / out).read_text(errors="replace"):
-                    return
-                time.sleep(0.2)
-            kill_tree(node)
-        raise AssertionError((self.folder / out).read_text(errors="replace")[-2000:])
+        out = f"ray{host}.out"
+        self.nodes[self.names[host]] = until_it_runs(
+            lambda: self.start(host, *command, "--disable-usage-stats", out=out),
+            self.folder / out,
+        )
 
     def silence(self, host: int) -> None:
         _ip("-n", self.switch, "link", "set", f"port{host}", "down")

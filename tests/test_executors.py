@@ -634,9 +634,10 @@ def test_the_queue_is_on_the_drivers_machine_and_asked_for_there(ray_session: An
     assert isinstance(executor, RayExecutor)
     try:
         queue_class = executor._queue_class
-        executor._queue_class = SimpleNamespace(
+        noting: Any = SimpleNamespace(
             options=lambda **options: asked.update(options) or queue_class.options(**options)
         )
+        executor._queue_class = noting
         executor._make_queue()
         assert asked["memory"] > 0
         strategy = asked["scheduling_strategy"]
