@@ -37,7 +37,7 @@ def train(
     metrics = {e.dataset.metric for e in evaluators}
     metric = metrics.pop() if len(metrics) == 1 else ""
     stop = Stop(run.stop_request)
-    with running(lambda: machinery.start(evaluate), stop) as executor:
+    with running(machinery, evaluate, len(missing), stop, console) as executor:
         progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
         with live(progress, console):
             return run_trials(store, FixedSource(missing), executor, progress, stop)

@@ -327,6 +327,15 @@ TRAINING = SearchConfig, ReevaluateConfig, ExperimentConfig  # what they finish 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
+    code = _main(argv)
+    calls = sys.modules.get("workers.ray_thread")  # imported where Ray is used
+    if calls is not None and calls.ray_is_stuck():
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _main(argv: list[str] | None) -> int:
     config: Any = None
     configs = {name: config for name, (config, _) in COMMANDS.items()}
     asked = sys.argv[1:] if argv is None else argv

@@ -207,7 +207,7 @@ class SearchConfig:
     """Reject functions that are constant, affine, without a gradient or not finite before training
     them [on; off in the preset paper]."""
     workers: Int = None
-    """Worker processes [one a core, or one a GPU]."""
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU [1]."""
     children_per_worker: Int = None
@@ -369,7 +369,7 @@ class ReevaluateConfig:
     seeds: Count = 3
     """Trainings a function."""
     workers: Int = None
-    """Worker processes [one a core, or one a GPU]."""
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU."""
     children_per_worker: Int = None
@@ -492,7 +492,7 @@ class ExperimentConfig:
     looks: Count = 40
     """Validations along a training."""
     workers: Int = None
-    """Worker processes [one a core, or one a GPU]."""
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU."""
     children_per_worker: Int = None

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
@@ -113,15 +114,22 @@ class Plan:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
-        workers = (
-            1 if s["executor"] == "inline" else s["workers"] or local_workers(s["workers_per_gpu"])
-        )
         if left and s["ray_address"] is None:
             share = 1.0 if cohorts is None else cohorts.cost
             beside = 0 if self.done else len(BESIDE)
+            workers = _workers(Machinery.of(SimpleNamespace(**s)), left + beside)
             total = self.seconds_a_child * (left * share + beside) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
+
+
+def _workers(machinery: Machinery, trainings: int) -> int:
+    """How many train on this machine."""
+    if machinery.executor == "inline":
+        return 1
+    most, _ = machinery.most(trainings)
+    workers = machinery.workers or local_workers(machinery.workers_per_gpu)
+    return min(workers, most or workers)
 
 
 def search(
@@ -322,8 +330,10 @@ def _run(
     if not source.anything_left(stop):
         return STOPPED if stop() else source.ended
     plan.run.write_config(_config(plan))  # as it trains from now on
-    machinery = Machinery(**{f.name: settings[f.name] for f in fields(Machinery)})
-    with running(lambda: machinery.start(plan.evaluator), stop) as executor:
+    machinery = Machinery.of(SimpleNamespace(**settings))
+    left = None if plan.total is None else max(0, plan.total - source.done)
+    trainings = None if left is None else left + len(store.waiting())
+    with running(machinery, plan.evaluator, trainings, stop, console) as executor:
         title = " · ".join(
             (
                 f"{plan.run.path}  {settings['strategy']}",

@@ -99,6 +99,7 @@ def run_trials(
                 return source.ended or "the strategy proposes nothing"
         progress.update(source.done, source.repeats, source.rejected, executor.running)
         finished = executor.completed(WAIT_SECONDS)
+        progress.trouble = executor.trouble
         in_flight -= len(finished)
         if finished:
             with store.transaction():

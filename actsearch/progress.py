@@ -42,6 +42,7 @@ class Progress:
     repeats: int = 0
     running: int = 0
     stopping: bool = False
+    trouble: str = ""  # what the search waits for where it cannot go on
     counts: Counter[str] = field(default_factory=Counter)
     best: tuple[Scored, ...] = ()
     baselines: Mapping[str, float | None] = field(default_factory=dict)

@@ -56,6 +56,8 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
         block.append(f" {_health(progress.health)}"[: width - 1])
     if progress.last:
         block.append(" last  " + " · ".join(_last(s, metric) for s in progress.last)[: width - 8])
+    if progress.trouble:
+        block.append(f" {progress.trouble}")
     if progress.stopping:
         block.append(
             f" Stopping: {progress.running} children are finishing. "
@@ -113,7 +115,9 @@ def plain_line(progress: Progress) -> str:
     found = f", best {_score(best.accuracy, progress.metric)} {best.formula}" if best else ""
     of = f"/{progress.total:,}" if progress.total else ""
     reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
-    return f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}{found}{reward}"
+    trouble = f"; {progress.trouble}" if progress.trouble else ""
+    head = f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}"
+    return f"{head}{found}{reward}{trouble}"
 
 
 class _Block:

@@ -9,7 +9,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 
 from actsearch.errors import EnvironmentProblem, UsageError
@@ -57,7 +58,26 @@ class Machinery:
         said = {f.name: getattr(config, f.name) for f in fields(cls)}
         return cls(**{name: value for name, value in said.items() if value is not None})
 
-    def start(self, evaluate: Evaluate) -> Executor:
+    def most(self, trainings: int | None) -> tuple[int | None, str]:
+        """How many workers have something to do: no more than this machine has cores, unless a
+        cluster trains, and than there are `trainings` (None: nobody knows). And the sentence that
+        says so where more were asked for, else ""."""
+        limits: list[tuple[int, str]] = []
+        if self.ray_address is None:
+            cores = os.cpu_count() or 1
+            limits.append((cores, f"this machine has {cores} core{'s' * (cores != 1)}"))
+        if trainings is not None:
+            left = "there is 1 training" if trainings == 1 else f"there are {trainings:,} trainings"
+            needed = -(-trainings // self.children_per_worker)
+            limits.append((max(1, needed), f"{left} left"))
+        most, why = min(limits, default=(None, ""))
+        if self.executor != "ray" or most is None or (self.workers or 0) <= most:
+            return most, ""
+        start = "worker starts" if most == 1 else "workers start"
+        return most, f"--workers {self.workers}: {most} {start}, since {why}."
+
+    def start(self, evaluate: Evaluate, most: int | None = None) -> Executor:
+        """With at most so many workers, where Ray trains."""
         if self.executor == "inline":
             if self.children_per_worker > 1:
                 return ThreadExecutor(evaluate, self.children_per_worker, self.timeout)
@@ -75,12 +95,13 @@ class Machinery:
             log.warning("%s has the name of a package of actsearch; it is passed over", name)
         return RayExecutor(
             evaluate,
-            workers=self.workers,
+            workers=self.workers and min(self.workers, most or self.workers),
             workers_per_gpu=self.workers_per_gpu,
             children=self.children_per_worker,
             address=self.ray_address,
             gpus=torch.cuda.device_count(),
             timeout=self.timeout,
+            most=most,
             queue_class=QueueActor,
             worker_class=WorkerActor,
         )
@@ -249,11 +270,18 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(start: Callable[[], Executor], stop: Stop) -> Iterator[Executor]:
-    """An executor with the signal handlers around it; it is closed whatever happens."""
+def running(
+    machinery: Machinery, evaluate: Evaluate, trainings: int | None, stop: Stop, console: Console
+) -> Iterator[Executor]:
+    """An executor with the signal handlers around it; it is closed whatever happens. Says on
+    `console` where so many `trainings` need fewer workers than were asked for."""
     for sentence in untested():
         log.warning("%s", sentence)
-    executor = start()
+    most, note = machinery.most(trainings)
+    if note:
+        log.warning("%s", note)
+        console.print(note, highlight=False, soft_wrap=True)
+    executor = machinery.start(evaluate, most)
     try:
         with stop.installed():
             yield executor

@@ -150,7 +150,7 @@ def _ms_per_step(runs: list[Mapping[str, Any]]) -> float | None:
 
 def _cost(runs: list[Mapping[str, Any]]) -> tuple[float, float, float] | None:
     """Over the trainings, each of which was timed beside ReLU: the median, and all intervals."""
-    found = [json.loads(r["cost"]) for r in runs if r.get("cost") is not None]
+    found = [read_json(r["cost"]) for r in runs if r.get("cost") is not None]
     if not found:
         return None
     middle, low, high = zip(*found, strict=True)

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ import psutil
 
 TARGETS = {"worker": 0.75, "queue": 0.1, "driver": 0.1, "node": 0.05}
 PAUSE = 0.2, 0.9  # seconds between kills
+ATTEMPTS = 5
 MORE = 50  # functions to train where a search ends before its storm
 PATIENCE = 0.95  # chance to wait once more where no child has ended since the last kill
 
@@ -46,8 +48,8 @@ def poisonous(expression: str) -> bool:
 # -- the driver, a process of its own
 
 
-def drive(folder: Path, address: str, budget: int) -> None:
-    """Search, or resume; the children sleep."""
+def drive(folder: Path, address: str, budget: int, workers: int = 2, seconds: float = 0.01) -> None:
+    """Search, or resume; the children sleep for `seconds` a step."""
     import logging
 
     from actsearch.loop import Level, StrategySource, run_trials
@@ -75,8 +77,8 @@ def drive(folder: Path, address: str, budget: int) -> None:
     if not source.anything_left:
         return
     executor = RayExecutor(
-        sleeper(str(folder / "ledger")),
-        workers=2,
+        sleeper(str(folder / "ledger"), seconds),
+        workers=workers,
         address=address,
         queue_class=QueueActor,
         worker_class=WorkerActor,
@@ -87,7 +89,7 @@ def drive(folder: Path, address: str, budget: int) -> None:
         executor.close()
 
 
-def sleeper(ledger: str) -> Any:
+def sleeper(ledger: str, seconds: float) -> Any:
     """An evaluation that Ray sends by value, since workers know no `tests`."""
 
     def evaluate(trial: Any, beat: Any) -> Any:
@@ -98,7 +100,7 @@ def sleeper(ledger: str) -> Any:
         if sum(map(ord, trial.expression)) % 100 == 7:
             os.abort()
         for step in range(2 + trial.id % 6):
-            time.sleep(0.01)
+            time.sleep(seconds)
             beat(step)
         accuracy = (sum(map(ord, trial.expression)) % 97) / 100
         line = f"{trial.id} {accuracy}\n".encode()
@@ -126,8 +128,8 @@ class Cluster:
         }
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        self.head = self._start("--head", f"--port={port}", "--include-dashboard=false")
-        wait_for(self.address)
+        place = ("--head", f"--port={port}", "--include-dashboard=false")
+        self.head = until_it_runs(lambda: self._start(*place), folder / "nodes.out")
 
     def join(self, cpus: int = 2) -> subprocess.Popen[bytes]:
         """Another node."""
@@ -246,7 +248,7 @@ class Storm:
             kill_tree(process)
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
+def kill_tree(process: subprocess.Popen[Any]) -> None:
     """SIGKILL to a process and all that it has started."""
     try:
         family = [*psutil.Process(process.pid).children(recursive=True)]
@@ -266,18 +268,18 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def wait_for(address: str) -> None:
-    """Until the head listens."""
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+def until_it_runs(start: Callable[[], subprocess.Popen[Any]], out: Path) -> subprocess.Popen[Any]:
+    """A process of `ray start` that says in the file `out` that it runs. Ray gives up after 30
+    seconds, which a busy machine may need, so there are several attempts."""
+    for _ in range(ATTEMPTS):
+        said = out.stat().st_size if out.exists() else 0
+        node = start()
+        while node.poll() is None:
+            if b"Ray runtime started" in out.read_bytes()[said:]:
+                return node
             time.sleep(0.2)
+        kill_tree(node)
+    raise RuntimeError(out.read_text(errors="replace")[-2000:])
 
 
 def accounts(folder: Path, budget: int) -> dict[str, Any]:
@@ -322,9 +324,11 @@ def main() -> int:
     parser.add_argument("--folder", help="keep the run and its logs here")
     parser.add_argument("--drive", help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=2, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=0.01, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.drive:
-        drive(Path(given.drive), given.address, given.trials)
+        drive(Path(given.drive), given.address, given.trials, given.workers, given.seconds)
         return 0
     budget = given.trials or min(3000, 100 + 8 * given.kills)
     start = time.monotonic()

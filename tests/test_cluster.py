@@ -126,6 +126,30 @@ def test_machines_join_and_leave_and_a_lost_head_ends_the_search_in_time(
     assert before.items() <= after.items()
 
 
+@pytest.mark.slow
+def test_a_frozen_head_is_said_and_ctrl_c_ends_the_search_meanwhile(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    search = start(cluster, tmp_path)
+    run, log = tmp_path / "runs/a", tmp_path / "runs/a/run.log"
+    try:
+        wait_until(lambda: finished(run) >= 1, 300)
+        head = psutil.Process(cluster.head.pid)
+        for process in (head, *head.children(recursive=True)):
+            process.suspend()
+        wait_until(lambda: "has been silent since" in log.read_text(), 60)
+        deadline = time.monotonic() + 30
+        while search.poll() is None:
+            assert time.monotonic() < deadline
+            search.send_signal(signal.SIGINT)  # the first asks for a drain
+            time.sleep(1)
+        _, said = search.communicate()
+    finally:
+        kill_tree(search)
+    assert search.returncode == errors.INTERRUPTED, said
+    assert "the same command goes on" in said
+
+
 def test_a_machine_of_a_run_leaves_when_the_search_ends(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

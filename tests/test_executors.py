@@ -5,22 +5,29 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
+from actsearch.errors import RESUMABLE, exit_code
 from actsearch.ray_actors import QueueActor, WorkerActor
+from actsearch.session import Machinery
 from results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
 from workers.executor import (
     Beat,
+    ClusterLostError,
     Evaluate,
     Executor,
     ExecutorError,
@@ -29,7 +36,9 @@ from workers.executor import (
 )
 from workers.isolation import KilledFromOutside, run_alone
 from workers.ray_executor import RayExecutor
-from workers.ray_start import start_ray
+from workers.ray_head import Head
+from workers.ray_start import check_cluster, start_ray
+from workers.ray_thread import RayThread
 from workers.ray_worker import Worker
 from workers.thread_executor import ThreadExecutor
 
@@ -574,6 +583,130 @@ def test_a_killed_queue_is_made_again_and_nothing_is_lost(ray_session: Any) -> N
         executor.close()
 
 
+def process_of_queue() -> psutil.Process:
+    [found] = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::QueueAct")
+    ]
+    return found
+
+
+def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.ray_executor.QUEUE_SECONDS", 12.0)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        time.sleep(0.2)
+        return Outcome("ok", val_accuracy=0.5)
+
+    executor = ray_executor(evaluate)
+    assert isinstance(executor, RayExecutor)
+    try:
+        for i in range(1, 7):
+            executor.submit(trial(i))
+        seen = finish(executor, 2)
+        former, process = executor._queue, process_of_queue()
+        process.suspend()
+        troubles = set()
+        deadline = time.monotonic() + 120
+        while len(seen) < 6:
+            assert time.monotonic() < deadline
+            seen += executor.completed(0.5)
+            troubles.add(executor.trouble)
+        assert sorted(t.id for t, _ in seen) == [1, 2, 3, 4, 5, 6]
+        assert any("the queue's process has been silent for" in text for text in troubles)
+        assert executor.trouble == ""
+        with pytest.raises(ray_session.exceptions.RayActorError):
+            ray_session.get(former.complete.remote(1, Outcome("ok", val_accuracy=0.9)))
+        assert executor.completed(0.5) == []
+    finally:
+        executor.close()
+
+
+def test_queues_that_are_silent_again_and_again_end_the_search_as_resumable(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = ray_executor(by_seed())
+    try:
+        executor.submit(trial(1))
+        finish(executor, 1)
+        monkeypatch.setattr("workers.ray_executor.QUEUE_SECONDS", 1.0)
+        monkeypatch.setattr("workers.ray_executor.MAX_SILENT", 1)
+        process_of_queue().suspend()
+        with pytest.raises(ClusterLostError, match="the same command goes on") as lost:
+            finish(executor, 1)
+        assert exit_code(lost.value) == RESUMABLE
+    finally:
+        executor.close()
+
+
+def test_the_queue_is_on_the_drivers_machine_and_asked_for_there(ray_session: Any) -> None:
+    """What wants no resource at all goes by way of a random machine, which may be silent."""
+    asked: dict[str, Any] = {}
+    executor = ray_executor(by_seed())
+    assert isinstance(executor, RayExecutor)
+    try:
+        queue_class = executor._queue_class
+        noting: Any = SimpleNamespace(
+            options=lambda **options: asked.update(options) or queue_class.options(**options)
+        )
+        executor._queue_class = noting
+        executor._make_queue()
+        assert asked["memory"] > 0
+        strategy = asked["scheduling_strategy"]
+        assert strategy.node_id == ray_session.get_runtime_context().get_node_id()
+        assert not strategy.soft
+    finally:
+        executor.close()
+
+
+def test_a_ray_that_does_not_answer_holds_up_nobody(ray_session: Any) -> None:
+    """Ray waits in C++, where neither a time limit nor Ctrl-C reaches it."""
+    executor = ray_executor(by_seed())
+    assert isinstance(executor, RayExecutor)
+    thaw = threading.Event()
+    try:
+        executor.submit(trial(1))
+        finish(executor, 1)
+        executor._thread.start(thaw.wait)
+        executor.submit(trial(2))
+        assert executor.completed(0.3) == []  # and it returned
+        executor.hold()
+        assert executor.running == 1  # for all that is known
+        assert executor.completed(0.3) == []
+        thaw.set()
+        deadline = time.monotonic() + 60
+        while executor.running:
+            executor.completed(0.5)
+            assert time.monotonic() < deadline
+    finally:
+        thaw.set()
+        executor.close()
+
+
+def test_a_ray_that_never_answers_again_is_left_as_it_is(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.ray_executor.HEAD_SECONDS", 0.5)
+    left: list[RayThread] = []
+    monkeypatch.setattr(RayThread, "leave", left.append)
+    executor = ray_executor(by_seed())
+    assert isinstance(executor, RayExecutor)
+    thaw = threading.Event()
+    try:
+        executor._thread.start(thaw.wait)
+        with pytest.raises(ClusterLostError, match=r"silent for .* the same command goes on"):
+            finish(executor, 1)
+        executor.close()
+        assert left == [executor._thread]
+    finally:
+        thaw.set()
+        executor._kill_workers()
+        ray_session.kill(executor._queue)
+
+
 def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_path: Path) -> None:
     started = str(tmp_path)
 
@@ -678,4 +811,124 @@ def test_a_ray_that_cannot_begin_is_a_sentence_with_a_way_out(
 
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(ExecutorError, match=r"/nowhere.*--executor inline"):
-        start_ray(None, 1)
+        start_ray(None)
+
+
+def test_rays_own_plain_exception_at_its_start_gets_the_way_out_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray 2.60 raises it
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(ExecutorError, match=r"timed out during startup.*--executor inline"):
+        start_ray(None)
+
+
+def test_a_local_ray_has_as_many_places_as_the_machine_has_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("ray.init", lambda **options: asked.update(options))
+    start_ray(None)
+    assert asked["num_cpus"] == os.cpu_count()
+
+
+def server(answer: bytes) -> Iterator[str]:
+    """Accepts, and sends `answer` to what it is sent; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    held.append(connection)
+                    if answer:
+                        connection.recv(100)
+                        connection.sendall(answer)
+
+        held: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        for connection in held:
+            connection.close()
+
+
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # RFC 9113, 6.5
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_server_that_is_not_ray_is_told_before_ray_is_asked(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    """Ray would ask it for 40 seconds, and then raise an error of its own."""
+    monkeypatch.setattr("workers.ray_start.CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("workers.ray_start._check_token", None)
+    told = pytest.raises(ExecutorError, match="does not answer as a Ray head does")
+    with contextmanager(server)(answer) as address, told:
+        check_cluster(address)
+
+
+def test_a_head_is_silent_since_its_last_answer_and_lost_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("workers.ray_head.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("workers.ray_head.time", SimpleNamespace(
+        monotonic=lambda: now, time=time.time, strftime=time.strftime, localtime=time.localtime
+    ))  # fmt: skip
+    with contextmanager(server)(SETTINGS) as address:
+        head = Head(address)
+        now = 10.0
+        head.look()
+        assert head.trouble == ""
+    with contextmanager(server)(b"") as silent:
+        head.address = silent
+        now = 20.0
+        head.look()
+        assert "has been silent since" in head.trouble
+        assert "(10 s)" in head.trouble
+        now = 60.0
+        with pytest.raises(ClusterLostError, match="has not answered for 50 s"):
+            head.look()
+    with pytest.raises(ClusterLostError, match="is gone"):
+        head.look(at_once=True)
+
+
+@pytest.mark.parametrize(
+    ("machinery", "trainings", "most", "note"),
+    [
+        (Machinery(workers=100), 5, 4, "--workers 100: 4 workers start, since this machine has 4"),
+        (Machinery(workers=100), 3, 3, "--workers 100: 3 workers start, since there are 3 train"),
+        (Machinery(workers=100), 1, 1, "--workers 100: 1 worker starts, since there is 1 training"),
+        (Machinery(workers=100), None, 4, "since this machine has 4 cores."),
+        (Machinery(workers=100, ray_address="h:1"), 30, 30, "since there are 30 trainings left."),
+        (Machinery(workers=100, ray_address="h:1"), None, None, ""),
+        (Machinery(workers=3, children_per_worker=4), 5, 2, "2 workers start"),
+        (Machinery(), 3, 3, ""),
+        (Machinery(workers=4), 5, 4, ""),
+        (Machinery(executor="inline", workers=100), 3, 3, ""),
+    ],
+)
+def test_no_more_workers_than_cores_and_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+    machinery: Machinery,
+    trainings: int | None,
+    most: int | None,
+    note: str,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    found, said = machinery.most(trainings)
+    assert found == most
+    assert note in said
+    assert bool(note) == bool(said)
+
+
+def test_no_more_workers_start_than_there_is_to_train(ray_session: Any) -> None:
+    """Nobody said how many; this Ray has room for two."""
+    executor = RayExecutor(by_seed(), most=1, queue_class=QueueActor, worker_class=WorkerActor)
+    try:
+        assert executor.description == "1 worker"
+    finally:
+        executor.close()

@@ -215,6 +215,27 @@ def test_the_screen_says_what_a_score_is(metric: str, said: str) -> None:
     assert f"best {said} tanh(x)" in plain_line(progress)
 
 
+def test_the_screen_and_the_plain_lines_say_what_the_search_waits_for() -> None:
+    progress = Progress("t", "w", None)
+    before, plain = lines(progress), plain_line(progress)
+    progress.trouble = "Ray's head at h:1 has been silent since 09:14:05 (23 s)"
+    assert lines(progress) == [*before, f" {progress.trouble}"]
+    assert plain_line(progress) == f"{plain}; {progress.trouble}"
+
+
+def test_what_an_executor_waits_for_reaches_the_screen(store: Store) -> None:
+    shown: list[str] = []
+
+    class Waiting(InlineExecutor):
+        trouble = "the head is silent"
+
+    progress = Progress("t", "w", None)
+    source = FixedSource([store.submit("search", "relu(x)", "p", 0)])
+    run_trials(store, source, Waiting(Child()), progress,
+               callbacks=[lambda trial, outcome, seen: shown.append(seen.trouble)])  # fmt: skip
+    assert shown == ["the head is silent"]
+
+
 def test_nothing_new_in_patience_proposals_ends_the_search(store: Store) -> None:
     run(store, Child(), strategy="random")
     assert run(store, Child(), patience=5) == "nothing new in 5 proposals"

@@ -36,7 +36,12 @@ def test_git_ignores_runs_and_never_our_results() -> None:
 
 def test_heavy_and_optional_packages_are_imported_in_few_modules() -> None:
     homes = {
-        "ray": {"workers/ray_executor.py", "workers/ray_start.py", "workers/ray_worker.py"},
+        "ray": {
+            "workers/ray_executor.py",
+            "workers/ray_start.py",
+            "workers/ray_thread.py",
+            "workers/ray_worker.py",
+        },
         "tyro": {"actsearch/config.py"},
         "torchvision": {"child_models/torchvision_import.py"},
         "timm": {"child_models/model_zoos.py"},

@@ -23,11 +23,13 @@ from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, Usa
 from actsearch.launch import _default_run, make_plan
 from actsearch.loop import StrategySource
 from actsearch.reevaluation import reevaluate
+from actsearch.session import Machinery
 from child_models.zoo import source_digest
 from results.store import StoreError
 from search_space.baselines import BASELINES
 from search_space.kernels.ahead import Ahead
 from search_space.parser import parse
+from workers.executor import Evaluate, Executor, InlineExecutor
 
 from .conftest import wait_until
 
@@ -463,3 +465,26 @@ def test_a_missing_run_and_a_misspelt_option_are_sentences(tmp_path: Path) -> No
         actsearch.Run.open(tmp_path / "none")
     with pytest.raises(TypeError, match="no option 'bugdet'"):
         actsearch.search(tmp_path, bugdet=3)
+
+
+def test_no_more_workers_are_started_than_a_command_can_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blobs: Arrays
+) -> None:
+    """`--workers 100` started a hundred processes for three trainings."""
+    started: list[int | None] = []
+
+    def start(self: Machinery, evaluate: Evaluate, most: int | None = None) -> Executor:
+        started.append(most)
+        return InlineExecutor(evaluate)
+
+    monkeypatch.setattr(Machinery, "start", start)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    options: dict[str, Any] = {**QUICK, "executor": "ray", "workers": 100}
+    run = actsearch.search(
+        tmp_path / "run", space=SPACE, dataset=blobs, child=small_net, budget=1, **options
+    )
+    reevaluate(run, functions=["relu"], seeds=2, dataset=blobs, child=small_net, **options)
+    log = (run.path / "run.log").read_text()
+    for trainings in started:
+        assert f"--workers 100: {trainings} workers start, since there are {trainings} train" in log
+    assert started == [3, 4]  # ReLU and Swish beside the one; each of two with two seeds

@@ -92,6 +92,11 @@ class Executor(Protocol):
         """Who trains, such as `4 workers on 2 GPUs`."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """What it waits for, and since when, where nothing can go on; else ""."""
+        ...
+
     def submit(self, trial: Trial) -> None: ...
 
     def completed(self, timeout: float) -> list[Finished]:
@@ -110,6 +115,8 @@ class Executor(Protocol):
 class InlineExecutor:
     """Trains one trial at a time in the calling process, inside `completed`: for debugging and
     tests."""
+
+    trouble = ""
 
     def __init__(self, evaluate: Evaluate, timeout: float | None = None) -> None:
         self._evaluate = evaluate

@@ -3,17 +3,22 @@
 The driver keeps a few candidates a worker in the queue and collects what is completed. Workers and
 queue are actors that Ray never restarts and whose calls it never retries (its retries ran side
 effects twice): a worker that dies gives its lease back at once and is replaced; a queue that dies
-is made again from what the driver has submitted; a cluster whose head is gone ends the search in
-seconds, before Ray ends the process. Ray starts with the first RayExecutor, not with the import of
-this module.
+or falls silent is made again, on this machine, from what the driver has submitted; a cluster whose
+head is gone ends the search, before Ray ends the process. Ray starts with the first RayExecutor,
+not with the import of this module.
+
+All that talks to Ray runs in one thread of its own (`RayThread`), to which alone the fields below
+`_begin` belong; the caller never waits for it longer than it says.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any
 
@@ -31,28 +36,40 @@ from workers.executor import (
     UnfitError,
     timed_out,
 )
+from workers.ray_head import ANSWER_SECONDS, HEAD_SECONDS, Head
 from workers.ray_start import check_cluster, start_ray
+from workers.ray_thread import RayThread
 from workers.ray_worker import Worker
 
 log = logging.getLogger("actsearch.workers")
 
 AHEAD = 2  # candidates a worker that wait in the queue
 POLL_SECONDS = 0.05, 0.3  # between looks: at first, and at most where nothing finishes
-CALL_SECONDS = 60.0  # no call to the queue takes longer unless something is broken
-ANSWER_SECONDS = 3.0  # then the head is asked whether it is still there
+QUEUE_SECONDS = 30.0  # a queue that is silent for longer is made again, and is given twice as long
+MAX_SILENT = 3  # queues that were silent, one after the other
+START_SECONDS = 300.0  # for Ray to start; a local one gives up by itself, earlier
+CLOSE_SECONDS = 20.0
 GRACE_SECONDS = 5.0  # beyond the timeout, for a child that hears no beat
 GROW_SECONDS = 5.0  # between looks at what has joined the cluster
 STILLBORN = 6  # workers that died in a row before they leased anything, and
 STILLBORN_SECONDS = 60.0  # for how long: where workers are killed all the time, some come through
 
 
+class _QueueSilentError(Exception):
+    """The queue's process does not answer."""
+
+
+class _Closing(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class RayExecutor:
     """Trains on a local Ray, or on the cluster at `address`.
 
     `workers` is their number: by default one a core, or `workers_per_gpu` a GPU where Ray sees any,
-    and on a cluster more as machines join. Each trains `children` at once, for which `evaluate`
-    must be one that threads can share. `gpus` are those of this machine that children can use
-    (None: those that Ray sees). A child may take `timeout` seconds.
+    and on a cluster more as machines join, but never more than `most`. Each trains `children` at
+    once, for which `evaluate` must be one that threads can share. `gpus` are those of this machine
+    that children can use (None: those that Ray sees). A child may take `timeout` seconds.
     `queue_class` and `worker_class` are what Ray unpickles by name on the workers; the front door
     hands in its own. Raises ExecutorError where Ray cannot be reached or cannot place the workers.
     """
@@ -67,6 +84,7 @@ class RayExecutor:
         address: str | None = None,
         gpus: int | None = None,
         timeout: float | None = None,
+        most: int | None = None,
         queue_class: type[CandidateQueue] = CandidateQueue,
         worker_class: type[Worker] = Worker,
     ) -> None:
@@ -81,6 +99,7 @@ class RayExecutor:
         self._address = address
         self._timeout = timeout
         self._asked_for = workers, workers_per_gpu
+        self._most = most
         self._children = children
         self._looked = time.monotonic()
         self._killed: set[str] = set()  # workers that this driver has killed
@@ -89,26 +108,58 @@ class RayExecutor:
         self._outstanding: dict[int, Trial] = {}
         self._workers: dict[str, Any] = {}
         self._futures: dict[Any, str] = {}
+        self._queue: Any = None
         self._spawned = 0
         self._stillborn = 0
         self._alive = time.monotonic()  # when a worker was last known to do something
         self._leased = 0
-        self._pause = POLL_SECONDS[0]
-        self.lost = 0  # workers that died
-        self._gone = False  # the cluster's head
         self._holding = False  # nothing more is to be started
         self._fault: HostError | None = None  # to be raised when all that had finished is returned
+        self._silent = 0  # queues that were given up, since one has answered
+        self.workers, self._gpu_share = 0, 0.0
+        self.lost = 0  # workers that died
+        # Of the caller's thread:
+        self._in_flight = 0
+        self._pause = POLL_SECONDS[0]
+        self._look: Future[list[Finished]] | None = None
+        self._hold: Future[None] | None = None
+        self._closing = False
+        self._closed = False
+        # Of both:
+        self._heard = time.monotonic()  # when Ray last gave an answer
+        self._queue_since: float | None = None  # how long the queue has been silent
         self._owns_ray = not ray.is_initialized()
-        if self._owns_ray:
-            start_ray(address, workers, gpus)
+        self._thread = RayThread()
+        self._head: Head | None = None
         try:
-            self.workers, self._gpu_share = self._plan(workers, workers_per_gpu)
-            self._evaluate = ray.put(evaluate)
-            self._make_queue()
-            self._make_workers()
+            started = self._thread.start(lambda: self._begin(evaluate, gpus))
+            self._head = Head(started.result(START_SECONDS if address is None else HEAD_SECONDS))
+        except FutureTimeoutError as error:
+            self.close()
+            where = f"Ray at {address}" if address else "a local Ray"
+            raise ExecutorError(
+                f"cannot reach {where}: it is silent. Without Ray, --executor inline trains in "
+                "this process."
+            ) from error
         except BaseException:
             self.close()
             raise
+
+    def _begin(self, evaluate: Evaluate, gpus: int | None) -> str:
+        """Ray with queue and workers; returns the address of its head."""
+        if self._owns_ray:
+            start_ray(self._address, gpus)
+        context = self._ray.get_runtime_context()
+        self._node = context.get_node_id()
+        self._size()
+        self._evaluate = self._ray.put(evaluate)
+        self._make_queue()
+        self._make_workers()
+        return context.gcs_address
+
+    def _size(self) -> None:
+        workers, self._gpu_share = self._plan(*self._asked_for)
+        self.workers = workers if self._most is None else min(workers, max(1, self._most))
 
     def _plan(self, workers: int | None, per_gpu: int | None) -> tuple[int, float]:
         """How many workers, and the share of a GPU for each; compared with what there is."""
@@ -135,8 +186,18 @@ class RayExecutor:
         return workers, share
 
     def _make_queue(self) -> None:
-        options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-        self._queue: Any = self._queue_class.options(**options).remote()
+        """On this machine, so that no other's silence is the queue's. Ray would send an actor that
+        wants no resource by way of a random machine, hence the byte."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._queue_since = None
+        self._queue = self._queue_class.options(
+            num_cpus=0,
+            memory=1,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(self._node, soft=False),
+        ).remote()
         for trial in self._outstanding.values():
             self._queue.put.remote(trial, self._lost[trial.id])
 
@@ -150,7 +211,7 @@ class RayExecutor:
     def _resize(self) -> None:
         self._looked = time.monotonic()
         before = self.workers
-        self.workers, self._gpu_share = self._plan(*self._asked_for)
+        self._size()
         if self.workers != before:
             log.info("the cluster has room for %d workers", self.workers)
 
@@ -174,11 +235,23 @@ class RayExecutor:
 
     @property
     def free(self) -> int:
-        return self.workers * self._children * (1 + AHEAD) - len(self._outstanding)
+        return self.workers * self._children * (1 + AHEAD) - self._in_flight
 
     @property
     def running(self) -> int:
-        return self._leased
+        """While it is not known how many are left after `hold`, at least one."""
+        unknown = self._hold is not None and not self._hold.done()
+        return max(self._leased, int(unknown))
+
+    @property
+    def trouble(self) -> str:
+        if self._head is not None and self._head.trouble:
+            return self._head.trouble
+        since = self._queue_since
+        if since is None:
+            return ""
+        silent = time.monotonic() - since
+        return f"the queue's process has been silent for {silent:.0f} s, and is then made again"
 
     @property
     def description(self) -> str:
@@ -189,38 +262,98 @@ class RayExecutor:
         return f"{self.workers} worker{plural}{where}{each}"
 
     def submit(self, trial: Trial) -> None:
+        self._in_flight += 1
+        self._thread.start(lambda: self._put(trial))
+
+    def _put(self, trial: Trial) -> None:
         self._outstanding[trial.id] = trial
         self._queue.put.remote(trial)
 
     def hold(self) -> None:
+        self._hold = self._thread.start(self._hold_queue)
+        self._wait_for(self._hold, ANSWER_SECONDS)
+
+    def _hold_queue(self) -> None:
         self._holding = True
-        try:
+
+        def hold() -> None:
             self._leased = self._call(self._queue.hold.remote())
-        except self._ray.exceptions.RayActorError as error:
-            self._check_head()
-            self._rebuild(error)
+
+        self._mending(hold)
 
     def completed(self, timeout: float) -> list[Finished]:
         deadline = time.monotonic() + timeout
         while True:
-            if self._fault is not None:
-                raise self._fault
-            try:
-                self._replace_dead_workers()
-                self._grow()
-                finished = self._collect()
-            except self._ray.exceptions.RayActorError as error:
-                self._check_head()
-                self._rebuild(error)
-                finished = []
-            except HostError as error:
-                self._fault, finished = error, self._collect()
+            finished = self._finished(max(0.0, deadline - time.monotonic()))
             shortest, longest = POLL_SECONDS
             self._pause = shortest if finished else min(1.5 * self._pause, longest)
             left = deadline - time.monotonic()
             if finished or left <= 0:
+                self._in_flight -= len(finished)
                 return finished
             time.sleep(min(self._pause, left))
+
+    def _finished(self, seconds: float) -> list[Finished]:
+        """What a look at workers and queue finds; nothing where it takes longer than `seconds`, and
+        the next call waits on."""
+        if self._hold is not None and self._hold.done():
+            self._hold.result()
+        if self._look is None:
+            if self._fault is not None:
+                raise self._fault
+            self._heard = time.monotonic()
+            self._look = self._thread.start(self._look_around)
+        self._wait_for(self._look, seconds)
+        self._check_head()
+        if not self._look.done():
+            return []
+        look, self._look = self._look, None
+        if look.exception() is not None:
+            self._check_head(at_once=True)  # its loss would explain all others
+        return look.result()
+
+    def _wait_for(self, future: Future[Any], seconds: float) -> None:
+        """Until it is done, with or without success."""
+        with suppress(FutureTimeoutError):
+            future.exception(seconds)
+
+    def _check_head(self, *, at_once: bool = False) -> None:
+        """Raises ClusterLostError where the head, or Ray on this machine, is gone or silent."""
+        assert self._head is not None
+        try:
+            self._head.look(at_once=at_once)
+            silent = time.monotonic() - self._heard
+            if self._look is not None and not self._look.done() and silent >= HEAD_SECONDS:
+                raise self._head.lost(f"or Ray on this machine has been silent for {silent:.0f} s")
+        except ClusterLostError:
+            self._closing = True
+            raise
+
+    def _look_around(self) -> list[Finished]:
+        finished: list[Finished] = []
+
+        def look() -> None:
+            try:
+                self._replace_dead_workers()
+                self._grow()
+            except HostError as error:
+                self._fault = error
+            finished.extend(self._collect())
+
+        self._mending(look)
+        return finished
+
+    def _mending(self, ask: Callable[[], Any]) -> None:
+        """Ask the queue; one that is dead or silent is made again."""
+        try:
+            ask()
+        except (self._ray.exceptions.RayActorError, _QueueSilentError) as error:
+            self._rebuild(error)
+        except self._ray.exceptions.ActorUnschedulableError as error:
+            raise ClusterLostError(
+                "Ray's node on this machine is gone. All that had finished is stored; when Ray "
+                "runs here again, the same command goes on."
+            ) from error
 
     def _collect(self) -> list[Finished]:
         self._queue.reclaim.remote()
@@ -244,31 +377,22 @@ class RayExecutor:
                     self._kill(self._workers[lease.worker])
 
     def _call(self, ref: Any) -> Any:
-        """The answer of the queue; raises ClusterLostError where the cluster's head is gone."""
-        deadline = time.monotonic() + CALL_SECONDS
+        """The answer of the queue; raises _QueueSilentError where none comes."""
+        begun = time.monotonic()
+        patience = QUEUE_SECONDS * 2**self._silent
         while True:
             try:
-                return self._ray.get(ref, timeout=ANSWER_SECONDS)
+                answer = self._ray.get(ref, timeout=ANSWER_SECONDS)
+                self._silent, self._queue_since = 0, None
+                return answer
             except self._ray.exceptions.GetTimeoutError as error:
-                self._check_head()
-                if time.monotonic() >= deadline:
-                    raise ExecutorError(
-                        f"the queue has not answered for {CALL_SECONDS:g} s; is the machine "
-                        "overloaded? All that had finished is stored, and the same command goes on."
-                    ) from error
-
-    def _check_head(self) -> None:
-        """Ray itself notices after a minute that its head is gone, and ends the process."""
-        head = self._ray.get_runtime_context().gcs_address
-        try:
-            host, _, port = head.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        except OSError as error:
-            self._gone = True
-            raise ClusterLostError(
-                f"Ray's head at {head} is gone ({error}). All that had finished is stored; "
-                "when it is back, the same command goes on."
-            ) from error
+                self._queue_since = begun
+                if self._closing:
+                    raise _Closing from error
+                if time.monotonic() - begun >= patience:
+                    raise _QueueSilentError(f"silent for {patience:g} s") from error
+            finally:
+                self._heard = time.monotonic()
 
     def _replace_dead_workers(self) -> None:
         ended, _ = self._ray.wait(list(self._futures), num_returns=len(self._futures), timeout=0)
@@ -321,12 +445,21 @@ class RayExecutor:
 
     def _rebuild(self, error: Exception) -> None:
         """The queue is gone: workers hold its leases, so they go too; all is submitted again, or
-        after `hold` nothing, and the next search trains it."""
+        after `hold` nothing, and the next search trains it. What the former queue still learns,
+        nobody asks it."""
         log.warning("the queue died (%s); made again with its candidates", error, exc_info=error)
+        if isinstance(error, _QueueSilentError):
+            self._silent += 1
+            self._kill(self._queue)
+        if self._silent >= MAX_SILENT:
+            raise ClusterLostError(
+                f"{MAX_SILENT} queues, one after the other, have not answered; is this machine "
+                "overloaded? All that had finished is stored, and the same command goes on."
+            ) from error
         self._kill_workers()
         if self._holding:
             self._outstanding.clear()
-            self._leased = 0
+        self._leased = 0
         self._make_queue()
         self._make_workers()
 
@@ -342,10 +475,28 @@ class RayExecutor:
             self._ray.kill(actor)
 
     def close(self) -> None:
-        if self._gone or not self._ray.is_initialized():
-            return  # without its head Ray can neither be asked nor shut down
+        """Where Ray does not answer, it is left as it is."""
+        if self._closed:
+            return
+        stuck = self._closing or (self._head is not None and self._head.trouble)
+        self._closing = self._closed = True
+        ended = self._thread.start(self._end)
+        self._thread.end()
+        try:
+            error = ended.exception(0.0 if stuck else CLOSE_SECONDS)
+            if error is not None:
+                log.warning("Ray did not shut down well", exc_info=error)
+        except FutureTimeoutError:
+            self._thread.leave()
+        except BaseException:  # Ctrl-C
+            self._thread.leave()
+            raise
+
+    def _end(self) -> None:
+        if not self._ray.is_initialized():
+            return
         self._kill_workers()
-        if hasattr(self, "_queue"):
+        if self._queue is not None:
             self._kill(self._queue)
         if self._owns_ray:
             self._ray.shutdown()

@@ -6,30 +6,36 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from workers.executor import ExecutorError
+from workers.ray_head import greet
+from workers.ray_thread import RayThread
+
+CHECK_SECONDS = 5.0  # for a head to greet, and again for it to look at the token
 
 
-def start_ray(address: str | None, workers: int | None, gpus: int | None = None) -> None:
+def start_ray(address: str | None, gpus: int | None = None) -> None:
     """A local Ray unless `address` says which; never one that happens to run on this machine. A
     local one hands out `gpus` (None: those that it sees, with or without a CUDA build of torch)."""
     import ray
 
     options: dict[str, Any] = {"address": address or "local"}
     if address is None:
-        options["num_cpus"] = max(os.cpu_count() or 1, workers or 1)
+        options["num_cpus"] = os.cpu_count() or 1
         options["num_gpus"] = gpus
         options["include_dashboard"] = False
     try:
         with _environment():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         _protect_token()
-    except (OSError, RuntimeError, ValueError) as error:
+    except (
+        Exception
+    ) as error:  # Ray raises a plain one where its own processes do not start in time
         where = f"Ray at {address}" if address else "a local Ray"
         raise ExecutorError(
             f"cannot reach {where}: {error}. Without Ray, --executor inline trains in this process."
@@ -45,17 +51,27 @@ def check_cluster(address: str) -> None:
 
 
 def _check_listening(address: str) -> None:
-    """Ray waits minutes for a head that is not there; a connection tells in seconds."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
+    """Ray waits minutes for a head that is not there; a greeting tells in seconds."""
+    if not address.rpartition(":")[2].isdecimal():
         return
+    port = address.rpartition(":")[2]
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        greet(address, CHECK_SECONDS)
+    except (TimeoutError, ValueError) as error:
+        raise _not_ray(address, error) from error
     except OSError as error:
         raise ExecutorError(
             f"nothing answers at {address} ({error}); start Ray there with "
             f"'ray start --head --port {port}', or leave --ray-address out"
         ) from error
+
+
+def _not_ray(address: str, error: Exception) -> ExecutorError:
+    return ExecutorError(
+        f"what listens at {address} does not answer as a Ray head does ({error}): another server, "
+        "or a head that hangs; give --ray-address the address that 'ray start --head' printed, or "
+        "leave it out"
+    )
 
 
 def _token_file() -> Path:
@@ -74,20 +90,29 @@ def _offer_token() -> None:
 
 
 def _check_token(address: str) -> None:
-    """Ray itself says after 20 seconds that it failed to connect, and not why."""
+    """Ray itself says after 20 seconds that it failed to connect, and not why; and it asks a server
+    that is not Ray for 40."""
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.exceptions import AuthenticationError
 
     if address.startswith("ray://"):
         return
+    thread = RayThread()
     try:
-        GcsClient(address=address)
+        thread.start(lambda: GcsClient(address=address)).result(CHECK_SECONDS)
+    except FutureTimeoutError as error:
+        thread.leave()
+        raise _not_ray(address, TimeoutError(f"silent for {CHECK_SECONDS:g} s")) from error
     except AuthenticationError as error:
         have = f"that at {_token_file()} is another" if _token_file().exists() else "there is none"
         raise ExecutorError(
             f"Ray at {address} asks for a token, and {have}; copy the head's ~/.ray/auth_token "
             f"to {_token_file()}, with mode 0600"
         ) from error
+    except Exception as error:
+        raise _not_ray(address, error) from error
+    finally:
+        thread.end()
 
 
 def _protect_token() -> None:

@@ -18,6 +18,8 @@ class ThreadExecutor:
     """Trains up to `threads` trials at a time; `evaluate` must be one that threads can share. What
     runs out of memory is tried once more when no other is being trained."""
 
+    trouble = ""
+
     def __init__(self, evaluate: Evaluate, threads: int, timeout: float | None = None) -> None:
         self._evaluate = evaluate
         self._threads = threads

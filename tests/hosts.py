@@ -1,0 +1,113 @@
+"""Three hosts on one machine: network namespaces, joined by a switch in a fourth.
+
+A host is silenced by its plug: the switch takes its port down, and what is sent to it vanishes, as
+with a machine that has lost its power. Needs root and iproute2.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .chaos import kill_tree, new_token, until_it_runs
+
+PORT = 6379
+
+
+def why_not() -> str:
+    """Why hosts cannot be made here; "" where they can."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return "network namespaces need root and iproute2"
+    probe = f"actsearch-{secrets.token_hex(4)}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
+    if made.returncode:
+        return f"no network namespaces here: {made.stderr.strip()}"
+    _ip("netns", "del", probe)
+    return ""
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+class Hosts:
+    """`names` are the namespaces; Ray's head is on the first, a node on each other one."""
+
+    def __init__(self, folder: Path, count: int = 3) -> None:
+        self.folder = folder
+        tag = f"as{secrets.token_hex(3)}"
+        self.switch = f"{tag}-switch"
+        self.names = [f"{tag}-{i}" for i in range(count)]
+        self.nodes: dict[str, subprocess.Popen[Any]] = {}
+        # Ray refuses an address that a file of an earlier head still names.
+        self.subnet = f"10.{64 + secrets.randbelow(128)}.{secrets.randbelow(256)}"
+        self.address = f"{self.ip(0)}:{PORT}"
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(new_token(folder / "token")),
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+        try:
+            self._wire()
+        except BaseException:
+            self.close()
+            raise
+
+    def ip(self, host: int) -> str:
+        return f"{self.subnet}.{host + 1}"
+
+    def _wire(self) -> None:
+        _ip("netns", "add", self.switch)
+        _ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", self.switch, "link", "set", "bridge", "up")
+        for i, name in enumerate(self.names):
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("link", "add", "eth0", "netns", name, "type", "veth",
+                "peer", "name", f"port{i}", "netns", self.switch)  # fmt: skip
+            _ip("-n", self.switch, "link", "set", f"port{i}", "master", "bridge", "up")
+            _ip("-n", name, "addr", "add", f"{self.ip(i)}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+
+    def start(self, host: int, *command: str, out: str) -> subprocess.Popen[Any]:
+        with open(self.folder / out, "ab") as file:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.names[host], *command],
+                stdout=file,
+                stderr=file,
+                env=self.environment,
+            )
+
+    def start_ray(self, host: int, cpus: int = 1) -> None:
+        """Returns when it runs."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        place = (
+            ["--head", f"--port={PORT}", "--include-dashboard=false"]
+            if host == 0
+            else [f"--address={self.address}"]
+        )
+        own = f"--node-ip-address={self.ip(host)}"
+        command = [ray, "start", *place, own, f"--num-cpus={cpus}", "--block"]
+        out = f"ray{host}.out"
+        self.nodes[self.names[host]] = until_it_runs(
+            lambda: self.start(host, *command, "--disable-usage-stats", out=out),
+            self.folder / out,
+        )
+
+    def silence(self, host: int) -> None:
+        _ip("-n", self.switch, "link", "set", f"port{host}", "down")
+
+    def reconnect(self, host: int) -> None:
+        _ip("-n", self.switch, "link", "set", f"port{host}", "up")
+
+    def close(self) -> None:
+        for node in self.nodes.values():
+            kill_tree(node)
+        for name in (*self.names, self.switch):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
