@@ -136,7 +136,8 @@ class Run:
         import pandas as pd
 
         rows = top_rows(self.leaderboard(), full=True)
-        return pd.DataFrame(rows if wide else [{k: row[k] for k in _SHORT} for row in rows])
+        table = pd.DataFrame(rows if wide else [{k: row[k] for k in _SHORT} for row in rows])
+        return table.astype({"rank": "Int64"}) if rows else table  # whole, where some have none
 
     def best(self) -> Entry:
         """The function of rank 1; its `expression` is what others take, as RUN#1 is.

@@ -51,6 +51,8 @@ def test_the_table_shows_accuracies_in_eighty_columns_and_all_columns_where_aske
     head = shown.splitlines()[0]
     assert head.split() == ["rank", "formula", "name", "val", "accuracy", "seconds", "status"]
     assert max(map(len, shown.splitlines())) <= 80
+    assert run.table()["rank"].dropna().tolist() == [1, 2]
+    assert "1.0" not in shown
     wide = run.table(wide=True)
     assert len(wide.columns) == 24
     assert list(wide.columns[:3]) == ["rank", "formula", "name"]
