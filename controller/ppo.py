@@ -3,7 +3,7 @@
 A   = (R**power - b) / sd                       b: moving average of earlier R**power
 r   = exp(log p(d) - log p_behaviour(d))
 L   = -mean min(r A, clip(r, 1 - c, 1 + c) A) - ent_coef * entropy
-KL ~= mean((q - 1) - log q),  q = p / p_start   Schulman's estimator; ends the epochs
+KL  = mean((q - 1) - log q),  q = p / p_start   on the batch; ends the epochs
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class PPOConfig:
     """Weight of the entropy bonus, nats a decision (not stated; ours). More than is usual, since a
     search wants the best candidate, not the best average; see `benchmarks/strategies.py`."""
     target_kl: float = 0.1
-    """Ends the epochs of a batch once the policy has moved so far, in nats a candidate (ours)."""
+    """Ends the epochs of a batch once the policy has moved so far on it, in nats a candidate; see
+    `approximate_kl` (ours)."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm (not stated; as usual for PPO)."""
     power: float = 3.0
@@ -82,7 +83,13 @@ def surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
 
 
 def approximate_kl(logratio: Tensor) -> Tensor:
-    """KL(p_start || p) from log p - log p_start on samples of p_start: mean((q - 1) - log q)."""
+    """mean((q - 1) - log q), q = p / p_start, in nats, from log p - log p_start of a batch (B,).
+
+    For samples of p_start, as in mode sync, an unbiased estimate of KL(p_start || p) (Schulman
+    2020, "Approximating KL divergence"). In mode async some were drawn from older policies: then it
+    says how far the policy has moved on them, 0 where it has not and never less, but is biased as
+    an estimate of that KL.
+    """
     return (torch.expm1(logratio) - logratio).mean()
 
 

@@ -3,12 +3,16 @@ trained for a few steps, the best share of it for more, and so on to the whole t
 
 With eta = 4 and three rungs, 64 candidates train for 1/16 of the steps, the best 16 of them for
 1/4, the best 4 to the end: twelve whole trainings' worth in the place of 64. Each rung is a
-training of its own from the start, with the learning rate's whole schedule. The inner strategy is
-told the reward of the last rung that a candidate reached.
+training of its own from the start, with the learning rate's whole schedule.
+
+The inner strategy is told one reward of each candidate: that of the last rung it reached. A
+strategy that waits for rewards before the cohort is full, as synchronous PPO does after each batch,
+is told those of the first rung, which it then gets of the whole cohort.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,16 +55,19 @@ class HalvingConfig:
 
 @dataclass
 class Entrant:
-    """A candidate of the cohort: the inner proposal, and its reward in the present rung."""
+    """A candidate of the cohort: the inner proposal, its reward in the present rung, and whether
+    the inner strategy has been told one."""
 
     number: int
     digits: Digits
     reward: float | None = None
+    told: bool = False
 
 
 class SuccessiveHalving:
-    """The strategy. A cohort is full at `cohort` candidates, or when the inner strategy has no more
-    to propose, or when no more are wanted."""
+    """The strategy. A cohort is closed at `cohort` candidates, or with fewer where the inner
+    strategy proposes none though it waits for no reward: its space is exhausted, or no more are
+    wanted."""
 
     def __init__(self, inner: Strategy, config: HalvingConfig) -> None:
         self.inner = inner
@@ -82,11 +89,14 @@ class SuccessiveHalving:
     def _fill(self, n: int) -> None:
         wanted = min(n, self.config.cohort - len(self.entrants))
         new = self.inner.ask(wanted)
+        if wanted and not new and not self.open and not self.inner.exhausted:
+            self._tell(self.entrants)  # these are the rewards that it may be waiting for
+            new = self.inner.ask(wanted)
         for proposal in new:
             self.waiting.append(len(self.entrants))
             self.entrants.append(Entrant(proposal.number, proposal.digits))
         full = len(self.entrants) == self.config.cohort
-        if self.entrants and (full or len(new) < wanted or n == 0):
+        if full or (self.entrants and not new and not self.open):
             self.filling = False
             self._next_rung()
 
@@ -114,12 +124,19 @@ class SuccessiveHalving:
         ranked = sorted(self.entrants, key=lambda e: (-_reward(e), e.number))
         last = self.rung + 1 == self.config.rungs
         kept = 0 if last else max(1, len(ranked) // self.config.eta)
-        for entrant in sorted(ranked[kept:], key=lambda e: e.number):
-            self.inner.tell(Proposal(entrant.number, entrant.digits), _reward(entrant))
-        self.entrants = [Entrant(e.number, e.digits) for e in ranked[:kept]]
+        waited = any(entrant.told for entrant in ranked)
+        self._tell(ranked if waited else ranked[kept:])
+        self.entrants = [Entrant(e.number, e.digits, told=e.told) for e in ranked[:kept]]
         self.waiting = list(range(kept))
         self.rung = 0 if last else self.rung + 1
         self.filling = last
+
+    def _tell(self, entrants: Sequence[Entrant]) -> None:
+        """The inner strategy hears of each candidate once, in the order in which it proposed."""
+        for entrant in sorted(entrants, key=lambda e: e.number):
+            if not entrant.told:
+                entrant.told = True
+                self.inner.tell(Proposal(entrant.number, entrant.digits), _reward(entrant))
 
     @property
     def exhausted(self) -> bool:
@@ -134,7 +151,7 @@ class SuccessiveHalving:
             "number": self.number,
             "rung": self.rung,
             "filling": self.filling,
-            "entrants": [[e.number, list(e.digits), e.reward] for e in self.entrants],
+            "entrants": [[e.number, list(e.digits), e.reward, e.told] for e in self.entrants],
             "waiting": self.waiting,
             "open": list(self.open.items()),
         }
@@ -146,7 +163,7 @@ class SuccessiveHalving:
         )
         self.number, self.rung, self.filling = state["number"], state["rung"], state["filling"]
         self.entrants = [
-            Entrant(number, tuple(digits), reward) for number, digits, reward in state["entrants"]
+            Entrant(number, tuple(digits), *rest) for number, digits, *rest in state["entrants"]
         ]
         self.waiting = state["waiting"]
         self.open = dict(state["open"])

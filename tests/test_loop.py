@@ -4,7 +4,9 @@ death."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +27,8 @@ from search_space.fingerprint import fingerprint
 from search_space.parser import parse
 from search_space.space import SPACES, Space, space_from
 from search_space.survey import describe, describe_all, survey
-from workers.executor import Beat, InlineExecutor
+from workers.executor import Beat, Executor, InlineExecutor
+from workers.thread_executor import ThreadExecutor
 
 from .conftest import SMALL
 
@@ -280,6 +283,7 @@ def all_proposals(store: Store) -> list[tuple[Any, ...]]:
         "surrogate:initial=8,pool=20",
         "random+halving:eta=2,cohort=8",
         "ppo:batch_size=5+halving:eta=3,rungs=2,cohort=9",
+        "ppo:batch_size=3+halving:eta=2,rungs=3,cohort=8",
     ],
 )
 def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
@@ -336,6 +340,28 @@ def test_a_cohort_is_halved_in_shorter_trainings_and_only_its_best_are_ranked(st
     assert run(store, Child(), space=space, strategy=name, budget=20) == "budget spent"
     assert run(store, Child(), space=space, strategy=name, budget=24) == "budget spent"
     assert len(store.trained()) == 24
+
+
+@pytest.mark.parametrize("executor", [InlineExecutor, lambda child: ThreadExecutor(child, 3)])
+@pytest.mark.parametrize("strategy", ["ppo:batch_size=3", "evolution:population=4,tournament=2"])
+def test_the_rungs_of_a_search_are_those_that_it_prints(
+    store: Store, strategy: str, executor: Callable[[Child], Executor]
+) -> None:
+    name = strategy + "+halving:eta=2,rungs=3,cohort=8"
+    made = source(store, SPACES["two-units"], name, budget=30)
+    progress = Progress("t", "w", None)
+    assert run_trials(store, made, executor(Child()), progress) == "budget spent"
+    ran = [share for _, _, share, _, _ in all_proposals(store)]
+    found = [(share, len(list(group))) for share, group in groupby(ran)]
+    *whole, last = [found[i : i + 3] for i in range(0, len(found), 3)]
+    assert whole
+    assert all(cohort == [(0.25, 8), (0.5, 4), (1.0, 2)] for cohort in whole)
+    n = last[0][1]  # what the budget leaves
+    assert last == [(0.25, n), (0.5, max(1, n // 2)), (1.0, max(1, n // 4))]
+    assert len(store.trained()) == 30
+    steps = Counter(row["steps"] for row in store.rows("rung"))
+    assert 30 <= steps[250] <= len([share for share in ran if share == 0.25])
+    assert store.open_proposals(name) == []
 
 
 def test_what_left_in_a_rung_stands_below_the_ranked_with_its_score(store: Store) -> None:

@@ -112,6 +112,16 @@ def test_the_kl_of_three_candidates() -> None:
     assert approximate_kl(torch.zeros(3)).item() == 0.0
 
 
+def test_the_kl_is_that_of_the_starting_policy_on_its_own_samples_and_on_no_others() -> None:
+    """p_start = 1/2, 1/4, 1/4 becomes p = 1/4, 1/2, 1/4: KL = 1/2 log 2 + 1/4 log 1/2 = 1/4 log 2.
+    A batch that holds each candidate as often as p_start draws it gives just that. One of an older
+    policy with 1/4, 1/2, 1/4 gives 1/4 (-1/2 + log 2) + 1/2 (1 - log 2) = 3/8 - 1/4 log 2."""
+    moved = torch.tensor([1 / 2, 2.0, 1.0]).log()  # log p - log p_start of each candidate
+    own, older = moved[[0, 0, 1, 2]], moved[[0, 1, 1, 2]]
+    assert approximate_kl(own).item() == pytest.approx(math.log(2) / 4, rel=1e-5)
+    assert approximate_kl(older).item() == pytest.approx(3 / 8 - math.log(2) / 4, rel=1e-5)
+
+
 def test_the_advantages_of_three_candidates() -> None:
     """Rewards 0.2, 0.5, 0.8 over a baseline of 0.4; their standard deviation is sqrt(0.06)."""
     rewards = torch.tensor([0.2, 0.5, 0.8])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from actsearch.loop import StrategySource
 from actsearch.reevaluation import reevaluate
 from actsearch.session import Machinery
 from child_models.zoo import source_digest
+from controller.successive_halving import HalvingConfig
 from results.store import StoreError
 from search_space.baselines import BASELINES
 from search_space.kernels.ahead import Ahead
@@ -64,6 +67,19 @@ def test_a_users_own_model_and_data_are_searched(finished: actsearch.Run) -> Non
     files = {p.name for p in finished.path.iterdir()}
     assert {"config.json", "run.sqlite", "run.log", "top.csv"} <= files
     assert len(files) < 10
+
+
+def test_ppo_trains_the_cohorts_that_its_search_prints(tmp_path: Path, blobs: Arrays) -> None:
+    name = "ppo:batch_size=3+halving:eta=2,rungs=3,cohort=8"
+    options: dict[str, Any] = {**QUICK, "steps": 24, "space": "two-units", "strategy": name}
+    run = actsearch.search(tmp_path / "run", dataset=blobs, child=small_net, budget=8, **options)
+    with closing(sqlite3.connect(run.path / "run.sqlite")) as db:
+        trained = db.execute(
+            "SELECT CASE t.stage WHEN 'rung' THEN t.steps ELSE 24 END, count(*) FROM proposals p "
+            "JOIN trials t ON t.id = p.trial GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    assert trained == [(6, 8), (12, 4), (24, 2)]
+    assert HalvingConfig(eta=2, rungs=3, cohort=8).words(24) == "8 x 6, 4 x 12, 2 x 24"
 
 
 def test_the_same_search_again_trains_nothing(finished: actsearch.Run, blobs: Arrays) -> None:

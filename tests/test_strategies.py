@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -316,6 +318,121 @@ def test_no_more_candidates_closes_the_cohort_that_there_is() -> None:
         halving.tell(p, 0.5)
     assert halving.ask(0) == []
     assert len(halving.ask(5)) == 5  # a larger budget goes on with a new cohort
+
+
+@dataclass
+class Looped:
+    """What a run of the loop's kind asked for, in order, and how the inner strategy heard of it."""
+
+    proposals: list[Proposal]
+    told: list[tuple[int, float]]  # the inner strategy's number, and the reward
+
+    @property
+    def rungs(self) -> list[tuple[float, int]]:
+        """(share, proposals) of each rung."""
+        return [
+            (share, len(list(group))) for share, group in groupby(p.share for p in self.proposals)
+        ]
+
+
+def looped(strategy: Strategy, candidates: int, workers: int = 1) -> Looped:
+    """As the loop does: ask whenever a worker is free, for none once `candidates` were asked for,
+    and end where nothing comes and nothing is on its way. Rewards come out of order; a longer
+    training is worth more."""
+    assert isinstance(strategy, SuccessiveHalving)
+    asked: list[Proposal] = []
+    told: list[tuple[int, float]] = []
+    tell, chance = strategy.inner.tell, np.random.default_rng(0)
+
+    def note(proposal: Proposal, reward: float) -> None:
+        told.append((proposal.number, reward))
+        tell(proposal, reward)
+
+    strategy.inner.tell = note  # type: ignore[method-assign]
+    lowest = strategy.config.eta ** (1 - strategy.config.rungs)
+    on_their_way: list[Proposal] = []
+    while True:
+        left = candidates - sum(p.share == lowest for p in asked)
+        while len(on_their_way) < workers and (
+            new := strategy.ask(min(workers - len(on_their_way), left))
+        ):
+            asked += new
+            on_their_way += new
+            left -= sum(p.share == lowest for p in new)
+        if not on_their_way:
+            return Looped(asked, told)
+        proposal = on_their_way.pop(chance.integers(len(on_their_way)))
+        strategy.tell(proposal, reward_of(proposal) + proposal.share)
+
+
+@pytest.mark.parametrize("workers", [1, 7])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in STRATEGIES if name != "surrogate"),
+        "surrogate:initial=150,model=forest,pool=20",
+        "ppo:mode=async,epochs=1",
+        "ppo:batch_size=9,epochs=1",
+        "ppo:batch_size=64,epochs=1",
+        "ppo:batch_size=90,epochs=1",
+    ],
+)
+def test_the_cohorts_that_run_are_those_that_are_printed(name: str, workers: int) -> None:
+    """Whether the inner strategy waits for rewards or not; the last is what the budget leaves."""
+    strategy = strategy_from(f"{name}+halving", SPACES["two-units"], 0)
+    whole = [(1 / 16, 64), (1 / 4, 16), (1.0, 4)]
+    found = looped(strategy, 64 + 64 + 27, workers)
+    assert found.rungs == [*whole, *whole, (1 / 16, 27), (1 / 4, 6), (1.0, 1)]
+    assert [p.number for p in found.proposals] == list(range(2 * 84 + 34))
+    assert [number for number, _ in sorted(found.told)] == list(range(64 + 64 + 27))
+    assert strategy.ask(0) == []
+
+
+@pytest.mark.parametrize("name", VISITING_ALL)
+def test_the_end_of_a_space_closes_the_cohort(name: str) -> None:
+    strategy = strategy_from(f"{name}+halving:rungs=2,cohort=80", SPACES["tiny"], 0)
+    found = looped(strategy, 10**6, workers=3)
+    assert found.rungs == [(1 / 4, 80), (1.0, 20), (1 / 4, 80), (1.0, 20), (1 / 4, 32), (1.0, 8)]
+    assert strategy.exhausted
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_who_waits_within_a_cohort_is_told_first_rungs_and_others_the_last(batch_size: int) -> None:
+    text = f"ppo:batch_size={batch_size}+halving:eta=2,rungs=2,cohort=8"
+    found = looped(strategy_from(text, SPACES["two-units"], 0), 8)
+    first, last = found.proposals[:8], found.proposals[8:]
+    rewards = {p.digits: reward_of(p) + 0.5 for p in first}
+    assert len(rewards) == 8
+    if batch_size == 8:  # a batch is a cohort: it needs no reward before
+        rewards |= {p.digits: reward_of(p) + 1.0 for p in last}
+    assert sorted(found.told) == [(p.number, rewards[p.digits]) for p in first]
+
+
+def test_who_waits_is_told_in_order_whoever_finishes_first() -> None:
+    text = "ppo:batch_size=3+halving:eta=2,rungs=2,cohort=8"
+    one, many = (looped(strategy_from(text, SPACES["tiny"], 0), 8, n) for n in (1, 3))
+    assert one == many
+    assert [number for number, _ in many.told] == list(range(8))
+
+
+def test_rewards_reach_a_strategy_that_waits_only_when_nothing_is_on_its_way() -> None:
+    halving = strategy_from("ppo:batch_size=3+halving:eta=2,rungs=2,cohort=8", SPACES["tiny"], 0)
+    first = list(halving.ask(5))
+    assert len(first) == 3
+    for p in first:
+        assert halving.ask(5) == []
+        halving.tell(p, 0.5)
+    assert len(halving.ask(5)) == 3
+
+
+def test_a_strategy_that_falls_silent_for_good_closes_its_cohort() -> None:
+    """Such as one that waits for something that it will never be told."""
+    halving = strategy_from("exhaustive+halving:eta=2,rungs=2,cohort=8", SPACES["tiny"], 0)
+    assert isinstance(halving, SuccessiveHalving)
+    ask = halving.inner.ask
+    halving.inner.ask = lambda n: ask(n) if halving.number < 5 else []  # type: ignore[method-assign]
+    found = looped(halving, 100, workers=5)
+    assert found.rungs == [(0.5, 5), (1.0, 2)]
 
 
 def test_what_a_surrogate_makes_of_uncertainty_and_that_it_leaves_out_what_it_has_seen(
