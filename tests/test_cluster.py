@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def other_code(folder: Path) -> Path:
     return folder
 
 
-def test_a_wrong_token_is_named_in_seconds(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_wrong_token_is_named(cluster: Cluster, tmp_path: Path) -> None:
     wrong = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(new_token(tmp_path / "wrong"))}
     for command in ("search", "worker"):
         done = subprocess.run(
@@ -133,16 +134,18 @@ def test_a_frozen_head_is_said_and_ctrl_c_ends_the_search_meanwhile(
     search = start(cluster, tmp_path)
     run, log = tmp_path / "runs/a", tmp_path / "runs/a/run.log"
     try:
-        wait_until(lambda: finished(run) >= 1, 300)
+        wait_until(lambda: finished(run) >= 1)
         head = psutil.Process(cluster.head.pid)
         for process in (head, *head.children(recursive=True)):
             process.suspend()
-        wait_until(lambda: "has been silent since" in log.read_text(), 60)
-        deadline = time.monotonic() + 30
-        while search.poll() is None:
-            assert time.monotonic() < deadline
+        wait_until(lambda: "has been silent since" in log.read_text())
+
+        def ended() -> bool:
             search.send_signal(signal.SIGINT)  # the first asks for a drain
             time.sleep(1)
+            return search.poll() is not None
+
+        wait_until(ended)
         _, said = search.communicate()
     finally:
         kill_tree(search)
