@@ -691,7 +691,7 @@ def test_a_ray_that_never_answers_again_is_left_as_it_is(
 ) -> None:
     monkeypatch.setattr("workers.ray_executor.HEAD_SECONDS", 0.5)
     left: list[RayThread] = []
-    monkeypatch.setattr(RayThread, "leave", left.append)
+    monkeypatch.setattr(RayThread, "leave", lambda thread: left.append(thread))
     executor = ray_executor(by_seed())
     assert isinstance(executor, RayExecutor)
     thaw = threading.Event()
