@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from search_space.baselines import FORMS
+from search_space.confirmation import same_function
 from search_space.expression import Expr
-from search_space.fingerprint import fingerprints, same_function
+from search_space.fingerprint import fingerprints
 from search_space.parser import parse
 from search_space.survey import Function
 
