@@ -247,7 +247,8 @@ def _save(
     """Ticks are made as late as this, so the settings hold until then."""
     from matplotlib import rc_context
 
-    with rc_context({**_DRAWING, **settings}):
+    options_of_matplotlib: Any = {**_DRAWING, **settings}
+    with rc_context(options_of_matplotlib):
         to_matplotlib(figure).savefig(file, **options)
 
 

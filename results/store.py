@@ -166,7 +166,7 @@ def read_json(text: str, path: Path = Path("run.sqlite")) -> Any:
 class _Cursor(sqlite3.Cursor):
     """Explains what goes wrong while rows are read."""
 
-    connection: _Connection
+    connection: _Connection  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def execute(self, sql: str, parameters: Any = (), /) -> _Cursor:
         with _explained(self.connection.path):
