@@ -36,7 +36,7 @@ def train(
     evaluate = Evaluators(evaluators)
     metrics = {e.dataset.metric for e in evaluators}
     metric = metrics.pop() if len(metrics) == 1 else ""
-    stop = Stop(run.stop_request)
+    stop = Stop(run)
     with running(machinery, evaluate, len(missing), stop, console) as executor:
         progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
         with live(progress, console):

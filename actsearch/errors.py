@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from results.records import HostError
+
 DONE, UNEXPECTED, USAGE, NO_CANDIDATE, ENVIRONMENT, RUN_UNAVAILABLE = 0, 1, 2, 3, 4, 5
 RESUMABLE, INTERRUPTED = 75, 130
 
@@ -21,6 +23,10 @@ class NoCandidateError(Exception):
 
 class RunError(Exception):
     """A run is in use by another driver, or was made with other settings."""
+
+
+class RunLostError(HostError):
+    """The run's folder is no more the one that this driver holds."""
 
 
 class EnvironmentProblem(Exception):
@@ -48,7 +54,7 @@ _CODES = {
     "workers.executor.ExecutorError": ENVIRONMENT,
     "workers.executor.ClusterLostError": RESUMABLE,
     "results.records.DeviceLostError": ENVIRONMENT,
-    "results.records.HostError": RESUMABLE,
+    "results.records.HostError": RESUMABLE,  # RunLostError among them
     "results.store.DiskFullError": RESUMABLE,
     "results.store.DiskFaultError": RESUMABLE,
     "results.store.StoreError": RUN_UNAVAILABLE,

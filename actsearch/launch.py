@@ -259,7 +259,8 @@ def carry_out(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) 
                 try:
                     return _search(plan, store, console, callbacks)
                 finally:
-                    run.write_top()
+                    if run.held():
+                        run.write_top()
 
 
 def _config(plan: Plan) -> dict[str, Any]:
@@ -326,7 +327,7 @@ def _run(
     console: Console,
     callbacks: Iterable[Callback],
 ) -> str:
-    settings, stop = plan.settings, Stop(plan.run.stop_request)
+    settings, stop = plan.settings, Stop(plan.run)
     if not source.anything_left(stop):
         return STOPPED if stop() else source.ended
     plan.run.write_config(_config(plan))  # as it trains from now on

@@ -14,13 +14,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError
+from actsearch.errors import NoCandidateError, RunError, RunLostError, written
 from results.leaderboard import BESIDE, PROPERTIES, Entry, furthest, leaderboard, status_counts
+from results.records import HOST_ERRORS, HostError
 from results.store import DiskFullError, Store, StoreError
 from results.tables import Row, scored_by, show, to_csv
 
@@ -46,6 +47,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None  # the descriptor by which this driver holds it
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -160,10 +162,7 @@ class Run:
 
     def write_top(self) -> None:
         """Write top.csv, in one step."""
-        target = self.path / "top.csv"
-        part = target.with_suffix(".part")
-        part.write_text(to_csv(top_rows(self.leaderboard(), full=True)))
-        part.replace(target)
+        _write(self.path / "top.csv", to_csv(top_rows(self.leaderboard(), full=True)))
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raises RunError, with the difference, where the run was made with another identity."""
@@ -179,9 +178,8 @@ class Run:
         )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        part = self.path / "config.json.part"
-        part.write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        part.replace(self.path / "config.json")
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+        _write(self.path / "config.json", text)
 
     @property
     def stop_request(self) -> Path:
@@ -207,7 +205,7 @@ class Run:
         """Who holds the run now, None where nobody does. A lock ends with its process, so a file
         that a killed driver has left says nothing."""
         try:
-            descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return None
         try:
@@ -221,37 +219,106 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this driver; raises RunError, with who holds it, where another does, and
-        DiskFullError where a file cannot be written meanwhile."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(
-                self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-        except OSError as error:
-            raise EnvironmentProblem(f"cannot write to {self.path}: {error.strerror}") from error
-        try:
+        """Hold the run for this driver.
+
+        Raises RunError, with who holds it, where another does; DiskFullError and HostError where
+        the disk or the machine fail meanwhile; RunLostError where the folder is another by then.
+        """
+        with ExitStack() as stack:
+            with written(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, lock)
+                folder = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, folder)
+            self._take(lock, folder)
+            self._lock = lock
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"{self.path} is in use by {_holder(descriptor)}") from error
-            who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(who).encode(), 0)
-            self.stop_request.unlink(missing_ok=True)  # of a driver that is gone
-            try:
+                self.stop_request.unlink(missing_ok=True)  # of a driver that is gone
                 yield
+                self.check_held()
+            except Exception as error:
+                explained = self._explained(error)
+                if explained is error:
+                    raise
+                raise explained from error
             finally:
-                self.stop_request.unlink(missing_ok=True)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DiskFullError(
+                if self.held():
+                    with suppress(OSError):
+                        self.stop_request.unlink(missing_ok=True)
+                self._lock = None
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "run.lock"
+
+    def _take(self, lock: int, folder: int) -> None:
+        """Both locks: that of the file says who holds the run, that of the folder holds where
+        somebody has removed the file. (Network file systems cannot lock folders.)"""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{self.path} is in use by {_holder(lock)}") from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{self.path} is in use by a driver whose {self._lock_file.name} was removed; it "
+                "ends within seconds, then the same command goes on"
+            ) from error
+        except OSError:
+            pass
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(who).encode(), 0)
+
+    def held(self) -> bool:
+        """Whether the run at this path is the one that this driver holds."""
+        if self._lock is None:
+            return False
+        try:
+            return os.path.samestat(os.stat(self._lock_file), os.fstat(self._lock))
+        except OSError:
+            return False
+
+    def check_held(self) -> None:
+        """Raises RunLostError where it is not."""
+        if not self.held():
+            raise RunLostError(
+                f"{self.path} is no more the folder that this search writes to: it was moved, "
+                f"deleted or unmounted, or its {self._lock_file.name} was removed. All that had "
+                "finished is stored where that folder lies now; the same command goes on there."
+            )
+
+    def _explained(self, error: Exception) -> Exception:
+        """What an error means that has ended a driver of this run."""
+        if not isinstance(error, RunLostError):
+            try:
+                self.check_held()
+            except RunLostError as lost:
+                return lost
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFullError(
                 f"the disk of {self.path} is full; all that had finished is stored. Free some "
                 "space, and the same command goes on."
-            ) from error
-        finally:
-            os.close(descriptor)
+            )
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in HOST_ERRORS:
+            return HostError(
+                f"the machine does not let the search in {self.path} go on "
+                f"({type(error).__name__}: {error}); all that had finished is stored. Once that is "
+                "mended, the same command goes on."
+            )
+        return error
+
+
+def _write(target: Path, text: str) -> None:
+    """In one step: after a power cut too it is the old file or the whole new one."""
+    part = target.with_name(f"{target.name}.part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
 
 
 def _last_written(store: Path) -> float:

@@ -9,7 +9,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -23,16 +23,17 @@ from torch import nn
 
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowed, shadowing
+from actsearch.run import Run
 from actsearch.versions import untested
 from child_models.datasets import Data, DataError, image_augment, load, make_dataset
 from child_models.evaluate import Evaluator, task_of
 from child_models.inspection import activations
 from child_models.recipe import Recipe
 from child_models.zoo import child_from
-from results.records import HostError, Trial
+from results.records import HostError, Outcome, Trial
 from search_space.operators import OPERATORS, Op
 from search_space.space import Space
-from workers.executor import Evaluate, Executor, InlineExecutor
+from workers.executor import Beat, Evaluate, Executor, InlineExecutor
 from workers.thread_executor import ThreadExecutor
 
 log = logging.getLogger("actsearch")
@@ -76,9 +77,17 @@ class Machinery:
         start = "worker starts" if most == 1 else "workers start"
         return most, f"--workers {self.workers}: {most} {start}, since {why}."
 
-    def start(self, evaluate: Evaluate, most: int | None = None) -> Executor:
-        """With at most so many workers, where Ray trains."""
+    def start(
+        self,
+        evaluate: Evaluate,
+        most: int | None = None,
+        look: Callable[[], object] = lambda: None,
+    ) -> Executor:
+        """With at most so many workers, where Ray trains. `look` is called as children go on, where
+        they are trained in this process, which has no other moment for it; it may raise HostError.
+        """
         if self.executor == "inline":
+            evaluate = _looking(evaluate, look)
             if self.children_per_worker > 1:
                 return ThreadExecutor(evaluate, self.children_per_worker, self.timeout)
             return InlineExecutor(evaluate, self.timeout)
@@ -105,6 +114,17 @@ class Machinery:
             queue_class=QueueActor,
             worker_class=WorkerActor,
         )
+
+
+def _looking(evaluate: Evaluate, look: Callable[[], object]) -> Evaluate:
+    def evaluated(trial: Trial, beat: Beat) -> Outcome:
+        def both(step: int) -> None:
+            look()
+            beat(step)
+
+        return evaluate(trial, both)
+
+    return evaluated
 
 
 def dataset_from(data: Any, **options: Any) -> Data:
@@ -209,17 +229,18 @@ def check_uses_activation(model: nn.Module, child: str) -> None:
 
 class Stop:
     """The first SIGINT or SIGTERM asks for a drain, the second interrupts at once. So does the file
-    `request`, which `actsearch stop` writes."""
+    by which `actsearch stop` asks. A look raises RunLostError where the run is another by now."""
 
-    def __init__(self, request: Path) -> None:
+    def __init__(self, run: Run) -> None:
         self.requested = False
-        self.request = request
+        self.run = run
         self._looked = 0.0
 
     def __call__(self) -> bool:
-        if not self.requested and time.monotonic() - self._looked >= LOOK_SECONDS:
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
-            self.requested = self.request.exists()
+            self.run.check_held()
+            self.requested = self.requested or self.run.stop_request.exists()
         return self.requested
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -246,6 +267,10 @@ class RunLog(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # it opens the file first, and its folder may be gone
+            super().emit(record)
 
 
 @contextlib.contextmanager
@@ -281,7 +306,7 @@ def running(
     if note:
         log.warning("%s", note)
         console.print(note, highlight=False, soft_wrap=True)
-    executor = machinery.start(evaluate, most)
+    executor = machinery.start(evaluate, most, stop)
     try:
         with stop.installed():
             yield executor

@@ -30,14 +30,12 @@ class HostError(Exception):
     the candidate, so no outcome is made of it and the search ends; the message says what to do."""
 
 
-# What a machine says of itself. C++ libraries have no type for it, only these words.
-_HOST_WORDS = tuple(
-    os.strerror(number)
-    for number in (
-        errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE,
-        errno.ENFILE,
-    )
+# What a machine says of itself. C++ libraries have no type for it, only the words.
+HOST_ERRORS = (
+    errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+    errno.EROFS,
 )  # fmt: skip
+_HOST_WORDS = tuple(map(os.strerror, HOST_ERRORS))
 
 
 def is_of_the_host(error: BaseException) -> bool:

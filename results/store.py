@@ -166,18 +166,22 @@ def read_json(text: str, path: Path = Path("run.sqlite")) -> Any:
 class _Cursor(sqlite3.Cursor):
     """Explains what goes wrong while rows are read."""
 
-    connection: _Connection  # pyright: ignore[reportIncompatibleMethodOverride]
-
     def execute(self, sql: str, parameters: Any = (), /) -> _Cursor:
-        with _explained(self.connection.path):
-            return super().execute(sql, parameters)  # pyright: ignore[reportReturnType]
+        with _explained(_path_of(self)):
+            super().execute(sql, parameters)
+        return self
 
     def __next__(self) -> Any:
-        with _explained(self.connection.path):
+        with _explained(_path_of(self)):
             return super().__next__()
 
     def fetchone(self) -> Any:
         return next(self, None)
+
+
+def _path_of(cursor: sqlite3.Cursor) -> Path:
+    assert isinstance(cursor.connection, _Connection)
+    return cursor.connection.path
 
 
 class _Connection(sqlite3.Connection):

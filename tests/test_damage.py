@@ -3,18 +3,23 @@ no search that goes on."""
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import re
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import actsearch
 from actsearch import errors
-from actsearch.errors import RunError
+from actsearch.errors import RunError, RunLostError
 from actsearch.run import Run
 from results.records import AtRung, Outcome
 from results.store import DiskFaultError, Store, StoreError
@@ -189,3 +194,123 @@ def test_a_bad_byte_in_config_json_is_a_sentence_with_its_name(tmp_path: Path, b
     (tmp_path / "config.json").write_bytes(bad)
     with pytest.raises(RunError, match=r"config\.json is damaged .* restore it from a copy"):
         _ = Run(tmp_path).config
+
+
+# -- a run that goes away while it runs
+
+
+def a_move(run: Path) -> None:
+    run.rename(run.with_name("elsewhere"))
+
+
+def a_move_with_another_in_its_place(run: Path) -> None:
+    a_move(run)
+    run.mkdir()
+    (run / "run.lock").touch()
+
+
+def a_removal(run: Path) -> None:
+    shutil.rmtree(run)
+
+
+def a_removed_lock(run: Path) -> None:
+    (run / "run.lock").unlink()
+
+
+LOSSES = (a_move, a_move_with_another_in_its_place, a_removal, a_removed_lock)
+
+
+def search(run: Path, blobs: Any, look: Callable[..., None], threads: int = 1) -> None:
+    actsearch.search(
+        run, space="tiny", dataset=blobs, child="mlp:width=8", steps=100, batch_size=16, budget=10,
+        executor="inline", children_per_worker=threads, callbacks=[look],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actsearch.session.LOOK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("looks_always")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("how", LOSSES, ids=lambda how: how.__name__)
+def test_a_run_that_goes_away_ends_its_search_with_75(
+    tmp_path: Path, blobs: Any, how: Callable[[Path], None], threads: int
+) -> None:
+    """After the first training, so that the second one notices."""
+    run, done = tmp_path / "run", list[int]()
+
+    def lose(*_: Any) -> None:
+        if not done:
+            how(run)
+        done.append(1)
+
+    with pytest.raises(RunLostError, match=r"moved, deleted or unmounted, or its run\.lock was"):
+        search(run, blobs, lose, threads)
+    assert errors.exit_code(RunLostError("")) == errors.RESUMABLE
+    assert len(done) <= threads  # no other was trained to its end
+    left = {f.name for f in run.iterdir()} if run.exists() else set()
+    assert how is a_removed_lock or left <= {"run.lock"}  # and nothing was written there
+
+
+@pytest.mark.usefixtures("looks_always")
+def test_what_was_stored_is_in_the_moved_folder_and_goes_on_there(
+    tmp_path: Path, blobs: Any
+) -> None:
+    done: list[int] = []
+
+    def move(*_: Any) -> None:
+        done.append(1)
+        if len(done) == 3:
+            a_move(tmp_path / "run")
+
+    with pytest.raises(RunLostError):
+        search(
+            tmp_path / "run",
+            blobs,
+            move,
+        )
+    moved = actsearch.Run.open(tmp_path / "elsewhere")
+    assert sum(moved.counts().values()) >= 3
+    search(
+        tmp_path / "elsewhere",
+        blobs,
+        lambda *_: None,
+    )
+    assert sum(moved.counts().values()) >= 10
+
+
+def test_no_second_driver_comes_in_where_the_lock_was_removed(tmp_path: Path) -> None:
+    first, second = Run(tmp_path / "run"), Run(tmp_path / "run")
+    with pytest.raises(RunLostError), first.locked():
+        assert first.held()
+        a_removed_lock(first.path)
+        for _ in range(2):  # the first try makes the lock's file again
+            with pytest.raises(RunError, match=r"run\.lock was removed.* ends within seconds"):
+                second.locked().__enter__()
+        assert not first.held()
+    with second.locked():
+        assert second.held()
+
+
+def test_no_second_driver_comes_in_by_another_path(tmp_path: Path) -> None:
+    first = Run(tmp_path / "run")
+    with pytest.raises(RunLostError), first.locked():
+        a_move(first.path)
+        with pytest.raises(RunError, match="in use by process"):
+            Run(tmp_path / "elsewhere").locked().__enter__()
+        with Run(tmp_path / "run").locked():  # another run, in a folder of its own
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOSPC])
+def test_what_the_machine_refuses_a_driver_is_a_sentence_and_no_surprise(
+    tmp_path: Path, number: int
+) -> None:
+    run = Run(tmp_path / "run")
+    with pytest.raises(Exception, match="the same command goes on") as caught, run.locked():
+        raise OSError(number, os.strerror(number))
+    assert errors.exit_code(caught.value) == errors.RESUMABLE
+    with pytest.raises(ZeroDivisionError), run.locked():
+        raise ZeroDivisionError

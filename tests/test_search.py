@@ -470,7 +470,7 @@ def test_config_json_says_what_was_run(finished: actsearch.Run) -> None:
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, blobs: Arrays) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentProblem, match=r"cannot write to .*file/run"):
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*file/run"):
         actsearch.search(
             tmp_path / "file/run", space=SPACE, dataset=blobs, child=small_net, **QUICK
         )
