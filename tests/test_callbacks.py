@@ -168,7 +168,9 @@ def test_what_a_killed_session_left_is_written_once_and_without_gaps(
     unbroken.close()
     assert len(list(folder.iterdir())) == 1
     found = written(folder)
-    assert [step for step, _ in found["search/seconds"]] == [*range(1, 22)]
+    trained = len(finished(store))
+    assert trained >= 20
+    assert [step for step, _ in found["search/seconds"]] == [*range(1, trained + 1)]
     assert found == written(tmp_path / "anew")
 
 
