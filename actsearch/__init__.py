@@ -15,10 +15,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from actsearch.origin import guard
-
-guard()
-
 if TYPE_CHECKING:
     from actsearch.comparison import compare
     from actsearch.exporting import export
@@ -27,10 +23,10 @@ if TYPE_CHECKING:
     from actsearch.reevaluation import reevaluate
     from actsearch.reporting import report
     from actsearch.run import Run
-    from search_space.expression import formula
-    from search_space.operators import BINARY, UNARY, Op
-    from search_space.parser import parse
-    from search_space.space import Space
+    from actsearch.search_space.expression import formula
+    from actsearch.search_space.operators import BINARY, UNARY, Op
+    from actsearch.search_space.parser import parse
+    from actsearch.search_space.space import Space
 
 __all__ = [
     "BINARY",
@@ -58,14 +54,14 @@ _HOMES = {
     "export": "actsearch.exporting",
     "report": "actsearch.reporting",
     "replace_activations": "actsearch.functions",
-    "parse": "search_space.parser",
-    "formula": "search_space.expression",
+    "parse": "actsearch.search_space.parser",
+    "formula": "actsearch.search_space.expression",
     "Activation": "actsearch.functions",
     "act_layer": "actsearch.functions",
-    "Space": "search_space.space",
-    "Op": "search_space.operators",
-    "UNARY": "search_space.operators",
-    "BINARY": "search_space.operators",
+    "Space": "actsearch.search_space.space",
+    "Op": "actsearch.search_space.operators",
+    "UNARY": "actsearch.search_space.operators",
+    "BINARY": "actsearch.search_space.operators",
 }
 
 

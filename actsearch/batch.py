@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
+from actsearch.child_models.evaluate import Evaluator, Evaluators
 from actsearch.loop import FixedSource, run_trials
 from actsearch.progress import Progress
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.screen import live
 from actsearch.session import Machinery, Stop, running
-from child_models.evaluate import Evaluator, Evaluators
-from results.records import Outcome, Trial
-from results.store import Store
 
 DONE = "all trained"
 

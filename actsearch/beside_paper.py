@@ -14,8 +14,7 @@ from typing import Any
 
 from actsearch.comparison import Trained, chosen, reevaluations
 from actsearch.errors import UsageError
-from actsearch.run import Run
-from results.paper import (
+from actsearch.results.paper import (
     NUMBERS,
     SWISHES,
     TABLES,
@@ -27,8 +26,9 @@ from results.paper import (
     table_3,
     tested,
 )
-from results.statistics import LEVEL
-from results.tables import Row
+from actsearch.results.statistics import LEVEL
+from actsearch.results.tables import Row
+from actsearch.run import Run
 
 Render = Callable[[Sequence[Row]], str]
 
@@ -50,8 +50,8 @@ class Measured:
 
     def find(self, function: str) -> Trained | None:
         """The trainings of a function of the paper's tables."""
-        from search_space.equivalence import canonical
-        from search_space.parser import parse
+        from actsearch.search_space.equivalence import canonical
+        from actsearch.search_space.parser import parse
 
         form = str(canonical(parse(formula_of(function)), self.operators))
         return self.functions.get(form)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from actsearch.progress import Progress
-from results.records import Outcome, Trial
+from actsearch.results.records import Outcome, Trial
 
 log = logging.getLogger("actsearch")
 

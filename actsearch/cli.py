@@ -40,7 +40,7 @@ from actsearch.errors import (
     exit_code,
     written,
 )
-from results.tables import printable
+from actsearch.results.tables import printable
 
 if TYPE_CHECKING:
     from actsearch.run import Run
@@ -70,10 +70,10 @@ def search(config: SearchConfig) -> int:
 def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
     from actsearch.loop import STOPPED
+    from actsearch.results.leaderboard import BESIDE
+    from actsearch.results.tables import scored_by, to_text
     from actsearch.run import counts_line, head
     from actsearch.screen import duration
-    from results.leaderboard import BESIDE
-    from results.tables import scored_by, to_text
 
     entries = run.leaderboard()
     hours = sum(e.seconds for e in entries)
@@ -96,9 +96,9 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
 
 
 def top(config: TopConfig) -> int:
+    from actsearch.results.filters import where
+    from actsearch.results.tables import FORMATS, scored_by
     from actsearch.run import Run, counts_line, narrow, top_rows
-    from results.filters import where
-    from results.tables import FORMATS, scored_by
 
     run = Run.open(config.run) if config.run else Run.newest()
     while True:
@@ -144,8 +144,8 @@ def reevaluate(config: ReevaluateConfig) -> int:
     from actsearch.comparison import luck
     from actsearch.loop import STOPPED
     from actsearch.reevaluation import carry_out
+    from actsearch.results.tables import FORMATS
     from actsearch.run import Run
-    from results.tables import FORMATS
 
     rows, reason = carry_out(config, Console(stderr=True))
     _print(FORMATS[config.format](rows), end="")
@@ -158,7 +158,7 @@ def reevaluate(config: ReevaluateConfig) -> int:
 def compare(config: CompareConfig) -> int:
     from actsearch.comparison import compare as compare_runs
     from actsearch.comparison import text
-    from results.tables import FORMATS
+    from actsearch.results.tables import FORMATS
 
     found = compare_runs(
         *config.runs,
@@ -174,8 +174,8 @@ def compare(config: CompareConfig) -> int:
 
 def paper(config: PaperConfig) -> int:
     from actsearch.beside_paper import paper_rows, paper_text
+    from actsearch.results.tables import FORMATS
     from actsearch.run import Run
-    from results.tables import FORMATS
 
     run = Run.open(config.run) if config.run else None
     render = FORMATS[config.format]
@@ -193,7 +193,7 @@ def experiment(config: ExperimentConfig) -> int:
 
     from actsearch.experiments import carry_out
     from actsearch.loop import STOPPED
-    from results.tables import FORMATS
+    from actsearch.results.tables import FORMATS
 
     report = carry_out(config, Console(stderr=True))
     if config.format == "json":
@@ -230,7 +230,7 @@ def replay(config: ReplayConfig) -> int:
     from actsearch.known_results import table_from
     from actsearch.replay import curves, summary
     from actsearch.replay import replay as play_all
-    from results.tables import FORMATS, to_csv
+    from actsearch.results.tables import FORMATS, to_csv
 
     if config.curves and not Path(config.curves).absolute().parent.is_dir():
         raise UsageError(f"--curves {config.curves}: there is no such folder")
@@ -282,7 +282,7 @@ def export(config: ExportConfig) -> int:
 
 def space(config: SpaceConfig) -> int:
     from actsearch.describe import distinct_lines, listed_lines, space_lines
-    from search_space.space import space_from
+    from actsearch.search_space.space import space_from
 
     chosen = space_from(config.space)
     if config.list:
@@ -328,7 +328,7 @@ TRAINING = SearchConfig, ReevaluateConfig, ExperimentConfig  # what they finish 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn every error into a sentence and an exit code."""
     code = _main(argv)
-    calls = sys.modules.get("workers.ray_thread")  # imported where Ray is used
+    calls = sys.modules.get("actsearch.workers.ray_thread")  # imported where Ray is used
     if calls is not None and calls.ray_is_stuck():
         sys.stdout.flush()
         os._exit(code)

@@ -1,7 +1,7 @@
 """join(): make this machine a node of a Ray cluster, so that a search on it starts workers here.
 
-The driver of the search places and replaces the workers (`workers.ray_executor`); this only starts
-Ray's own process for a machine, and ends it again.
+The driver of the search places and replaces the workers (`workers/ray_executor.py`); this only
+starts Ray's own process for a machine, and ends it again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import IO
 
 from actsearch.errors import EnvironmentProblem
 from actsearch.run import Run
-from workers.executor import ClusterLostError
-from workers.ray_start import check_cluster
+from actsearch.workers.executor import ClusterLostError
+from actsearch.workers.ray_start import check_cluster
 
 LOOK_SECONDS = 1.0
 END_SECONDS = 20.0

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import RunError, UsageError
-from actsearch.run import Run
-from results.leaderboard import Entry
-from results.statistics import (
+from actsearch.results.leaderboard import Entry
+from actsearch.results.statistics import (
     LEVEL,
     Noise,
     Wins,
@@ -35,7 +34,8 @@ from results.statistics import (
     wilcoxon,
     with_usual_seeds,
 )
-from results.tables import Row, score
+from actsearch.results.tables import Row, score
+from actsearch.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,9 +275,9 @@ def _find(reference: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str,
     for row in rows:
         if reference in (row["label"], row["formula"], row["expression"]):
             return row["expression"]
-    from search_space.baselines import BASELINES
-    from search_space.equivalence import canonical
-    from search_space.parser import ParseError, parse
+    from actsearch.search_space.baselines import BASELINES
+    from actsearch.search_space.equivalence import canonical
+    from actsearch.search_space.parser import ParseError, parse
 
     try:
         expr = parse(BASELINES.get(reference, reference))

@@ -15,24 +15,24 @@ from pathlib import Path
 
 import torch
 
-from actsearch.origin import PACKAGES, ROOT, shadowed, shadowing
+from actsearch.origin import HOME, PACKAGES, shadowing
+from actsearch.results.benchmarks import load_benchmark
+from actsearch.results.tables import show
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.drawing import REACH
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.evaluation import curves
+from actsearch.search_space.expression import Expr, X, formula
+from actsearch.search_space.fingerprint import fingerprints
+from actsearch.search_space.kernels import c, compiler, libraries
+from actsearch.search_space.kernels.tracing import trace
+from actsearch.search_space.names import name_of
+from actsearch.search_space.parser import parse
+from actsearch.search_space.screening import screens
+from actsearch.search_space.space import Space
+from actsearch.search_space.survey import Function, Survey, describe, survey
 from actsearch.versions import untested
-from results.benchmarks import load_benchmark
-from results.tables import show
-from search_space.activation import Activation
-from search_space.confirmation import same_function
-from search_space.drawing import REACH
-from search_space.equivalence import canonical
-from search_space.evaluation import curves
-from search_space.expression import Expr, X, formula
-from search_space.fingerprint import fingerprints
-from search_space.kernels import c, compiler, libraries
-from search_space.kernels.tracing import trace
-from search_space.names import name_of
-from search_space.parser import parse
-from search_space.screening import screens
-from search_space.space import Space
-from search_space.survey import Function, Survey, describe, survey
 
 WIDTH, HEIGHT = 61, 13  # of a text plot
 COUNTABLE = 10_000  # spaces up to this size are counted whole
@@ -208,12 +208,10 @@ def checks() -> Iterator[Check]:
     yield from _guarded("generated kernels", _kernels)
     if torch.cuda.is_available():
         yield from _guarded("kernels on the GPU", _gpu_kernels)
-    yield "packages from", str(ROOT), all((ROOT / name).is_dir() for name in PACKAGES)
+    yield "installed in", str(HOME), all((HOME / name).is_dir() for name in PACKAGES)
     here = Path.cwd()
     hidden = shadowing(here)
     yield "this folder", hidden[0] + " hides actsearch" if hidden else str(here), not hidden
-    for name in shadowed(here):
-        yield "passed over", f"{name} (has the name of a package of ours)", True
     usage = shutil.disk_usage(here)
     yield "free disk", f"{usage.free / 2**30:,.1f} GiB", usage.free > 0.05 * usage.total
     temporary = shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp"))
@@ -260,7 +258,7 @@ def _gpu_kernels() -> str:
 
 
 def _torchvision() -> str:
-    from child_models.torchvision_import import import_torchvision
+    from actsearch.child_models.torchvision_import import import_torchvision
 
     return f"yes ({import_torchvision().__version__})"
 

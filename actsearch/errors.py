@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from results.records import HostError
+from actsearch.results.records import HostError
 
 DONE, UNEXPECTED, USAGE, NO_CANDIDATE, ENVIRONMENT, RUN_UNAVAILABLE = 0, 1, 2, 3, 4, 5
 RESUMABLE, INTERRUPTED = 75, 130
@@ -48,16 +48,16 @@ _CODES = {
     "actsearch.errors.NoCandidateError": NO_CANDIDATE,
     "actsearch.errors.EnvironmentProblem": ENVIRONMENT,
     "actsearch.errors.RunError": RUN_UNAVAILABLE,
-    "search_space.parser.ParseError": USAGE,
+    "actsearch.search_space.parser.ParseError": USAGE,
     "builtins.ValueError": USAGE,
-    "child_models.datasets.DataError": ENVIRONMENT,
-    "workers.executor.ExecutorError": ENVIRONMENT,
-    "workers.executor.ClusterLostError": RESUMABLE,
-    "results.records.DeviceLostError": ENVIRONMENT,
-    "results.records.HostError": RESUMABLE,  # RunLostError among them
-    "results.store.DiskFullError": RESUMABLE,
-    "results.store.DiskFaultError": RESUMABLE,
-    "results.store.StoreError": RUN_UNAVAILABLE,
+    "actsearch.child_models.datasets.DataError": ENVIRONMENT,
+    "actsearch.workers.executor.ExecutorError": ENVIRONMENT,
+    "actsearch.workers.executor.ClusterLostError": RESUMABLE,
+    "actsearch.results.records.DeviceLostError": ENVIRONMENT,
+    "actsearch.results.records.HostError": RESUMABLE,  # RunLostError among them
+    "actsearch.results.store.DiskFullError": RESUMABLE,
+    "actsearch.results.store.DiskFaultError": RESUMABLE,
+    "actsearch.results.store.StoreError": RUN_UNAVAILABLE,
     "builtins.ModuleNotFoundError": ENVIRONMENT,
     "builtins.ImportError": ENVIRONMENT,
 }

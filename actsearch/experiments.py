@@ -17,22 +17,22 @@ from typing import Any
 from rich.console import Console
 
 from actsearch.batch import train
+from actsearch.child_models.datasets import Data, DataError, Dataset, as_published
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
 from actsearch.config import ExperimentConfig
 from actsearch.errors import UsageError
+from actsearch.results.claims import Claim, Course, NoPrediction
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.statistics import estimate
+from actsearch.results.store import Store
+from actsearch.results.tables import Row, to_csv
 from actsearch.run import RUNS, Run
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import formula
+from actsearch.search_space.parser import parse
 from actsearch.session import Machinery, dataset_from, logging_to
-from child_models.datasets import Data, DataError, Dataset, as_published
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from results.claims import Claim, Course, NoPrediction
-from results.records import Outcome, Trial
-from results.statistics import estimate
-from results.store import Store
-from results.tables import Row, to_csv
-from search_space.equivalence import canonical
-from search_space.expression import formula
-from search_space.parser import parse
 
 STAGE = "reevaluate"
 OPERATORS = "guarded"
@@ -136,7 +136,7 @@ class Report:
 
 def carry_out(config: ExperimentConfig, console: Console) -> Report:
     """Train what is missing, then write tables and figures of what is there."""
-    from results.plots import plotly
+    from actsearch.results.plots import plotly
 
     plotly("graph_objects")  # before hours are spent on what it is to draw
     experiment = EXPERIMENTS[config.experiment]
@@ -279,8 +279,8 @@ def _report(
     outcomes: Mapping[Key, Outcome | None],
     reason: str,
 ) -> Report:
-    from results.figures import course_figures
-    from results.plots import write
+    from actsearch.results.figures import course_figures
+    from actsearch.results.plots import write
 
     epoch = {s.name: _epoch(s) for s in settings}
     courses = [

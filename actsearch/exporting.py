@@ -14,15 +14,15 @@ import torch
 from actsearch.config import ExportConfig
 from actsearch.errors import EnvironmentProblem, UsageError, written
 from actsearch.functions import Found, find
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.export.exporters import EXPORTERS, check_name
+from actsearch.search_space.export.lowering import Source
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.names import name_of
+from actsearch.search_space.operators import unknown
+from actsearch.search_space.space import Space
+from actsearch.search_space.survey import describe
 from actsearch.session import extra_operators
-from search_space.equivalence import canonical
-from search_space.export.exporters import EXPORTERS, check_name
-from search_space.export.lowering import Source
-from search_space.expression import Expr
-from search_space.names import name_of
-from search_space.operators import unknown
-from search_space.space import Space
-from search_space.survey import describe
 
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep a state_dict
 Betas = tuple[tuple[float, ...], ...]  # of an activation: for each beta one value, or one a channel

@@ -10,14 +10,14 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from actsearch.child_models.replacement import replace_activations
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.run import Run
-from child_models.replacement import replace_activations
-from search_space import activation
-from search_space.activation import Activation, act_layer
-from search_space.expression import Expr
-from search_space.operators import Op, check_operator_set
-from search_space.parser import ParseError, parse
+from actsearch.search_space import activation
+from actsearch.search_space.activation import Activation, act_layer
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.operators import Op, check_operator_set
+from actsearch.search_space.parser import ParseError, parse
 
 __all__ = ["Activation", "Found", "act_layer", "find", "replace_activations"]
 

@@ -11,19 +11,19 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from actsearch.controller.strategy import Digits
 from actsearch.errors import UsageError
+from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
+from actsearch.results.records import FAILURE_REWARD
 from actsearch.run import Run
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.fingerprint import fingerprints
+from actsearch.search_space.parser import ParseError, parse
+from actsearch.search_space.screening import screens
+from actsearch.search_space.space import Space, space_from
 from actsearch.session import extra_operators
-from controller.strategy import Digits
-from results.benchmarks import ONE_UNIT, load_benchmark
-from results.records import FAILURE_REWARD
-from search_space.confirmation import same_function
-from search_space.equivalence import canonical
-from search_space.expression import Expr
-from search_space.fingerprint import fingerprints
-from search_space.parser import ParseError, parse
-from search_space.screening import screens
-from search_space.space import Space, space_from
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,12 +14,24 @@ from typing import Any
 from rich.console import Console
 
 from actsearch.callbacks import Callback
+from actsearch.child_models.evaluate import Evaluator
 from actsearch.config import SearchConfig
+from actsearch.controller.racing import Race, RaceRules, race_rules
+from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import NoCandidateError, RunError, UsageError
 from actsearch.loop import STOPPED, Level, StrategySource, run_trials, submit_function
 from actsearch.progress import HISTORY, Progress
+from actsearch.results.leaderboard import BESIDE
+from actsearch.results.records import Trial
+from actsearch.results.store import Store, StoreError
 from actsearch.run import RUNS, Run
 from actsearch.screen import duration, live
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.kernels.ahead import Ahead
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
 from actsearch.session import (
     Machinery,
     Stop,
@@ -34,18 +46,6 @@ from actsearch.session import (
 )
 from actsearch.tracker import TensorBoard, writer_class
 from actsearch.versions import untested
-from child_models.evaluate import Evaluator
-from controller.racing import Race, RaceRules, race_rules
-from controller.strategies import normal, rungs, short, strategy_from
-from results.leaderboard import BESIDE
-from results.records import Trial
-from results.store import Store, StoreError
-from search_space.baselines import BASELINES
-from search_space.equivalence import canonical
-from search_space.kernels.ahead import Ahead
-from search_space.parser import parse
-from search_space.space import SPACES, Space, space_from
-from search_space.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 _NOT_SETTINGS = ("run", "dry_run", "halving", "tensorboard")

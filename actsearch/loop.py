@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actsearch.callbacks import Callback, Callbacks
+from actsearch.controller.racing import Race
+from actsearch.controller.strategy import Digits, Proposal, Strategy
 from actsearch.progress import Progress
-from controller.racing import Race
-from controller.strategy import Digits, Proposal, Strategy
-from results.records import Outcome, Trial, reward
-from results.store import Store
-from search_space.confirmation import same_function
-from search_space.equivalence import canonical
-from search_space.expression import Expr
-from search_space.names import name_of
-from search_space.operators import Op
-from search_space.parser import parse
-from search_space.space import Space
-from search_space.survey import NOT_DIFFERENTIABLE, Function, describe, describe_all
-from workers.executor import Executor
+from actsearch.results.records import Outcome, Trial, reward
+from actsearch.results.store import Store
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.names import name_of
+from actsearch.search_space.operators import Op
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import Space
+from actsearch.search_space.survey import NOT_DIFFERENTIABLE, Function, describe, describe_all
+from actsearch.workers.executor import Executor
 
 log = logging.getLogger("actsearch")
 

@@ -12,12 +12,11 @@ from typing import Any
 from actsearch.comparison import Comparison, compare
 from actsearch.config import PlotConfig
 from actsearch.errors import NoCandidateError, RunError, UsageError, written
-from actsearch.run import Run
-from results.figures import Inspected, beta_figure, file_name, preactivation_figure
-from results.leaderboard import BESIDE, Entry
-from results.plots import Figure, write
-from results.records import Outcome
-from results.search_figures import (
+from actsearch.results.figures import Inspected, beta_figure, file_name, preactivation_figure
+from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.plots import Figure, write
+from actsearch.results.records import Outcome
+from actsearch.results.search_figures import (
     OPERATORS_FROM,
     SHOWN,
     Curve,
@@ -31,6 +30,7 @@ from results.search_figures import (
     operator_figure,
     progress_figure,
 )
+from actsearch.run import Run
 
 POINTS = 401
 COURSES = 5  # functions whose loss is drawn, beside the baselines
@@ -96,8 +96,8 @@ class Found:
         import torch
 
         from actsearch.describe import values_and_slopes
-        from search_space.drawing import REACH
-        from search_space.parser import ParseError, parse
+        from actsearch.search_space.drawing import REACH
+        from actsearch.search_space.parser import ParseError, parse
 
         x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
         found: list[Curve] = []
@@ -203,8 +203,8 @@ def _is(row: Mapping[str, Any], function: str, models: Mapping[str, Mapping[str,
     """By its name, its formula as it is shown, or any formula of the same canonical form."""
     if function in (row["label"], row["formula"], row["expression"]):
         return True
-    from search_space.equivalence import canonical
-    from search_space.parser import parse
+    from actsearch.search_space.equivalence import canonical
+    from actsearch.search_space.parser import parse
 
     operators = models[row["protocol"]].get("operators", "guarded")
     return str(canonical(parse(function), operators)) == row["expression"]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from results.leaderboard import BESIDE
-from results.records import Outcome, Trial
+from actsearch.results.leaderboard import BESIDE
+from actsearch.results.records import Outcome, Trial
 
 BEST, LAST = 3, 2
 HISTORY = 40  # numbers of the controller that are kept for the screen

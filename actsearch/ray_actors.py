@@ -1,12 +1,12 @@
-"""The classes that Ray unpickles by name. They live here so that a worker process imports
-actsearch, and with it the guard of origin.py, before any of the generic names."""
+"""The queue and the workers as Ray's actors, with what workers ask the front door for: which code
+this is, and whether torch sees the GPUs that Ray hands out."""
 
 from __future__ import annotations
 
 from actsearch.origin import code_version
-from results.records import NoDeviceError
-from workers.candidate_queue import CandidateQueue
-from workers.ray_worker import Worker
+from actsearch.results.records import NoDeviceError
+from actsearch.workers.candidate_queue import CandidateQueue
+from actsearch.workers.ray_worker import Worker
 
 
 class QueueActor(CandidateQueue):

@@ -17,10 +17,22 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actsearch.batch import DONE, train
+from actsearch.child_models.evaluate import Evaluator
 from actsearch.comparison import of_seeds
 from actsearch.config import ReevaluateConfig
 from actsearch.errors import NoCandidateError, UsageError
+from actsearch.results.leaderboard import BESIDE
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.results.tables import Row
 from actsearch.run import Run
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.names import name_of
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import Space
+from actsearch.search_space.survey import describe
 from actsearch.session import (
     Machinery,
     check_image_size,
@@ -29,18 +41,6 @@ from actsearch.session import (
     logging_to,
     make_evaluator,
 )
-from child_models.evaluate import Evaluator
-from results.leaderboard import BESIDE
-from results.records import Outcome, Trial
-from results.store import Store
-from results.tables import Row
-from search_space.baselines import BASELINES
-from search_space.equivalence import canonical
-from search_space.expression import Expr, formula
-from search_space.names import name_of
-from search_space.parser import parse
-from search_space.space import Space
-from search_space.survey import describe
 
 if TYPE_CHECKING:
     import pandas as pd

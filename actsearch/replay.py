@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from actsearch.controller.strategies import strategy_from
+from actsearch.controller.strategy import Proposal, Strategy
 from actsearch.known_results import LookUp, Table
-from controller.strategies import strategy_from
-from controller.strategy import Proposal, Strategy
-from results.records import FAILURE_REWARD
-from results.tables import Row
+from actsearch.results.records import FAILURE_REWARD
+from actsearch.results.tables import Row
 
 PATIENCE = 5_000  # repeats in a row after which a replay ends, at most; ten times a small table
 REGRETS = (10, 30, 100, 300)

@@ -26,13 +26,13 @@ from actsearch.comparison import Trained, Worth, chosen, luck_of, of_seeds, wort
 from actsearch.config import DEFAULTS, PRESETS, ReportConfig
 from actsearch.errors import RunError, written
 from actsearch.plotting import FIGURES, Found
+from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
+from actsearch.results.plots import Figure, to_svg
+from actsearch.results.search_figures import SHOWN, front
+from actsearch.results.statistics import differences, interval, with_usual_seeds
+from actsearch.results.tables import Row, score, show
 from actsearch.run import Run
 from actsearch.screen import duration
-from results.leaderboard import BESIDE, DROPPED, Entry
-from results.plots import Figure, to_svg
-from results.search_figures import SHOWN, front
-from results.statistics import differences, interval, with_usual_seeds
-from results.tables import Row, score, show
 
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
 
@@ -384,9 +384,9 @@ def _mathml(expression: str) -> str:
     """Presentation MathML, empty for a function that the parser does not know."""
     from latex2mathml.converter import convert
 
-    from search_space.export import latex
-    from search_space.export.lowering import Source
-    from search_space.parser import ParseError, parse
+    from actsearch.search_space.export import latex
+    from actsearch.search_space.export.lowering import Source
+    from actsearch.search_space.parser import ParseError, parse
 
     try:
         expr = parse(expression)
@@ -464,8 +464,8 @@ def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) ->
 
 def _gallery(found: Found) -> Iterator[dict[str, Any]]:
     """f and f' of the best functions, each with its formula."""
-    from search_space.drawing import curve_svg
-    from search_space.parser import ParseError, parse
+    from actsearch.search_space.drawing import curve_svg
+    from actsearch.search_space.parser import ParseError, parse
 
     operators = found.settings.get("operators", "guarded")
     for entry in found.ranked[:SHOWN]:

@@ -20,10 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import NoCandidateError, RunError, RunLostError, written
-from results.leaderboard import BESIDE, PROPERTIES, Entry, furthest, leaderboard, status_counts
-from results.records import HOST_ERRORS, HostError
-from results.store import DiskFullError, Store, StoreError
-from results.tables import Row, scored_by, show, to_csv
+from actsearch.results.leaderboard import (
+    BESIDE,
+    PROPERTIES,
+    Entry,
+    furthest,
+    leaderboard,
+    status_counts,
+)
+from actsearch.results.records import HOST_ERRORS, HostError
+from actsearch.results.store import DiskFullError, Store, StoreError
+from actsearch.results.tables import Row, scored_by, show, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from actsearch.progress import Progress, Scored
-from results.tables import printable, score
+from actsearch.results.tables import printable, score
 
 PLAIN_SECONDS = 30.0
 BAR = 28

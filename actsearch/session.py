@@ -21,20 +21,20 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from actsearch.child_models.datasets import Data, DataError, image_augment, load, make_dataset
+from actsearch.child_models.evaluate import Evaluator, task_of
+from actsearch.child_models.inspection import activations
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
 from actsearch.errors import EnvironmentProblem, UsageError
-from actsearch.origin import shadowed, shadowing
+from actsearch.origin import shadowing
+from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.run import Run
+from actsearch.search_space.operators import OPERATORS, Op
+from actsearch.search_space.space import Space
 from actsearch.versions import untested
-from child_models.datasets import Data, DataError, image_augment, load, make_dataset
-from child_models.evaluate import Evaluator, task_of
-from child_models.inspection import activations
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from results.records import HostError, Outcome, Trial
-from search_space.operators import OPERATORS, Op
-from search_space.space import Space
-from workers.executor import Beat, Evaluate, Executor, InlineExecutor
-from workers.thread_executor import ThreadExecutor
+from actsearch.workers.executor import Beat, Evaluate, Executor, InlineExecutor
+from actsearch.workers.thread_executor import ThreadExecutor
 
 log = logging.getLogger("actsearch")
 
@@ -92,7 +92,7 @@ class Machinery:
                 return ThreadExecutor(evaluate, self.children_per_worker, self.timeout)
             return InlineExecutor(evaluate, self.timeout)
         from actsearch.ray_actors import QueueActor, WorkerActor
-        from workers.ray_executor import RayExecutor
+        from actsearch.workers.ray_executor import RayExecutor
 
         here = Path.cwd()
         if hidden := shadowing(here):
@@ -100,8 +100,6 @@ class Machinery:
                 f"{hidden[0]} would be imported by Ray's workers in the place of actsearch; "
                 "rename it, or start from another folder"
             )
-        for name in shadowed(here):
-            log.warning("%s has the name of a package of actsearch; it is passed over", name)
         return RayExecutor(
             evaluate,
             workers=self.workers and min(self.workers, most or self.workers),
@@ -318,6 +316,6 @@ def environment() -> dict[str, Any]:
     """What a run's config.json says of the machine."""
     import platform
 
-    from child_models.evaluate import versions
+    from actsearch.child_models.evaluate import versions
 
     return {**versions(), "platform": platform.platform(), "cpus": os.cpu_count()}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.progress import Progress
-from results.leaderboard import BESIDE
-from results.records import Outcome, Trial
-from results.store import Store
-from results.tables import to_markdown
+from actsearch.results.leaderboard import BESIDE
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.results.tables import to_markdown
 
 log = logging.getLogger("actsearch")
 

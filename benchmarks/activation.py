@@ -25,14 +25,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from search_space.activation import Activation
-from search_space.equivalence import canonical
-from search_space.expression import formula
-from search_space.kernels import c, libraries
-from search_space.kernels.tracing import trace
-from search_space.parser import parse
-from search_space.screening import screen
-from search_space.space import SPACES
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import formula
+from actsearch.search_space.kernels import c, libraries
+from actsearch.search_space.kernels.tracing import trace
+from actsearch.search_space.parser import parse
+from actsearch.search_space.screening import screen
+from actsearch.search_space.space import SPACES
 
 NAMED = ("relu(x)", "x * sigmoid(x)", "x * sigmoid(beta * x)", "max(x, tanh(x))", "cos(x) - x",
          "exp(-beta * (sin(x) - atan(x))**2)")  # fmt: skip

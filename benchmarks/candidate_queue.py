@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 import psutil
 
+from actsearch.controller.strategies import strategy_from
 from actsearch.loop import Level, StrategySource, run_trials
 from actsearch.progress import Progress
 from actsearch.ray_actors import QueueActor, WorkerActor
-from controller.strategies import strategy_from
-from results.records import Outcome, Trial
-from results.store import Store
-from search_space.space import SPACES
-from workers.candidate_queue import CandidateQueue
-from workers.executor import Executor, InlineExecutor
-from workers.ray_executor import AHEAD, RayExecutor
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.search_space.space import SPACES
+from actsearch.workers.candidate_queue import CandidateQueue
+from actsearch.workers.executor import Executor, InlineExecutor
+from actsearch.workers.ray_executor import AHEAD, RayExecutor
 
 CHILD_SECONDS = 60.0
 MIB = 2**20

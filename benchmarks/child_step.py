@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from activation import sampled
 from torch import nn
 
-from child_models.zoo import child_from
-from search_space.activation import Activation
+from actsearch.child_models.zoo import child_from
+from actsearch.search_space.activation import Activation
 
 FUNCTIONS = {
     "relu": "relu(x)",

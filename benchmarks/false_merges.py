@@ -37,13 +37,13 @@ import numpy as np
 import torch
 from mpmath import mp, mpf
 
-from search_space.confirmation import same_function
-from search_space.equivalence import canonical
-from search_space.evaluation import curves
-from search_space.expression import Expr
-from search_space.fingerprint import digit_values, fingerprints
-from search_space.screening import screens
-from search_space.space import SPACES, Space, space_from
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.evaluation import curves
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.fingerprint import digit_values, fingerprints
+from actsearch.search_space.screening import screens
+from actsearch.search_space.space import SPACES, Space, space_from
 
 DIGITS, MANY_DIGITS = 50, 1000
 RELATIVE, ABSOLUTE = mpf("1e-9"), mpf("1e-12")

@@ -27,11 +27,11 @@ import torch
 from activation import sampled
 from torch.utils.flop_counter import FlopCounterMode
 
-from child_models.datasets import Dataset, make_dataset
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from results.records import Outcome, Trial
+from actsearch.child_models.datasets import Dataset, make_dataset
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
+from actsearch.results.records import Outcome, Trial
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
-from results.statistics import bootstrap_t, student_t
+from actsearch.results.statistics import bootstrap_t, student_t
 
 Ends = tuple[float, float]
 

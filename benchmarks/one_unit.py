@@ -23,18 +23,18 @@ import torch
 from one_unit_table import ENDED, STEPS
 from scipy.stats import rankdata
 
-from results.benchmarks import BENCHMARKS, load_benchmark
-from results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
-from results.search_figures import operators_in
-from results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
-from results.tables import to_markdown
-from search_space.baselines import BASELINES
-from search_space.confirmation import same_function
-from search_space.equivalence import canonical
-from search_space.evaluation import curves
-from search_space.expression import Expr
-from search_space.fingerprint import fingerprints
-from search_space.parser import parse
+from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
+from actsearch.results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
+from actsearch.results.search_figures import operators_in
+from actsearch.results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
+from actsearch.results.tables import to_markdown
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.evaluation import curves
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.fingerprint import fingerprints
+from actsearch.search_space.parser import parse
 
 RESAMPLES = 2_000
 # Ramachandran et al. 2017, Table 1, beside Swish; those with a square have two core units.

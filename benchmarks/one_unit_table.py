@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from actsearch.known_results import Table, table_from
+from actsearch.results.benchmarks import BENCHMARKS
+from actsearch.results.records import FAILURE_REWARD
 from actsearch.run import Run
-from results.benchmarks import BENCHMARKS
-from results.records import FAILURE_REWARD
-from search_space.equivalence import canonical
-from search_space.expression import Expr, formula
-from search_space.parser import parse
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.parser import parse
 
 STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
 ENDED = ("ok", "diverged")  # the others are no results of a function

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from actsearch.controller.racing import Race, RaceRules, race_rules
+from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
+from actsearch.results.records import AtRung, Outcome
 from actsearch.run import Run
-from controller.racing import Race, RaceRules, race_rules
-from results.benchmarks import ONE_UNIT, load_benchmark
-from results.records import AtRung, Outcome
 
 BEST = (20, 9, 4)
-LAST_STEPS = 5  # as child_models.training.RUNG_STEPS
+LAST_STEPS = 5  # as RUNG_STEPS of child_models/training.py
 TABLE_STEPS = (20, 50, 100, 200)  # of which the table has losses
 SEEDS = 2  # at least, of a mean of further trainings
 

@@ -28,17 +28,17 @@ import torch
 from activation import sampled
 from torch import nn
 
+from actsearch.child_models.datasets import load
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
 from actsearch.loop import FixedSource, run_trials
 from actsearch.progress import Progress
 from actsearch.ray_actors import QueueActor, WorkerActor
-from child_models.datasets import load
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from results.records import Outcome, Trial
-from results.store import Store
-from search_space.parser import parse
-from workers.ray_executor import RayExecutor
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.search_space.parser import parse
+from actsearch.workers.ray_executor import RayExecutor
 
 
 class Naive(Evaluator):
@@ -53,7 +53,9 @@ def one_by_one(
 ) -> tuple[float, list[Outcome]]:
     begun = time.perf_counter()
     trials = [Trial(first + i, "search", e, "p", 0) for i, e in enumerate(expressions)]
-    with mock.patch("child_models.evaluate._one_thread", return_value=contextlib.nullcontext()):
+    with mock.patch(
+        "actsearch.child_models.evaluate._one_thread", return_value=contextlib.nullcontext()
+    ):
         outcomes = [evaluate(trial) for trial in trials]
     return time.perf_counter() - begun, outcomes
 

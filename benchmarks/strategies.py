@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
+from actsearch.controller.strategies import strategy_from
+from actsearch.controller.strategy import Digits
 from actsearch.known_results import Known
 from actsearch.replay import play
-from controller.strategies import strategy_from
-from controller.strategy import Digits
-from results.records import FAILURE_REWARD
-from search_space.equivalence import canonical
-from search_space.evaluation import curves
-from search_space.space import SPACES
+from actsearch.results.records import FAILURE_REWARD
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.evaluation import curves
+from actsearch.search_space.space import SPACES
 
 SPACE = SPACES["two-units"]
 GRID = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)

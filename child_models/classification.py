@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from child_models import turns
-from child_models.recipe import Recipe
-from child_models.training import Diverged, autocast, memory_format
+from actsearch.child_models import turns
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training import Diverged, autocast, memory_format
 
 if TYPE_CHECKING:
-    from child_models.datasets import Dataset
+    from actsearch.child_models.datasets import Dataset
 
 PAD = 4  # pixels around an image that is cropped, He et al. 2016a
 EVALUATION_BATCH = 500

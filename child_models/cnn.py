@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from child_models.image_network import MakeActivation
+from actsearch.child_models.image_network import MakeActivation
 
 
 class CNN(nn.Module):

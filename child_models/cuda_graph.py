@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from results.records import ALONE, DeviceLostError
+from actsearch.results.records import ALONE, DeviceLostError
 
 log = logging.getLogger(__name__)
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from child_models.torchvision_import import import_torchvision
-from results.records import HostError
+from actsearch.child_models.torchvision_import import import_torchvision
+from actsearch.results.records import HostError
 
 if TYPE_CHECKING:
     import torch
 
-    from child_models.classification import Classification
-    from child_models.training import Task
+    from actsearch.child_models.classification import Classification
+    from actsearch.child_models.training import Task
 
 MOST_LABEL = 2**31 - 1  # far more classes than memory has room for
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
@@ -97,7 +97,7 @@ class Dataset:
         return tuple(self.x_train.shape[1:])
 
     def on(self, device: torch.device) -> Classification:
-        from child_models.classification import Classification
+        from actsearch.child_models.classification import Classification
 
         return Classification(self, device)
 
@@ -332,7 +332,7 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{name} is a pipe or a device; --dataset takes a file or a folder")
     if ":" in name and not path.exists():
-        from child_models.translation import load_pairs
+        from actsearch.child_models.translation import load_pairs
 
         return load_pairs(name)
     if name in DATASETS:
@@ -343,7 +343,7 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
     if path.suffix == ".npz":
         return _npz(path)
     if path.is_dir():
-        from child_models.image_folder import load_folder
+        from actsearch.child_models.image_folder import load_folder
 
         return load_folder(path, image_size)
     if path.exists():

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from child_models.image_network import ImageNetwork, MakeActivation
+from actsearch.child_models.image_network import ImageNetwork, MakeActivation
 
 
 class DenseLayer(nn.Module):

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from child_models.cuda_graph import own_stream
-from child_models.datasets import Data
-from child_models.inspection import activations, inspection, rounded
-from child_models.model_zoos import ZOOS
-from child_models.recipe import Recipe
-from child_models.training import Diverged, RacedOut, Task, Track, Training, train
-from child_models.turns import taking_turns
-from child_models.zoo import Child, source_digest
-from results.records import (
+from actsearch.child_models.cuda_graph import own_stream
+from actsearch.child_models.datasets import Data
+from actsearch.child_models.inspection import activations, inspection, rounded
+from actsearch.child_models.model_zoos import ZOOS
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training import Diverged, RacedOut, Task, Track, Training, train
+from actsearch.child_models.turns import taking_turns
+from actsearch.child_models.zoo import Child, source_digest
+from actsearch.results.records import (
     OUT_OF_MEMORY,
     DeviceLostError,
     HostError,
@@ -36,9 +36,9 @@ from results.records import (
     host_error,
     is_of_the_host,
 )
-from search_space.activation import Activation, check_kernels
-from search_space.operators import GRAMMAR_VERSION, Op
-from search_space.parser import parse
+from actsearch.search_space.activation import Activation, check_kernels
+from actsearch.search_space.operators import GRAMMAR_VERSION, Op
+from actsearch.search_space.parser import parse
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from child_models.classification import Batch, accuracy, loss
-from child_models.datasets import (
+from actsearch.child_models.classification import Batch, accuracy, loss
+from actsearch.child_models.datasets import (
     DataError,
     Dataset,
     check_fits,
@@ -29,8 +29,8 @@ from child_models.datasets import (
     make_dataset,
     split,
 )
-from child_models.recipe import Recipe
-from child_models.training import on_device
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training import on_device
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
 HELD_OUT = 10_000  # images of the validation split, at most

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from child_models.recipe import Recipe
-from child_models.training import Task
-from search_space.activation import Activation
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training import Task
+from actsearch.search_space.activation import Activation
 
 LIMIT = 10.0  # the paper's axis
 BINS = 80

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from child_models.image_network import MakeActivation
-from child_models.one_beta import OneBeta
+from actsearch.child_models.image_network import MakeActivation
+from actsearch.child_models.one_beta import OneBeta
 
 
 class KerasCNN(nn.Module):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from child_models.image_network import MakeActivation
+from actsearch.child_models.image_network import MakeActivation
 
 
 class MLP(nn.Module):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from child_models.replacement import Make, Match, NoActivationError, put_activations
-from child_models.torchvision_import import import_torchvision
+from actsearch.child_models.replacement import Make, Match, NoActivationError, put_activations
+from actsearch.child_models.torchvision_import import import_torchvision
 
 ACTIVATIONS: tuple[Match, ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.GELU,

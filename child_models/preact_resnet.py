@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from child_models.image_network import ImageNetwork, MakeActivation
+from actsearch.child_models.image_network import ImageNetwork, MakeActivation
 
 
 class PreActBlock(nn.Module):

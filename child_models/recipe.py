@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from search_space.operators import unknown
+from actsearch.search_space.operators import unknown
 
 # The learning rate's factor at a step (from 0) of so many. Published schedules are of absolute
 # steps; as shares of the training they can be shortened.

@@ -21,8 +21,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from search_space.activation import Activation, read
-from search_space.expression import Expr
+from actsearch.search_space.activation import Activation, read
+from actsearch.search_space.expression import Expr
 
 Match = type[nn.Module] | Callable[..., Any]
 Make = Callable[[int, int], nn.Module]  # of a width and the dimension that has it

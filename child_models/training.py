@@ -21,10 +21,16 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from child_models import turns
-from child_models.cuda_graph import CapturedStep, Step, can_be_captured, own_stream, set_rate
-from child_models.recipe import Recipe
-from results.records import AtRung, Rung
+from actsearch.child_models import turns
+from actsearch.child_models.cuda_graph import (
+    CapturedStep,
+    Step,
+    can_be_captured,
+    own_stream,
+    set_rate,
+)
+from actsearch.child_models.recipe import Recipe
+from actsearch.results.records import AtRung, Rung
 
 log = logging.getLogger(__name__)
 
@@ -330,7 +336,7 @@ def memory_format(model: nn.Module) -> torch.memory_format:
 
 def _weight_decay_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     """Weights and biases decay; the betas of an Activation do not (recipe.py says why)."""
-    from search_space.activation import Activation
+    from actsearch.search_space.activation import Activation
 
     betas = {id(b) for m in model.modules() if isinstance(m, Activation) for b in m.beta}
     decayed = [p for p in model.parameters() if id(p) not in betas]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from child_models.image_network import MakeActivation
+from actsearch.child_models.image_network import MakeActivation
 
 DROPOUT = 0.1
 PADDING, START, END = 0, 1, 2  # the first tokens of every vocabulary

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from child_models.datasets import DataError, check_fits
-from child_models.recipe import Recipe
-from child_models.training import Diverged, autocast, on_device
-from child_models.transformer import END, PADDING, START
-from search_space import options
+from actsearch.child_models.datasets import DataError, check_fits
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training import Diverged, autocast, on_device
+from actsearch.child_models.transformer import END, PADDING, START
+from actsearch.search_space import options
 
 EVALUATION_BATCH = 250
 CHUNK = 2**24  # bytes of a file that are read at once

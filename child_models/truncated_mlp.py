@@ -8,8 +8,8 @@ import math
 import torch
 from torch import nn
 
-from child_models.image_network import MakeActivation
-from child_models.one_beta import OneBeta
+from actsearch.child_models.image_network import MakeActivation
+from actsearch.child_models.one_beta import OneBeta
 
 
 class TruncatedMLP(nn.Module):

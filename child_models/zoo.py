@@ -20,18 +20,18 @@ from typing import Any
 
 from torch import nn
 
-from child_models.cnn import CNN
-from child_models.densenet import DenseNet
-from child_models.image_network import MakeActivation
-from child_models.keras_cnn import KerasCNN
-from child_models.mlp import MLP
-from child_models.model_zoos import ZOOS, zoo_model
-from child_models.preact_resnet import PreActResNet, WideResNet
-from child_models.resnet import ResNet
-from child_models.transformer import Transformer
-from child_models.truncated_mlp import TruncatedMLP
-from search_space import options
-from search_space.operators import unknown
+from actsearch.child_models.cnn import CNN
+from actsearch.child_models.densenet import DenseNet
+from actsearch.child_models.image_network import MakeActivation
+from actsearch.child_models.keras_cnn import KerasCNN
+from actsearch.child_models.mlp import MLP
+from actsearch.child_models.model_zoos import ZOOS, zoo_model
+from actsearch.child_models.preact_resnet import PreActResNet, WideResNet
+from actsearch.child_models.resnet import ResNet
+from actsearch.child_models.transformer import Transformer
+from actsearch.child_models.truncated_mlp import TruncatedMLP
+from actsearch.search_space import options
+from actsearch.search_space.operators import unknown
 
 Builder = Callable[..., nn.Module]
 

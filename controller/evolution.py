@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from controller.strategy import Digits, Proposal
-from search_space.space import Space
+from actsearch.controller.strategy import Digits, Proposal
+from actsearch.search_space.space import Space
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.strategy import Digits, Proposal
-from search_space.space import Space
+from actsearch.controller.strategy import Digits, Proposal
+from actsearch.search_space.space import Space
 
 
 class Exhaustive:

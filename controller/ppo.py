@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from controller.policy import Policy
-from controller.state import pack, unpack
-from controller.strategy import Digits, Proposal
-from controller.threads import one_thread
-from search_space.space import Space
+from actsearch.controller.policy import Policy
+from actsearch.controller.state import pack, unpack
+from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.threads import one_thread
+from actsearch.search_space.space import Space
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 from bisect import insort
 from dataclasses import dataclass
 
-from results.records import METRICS, Outcome, Rung
+from actsearch.results.records import METRICS, Outcome, Rung
 
 # After a share of the steps, this share of all goes on: chosen on the table of the one-unit space.
 USUAL = (1 / 15, 0.7), (1 / 6, 0.35), (1 / 3, 0.12)

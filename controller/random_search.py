@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from controller.strategy import Digits, Proposal
-from search_space.space import Space
+from actsearch.controller.strategy import Digits, Proposal
+from actsearch.search_space.space import Space
 
 ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby and Rackoff 1988)
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from controller.evolution import Evolution, EvolutionConfig
-from controller.exhaustive import Exhaustive
-from controller.ppo import PPO, PPOConfig
-from controller.random_search import RandomSearch
-from controller.strategy import Strategy
-from controller.successive_halving import HalvingConfig, SuccessiveHalving
-from controller.surrogate import Surrogate, SurrogateConfig
-from search_space import options
-from search_space.operators import unknown
-from search_space.space import Space
+from actsearch.controller.evolution import Evolution, EvolutionConfig
+from actsearch.controller.exhaustive import Exhaustive
+from actsearch.controller.ppo import PPO, PPOConfig
+from actsearch.controller.random_search import RandomSearch
+from actsearch.controller.strategy import Strategy
+from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
+from actsearch.controller.surrogate import Surrogate, SurrogateConfig
+from actsearch.search_space import options
+from actsearch.search_space.operators import unknown
+from actsearch.search_space.space import Space
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controller.strategy import Digits, Proposal, Strategy
+from actsearch.controller.strategy import Digits, Proposal, Strategy
 
 
 @dataclass(frozen=True)

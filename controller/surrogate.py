@@ -19,11 +19,11 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
-from controller.evolution import mutated
-from controller.strategy import Digits, Proposal
-from controller.threads import one_thread
-from search_space.fingerprint import digit_values
-from search_space.space import Space
+from actsearch.controller.evolution import mutated
+from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.threads import one_thread
+from actsearch.search_space.fingerprint import digit_values
+from actsearch.search_space.space import Space
 
 GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
 WIDTH = 2 * len(GRID)

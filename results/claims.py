@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from results.statistics import correlation_within, differences, estimate
-from results.tables import Row
+from actsearch.results.statistics import correlation_within, differences, estimate
+from actsearch.results.tables import Row
 
 MARGIN = 0.01  # one point of accuracy: what "about equal" and "clearly" are taken to mean
 SMALL = 0.5  # of a correlation

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from results.claims import Course
-from results.plots import Bars, Figure, Line, Panel, Points
-from results.statistics import estimate
+from actsearch.results.claims import Course
+from actsearch.results.plots import Bars, Figure, Line, Panel, Points
+from actsearch.results.statistics import estimate
 
 LONGEST = 80  # characters of a file's name
 BAND = "mean over seeds, band of one standard error"

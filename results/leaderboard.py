@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from results.records import STATUSES
-from results.store import read_json
-from search_space.baselines import FORMS
+from actsearch.results.records import STATUSES
+from actsearch.results.store import read_json
+from actsearch.search_space.baselines import FORMS
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 DROPPED = "dropped"  # left behind in a rung of successive halving
 
-# What search_space.properties finds, by name, so that reading a table imports no torch.
+# What search_space/properties.py finds, by name, so that reading a table imports no torch.
 PROPERTIES = (
     "smooth",
     "monotonic",

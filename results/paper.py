@@ -2,7 +2,7 @@
 Table 3 counted again.
 
 The numbers are those printed, in per cent or BLEU with one decimal, in CSV files beside this one.
-Functions are named as in search_space.baselines, the others written as formulas.
+Functions are named as in search_space/baselines.py, the others written as formulas.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from results.statistics import Wins, count_wins, holm, sign_test
-from results.tables import Row
-from search_space.baselines import BASELINES
+from actsearch.results.statistics import Wins, count_wins, holm, sign_test
+from actsearch.results.tables import Row
+from actsearch.search_space.baselines import BASELINES
 
 Numbers = Mapping[str, Mapping[str, float | None]]  # function -> column -> as printed
 
@@ -77,7 +77,7 @@ SWISHES = ("swish", "swish-1")
 
 
 def formula_of(function: str) -> str:
-    """A function of the tables as text that search_space.parser reads."""
+    """A function of the tables as text that search_space/parser.py reads."""
     return BASELINES.get(function, function)
 
 
@@ -144,5 +144,5 @@ def long_rows(numbers: Sequence[int] = tuple(TABLES)) -> Iterator[Row]:
 
 
 def _read(number: int) -> list[dict[str, str]]:
-    file = files("results") / "paper_tables" / f"table_{number}.csv"
+    file = files("actsearch.results") / "paper_tables" / f"table_{number}.csv"
     return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))

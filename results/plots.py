@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from results.tables import printable
+from actsearch.results.tables import printable
 
 # Okabe and Ito 2008, told apart with any kind of colour vision; yellow is too pale for lines.
 # Dashes and symbols say the same once more, for print in grey.

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from results.leaderboard import BESIDE, Entry
-from results.plots import Figure, Line, Panel, Points, Spans
-from results.statistics import wilson
+from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.plots import Figure, Line, Panel, Points, Spans
+from actsearch.results.statistics import wilson
 
 SHOWN = 12  # functions in a gallery
 OPERATORS_FROM = 20  # finished functions, for shares of operators

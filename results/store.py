@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from results.records import STAGES, STATUSES, AtRung, Outcome, Trial
+from actsearch.results.records import STAGES, STATUSES, AtRung, Outcome, Trial
 
 SCHEMA_VERSION = 4
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from search_space.expression import Expr, at_betas, formula
-from search_space.kernels.fused import Fused
-from search_space.operators import CONSTANT, INPUT, Op, check_operator_set, unknown
-from search_space.parser import parse
+from actsearch.search_space.expression import Expr, at_betas, formula
+from actsearch.search_space.kernels.fused import Fused
+from actsearch.search_space.operators import CONSTANT, INPUT, Op, check_operator_set, unknown
+from actsearch.search_space.parser import parse
 
 KERNELS = ("auto", "generated", "eager")
 
@@ -178,7 +178,7 @@ class Activation(nn.Module):
 
     def _repr_html_(self) -> str:
         """For notebooks: `formula()` and its curves."""
-        from search_space.drawing import function_html
+        from actsearch.search_space.drawing import function_html
 
         return function_html(self.fixed(), operators=self.operators)
 

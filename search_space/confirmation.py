@@ -18,8 +18,8 @@ from functools import lru_cache
 
 import torch
 
-from search_space.expression import Expr
-from search_space.operators import CONSTANT, EXP_LIMIT, INPUT
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.operators import CONSTANT, EXP_LIMIT, INPUT
 
 RELATIVE, ABSOLUTE = 1e-10, 1e-12
 REACH = 1e4  # beyond it exp(x), clamped at 22,026, and max(x, exp(x)) part

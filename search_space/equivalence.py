@@ -19,9 +19,9 @@ from itertools import permutations
 
 import torch
 
-from search_space.expression import Expr, constant
-from search_space.operators import CONSTANT, INPUT, OPERATORS, Op
-from search_space.parser import parse
+from actsearch.search_space.expression import Expr, constant
+from actsearch.search_space.operators import CONSTANT, INPUT, OPERATORS, Op
+from actsearch.search_space.parser import parse
 
 # True in both operator sets.
 RULES = """

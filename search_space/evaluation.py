@@ -14,8 +14,8 @@ from itertools import islice
 
 import torch
 
-from search_space.expression import Expr
-from search_space.operators import CONSTANT, INPUT, Op
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.operators import CONSTANT, INPUT, Op
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from search_space.operators import ATOM, CONSTANT, INPUT, OPERATORS, SIGN, Op
+from actsearch.search_space.operators import ATOM, CONSTANT, INPUT, OPERATORS, SIGN, Op
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Expr:
 
     def _repr_html_(self) -> str:
         """For notebooks: the formula and its curves, guarded, at the initial betas."""
-        from search_space.drawing import function_html
+        from actsearch.search_space.drawing import function_html
 
         return function_html(self)
 

@@ -16,10 +16,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from search_space.evaluation import curves, generic_beta
-from search_space.expression import Expr
-from search_space.operators import Op
-from search_space.space import Space
+from actsearch.search_space.evaluation import curves, generic_beta
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.operators import Op
+from actsearch.search_space.space import Space
 
 SETTINGS = 4
 BITS = 23  # of each value's mantissa in the key: seven digits

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from search_space.baselines import FORMS
-from search_space.confirmation import same_function
-from search_space.expression import Expr
-from search_space.fingerprint import fingerprints
-from search_space.parser import parse
-from search_space.survey import Function
+from actsearch.search_space.baselines import FORMS
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.fingerprint import fingerprints
+from actsearch.search_space.parser import parse
+from actsearch.search_space.survey import Function
 
 
 def name_of(function: Function, operators: str = "guarded") -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from search_space.operators import unknown
+from actsearch.search_space.operators import unknown
 
 Kind = type | tuple[str, ...]  # int, float, bool, or the words that are allowed
 

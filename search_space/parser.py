@@ -19,9 +19,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from search_space.baselines import NAMED, SYNONYMS
-from search_space.expression import Expr, X, constant, substitute
-from search_space.operators import CONSTANT, OPERATORS, Op
+from actsearch.search_space.baselines import NAMED, SYNONYMS
+from actsearch.search_space.expression import Expr, X, constant, substitute
+from actsearch.search_space.operators import CONSTANT, OPERATORS, Op
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 32

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from search_space.evaluation import curves
-from search_space.expression import Expr
+from actsearch.search_space.evaluation import curves
+from actsearch.search_space.expression import Expr
 
 STEP = 0.0025
 _HALF = 4000  # steps on each side: -10..10

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from search_space.evaluation import Curves, curves
-from search_space.expression import Expr
+from actsearch.search_space.evaluation import Curves, curves
+from actsearch.search_space.expression import Expr
 
 REACH = 10.0  # preactivations after batch normalisation rarely leave it
 POINTS = 201

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from search_space.expression import Expr, X
-from search_space.operators import (
+from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.operators import (
     BINARY,
     OPERATORS,
     UNARY,

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_space.confirmation import same_function
-from search_space.equivalence import canonical
-from search_space.expression import Expr, formula
-from search_space.fingerprint import Fingerprint, fingerprints
-from search_space.properties import properties
-from search_space.screening import screens
-from search_space.space import Space
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.fingerprint import Fingerprint, fingerprints
+from actsearch.search_space.properties import properties
+from actsearch.search_space.screening import screens
+from actsearch.search_space.space import Space
 
 # What a user's operator raises that cannot be evaluated and differentiated in float64.
 NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)

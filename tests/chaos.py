@@ -52,13 +52,13 @@ def drive(folder: Path, address: str, budget: int, workers: int = 2, seconds: fl
     """Search, or resume; the children sleep for `seconds` a step."""
     import logging
 
+    from actsearch.controller.strategies import strategy_from
     from actsearch.loop import Level, StrategySource, run_trials
     from actsearch.progress import Progress
     from actsearch.ray_actors import QueueActor, WorkerActor
-    from controller.strategies import strategy_from
-    from results.store import Store
-    from search_space.space import SPACES
-    from workers.ray_executor import RayExecutor
+    from actsearch.results.store import Store
+    from actsearch.search_space.space import SPACES
+    from actsearch.workers.ray_executor import RayExecutor
 
     logging.basicConfig(filename=folder / "driver.log", level=logging.INFO)
     store = Store(folder / "run.sqlite", create=True)
@@ -95,7 +95,7 @@ def sleeper(ledger: str, seconds: float) -> Any:
     def evaluate(trial: Any, beat: Any) -> Any:
         import time
 
-        from results.records import Outcome
+        from actsearch.results.records import Outcome
 
         if sum(map(ord, trial.expression)) % 100 == 7:
             os.abort()
@@ -284,7 +284,7 @@ def until_it_runs(start: Callable[[], subprocess.Popen[Any]], out: Path) -> subp
 
 def accounts(folder: Path, budget: int) -> dict[str, Any]:
     """What must hold, as counts that must be 0, beside what happened."""
-    from results.store import Store
+    from actsearch.results.store import Store
 
     store = Store(folder / "run.sqlite", readonly=True)
     rows = [row for row in store.rows("search") if row["status"] != "rejected"]

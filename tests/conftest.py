@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from actsearch.controller.strategies import STRATEGIES
 from actsearch.ray_actors import QueueActor, WorkerActor
-from controller.strategies import STRATEGIES
-from results.records import Outcome, Trial
-from results.store import Store
-from search_space.space import SPACES, Space, space_from
-from workers.executor import Evaluate, Executor, InlineExecutor
-from workers.thread_executor import ThreadExecutor
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
+from actsearch.workers.thread_executor import ThreadExecutor
 
 # With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
 STARTS_RAY = {
@@ -87,7 +87,7 @@ def ray_session() -> Iterator[Any]:
 
 
 def ray_executor(evaluate: Evaluate, workers: int = 2, **options: Any) -> Executor:
-    from workers.ray_executor import RayExecutor
+    from actsearch.workers.ray_executor import RayExecutor
 
     classes: dict[str, Any] = {"queue_class": QueueActor, "worker_class": WorkerActor}
     return RayExecutor(evaluate, workers=workers, **classes, **options)

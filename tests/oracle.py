@@ -11,7 +11,7 @@ from typing import Any
 import mpmath
 from mpmath import mp, mpf
 
-from search_space.expression import Expr
+from actsearch.search_space.expression import Expr
 
 mp.dps = 50
 

@@ -14,17 +14,17 @@ import pytest
 import actsearch
 from actsearch.callbacks import Callback
 from actsearch.cli import main
+from actsearch.controller.strategies import strategy_from
 from actsearch.errors import ENVIRONMENT
 from actsearch.loop import Level, StrategySource, run_trials, submit_function
 from actsearch.progress import Progress
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import describe
 from actsearch.tracker import TensorBoard
-from controller.strategies import strategy_from
-from results.records import Outcome, Trial
-from results.store import Store
-from search_space.parser import parse
-from search_space.space import SPACES
-from search_space.survey import describe
-from workers.executor import Beat, InlineExecutor
+from actsearch.workers.executor import Beat, InlineExecutor
 
 from .conftest import LIMIT
 

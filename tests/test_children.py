@@ -21,20 +21,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from child_models import evaluate, image_folder, training
-from child_models.classification import LOSSES, Classification
-from child_models.datasets import DataError, Dataset, load, make_dataset
-from child_models.evaluate import Evaluator
-from child_models.image_folder import StreamedImages
-from child_models.image_network import MakeActivation
-from child_models.recipe import RECIPES, Recipe
-from child_models.training import OPTIMISERS, _weight_decay_groups
-from child_models.zoo import CHILDREN, child_from
-from results.benchmarks import load_benchmark
-from results.records import DeviceLostError, NoDeviceError, Trial
-from search_space.activation import Activation
-from search_space.operators import Op
-from search_space.parser import parse
+from actsearch.child_models import evaluate, image_folder, training
+from actsearch.child_models.classification import LOSSES, Classification
+from actsearch.child_models.datasets import DataError, Dataset, load, make_dataset
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.image_folder import StreamedImages
+from actsearch.child_models.image_network import MakeActivation
+from actsearch.child_models.recipe import RECIPES, Recipe
+from actsearch.child_models.training import OPTIMISERS, _weight_decay_groups
+from actsearch.child_models.zoo import CHILDREN, child_from
+from actsearch.results.benchmarks import load_benchmark
+from actsearch.results.records import DeviceLostError, NoDeviceError, Trial
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.operators import Op
+from actsearch.search_space.parser import parse
 
 from .conftest import LIMIT
 
@@ -630,13 +630,13 @@ def test_neither_a_survey_nor_a_training_imports_torchs_compiler() -> None:
     """Which would take longer than all the rest of a worker's start."""
     script = f"""
 import sys
-from child_models.datasets import load
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from results.records import Trial
-from search_space.space import SPACES
-from search_space.survey import survey
+from actsearch.child_models.datasets import load
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
+from actsearch.results.records import Trial
+from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import survey
 survey(SPACES["tiny"])
 for optimiser in {sorted(OPTIMISERS)}:
     recipe = Recipe(steps=2, optimiser=optimiser)

@@ -321,21 +321,15 @@ def finished(path: Path) -> int:
         return 0
 
 
-TRAPS = ("results", "workers", "controller", "search_space", "child_models")
-
-
-def test_training_by_ray_ignores_a_users_files_keeps_stdout_clean_and_its_token_private(
+def test_training_by_ray_keeps_stdout_clean_and_its_token_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in [name for name in os.environ if name.startswith("RAY_AUTH")]:
         monkeypatch.delenv(variable)
-    for name in TRAPS:
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the trap was imported')\n")
     given = ["--functions", "tanh(x)", "--steps", "20", "--workers", "2", "--seeds", "2"]
     done = actsearch_in(tmp_path, "reevaluate", "runs/a", *given, "-f", "json")
     assert done.returncode == 0, done.stderr
-    assert "passed over" in (tmp_path / "runs/a/run.log").read_text()
     assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
     rows = json.loads(done.stdout)
     assert {row["name"] for row in rows} >= {"relu", "swish"}
@@ -356,15 +350,61 @@ def test_a_file_that_would_hide_actsearch_from_the_workers_is_named(tmp_path: Pa
     assert "actsearch.py would be imported" in done.stderr
 
 
-def test_a_foreign_module_with_our_name_that_is_loaded_already_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "results.py").write_text("")
-    code = "import results\ntry: import actsearch\nexcept ImportError as e: print(e)"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+# A user's modules have the names of our folders, and the child that Ray's workers build uses them.
+OWN_NAMES = """
+{imports}
+import numpy as np
+from controller import WIDTH
+from workers.deep import DEEP
+
+if __name__ == "__main__":
+    x = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32)
+    run = actsearch.search(
+        "runs/own", child=results.net, dataset=(x, np.arange(120) % 3), space="tiny",
+        strategy="random", budget=2, steps=5, batch_size=8, workers=1, quiet=True,
     )
-    assert "a module named 'results'" in done.stdout
-    assert str(tmp_path) in done.stdout
+    assert (results.MINE, WIDTH, DEEP) == ("mine", 16, 1)
+    print(sorted(row["status"] for row in run.rows() if row["label"]))
+"""
+OWN_RESULTS = """
+from torch import nn
+from controller import WIDTH
+
+MINE = "mine"
+
+def net(make_activation, input_shape, classes):
+    from workers.deep import DEEP
+    width = WIDTH * DEEP
+    return nn.Sequential(nn.Linear(*input_shape, width), make_activation(width),
+                         nn.Linear(width, classes))
+"""
+
+
+@pytest.mark.parametrize("imports", ["import results, actsearch", "import actsearch, results"])
+def test_a_users_own_modules_may_have_the_names_of_our_folders(
+    tmp_path: Path, imports: str
+) -> None:
+    (tmp_path / "results.py").write_text(OWN_RESULTS)
+    (tmp_path / "controller.py").write_text("WIDTH = 16\n")
+    (tmp_path / "workers").mkdir()  # without an __init__.py
+    (tmp_path / "workers/deep.py").write_text("DEEP = 1\n")
+    (tmp_path / "main.py").write_text(OWN_NAMES.format(imports=imports))
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[-2] == "['ok', 'ok']"
+
+
+def test_a_package_of_ours_under_another_name_is_refused() -> None:
+    """In the checkout's folder `import results` would find it a second time, with classes of its
+    own."""
+    root = Path(actsearch.origin.__file__).resolve().parent.parent
+    for name in actsearch.origin.PACKAGES:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {name}"], cwd=root, capture_output=True, text=True
+        )
+        assert f"this package is actsearch.{name}" in done.stderr
 
 
 def test_the_public_names_are_there() -> None:

@@ -17,7 +17,7 @@ import pytest
 import actsearch.cluster
 from actsearch import errors
 from actsearch.errors import EnvironmentProblem
-from actsearch.origin import PACKAGES, ROOT
+from actsearch.origin import HOME, PACKAGES
 from actsearch.run import Run
 
 from .chaos import Cluster, kill_tree, new_token
@@ -61,7 +61,7 @@ def join(cluster: Cluster, folder: Path, *options: str, code: Path | None = None
 def other_code(folder: Path) -> Path:
     """A copy of the packages that differs in one comment."""
     for package in (*PACKAGES, "actsearch"):
-        shutil.copytree(ROOT / package, folder / package)
+        shutil.copytree(HOME.parent / package, folder / package, symlinks=True)
     with open(folder / "results" / "records.py", "a") as file:
         file.write("# another version\n")
     return folder

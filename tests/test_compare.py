@@ -24,12 +24,12 @@ from actsearch.comparison import Comparison, luck
 from actsearch.config import CompareConfig
 from actsearch.errors import UsageError
 from actsearch.plotting import Found
+from actsearch.results.records import Outcome
 from actsearch.run import Run
-from results.records import Outcome
-from search_space.baselines import BASELINES
-from search_space.equivalence import canonical
-from search_space.expression import formula
-from search_space.parser import parse
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import formula
+from actsearch.search_space.parser import parse
 
 from .conftest import LIMIT
 

@@ -17,16 +17,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from child_models import cuda_graph, training
-from child_models.classification import Classification
-from child_models.cuda_graph import WARM_UP, can_be_captured
-from child_models.datasets import make_dataset
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.training import Track, Training, train
-from child_models.zoo import child_from
-from results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
-from search_space.activation import Activation
+from actsearch.child_models import cuda_graph, training
+from actsearch.child_models.classification import Classification
+from actsearch.child_models.cuda_graph import WARM_UP, can_be_captured
+from actsearch.child_models.datasets import make_dataset
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training import Track, Training, train
+from actsearch.child_models.zoo import child_from
+from actsearch.results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
+from actsearch.search_space.activation import Activation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

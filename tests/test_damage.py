@@ -20,9 +20,9 @@ import pytest
 import actsearch
 from actsearch import errors
 from actsearch.errors import RunError, RunLostError
+from actsearch.results.records import AtRung, Outcome
+from actsearch.results.store import DiskFaultError, Store, StoreError
 from actsearch.run import Run
-from results.records import AtRung, Outcome
-from results.store import DiskFaultError, Store, StoreError
 
 TRIALS = 60
 
@@ -175,7 +175,7 @@ def test_damage_that_comes_while_a_store_is_open_is_a_sentence(
 def test_each_error_of_sqlite_has_its_sentence_and_exit_code(
     code: int, kind: type[StoreError], exit_code: int
 ) -> None:
-    from results.store import _explained
+    from actsearch.results.store import _explained
 
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = code

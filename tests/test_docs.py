@@ -12,7 +12,7 @@ import torch
 
 from actsearch.cli import COMMANDS
 from actsearch.config import PRESETS
-from search_space.operators import BINARY, UNARY
+from actsearch.search_space.operators import BINARY, UNARY
 
 from .conftest import LIMIT
 

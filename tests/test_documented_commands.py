@@ -30,9 +30,9 @@ from torch import nn
 
 import actsearch
 from actsearch import cli, errors
+from actsearch.child_models.datasets import DATASETS, Dataset, make_dataset
+from actsearch.child_models.torchvision_import import import_torchvision
 from actsearch.config import read_command
-from child_models.datasets import DATASETS, Dataset, make_dataset
-from child_models.torchvision_import import import_torchvision
 from tests.test_translation import write_pairs
 
 ROOT = Path(__file__).parent.parent

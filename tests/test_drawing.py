@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import actsearch
-from results.records import Outcome
-from results.store import Store
-from search_space.baselines import BASELINES
-from search_space.drawing import curve_svg
-from search_space.expression import Expr
-from search_space.operators import Op
-from search_space.parser import parse
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.drawing import curve_svg
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.operators import Op
+from actsearch.search_space.parser import parse
 
 SVG = "{http://www.w3.org/2000/svg}"
 WIDTH, HEIGHT = 200, 120

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import actsearch
-from child_models.torchvision_import import import_torchvision
-from search_space.activation import Activation
-from search_space.operators import Op
-from search_space.parser import parse
+from actsearch.child_models.torchvision_import import import_torchvision
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.operators import Op
+from actsearch.search_space.parser import parse
 
 SWISH = "x * sigmoid(beta * x)"
 

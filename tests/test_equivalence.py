@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
 
-from search_space.activation import Activation
-from search_space.confirmation import same_function
-from search_space.equivalence import Rule, canonical, rules, variables, weight
-from search_space.evaluation import curves
-from search_space.expression import Expr, X, formula
-from search_space.fingerprint import digit_keys, fingerprint, fingerprints
-from search_space.operators import BINARY, CONSTANT, UNARY
-from search_space.parser import parse
-from search_space.space import SPACES, Space
-from search_space.survey import Survey, survey
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.confirmation import same_function
+from actsearch.search_space.equivalence import Rule, canonical, rules, variables, weight
+from actsearch.search_space.evaluation import curves
+from actsearch.search_space.expression import Expr, X, formula
+from actsearch.search_space.fingerprint import digit_keys, fingerprint, fingerprints
+from actsearch.search_space.operators import BINARY, CONSTANT, UNARY
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES, Space
+from actsearch.search_space.survey import Survey, survey
 
 from . import oracle
 

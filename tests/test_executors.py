@@ -23,9 +23,9 @@ import pytest
 
 from actsearch.errors import RESUMABLE, exit_code
 from actsearch.ray_actors import QueueActor, WorkerActor
+from actsearch.results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
 from actsearch.session import Machinery
-from results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
-from workers.executor import (
+from actsearch.workers.executor import (
     Beat,
     ClusterLostError,
     Evaluate,
@@ -34,13 +34,13 @@ from workers.executor import (
     Finished,
     InlineExecutor,
 )
-from workers.isolation import KilledFromOutside, run_alone
-from workers.ray_executor import RayExecutor
-from workers.ray_head import Head
-from workers.ray_start import check_cluster, start_ray
-from workers.ray_thread import RayThread
-from workers.ray_worker import Worker
-from workers.thread_executor import ThreadExecutor
+from actsearch.workers.isolation import KilledFromOutside, run_alone
+from actsearch.workers.ray_executor import RayExecutor
+from actsearch.workers.ray_head import Head
+from actsearch.workers.ray_start import check_cluster, start_ray
+from actsearch.workers.ray_thread import RayThread
+from actsearch.workers.ray_worker import Worker
+from actsearch.workers.thread_executor import ThreadExecutor
 
 from .conftest import EXECUTORS, ray_executor, trial, wait_until
 
@@ -78,10 +78,10 @@ def test_looks_become_rarer_while_nothing_finishes_and_a_result_ends_that(
     executor = ray_executor(lambda t, beat: Outcome("ok", val_accuracy=0.5))
     assert isinstance(executor, RayExecutor)
     pauses: list[float] = []
-    monkeypatch.setattr("workers.ray_executor.time.sleep", pauses.append)
+    monkeypatch.setattr("actsearch.workers.ray_executor.time.sleep", pauses.append)
     monkeypatch.setattr(executor, "_collect", lambda: [])
     clock = iter(range(10_000))
-    monkeypatch.setattr("workers.ray_executor.time.monotonic", lambda: next(clock) / 100)
+    monkeypatch.setattr("actsearch.workers.ray_executor.time.monotonic", lambda: next(clock) / 100)
     executor.completed(2.0)
     rising = pauses[:10]  # the last ones are cut by the deadline
     assert rising == sorted(rising)
@@ -399,7 +399,7 @@ def test_a_child_that_hears_beats_is_stopped_in_time(
 def test_a_child_that_hears_nothing_is_ended_with_its_worker(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.ray_executor.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("actsearch.workers.ray_executor.GRACE_SECONDS", 1.0)
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
@@ -595,7 +595,7 @@ def process_of_queue() -> psutil.Process:
 def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.ray_executor.QUEUE_SECONDS", 12.0)
+    monkeypatch.setattr("actsearch.workers.ray_executor.QUEUE_SECONDS", 12.0)
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         time.sleep(0.2)
@@ -632,8 +632,8 @@ def test_queues_that_are_silent_again_and_again_end_the_search_as_resumable(
     try:
         executor.submit(trial(1))
         finish(executor, 1)
-        monkeypatch.setattr("workers.ray_executor.QUEUE_SECONDS", 1.0)
-        monkeypatch.setattr("workers.ray_executor.MAX_SILENT", 1)
+        monkeypatch.setattr("actsearch.workers.ray_executor.QUEUE_SECONDS", 1.0)
+        monkeypatch.setattr("actsearch.workers.ray_executor.MAX_SILENT", 1)
         process_of_queue().suspend()
         with pytest.raises(ClusterLostError, match="the same command goes on") as lost:
             finish(executor, 1)
@@ -689,7 +689,7 @@ def test_a_ray_that_does_not_answer_holds_up_nobody(ray_session: Any) -> None:
 def test_a_ray_that_never_answers_again_is_left_as_it_is(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.ray_executor.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("actsearch.workers.ray_executor.HEAD_SECONDS", 0.5)
     left: list[RayThread] = []
     monkeypatch.setattr(RayThread, "leave", lambda thread: left.append(thread))
     executor = ray_executor(by_seed())
@@ -758,9 +758,9 @@ def test_a_candidates_own_process_ends_with_its_worker(tmp_path: Path) -> None:
 PARENT = """
 import os, time
 from ray import cloudpickle
-from results.records import Trial
-from workers.thread_executor import ThreadExecutor
-from workers.isolation import run_alone
+from actsearch.results.records import Trial
+from actsearch.workers.thread_executor import ThreadExecutor
+from actsearch.workers.isolation import run_alone
 
 def evaluate(trial, beat):
     os.write(1, f"{os.getpid()}\\n".encode())
@@ -863,8 +863,8 @@ def test_a_server_that_is_not_ray_is_told_before_ray_is_asked(
     monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     """Ray would ask it for 40 seconds, and then raise an error of its own."""
-    monkeypatch.setattr("workers.ray_start.CHECK_SECONDS", 0.5)
-    monkeypatch.setattr("workers.ray_start._check_token", None)
+    monkeypatch.setattr("actsearch.workers.ray_start.CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("actsearch.workers.ray_start._check_token", None)
     told = pytest.raises(ExecutorError, match="does not answer as a Ray head does")
     with contextmanager(server)(answer) as address, told:
         check_cluster(address)
@@ -874,8 +874,8 @@ def test_a_head_is_silent_since_its_last_answer_and_lost_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("workers.ray_head.ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr("workers.ray_head.time", SimpleNamespace(
+    monkeypatch.setattr("actsearch.workers.ray_head.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("actsearch.workers.ray_head.time", SimpleNamespace(
         monotonic=lambda: now, time=time.time, strftime=time.strftime, localtime=time.localtime
     ))  # fmt: skip
     with contextmanager(server)(SETTINGS) as address:

@@ -26,15 +26,15 @@ from torch import nn
 
 import actsearch
 from actsearch import cli, errors
-from search_space.activation import Activation
-from search_space.baselines import BASELINES
-from search_space.export.exporters import EXPORTERS
-from search_space.export.lowering import GUARDS
-from search_space.expression import Expr, X
-from search_space.kernels.compiler import compiler
-from search_space.operators import BINARY, OPERATOR_SETS, OPERATORS, UNARY, Op
-from search_space.parser import parse
-from search_space.space import SPACES, Space
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.export.exporters import EXPORTERS
+from actsearch.search_space.export.lowering import GUARDS
+from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.kernels.compiler import compiler
+from actsearch.search_space.operators import BINARY, OPERATOR_SETS, OPERATORS, UNARY, Op
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES, Space
 
 # fmt: off
 POINTS = [-1e3, -41.0, -10.0, -3.3, -1.0, -0.5, -1e-3, -1e-4, 0.0, 1e-3, 0.03, 0.5, 1.0, 2.7, 10.0,
@@ -235,7 +235,7 @@ def test_onnx_computes_what_an_activation_does() -> None:
 
 
 def _source(case: Case) -> Any:
-    from search_space.export.lowering import Source
+    from actsearch.search_space.export.lowering import Source
 
     betas = tuple((beta,) for beta in case.betas)
     return Source(parse(case.text), case.operators, case.name, betas, version="0", dims=2)

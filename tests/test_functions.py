@@ -15,10 +15,10 @@ from torch import nn
 
 import actsearch
 from actsearch.errors import NoCandidateError, UsageError
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
 from actsearch.run import Run
-from results.records import Outcome
-from results.store import Store
-from search_space import activation
+from actsearch.search_space import activation
 
 SQUARE_ROOT = "mul(x, sqrt(x))"  # differs between the operator sets
 
@@ -111,11 +111,11 @@ def test_another_operator_set_than_the_runs_is_refused(run: Run) -> None:
 def test_the_grammar_alone_knows_no_runs() -> None:
     code = (
         "import sys; import actsearch\n"
-        "from search_space.activation import Activation\n"
-        "from search_space.parser import ParseError\n"
+        "from actsearch.search_space.activation import Activation\n"
+        "from actsearch.search_space.parser import ParseError\n"
         "try: Activation('runs/a#1')\n"
         "except ParseError: pass\n"
-        "assert not {'results', 'results.store'} & set(sys.modules)"
+        "assert not {'results', 'actsearch.results.store'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from search_space.activation import Activation
-from search_space.baselines import BASELINES, SYNONYMS
-from search_space.equivalence import canonical
-from search_space.expression import Expr, X, formula
-from search_space.operators import BINARY, UNARY, Op
-from search_space.parser import MAX_LENGTH, ParseError, parse
-from search_space.space import SPACES, Space, space_from
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.baselines import BASELINES, SYNONYMS
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr, X, formula
+from actsearch.search_space.operators import BINARY, UNARY, Op
+from actsearch.search_space.parser import MAX_LENGTH, ParseError, parse
+from actsearch.search_space.space import SPACES, Space, space_from
 
 # -- formulas
 

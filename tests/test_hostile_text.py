@@ -11,11 +11,11 @@ from rich.console import Console
 
 from actsearch import cli
 from actsearch.progress import Progress, Scored
+from actsearch.results.plots import Figure, Line, Panel, Points, legible, to_matplotlib
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.screen import live
-from results.plots import Figure, Line, Panel, Points, legible, to_matplotlib
-from results.records import Outcome
-from results.store import Store
 
 NAMES = {
     "escape": "\x1b]0;owned\x07\x1b[31m\x9b2J\u202eevil",

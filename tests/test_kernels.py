@@ -19,16 +19,16 @@ import torch
 from torch import nn
 
 from actsearch import describe
-from search_space.activation import Activation
-from search_space.equivalence import canonical
-from search_space.expression import Expr, X
-from search_space.kernels import c, compiler, cuda, fused, libraries
-from search_space.kernels.ahead import Ahead
-from search_space.kernels.program import Program
-from search_space.kernels.tracing import keeps_slope, trace
-from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
-from search_space.parser import parse
-from search_space.space import SPACES
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.kernels import c, compiler, cuda, fused, libraries
+from actsearch.search_space.kernels.ahead import Ahead
+from actsearch.search_space.kernels.program import Program
+from actsearch.search_space.kernels.tracing import keeps_slope, trace
+from actsearch.search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES
 
 from .conftest import LIMIT
 
@@ -458,7 +458,7 @@ def test_a_library_that_was_cut_short_is_built_again(
 
 LOADED = """
 import sys, torch
-from search_space.activation import Activation
+from actsearch.search_space.activation import Activation
 x = torch.linspace(-3, 3, 300).view(2, 3, 50)
 for text in sys.argv[1:]:
     y = Activation(text, 3, kernels="generated")(x)

@@ -13,22 +13,22 @@ from typing import Any
 
 import pytest
 
+from actsearch.controller.strategies import strategy_from
+from actsearch.controller.strategy import Proposal
 from actsearch.known_results import Table
 from actsearch.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
 from actsearch.progress import Progress
+from actsearch.results.leaderboard import furthest, leaderboard
+from actsearch.results.records import FAILURE_REWARD, Outcome, Trial
+from actsearch.results.store import Store
 from actsearch.screen import lines, plain_line
-from controller.strategies import strategy_from
-from controller.strategy import Proposal
-from results.leaderboard import furthest, leaderboard
-from results.records import FAILURE_REWARD, Outcome, Trial
-from results.store import Store
-from search_space.equivalence import canonical
-from search_space.fingerprint import fingerprint
-from search_space.parser import parse
-from search_space.space import SPACES, Space, space_from
-from search_space.survey import describe, describe_all, survey
-from workers.executor import Beat, Executor, InlineExecutor
-from workers.thread_executor import ThreadExecutor
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.fingerprint import fingerprint
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.search_space.survey import describe, describe_all, survey
+from actsearch.workers.executor import Beat, Executor, InlineExecutor
+from actsearch.workers.thread_executor import ThreadExecutor
 
 from .conftest import SMALL
 

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import actsearch
-from child_models.datasets import make_dataset
-from child_models.evaluate import Evaluator
-from child_models.model_zoos import ACTIVATIONS, SIDES, ZOOS, ZooModel
-from child_models.recipe import Recipe
-from child_models.replacement import Match, Site, put_activations
-from child_models.torchvision_import import import_torchvision
-from child_models.zoo import child_from
-from results.records import Trial
-from search_space.activation import Activation
+from actsearch.child_models.datasets import make_dataset
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.model_zoos import ACTIVATIONS, SIDES, ZOOS, ZooModel
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.replacement import Match, Site, put_activations
+from actsearch.child_models.torchvision_import import import_torchvision
+from actsearch.child_models.zoo import child_from
+from actsearch.results.records import Trial
+from actsearch.search_space.activation import Activation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 
 import actsearch
 from actsearch import cli
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
 from actsearch.run import Run
-from results.records import Outcome
-from results.store import Store
-from search_space.activation import Activation
-from search_space.baselines import BASELINES, FORMS, MODERN, NAMED
-from search_space.equivalence import canonical
-from search_space.export.exporters import check_name
-from search_space.names import name_of
-from search_space.parser import MAX_DEPTH, ParseError, parse
-from search_space.survey import describe
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.baselines import BASELINES, FORMS, MODERN, NAMED
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.export.exporters import check_name
+from actsearch.search_space.names import name_of
+from actsearch.search_space.parser import MAX_DEPTH, ParseError, parse
+from actsearch.search_space.survey import describe
 
 
 def softplus(x: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from mpmath import mpf
 
-from search_space.activation import Activation
-from search_space.expression import Expr, X
-from search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
-from search_space.parser import parse
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
+from actsearch.search_space.parser import parse
 
 from . import oracle
 

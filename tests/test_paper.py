@@ -11,8 +11,7 @@ import pytest
 
 from actsearch import cli
 from actsearch.beside_paper import measured, recount_lines, side_by_side
-from actsearch.run import Run
-from results.paper import (
+from actsearch.results.paper import (
     MODELS,
     NUMBERS,
     TABLES,
@@ -22,9 +21,10 @@ from results.paper import (
     printed_counts,
     recounted,
 )
-from results.statistics import Wins, sign_test
-from search_space.equivalence import canonical
-from search_space.parser import parse
+from actsearch.results.statistics import Wins, sign_test
+from actsearch.run import Run
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.parser import parse
 
 from .test_compare import add, seeds
 

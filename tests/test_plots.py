@@ -16,9 +16,8 @@ from PIL import Image
 
 from actsearch import cli
 from actsearch.plotting import FIGURES
-from actsearch.run import Run
-from results.claims import Course
-from results.figures import (
+from actsearch.results.claims import Course
+from actsearch.results.figures import (
     Inspected,
     beta_figure,
     course_figures,
@@ -26,7 +25,7 @@ from results.figures import (
     histogram,
     preactivation_figure,
 )
-from results.plots import (
+from actsearch.results.plots import (
     COLOURS,
     DASHES,
     Bars,
@@ -40,8 +39,9 @@ from results.plots import (
     to_svg,
     write,
 )
-from results.records import Outcome
-from results.store import Store
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
+from actsearch.run import Run
 
 from .conftest import LIMIT
 
@@ -164,8 +164,8 @@ def test_bars_along_x_names_and_spans_are_drawn_by_both() -> None:
 def test_drawing_leaves_pyplot_alone_and_reading_needs_no_library() -> None:
     code = (
         "import sys\n"
-        "from results.figures import beta_figure, Inspected\n"
-        "from results.plots import to_matplotlib\n"
+        "from actsearch.results.figures import beta_figure, Inspected\n"
+        "from actsearch.results.plots import to_matplotlib\n"
         "figure = beta_figure(Inspected('f', 'm', 'n', 1, ((1.0, 1.5),)))\n"
         "assert not {'matplotlib', 'plotly', 'torch', 'numpy'} & set(sys.modules)\n"
         "to_matplotlib(figure)\n"

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from controller.policy import Policy
-from controller.ppo import PPO, PPOConfig, advantages, approximate_kl, surrogate, update
-from search_space.space import SPACES
+from actsearch.controller.policy import Policy
+from actsearch.controller.ppo import PPO, PPOConfig, advantages, approximate_kl, surrogate, update
+from actsearch.search_space.space import SPACES
 
 RADICES = (1, 3, 1, 4, 2)
 
@@ -279,7 +279,7 @@ def test_an_update_is_given_advantages_and_what_the_policy_drew_with(
         given.append((now.evaluate(digits)[0].detach(), drawn, worth))
         return update(now, optimiser, digits, drawn, worth, config)
 
-    monkeypatch.setattr("controller.ppo.update", noted)
+    monkeypatch.setattr("actsearch.controller.ppo.update", noted)
     made = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, mode=mode, lr=0.05))
     rewards = (0.2, 0.5, 0.8)
     for p in [*made.ask(6)]:

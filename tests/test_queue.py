@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from results.records import Trial
-from workers.candidate_queue import MAX_KILLED, MAX_LOST, CandidateQueue
+from actsearch.results.records import Trial
+from actsearch.workers.candidate_queue import MAX_KILLED, MAX_LOST, CandidateQueue
 
 from .conftest import ok, trial
 

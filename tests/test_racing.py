@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 import actsearch
+from actsearch.child_models.datasets import make_dataset
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
 from actsearch.config import SearchConfig
+from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
 from actsearch.launch import make_plan
-from child_models.datasets import make_dataset
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from controller.racing import FIRST, Race, RaceRules, race_rules
-from results.leaderboard import leaderboard
-from results.records import AtRung, Outcome, Rung, Trial, reward
-from results.store import Store
+from actsearch.results.leaderboard import leaderboard
+from actsearch.results.records import AtRung, Outcome, Rung, Trial, reward
+from actsearch.results.store import Store
 
 from .test_loop import source
 from .test_search import small_net

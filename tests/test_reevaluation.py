@@ -14,6 +14,8 @@ from torch import nn
 
 import actsearch
 from actsearch.batch import _to_train
+from actsearch.child_models.datasets import DataError, make_dataset
+from actsearch.child_models.image_network import MakeActivation
 from actsearch.config import ReevaluateConfig, SearchConfig
 from actsearch.errors import UsageError
 from actsearch.reevaluation import (
@@ -25,13 +27,11 @@ from actsearch.reevaluation import (
     _sweep,
     reevaluate,
 )
-from child_models.datasets import DataError, make_dataset
-from child_models.image_network import MakeActivation
-from results.records import Outcome
-from results.store import Store
-from search_space.activation import Activation
-from search_space.baselines import BASELINES
-from search_space.parser import parse
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.parser import parse
 
 Arrays = tuple[np.ndarray, np.ndarray]
 QUICK: dict[str, Any] = {

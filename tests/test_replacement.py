@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import actsearch
-from child_models.replacement import Site
-from child_models.torchvision_import import import_torchvision
-from search_space.activation import Activation
+from actsearch.child_models.replacement import Site
+from actsearch.child_models.torchvision_import import import_torchvision
+from actsearch.search_space.activation import Activation
 
 SWISH = "x * sigmoid(beta * x)"
 

@@ -17,16 +17,16 @@ import pytest
 
 import actsearch
 from actsearch.cli import main
+from actsearch.controller.strategies import strategy_from
 from actsearch.errors import UsageError
 from actsearch.known_results import Known, Table, table_from
 from actsearch.replay import Replayed, Trace, curves, play, replay, summary
-from controller.strategies import strategy_from
-from results.records import FAILURE_REWARD
-from results.tables import to_csv
-from search_space.equivalence import canonical
-from search_space.parser import parse
-from search_space.space import SPACES
-from search_space.survey import survey
+from actsearch.results.records import FAILURE_REWARD
+from actsearch.results.tables import to_csv
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import survey
 
 from .conftest import wait_until
 
@@ -251,7 +251,7 @@ def test_a_run_that_left_functions_behind_is_no_table(
 ) -> None:
     from .test_search import QUICK, SPACE, small_net
 
-    monkeypatch.setattr("controller.racing.FIRST", 2)
+    monkeypatch.setattr("actsearch.controller.racing.FIRST", 2)
     options = {"space": SPACE, "dataset": blobs, "child": small_net, **QUICK, **left_behind}
     run = actsearch.search(tmp_path / "run", **options)
     for source in (run.path, run.path / "top.csv"):

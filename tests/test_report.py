@@ -20,11 +20,10 @@ from actsearch.config import SearchConfig, read_command
 from actsearch.errors import ENVIRONMENT
 from actsearch.plotting import FIGURES, Found
 from actsearch.reporting import contents, render, report
-from actsearch.run import Run
-from results.leaderboard import Entry
-from results.plots import Line, Points, Spans, to_svg
-from results.records import Outcome
-from results.search_figures import (
+from actsearch.results.leaderboard import Entry
+from actsearch.results.plots import Line, Points, Spans, to_svg
+from actsearch.results.records import Outcome
+from actsearch.results.search_figures import (
     Curve,
     LossCurve,
     controller_figure,
@@ -38,8 +37,9 @@ from results.search_figures import (
     operator_shares,
     progress_figure,
 )
-from results.statistics import wilson
-from results.store import Store
+from actsearch.results.statistics import wilson
+from actsearch.results.store import Store
+from actsearch.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                None)  # fmt: skip

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from actsearch.results.leaderboard import leaderboard, status_counts
+from actsearch.results.tables import FORMATS, printable, to_csv, to_json, to_markdown, to_text
 from actsearch.run import top_rows
-from results.leaderboard import leaderboard, status_counts
-from results.tables import FORMATS, printable, to_csv, to_json, to_markdown, to_text
 
 
 def row(expression: str, status: str | None, accuracy: float | None = None, **more: Any) -> dict:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from results.filters import where
-from results.leaderboard import PROPERTIES
-from search_space.baselines import BASELINES
-from search_space.equivalence import canonical
-from search_space.operators import Op
-from search_space.parser import parse
-from search_space.properties import NAMES, properties
-from search_space.screening import screen, screens
-from search_space.space import SPACES
-from search_space.survey import describe, kind_of
+from actsearch.results.filters import where
+from actsearch.results.leaderboard import PROPERTIES
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.operators import Op
+from actsearch.search_space.parser import parse
+from actsearch.search_space.properties import NAMES, properties
+from actsearch.search_space.screening import screen, screens
+from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import describe, kind_of
 
 
 @pytest.mark.parametrize(

@@ -20,19 +20,19 @@ import torch
 from torch import nn
 
 import actsearch
+from actsearch.child_models.zoo import source_digest
 from actsearch.config import SearchConfig
+from actsearch.controller.successive_halving import HalvingConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
 from actsearch.launch import _default_run, make_plan
 from actsearch.loop import StrategySource
 from actsearch.reevaluation import reevaluate
+from actsearch.results.store import StoreError
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.kernels.ahead import Ahead
+from actsearch.search_space.parser import parse
 from actsearch.session import Machinery
-from child_models.zoo import source_digest
-from controller.successive_halving import HalvingConfig
-from results.store import StoreError
-from search_space.baselines import BASELINES
-from search_space.kernels.ahead import Ahead
-from search_space.parser import parse
-from workers.executor import Evaluate, Executor, InlineExecutor
+from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
 
 from .conftest import wait_until
 

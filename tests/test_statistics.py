@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results.statistics import (
+from actsearch.results.statistics import (
     Noise,
     Wins,
     count_wins,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from results.records import Outcome, Trial, reward
-from results.store import DiskFullError, Store, StoreError
+from actsearch.results.records import Outcome, Trial, reward
+from actsearch.results.store import DiskFullError, Store, StoreError
 
 from .conftest import ok
 
@@ -30,7 +30,7 @@ def test_a_store_in_a_folder_that_cannot_be_written_is_read(
     with closing(Store(path, create=True)) as store:
         store.add_protocol("p", {})
         submit(store)
-    monkeypatch.setattr("results.store.os.access", lambda path, mode: False)
+    monkeypatch.setattr("actsearch.results.store.os.access", lambda path, mode: False)
     with closing(Store(path, readonly=True)) as reader:
         assert [row["expression"] for row in reader.rows("search")] == ["relu(x)"]
         assert [p.name for p in tmp_path.iterdir()] == ["run.sqlite"]  # SQLite wrote nothing
@@ -217,7 +217,7 @@ def test_a_driver_that_was_killed_as_it_made_the_store_is_no_harm(
     path = tmp_path / "run.sqlite"
     if bytes_there:  # killed inside the transaction that makes the tables
         code = (
-            "import os, sys; from pathlib import Path; from results import store\n"
+            "import os, sys; from pathlib import Path; from actsearch.results import store\n"
             "store.Store._check_version = lambda self, create: self._create()\n"
             "store.SCHEMA_VERSION = type('V', (), {'__str__': lambda v: os._exit(9)})()\n"
             "store.Store(Path(sys.argv[1]), create=True)"

@@ -13,16 +13,16 @@ from itertools import groupby
 import numpy as np
 import pytest
 
-from controller.evolution import Evolution, EvolutionConfig
-from controller.exhaustive import Exhaustive
-from controller.random_search import RandomSearch, permuted
-from controller.strategies import STRATEGIES, Row, normal, short, strategy_from
-from controller.strategy import Proposal, Strategy
-from controller.successive_halving import HalvingConfig, SuccessiveHalving
-from controller.surrogate import GRID, Surrogate, features
-from search_space.equivalence import canonical
-from search_space.parser import parse
-from search_space.space import SPACES, Space
+from actsearch.controller.evolution import Evolution, EvolutionConfig
+from actsearch.controller.exhaustive import Exhaustive
+from actsearch.controller.random_search import RandomSearch, permuted
+from actsearch.controller.strategies import STRATEGIES, Row, normal, short, strategy_from
+from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
+from actsearch.controller.surrogate import GRID, Surrogate, features
+from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import SPACES, Space
 
 from .conftest import SMALL
 
@@ -263,7 +263,8 @@ def test_a_surrogates_kernel_is_fitted_to_rewards_and_never_to_beliefs() -> None
 
 def test_a_surrogate_computes_in_one_thread_whatever_is_loaded_when() -> None:
     code = (
-        "from controller.threads import one_thread; from controller.surrogate import MODELS\n"
+        "from actsearch.controller.threads import one_thread\n"
+        "from actsearch.controller.surrogate import MODELS\n"
         "import threadpoolctl\n"
         "with one_thread(): pass\n"
         "with one_thread(*MODELS):\n"

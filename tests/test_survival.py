@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from actsearch import errors
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store, StoreError
 from actsearch.run import Run
-from results.records import Outcome
-from results.store import Store, StoreError
 
 from .conftest import LIMIT, wait_until
 from .test_cli import COMMAND, finished

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from actsearch import cli
-from child_models.datasets import DataError, load
-from child_models.evaluate import Evaluator
-from child_models.recipe import RECIPES, Recipe
-from child_models.training import Diverged
-from child_models.transformer import END, PADDING, START, Transformer, positions
-from child_models.translation import Translation, TranslationTask
-from child_models.zoo import child_from
-from results.records import Trial
-from search_space.activation import Activation
-from search_space.kernels import compiler
+from actsearch.child_models.datasets import DataError, load
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import RECIPES, Recipe
+from actsearch.child_models.training import Diverged
+from actsearch.child_models.transformer import END, PADDING, START, Transformer, positions
+from actsearch.child_models.translation import Translation, TranslationTask
+from actsearch.child_models.zoo import child_from
+from actsearch.results.records import Trial
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.kernels import compiler
 
 SMALL = "transformer:width=32,layers=1,heads=2,feedforward=64"
 WORDS = ("red", "blue", "green", "two", "three", "cats", "dogs", "run", "sleep", "here")

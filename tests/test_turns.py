@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import actsearch
+from actsearch.child_models import cuda_graph, turns
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.zoo import child_from
 from actsearch.config import SearchConfig
 from actsearch.launch import make_plan
+from actsearch.results.records import DeviceLostError, Outcome, Trial
 from actsearch.session import Machinery
-from child_models import cuda_graph, turns
-from child_models.evaluate import Evaluator
-from child_models.recipe import Recipe
-from child_models.zoo import child_from
-from results.records import DeviceLostError, Outcome, Trial
 
 from .test_cuda_graph import WithDropout, made_up
 from .test_search import QUICK, small_net

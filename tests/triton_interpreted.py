@@ -23,13 +23,13 @@ import triton.language as tl
 from triton.language.extra import libdevice
 from triton.runtime.interpreter import TensorHandle
 
-from search_space.activation import Activation
-from search_space.expression import Expr
-from search_space.kernels import cuda
-from search_space.kernels.fused import NO_BETAS, _loops
-from search_space.kernels.tracing import trace
-from search_space.operators import BINARY, OPERATOR_SETS, UNARY
-from search_space.parser import parse
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.kernels import cuda
+from actsearch.search_space.kernels.fused import NO_BETAS, _loops
+from actsearch.search_space.kernels.tracing import trace
+from actsearch.search_space.operators import BINARY, OPERATOR_SETS, UNARY
+from actsearch.search_space.parser import parse
 
 X = parse("x")
 FORMULAS = (

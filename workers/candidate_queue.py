@@ -16,7 +16,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from results.records import Outcome, Trial
+from actsearch.results.records import Outcome, Trial
 
 LEASE_SECONDS = 600.0  # a child beats each second; only a frozen one is silent for so long
 MAX_KILLED = 5  # its own process was killed so often, and its worker not: it is too large, say

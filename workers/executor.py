@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from results.records import Outcome, Trial
+from actsearch.results.records import Outcome, Trial
 
 Beat = Callable[[int], None]
 Evaluate = Callable[[Trial, Beat], Outcome]

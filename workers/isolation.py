@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from results.records import (
+from actsearch.results.records import (
     ALONE,
     DeviceLostError,
     HostError,
@@ -40,8 +40,7 @@ FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP
 # How the process ends where the GPU cannot be used, or the disk, whatever the candidate.
 NO_EVIDENCE = 75
 
-# Imports the front door first, and with it the guard of our packages' names.
-_CHILD = "import actsearch, workers.isolation as i; i.child()"
+_CHILD = "from actsearch.workers.isolation import child; child()"
 
 
 class KilledFromOutside(Exception):
@@ -67,7 +66,7 @@ def run_alone(
         process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, folder],
             stdin=subprocess.PIPE,  # ends with this process, and the child with it
-            cwd=folder,  # where no file can take the name of one of our packages
+            cwd=folder,  # where no file can take the name of actsearch
             env={**os.environ, ALONE: "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:

@@ -22,13 +22,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any
 
-from results.records import (
+from actsearch.results.records import (
     DeviceLostError,
     HostError,
     Trial,
 )
-from workers.candidate_queue import CandidateQueue
-from workers.executor import (
+from actsearch.workers.candidate_queue import CandidateQueue
+from actsearch.workers.executor import (
     ClusterLostError,
     Evaluate,
     ExecutorError,
@@ -36,10 +36,10 @@ from workers.executor import (
     UnfitError,
     timed_out,
 )
-from workers.ray_head import ANSWER_SECONDS, HEAD_SECONDS, Head
-from workers.ray_start import check_cluster, start_ray
-from workers.ray_thread import RayThread
-from workers.ray_worker import Worker
+from actsearch.workers.ray_head import ANSWER_SECONDS, HEAD_SECONDS, Head
+from actsearch.workers.ray_start import check_cluster, start_ray
+from actsearch.workers.ray_thread import RayThread
+from actsearch.workers.ray_worker import Worker
 
 log = logging.getLogger("actsearch.workers")
 

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 
-from workers.executor import ClusterLostError
+from actsearch.workers.executor import ClusterLostError
 
 log = logging.getLogger("actsearch.workers")
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from workers.executor import ExecutorError
-from workers.ray_head import greet
-from workers.ray_thread import RayThread
+from actsearch.workers.executor import ExecutorError
+from actsearch.workers.ray_head import greet
+from actsearch.workers.ray_thread import RayThread
 
 CHECK_SECONDS = 5.0  # for a head to greet, and again for it to look at the token
 

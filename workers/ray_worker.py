@@ -9,10 +9,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from results.records import OUT_OF_MEMORY, NoDeviceError, Outcome, host_error
-from workers.candidate_queue import Lease
-from workers.executor import Deadline, Evaluate, LeaseLost, TimedOut, UnfitError, timed_out
-from workers.isolation import KilledFromOutside, run_alone
+from actsearch.results.records import OUT_OF_MEMORY, NoDeviceError, Outcome, host_error
+from actsearch.workers.candidate_queue import Lease
+from actsearch.workers.executor import (
+    Deadline,
+    Evaluate,
+    LeaseLost,
+    TimedOut,
+    UnfitError,
+    timed_out,
+)
+from actsearch.workers.isolation import KilledFromOutside, run_alone
 
 IDLE_SECONDS = 0.05, 0.5  # a worker without a candidate asks again after so long, at most
 BEAT_SECONDS = 1.0

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from results.records import OUT_OF_MEMORY, Outcome, Trial
-from workers.executor import Deadline, Evaluate, Finished, Stopped, TimedOut, timed_out
+from actsearch.results.records import OUT_OF_MEMORY, Outcome, Trial
+from actsearch.workers.executor import Deadline, Evaluate, Finished, Stopped, TimedOut, timed_out
 
 
 class _Closed(Stopped):

@@ -2,7 +2,7 @@
 accuracies, and what training some of them again gave. `benchmarks/one_unit_table.py` writes the
 files beside this one.
 
-    from results.benchmarks import load_benchmark
+    from actsearch.results.benchmarks import load_benchmark
     table = load_benchmark("one-unit")        # a pandas DataFrame, best first
     table.attrs["provenance"]                 # settings, versions, commits, hardware
 

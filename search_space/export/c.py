@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search_space.export.lowering import Function, Source, lowered
-from search_space.export.writing import (
+from actsearch.search_space.export.lowering import Function, Source, lowered
+from actsearch.search_space.export.writing import (
     ARITHMETIC,
     CHOICE,
     Form,
@@ -14,7 +14,7 @@ from search_space.export.writing import (
     constant,
     written,
 )
-from search_space.kernels.tracing import trace
+from actsearch.search_space.kernels.tracing import trace
 
 FLT_MAX = 3.4028234663852886e38
 _SAME = ("sqrt", "exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")

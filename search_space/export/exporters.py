@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from search_space.export import c, jax, latex, onnx, python, sympy, torch
-from search_space.export.lowering import Source
+from actsearch.search_space.export import c, jax, latex, onnx, python, sympy, torch
+from actsearch.search_space.export.lowering import Source
 
 
 @dataclass(frozen=True)

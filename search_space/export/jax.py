@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search_space.export.lowering import Source, lowered
-from search_space.export.writing import (
+from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
     Language,
@@ -14,7 +14,7 @@ from search_space.export.writing import (
     python_file,
     python_function,
 )
-from search_space.operators import PRODUCT, SUM
+from actsearch.search_space.operators import PRODUCT, SUM
 
 _SAME = ("sqrt", "exp", "log", "sin", "cos", "sinh", "cosh", "tanh")
 

@@ -3,9 +3,19 @@ finite in a network, are left out."""
 
 from __future__ import annotations
 
-from search_space.export.lowering import Source
-from search_space.expression import Expr, Operand, number
-from search_space.operators import ATOM, CONSTANT, INPUT, OPERATORS, POWER, PRODUCT, SIGN, SUM, Op
+from actsearch.search_space.export.lowering import Source
+from actsearch.search_space.expression import Expr, Operand, number
+from actsearch.search_space.operators import (
+    ATOM,
+    CONSTANT,
+    INPUT,
+    OPERATORS,
+    POWER,
+    PRODUCT,
+    SIGN,
+    SUM,
+    Op,
+)
 
 _FRACTION = SIGN  # binds tighter than a product, looser than a power
 

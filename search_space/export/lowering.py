@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from search_space.expression import Expr, formula
-from search_space.kernels.program import Node, Program
-from search_space.kernels.tracing import UnsupportedError, applied
-from search_space.operators import CONSTANT, INPUT, OPERATORS, Op
+from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.kernels.program import Node, Program
+from actsearch.search_space.kernels.tracing import UnsupportedError, applied
+from actsearch.search_space.operators import CONSTANT, INPUT, OPERATORS, Op
 
 CALL = "call "  # before the name of a helper, the name of a node that calls it
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from search_space.export.lowering import Source, lowered
-from search_space.export.writing import simplified
-from search_space.kernels.program import Node
-from search_space.kernels.tracing import trace
+from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.writing import simplified
+from actsearch.search_space.kernels.program import Node
+from actsearch.search_space.kernels.tracing import trace
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runtimes of today all read
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from search_space.export.lowering import Source, lowered
-from search_space.export.writing import (
+from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.writing import (
     ARITHMETIC,
     CHOICE,
     Form,
@@ -18,7 +18,7 @@ from search_space.export.writing import (
     python_file,
     python_function,
 )
-from search_space.kernels.program import Node
+from actsearch.search_space.kernels.program import Node
 
 _SAFE = ("tanh", "asinh", "atan", "erf")  # at any argument
 _RAISING = ("exp", "sinh", "cosh", "log", "sqrt", "sin", "cos")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.export.lowering import Source, lowered
-from search_space.export.writing import (
+from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
     Language,
@@ -13,7 +13,7 @@ from search_space.export.writing import (
     python_function,
     written,
 )
-from search_space.expression import number
+from actsearch.search_space.expression import number
 
 _SAME = (
     "sqrt", "exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf", "sinc",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.export.lowering import Source, lowered
-from search_space.export.writing import (
+from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
     Language,
@@ -11,7 +11,7 @@ from search_space.export.writing import (
     python_file,
     python_function,
 )
-from search_space.operators import PRODUCT, SUM
+from actsearch.search_space.operators import PRODUCT, SUM
 
 _SAME = (
     "abs", "sqrt", "exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf",

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_space.export.lowering import CALL, Function, Source
-from search_space.expression import Operand
-from search_space.kernels.program import LOGICAL, Node
-from search_space.operators import ATOM, PRODUCT, SIGN, SUM
+from actsearch.search_space.export.lowering import CALL, Function, Source
+from actsearch.search_space.expression import Operand
+from actsearch.search_space.kernels.program import LOGICAL, Node
+from actsearch.search_space.operators import ATOM, PRODUCT, SIGN, SUM
 
 CHOICE, COMPARISON = -1, 0  # binding weaker than a sum; the rest as in operators.py
 LONG = 64  # characters

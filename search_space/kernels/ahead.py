@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from search_space.expression import Expr
-from search_space.kernels import c, libraries
-from search_space.kernels.compiler import CompileError
-from search_space.kernels.tracing import UnsupportedError, trace
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.kernels import c, libraries
+from actsearch.search_space.kernels.compiler import CompileError
+from actsearch.search_space.kernels.tracing import UnsupportedError, trace
 
 log = logging.getLogger("actsearch")
 

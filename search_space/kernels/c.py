@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from search_space.kernels.compiler import FUNCTIONS, machine, vector_functions
-from search_space.kernels.program import LOGICAL, Node
-from search_space.kernels.tracing import Traced, keeps_slope
+from actsearch.search_space.kernels.compiler import FUNCTIONS, machine, vector_functions
+from actsearch.search_space.kernels.program import LOGICAL, Node
+from actsearch.search_space.kernels.tracing import Traced, keeps_slope
 
 BLOCK = 64  # rows whose beta gradients are summed in float before they join the sum in double
 CHUNK = 256  # the same within a row

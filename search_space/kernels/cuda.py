@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from search_space.kernels.libraries import Sizes, cache_folder
-from search_space.kernels.program import Node
-from search_space.kernels.tracing import Traced, keeps_slope
+from actsearch.search_space.kernels.libraries import Sizes, cache_folder
+from actsearch.search_space.kernels.program import Node
+from actsearch.search_space.kernels.tracing import Traced, keeps_slope
 
 BLOCK = 1024  # elements of a program
 # A product and a difference in one rounding would make x abs(x) - x^2 other than 0.

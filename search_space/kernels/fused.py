@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from search_space.expression import Expr
-from search_space.kernels import c, cuda, libraries
-from search_space.kernels.compiler import CompileError
-from search_space.kernels.tracing import Traced, UnsupportedError, trace
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.kernels import c, cuda, libraries
+from actsearch.search_space.kernels.compiler import CompileError
+from actsearch.search_space.kernels.tracing import Traced, UnsupportedError, trace
 
 log = logging.getLogger("actsearch")
 

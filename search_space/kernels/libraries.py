@@ -21,8 +21,8 @@ from typing import TypeVar
 
 import torch
 
-from search_space.kernels.c import ELEMENTS, Source, unit
-from search_space.kernels.compiler import CompileError, compile_library
+from actsearch.search_space.kernels.c import ELEMENTS, Source, unit
+from actsearch.search_space.kernels.compiler import CompileError, compile_library
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from search_space.expression import Expr
-from search_space.kernels.program import LOGICAL, Node, Program
-from search_space.operators import CONSTANT, INPUT, Op
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.kernels.program import LOGICAL, Node, Program
+from actsearch.search_space.operators import CONSTANT, INPUT, Op
 
 # ns an element with 8 lanes (AVX2), about; the rest costs nothing beside memory.
 COSTS = {
