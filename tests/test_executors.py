@@ -707,6 +707,57 @@ def test_a_ray_that_never_answers_again_is_left_as_it_is(
         ray_session.kill(executor._queue)
 
 
+def test_what_a_slow_look_has_found_is_returned_before_a_stop_ends(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search ends where nothing runs any more, and would have left the last outcomes there."""
+    executor = ray_executor(by_seed())
+    assert isinstance(executor, RayExecutor)
+    drained, thaw = threading.Event(), threading.Event()
+
+    def collect() -> list[Finished]:
+        executor._leased = 0
+        drained.set()
+        thaw.wait()
+        return [(trial(1), Outcome("ok", val_accuracy=0.5))]
+
+    try:
+        executor.hold()
+        monkeypatch.setattr(executor, "_collect", collect)
+        assert executor.completed(0.1) == []
+        assert drained.wait(60)
+        assert executor.running
+        thaw.set()
+        assert len(finish(executor, 1)) == 1
+        assert not executor.running
+    finally:
+        thaw.set()
+        executor.close()
+
+
+def test_what_a_look_has_found_is_returned_before_the_loss_of_the_head_is_raised(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = ray_executor(by_seed())
+    assert isinstance(executor, RayExecutor)
+    assert executor._head is not None
+    found = [(trial(1), Outcome("ok", val_accuracy=0.5))]
+    lost = executor._head.lost("is gone")
+
+    def look(*, at_once: bool) -> None:
+        raise lost
+
+    monkeypatch.setattr(RayThread, "leave", lambda thread: None)
+    try:
+        monkeypatch.setattr(executor, "_collect", lambda: found)
+        monkeypatch.setattr(executor._head, "look", look)
+        assert executor.completed(60) == found
+        with pytest.raises(ClusterLostError, match="is gone"):
+            executor.completed(60)
+    finally:
+        executor.close()
+
+
 def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_path: Path) -> None:
     started = str(tmp_path)
 
@@ -889,7 +940,14 @@ def test_a_head_is_silent_since_its_last_answer_and_lost_after_a_while(
         head.look()
         assert "has been silent since" in head.trouble
         assert "(10 s)" in head.trouble
-        now = 60.0
+        now = 30.0 + 3600.0  # the driver was suspended, or had something else to do
+        head.look()
+        assert "(20 s)" in head.trouble
+        now += 10.0
+        head.look()
+        now += 10.0
+        head.look()
+        now += 10.0
         with pytest.raises(ClusterLostError, match="has not answered for 50 s"):
             head.look()
     with pytest.raises(ClusterLostError, match="is gone"):

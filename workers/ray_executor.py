@@ -114,15 +114,18 @@ class RayExecutor:
         self._alive = time.monotonic()  # when a worker was last known to do something
         self._leased = 0
         self._holding = False  # nothing more is to be started
-        self._fault: HostError | None = None  # to be raised when all that had finished is returned
+        # To be raised when all that had finished is returned:
+        self._fault: HostError | ClusterLostError | None = None
         self._silent = 0  # queues that were given up, since one has answered
         self.workers, self._gpu_share = 0, 0.0
         self.lost = 0  # workers that died
         # Of the caller's thread:
         self._in_flight = 0
+        self._running = 0
         self._pause = POLL_SECONDS[0]
-        self._look: Future[list[Finished]] | None = None
+        self._look: Future[tuple[list[Finished], int]] | None = None
         self._hold: Future[None] | None = None
+        self._look_is_late = False  # asked for after `hold`
         self._closing = False
         self._closed = False
         # Of both:
@@ -239,9 +242,9 @@ class RayExecutor:
 
     @property
     def running(self) -> int:
-        """While it is not known how many are left after `hold`, at least one."""
-        unknown = self._hold is not None and not self._hold.done()
-        return max(self._leased, int(unknown))
+        """At the last look whose findings were returned; after `hold` at least one until a later
+        look says how many are left."""
+        return self._running
 
     @property
     def trouble(self) -> str:
@@ -270,6 +273,7 @@ class RayExecutor:
         self._queue.put.remote(trial)
 
     def hold(self) -> None:
+        self._running = max(1, self._running)
         self._hold = self._thread.start(self._hold_queue)
         self._wait_for(self._hold, ANSWER_SECONDS)
 
@@ -303,14 +307,23 @@ class RayExecutor:
                 raise self._fault
             self._heard = time.monotonic()
             self._look = self._thread.start(self._look_around)
+            self._look_is_late = self._hold is not None
         self._wait_for(self._look, seconds)
-        self._check_head()
         if not self._look.done():
+            self._check_head()
             return []
         look, self._look = self._look, None
-        if look.exception() is not None:
-            self._check_head(at_once=True)  # its loss would explain all others
-        return look.result()
+        failed = look.exception() is not None
+        try:
+            self._check_head(at_once=failed)  # its loss would explain all others
+        except ClusterLostError as error:
+            if failed or not look.result()[0]:
+                raise
+            self._fault = error
+        finished, running = look.result()
+        if self._look_is_late or self._hold is None:
+            self._running = running
+        return finished
 
     def _wait_for(self, future: Future[Any], seconds: float) -> None:
         """Until it is done, with or without success."""
@@ -329,7 +342,8 @@ class RayExecutor:
             self._closing = True
             raise
 
-    def _look_around(self) -> list[Finished]:
+    def _look_around(self) -> tuple[list[Finished], int]:
+        """What has finished, and how many are being trained."""
         finished: list[Finished] = []
 
         def look() -> None:
@@ -341,7 +355,7 @@ class RayExecutor:
             finished.extend(self._collect())
 
         self._mending(look)
-        return finished
+        return finished, self._leased
 
     def _mending(self, ask: Callable[[], Any]) -> None:
         """Ask the queue; one that is dead or silent is made again."""

@@ -36,7 +36,8 @@ def greet(address: str, seconds: float) -> None:
 
 
 class Head:
-    """The head of the cluster at `address`, and since when it has been silent."""
+    """The head of the cluster at `address`, and since when it has been silent. Time in which nobody
+    looked, as while this process was suspended, does not count."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -57,8 +58,10 @@ class Head:
     def look(self, *, at_once: bool = False) -> None:
         """Once in LOOK_SECONDS, unless `at_once`; raises ClusterLostError where the head is gone,
         or has been silent for HEAD_SECONDS."""
-        if not at_once and time.monotonic() - self._looked < LOOK_SECONDS:
+        since = time.monotonic() - self._looked
+        if not at_once and since < LOOK_SECONDS:
             return
+        self._heard += max(0.0, since - 2 * LOOK_SECONDS)
         try:
             greet(self.address, ANSWER_SECONDS)
         except ConnectionRefusedError as error:
