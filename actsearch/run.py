@@ -219,6 +219,8 @@ class Run:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return _holder(descriptor)
+        except OSError:  # a file system without locks, where nobody holds any
+            return None
         else:
             return None
         finally:
@@ -238,7 +240,7 @@ class Run:
                 stack.callback(os.close, lock)
                 folder = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, folder)
-            self._take(lock, folder)
+                self._take(lock, folder)
             self._lock = lock
             try:
                 self.stop_request.unlink(missing_ok=True)  # of a driver that is gone

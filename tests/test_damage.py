@@ -19,7 +19,7 @@ import pytest
 
 import actsearch
 from actsearch import errors
-from actsearch.errors import RunError, RunLostError
+from actsearch.errors import EnvironmentProblem, RunError, RunLostError
 from actsearch.results.records import AtRung, Outcome
 from actsearch.results.store import DiskFaultError, Store, StoreError
 from actsearch.run import Run
@@ -314,3 +314,23 @@ def test_what_the_machine_refuses_a_driver_is_a_sentence_and_no_surprise(
     assert errors.exit_code(caught.value) == errors.RESUMABLE
     with pytest.raises(ZeroDivisionError), run.locked():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("call", "code"), [("fcntl.flock", errno.ENOLCK), ("os.pwrite", errno.ENOSPC)]
+)
+def test_a_folder_that_cannot_be_locked_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str, code: int
+) -> None:
+    """As on a network file system without locks, and on a disk that is full from the start."""
+
+    def refused(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    run = Run(tmp_path)
+    with run.locked():
+        pass
+    monkeypatch.setattr(call, refused)
+    run.check_free()
+    with pytest.raises(EnvironmentProblem, match=os.strerror(code)), run.locked():
+        pass
