@@ -250,11 +250,14 @@ def _verdicts(found: Found) -> Iterator[Verdict]:
         scores = with_usual_seeds(
             {e: v for e, v in tested.items() if v and not functions[e].failures}
         )
-        order = sorted(scores, key=lambda e: -statistics.fmean(scores[e].values()))
+        rows = {e: next(iter(functions[e].rows.values())) for e in scores}
+        order = sorted(  # of equals ReLU first
+            scores,
+            key=lambda e: (-statistics.fmean(scores[e].values()), rows[e]["label"] != "relu"),
+        )
         if len(order) > 1:
             where = f" ({name})" if len(models) > 1 else ""
-            first = next(iter(functions[order[0]].rows.values()))
-            yield Verdict(first, _verdict(found, functions, scores, order, where))
+            yield Verdict(rows[order[0]], _verdict(found, functions, scores, order, where))
 
 
 def _verdict(
@@ -275,7 +278,7 @@ def _verdict(
     if relu is not None and relu != best:
         paired = differences(scores[best], scores[relu])
         ends = interval(paired)
-        said += f", {_points(statistics.fmean(paired))} than relu"
+        said += f", {_beside_relu(statistics.fmean(paired))}"
         if ends is None:
             said += " (without an interval)"
         else:
@@ -287,17 +290,23 @@ def _verdict(
     if winner.expression == best:
         return f"{said}. It was the search's first too."
     if winner.expression not in order:
-        return f"{said}. The search's first, {winner.formula}, is not among them."
-    said += f". The search's first, {winner.formula}, is {order.index(winner.expression) + 1} of "
-    said += f"{len(order)}"
+        trained = winner.expression in functions
+        lacks = "has not trained with all of these seeds" if trained else "is not among them"
+        return f"{said}. The search's first, {winner.formula}, {lacks}."
+    means = {e: statistics.fmean(scores[e].values()) for e in order}
+    place = 1 + sum(mean > means[winner.expression] for mean in means.values())
+    said += f". The search's first, {winner.formula}, is {place} of {len(order)}"
     if relu is not None and relu != winner.expression:
         paired = differences(scores[winner.expression], scores[relu])
-        said += f", {_points(statistics.fmean(paired))} than relu"
+        said += f", {_beside_relu(statistics.fmean(paired))}"
     return f"{said}."
 
 
-def _points(difference: float) -> str:
-    return f"{100 * abs(difference):.2f} points {'better' if difference >= 0 else 'worse'}"
+def _beside_relu(difference: float) -> str:
+    points = f"{100 * abs(difference):.2f}"
+    if points == "0.00":
+        return "level with relu"
+    return f"{points} points {'better' if difference > 0 else 'worse'} than relu"
 
 
 @dataclass(frozen=True)

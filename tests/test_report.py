@@ -398,6 +398,35 @@ def test_the_page_begins_with_what_is_first_on_test_data(own: Run) -> None:
     assert winner not in header
 
 
+def test_equal_scores_share_a_place_and_are_not_better_than_relu(own: Run) -> None:
+    winner = own.best().formula
+    store = own.store()
+    with store.transaction():
+        store._db.execute(
+            "UPDATE outcomes SET test_accuracy = 0.8 "
+            "WHERE trial IN (SELECT id FROM trials WHERE stage = 'reevaluate')"
+        )
+    store.close()
+    assert contents(own, 500)["sentences"][0] == (
+        "Trained again with 3 seeds, relu(x) is first of 2 on test data: 80.00 %. "
+        f"The search's first, {winner}, is 1 of 2, level with relu."
+    )
+
+
+def test_the_searchs_first_that_lacks_a_seed_is_said_to_be_left_out(own: Run) -> None:
+    winner = own.best()
+    store = own.store()
+    [protocol] = {r["protocol"] for r in store.rows("reevaluate")}
+    trial = store.submit("reevaluate", winner.expression, protocol, 4, formula=winner.formula)
+    store.record(trial, Outcome("diverged", "loss nan at step 2"))
+    store.close()
+    again(own, {"sqrt(x)": (0.78, 0.80, 0.79)})
+    said = contents(own, 500)["sentences"][0]
+    assert said.endswith(
+        f"The search's first, {winner.formula}, has not trained with all of these seeds."
+    )
+
+
 def test_a_first_that_seeds_do_not_tell_from_relu_is_said_to_be_so(own: Run) -> None:
     again(own, {"sqrt(x)": (0.99, 0.80, 0.95)})
     said = contents(own, 500)["sentences"][0]
