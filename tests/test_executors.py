@@ -758,6 +758,26 @@ def test_what_a_look_has_found_is_returned_before_the_loss_of_the_head_is_raised
         executor.close()
 
 
+def test_what_a_look_has_found_is_returned_before_a_workers_own_fault_is_raised(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = ray_executor(by_seed())
+    assert isinstance(executor, RayExecutor)
+    found = [(trial(1), Outcome("ok", val_accuracy=0.5))]
+
+    def replace_dead_workers() -> None:
+        raise ExecutorError("a worker failed outside its child")
+
+    try:
+        monkeypatch.setattr(executor, "_replace_dead_workers", replace_dead_workers)
+        monkeypatch.setattr(executor, "_collect", lambda: found)
+        assert executor.completed(60) == found
+        with pytest.raises(ExecutorError, match="outside its child"):
+            executor.completed(60)
+    finally:
+        executor.close()
+
+
 def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_path: Path) -> None:
     started = str(tmp_path)
 

@@ -115,7 +115,7 @@ class RayExecutor:
         self._leased = 0
         self._holding = False  # nothing more is to be started
         # To be raised when all that had finished is returned:
-        self._fault: HostError | ClusterLostError | None = None
+        self._fault: HostError | ExecutorError | ClusterLostError | None = None
         self._silent = 0  # queues that were given up, since one has answered
         self.workers, self._gpu_share = 0, 0.0
         self.lost = 0  # workers that died
@@ -350,7 +350,7 @@ class RayExecutor:
             try:
                 self._replace_dead_workers()
                 self._grow()
-            except HostError as error:
+            except (HostError, ExecutorError) as error:
                 self._fault = error
             finished.extend(self._collect())
 
