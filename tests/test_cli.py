@@ -154,6 +154,8 @@ def test_every_format_of_top_parses_and_tells_the_same(
         (["search", "--child", "resnet9"], 2, "unknown child"),
         (["search", "--child", "resnet8:wdith=8"], 2, "did you mean 'width'"),
         (["search", "--space", "huge"], 2, "unknown space"),
+        (["search", "--budget", "-3"], 2, "actsearch: --budget -3 is too small; use 1 or more\n"),
+        (["search", "--dataset", "mnist6k"], 2, "did you mean 'mnist5k'"),
         (["search", "--dataset", "cifar10"], 4, "no cifar10 under data/"),
         (["search", "--dataset", "none.npz"], 4, "no file none.npz"),
         (["search", "runs/a", "--steps", "21"], 5, "runs/a was made with steps=20"),
@@ -334,6 +336,16 @@ def test_training_by_ray_keeps_stdout_clean_and_its_token_private(
     rows = json.loads(done.stdout)
     assert {row["name"] for row in rows} >= {"relu", "swish"}
     assert all(row["n"] == 2 for row in rows)
+
+
+def test_a_re_evaluation_ends_with_its_table_where_nothing_can_be_said_of_luck(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    rows = [{"formula": "relu(x)", "n": 1}]
+    monkeypatch.setattr("actsearch.reevaluation.carry_out", lambda *_: (rows, "done"))
+    assert cli.main(["reevaluate", "runs/a"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["relu(x)  1"]
 
 
 def test_a_file_that_would_hide_actsearch_from_the_workers_is_named(tmp_path: Path) -> None:

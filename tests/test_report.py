@@ -361,6 +361,22 @@ def test_what_is_near_the_best_is_said_by_students_t(found: dict[str, Any]) -> N
     assert "not counting what a seed does to all functions alike" in luck
 
 
+@pytest.mark.parametrize(("functions", "sentence"), [(9, "Of fewer than 10 functions"), (10, None)])
+def test_how_much_is_luck_is_promised_where_it_can_be_said(
+    run: Run, tmp_path: Path, functions: int, sentence: str | None
+) -> None:
+    shutil.copy(run.path / "config.json", tmp_path)
+    store = Store(tmp_path / "run.sqlite", create=True)
+    store.add_protocol("p", {})
+    for i in range(functions):
+        trial = store.submit("search", f"mul({i + 2}, sin(x))", "p", 0, formula=f"{i + 2} * sin(x)")
+        store.record(trial, Outcome("ok", val_accuracy=0.5 + i / 100))
+    store.close()
+    said = contents(Run.open(tmp_path), 500)["sentences"][-1]
+    wanted = sentence or f"'actsearch reevaluate {tmp_path}', with the settings of the search,"
+    assert f"partly luck. {wanted} " in said
+
+
 def again(run: Run, scores: dict[str, tuple[float, ...]]) -> None:
     """Train functions of the run again with seeds 1, 2, ... and these test scores."""
     store = run.store()
@@ -633,6 +649,12 @@ def test_the_table_sorts_both_ways_and_keeps_what_has_no_value_last(page: Any) -
     page.locator("#functions th", has_text="function").locator("button").press("Enter")
     names = column(page, 1)
     assert names == sorted(names, key=str.lower)
+
+
+def test_the_formulas_fit_their_lines_so_that_none_scrolls_upwards(page: Any) -> None:
+    tall = "all => all.filter(e => e.scrollHeight > e.clientHeight).map(e => e.textContent)"
+    assert page.locator(".best").count() == 1
+    assert page.eval_on_selector_all(".best, .gallery .name", tall) == []
 
 
 def test_the_filter_leaves_what_has_the_text(page: Any) -> None:
