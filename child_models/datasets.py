@@ -20,6 +20,7 @@ import numpy as np
 
 from actsearch.child_models.torchvision_import import import_torchvision
 from actsearch.results.records import HostError
+from actsearch.search_space.operators import unknown
 
 if TYPE_CHECKING:
     import torch
@@ -313,8 +314,8 @@ def load(
     sentence pairs (see translation.py).
 
     `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares of
-    that side. Raises DataError with a way out where the data cannot be had, are damaged, or do not
-    fit in memory.
+    that side. Raises ValueError for a name that is none, DataError with a way out where the data
+    cannot be had, are damaged, or do not fit in memory.
     """
     try:
         return _load(name, Path(root), download, image_size)
@@ -353,9 +354,9 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
         )
     if path.suffix or "/" in name:
         raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
-    raise DataError(
-        f"unknown data set {name!r}. Known: {', '.join(DATASETS)}, an .npz file with "
-        "x_train y_train x_test y_test, a folder of images a class, or FOLDER:en-de of sentences."
+    raise ValueError(
+        f"{unknown('data set', name, DATASETS)}, an .npz file with x_train y_train x_test y_test, "
+        "a folder of images a class, or FOLDER:en-de of sentences"
     )
 
 
