@@ -151,7 +151,8 @@ def reevaluate(config: ReevaluateConfig) -> int:
     _print(FORMATS[config.format](rows), end="")
     if config.format == "table" and not config.functions:
         run = Run.open(config.run) if config.run else Run.newest()
-        _print(luck(run) or "")
+        if (sentence := luck(run)) is not None:
+            _print(sentence)
     return RESUMABLE if reason == STOPPED else DONE
 
 

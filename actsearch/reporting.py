@@ -29,7 +29,7 @@ from actsearch.plotting import FIGURES, Found
 from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
 from actsearch.results.plots import Figure, to_svg
 from actsearch.results.search_figures import SHOWN, front
-from actsearch.results.statistics import differences, interval, with_usual_seeds
+from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
 from actsearch.results.tables import Row, score, show
 from actsearch.run import Run
 from actsearch.screen import duration
@@ -230,10 +230,13 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
         else:
             yield f"No other function is {noise}."
     else:
+        fewest = head_of(len(found.ranked))
+        how_much = f"'actsearch reevaluate {found.run.path}', with the settings of the search, says"
+        if len(found.ranked) < fewest:
+            how_much = f"Of fewer than {fewest} functions nothing says"
         yield (
             "The search trained every function once, so the order of functions that are close is "
-            f"partly luck. 'actsearch reevaluate {found.run.path}', with the settings of the "
-            "search, says how much."
+            f"partly luck. {how_much} how much."
         )
 
 

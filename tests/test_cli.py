@@ -337,6 +337,16 @@ def test_training_by_ray_keeps_stdout_clean_and_its_token_private(
     assert all(row["n"] == 2 for row in rows)
 
 
+def test_a_re_evaluation_ends_with_its_table_where_nothing_can_be_said_of_luck(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    rows = [{"formula": "relu(x)", "n": 1}]
+    monkeypatch.setattr("actsearch.reevaluation.carry_out", lambda *_: (rows, "done"))
+    assert cli.main(["reevaluate", "runs/a"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["relu(x)  1"]
+
+
 def test_a_file_that_would_hide_actsearch_from_the_workers_is_named(tmp_path: Path) -> None:
     (tmp_path / "actsearch.py").write_text("raise SystemExit('the trap was imported')\n")
     script = Path(sys.executable).with_name("actsearch")

@@ -361,6 +361,22 @@ def test_what_is_near_the_best_is_said_by_students_t(found: dict[str, Any]) -> N
     assert "not counting what a seed does to all functions alike" in luck
 
 
+@pytest.mark.parametrize(("functions", "sentence"), [(9, "Of fewer than 10 functions"), (10, None)])
+def test_how_much_is_luck_is_promised_where_it_can_be_said(
+    run: Run, tmp_path: Path, functions: int, sentence: str | None
+) -> None:
+    shutil.copy(run.path / "config.json", tmp_path)
+    store = Store(tmp_path / "run.sqlite", create=True)
+    store.add_protocol("p", {})
+    for i in range(functions):
+        trial = store.submit("search", f"mul({i + 2}, sin(x))", "p", 0, formula=f"{i + 2} * sin(x)")
+        store.record(trial, Outcome("ok", val_accuracy=0.5 + i / 100))
+    store.close()
+    said = contents(Run.open(tmp_path), 500)["sentences"][-1]
+    wanted = sentence or f"'actsearch reevaluate {tmp_path}', with the settings of the search,"
+    assert f"partly luck. {wanted} " in said
+
+
 def again(run: Run, scores: dict[str, tuple[float, ...]]) -> None:
     """Train functions of the run again with seeds 1, 2, ... and these test scores."""
     store = run.store()
