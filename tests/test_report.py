@@ -622,6 +622,12 @@ def test_the_table_sorts_both_ways_and_keeps_what_has_no_value_last(page: Any) -
     assert names == sorted(names, key=str.lower)
 
 
+def test_the_formulas_fit_their_lines_so_that_none_scrolls_upwards(page: Any) -> None:
+    tall = "all => all.filter(e => e.scrollHeight > e.clientHeight).map(e => e.textContent)"
+    assert page.locator(".best").count() == 1
+    assert page.eval_on_selector_all(".best, .gallery .name", tall) == []
+
+
 def test_the_filter_leaves_what_has_the_text(page: Any) -> None:
     page.locator("#filter").fill("TANH")
     names = column(page, 1)
