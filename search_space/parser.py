@@ -206,7 +206,11 @@ class _Reader:
 
     def arguments(self, name: str, arity: int, column: int) -> tuple[Expr, ...]:
         args: list[Expr] = []
-        if arity > 0 or (self.kind == "sign" and self.token == "("):
+        called = self.kind == "sign" and self.token == "("
+        if arity > 0 and not called:
+            meant = ", ".join(("x", "x")[:arity])
+            raise self.error(f"expected '(' but found {self.found()}", f" Write {name}({meant}).")
+        if called:
             self.expect("(")
             self.nest()
             if not (arity == 0 and self.token == ")"):

@@ -56,6 +56,8 @@ def test_formulas_that_people_write(written: str, canonical: str) -> None:
     ("text", "sentence"),
     [
         ("x * sigmoidd(x)", r"'sigmoidd' at column 5 .* Did you mean sigmoid\?"),
+        ("sin", "expected '\\(' but found the end at column 4 of \"sin\". Write sin\\(x\\)."),
+        ("x + max", "Write max\\(x, x\\)."),
         ("sin(x", "expected '\\)' but found the end at column 6"),
         ("sin()", "found '\\)' at column 5"),
         ("max(x)", "max takes 2 arguments, not 1 at column 1"),
