@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 import tyro.constructors
 
+from actsearch.errors import UsageError
+
 Format = Annotated[Literal["table", "csv", "json", "markdown"], tyro.conf.arg(aliases=["-f"])]
 
 
@@ -733,7 +735,20 @@ def _documented(config: type) -> type:
             name, said = field.target.id, " ".join(ast.literal_eval(text.value).split())
             config.__annotations__[name] = Annotated[hints[name], tyro.conf.arg(help=said)]
     config.__doc__ = _wrapped(inspect.cleandoc(config.__doc__ or ""))
-    return config
+    return _with_own_sentences(config)
+
+
+def _with_own_sentences(config: type) -> type:
+    """The same, but its checks raise UsageError: of a ValueError tyro would say the class, too."""
+
+    def check(self: Any) -> None:
+        try:
+            config.__post_init__(self)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    own = {"__post_init__": check} if hasattr(config, "__post_init__") else {}
+    return type(config.__name__, (config,), {"__doc__": config.__doc__, **own})
 
 
 def _wrapped(text: str) -> str:

@@ -154,6 +154,7 @@ def test_every_format_of_top_parses_and_tells_the_same(
         (["search", "--child", "resnet9"], 2, "unknown child"),
         (["search", "--child", "resnet8:wdith=8"], 2, "did you mean 'width'"),
         (["search", "--space", "huge"], 2, "unknown space"),
+        (["search", "--budget", "-3"], 2, "actsearch: --budget -3 is too small; use 1 or more\n"),
         (["search", "--dataset", "mnist6k"], 2, "did you mean 'mnist5k'"),
         (["search", "--dataset", "cifar10"], 4, "no cifar10 under data/"),
         (["search", "--dataset", "none.npz"], 4, "no file none.npz"),
