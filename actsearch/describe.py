@@ -49,6 +49,8 @@ def show_lines(text: str, operators: str) -> list[str]:
     f, slope = values_and_slopes(expr, x, operators)
     function = describe(expr, operators)
     name = name_of(function, operators)
+    counted = ("operators", "betas")  # which stand with their names above the properties
+    properties = {k: v for k, v in function.properties.items() if k not in counted}
     return [
         *([f"name           {name}"] if name else []),
         f"formula        {formula(expr)}",
@@ -58,7 +60,7 @@ def show_lines(text: str, operators: str) -> list[str]:
         f"set            {operators}",
         f"screening      {function.rejected or 'passed'}",
         f"class          {function.fingerprint.symmetry}",
-        *(f"{name:<15}{_shown(name, value)}" for name, value in function.properties.items()),
+        *(f"{name:<15}{_shown(name, value)}" for name, value in properties.items()),
         *(f"one-unit table {line}" for line in standing(function, operators)),
         "",
         *plot("f(x)", f),

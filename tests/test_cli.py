@@ -249,6 +249,8 @@ def test_show_space_and_doctor_say_what_they_are_asked(
     shown = capsys.readouterr().out
     assert "mul(x, sigmoid(scale(x)))" in shown
     assert "f'(x)" in shown
+    about = [line.split(" ")[0] for line in shown.split("\n\n")[0].splitlines()]
+    assert len(about) == len(set(about))  # nothing is said twice
     assert cli.main(["space", "three-units"]) == 0
     assert "8,789,062,500,000" in capsys.readouterr().out
     assert cli.main(["doctor"]) in (errors.DONE, errors.ENVIRONMENT)
