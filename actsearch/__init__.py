@@ -16,17 +16,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actsearch.comparison import compare
-    from actsearch.exporting import export
     from actsearch.functions import Activation, act_layer, replace_activations
-    from actsearch.launch import search
-    from actsearch.reevaluation import reevaluate
-    from actsearch.reporting import report
+    from actsearch.reading.comparison import compare
+    from actsearch.reading.exporting import export
+    from actsearch.reading.reporting import report
     from actsearch.run import Run
     from actsearch.search_space.expression import formula
     from actsearch.search_space.operators import BINARY, UNARY, Op
     from actsearch.search_space.parser import parse
     from actsearch.search_space.space import Space
+    from actsearch.searching.launch import search
+    from actsearch.searching.reevaluation import reevaluate
 
 __all__ = [
     "BINARY",
@@ -47,12 +47,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "search": "actsearch.launch",
+    "search": "actsearch.searching.launch",
     "Run": "actsearch.run",
-    "reevaluate": "actsearch.reevaluation",
-    "compare": "actsearch.comparison",
-    "export": "actsearch.exporting",
-    "report": "actsearch.reporting",
+    "reevaluate": "actsearch.searching.reevaluation",
+    "compare": "actsearch.reading.comparison",
+    "export": "actsearch.reading.exporting",
+    "report": "actsearch.reading.reporting",
     "replace_activations": "actsearch.functions",
     "parse": "actsearch.search_space.parser",
     "formula": "actsearch.search_space.expression",

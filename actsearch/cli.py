@@ -52,8 +52,8 @@ LAYOUT = "\n\t"  # of what is printed
 def search(config: SearchConfig) -> int:
     from rich.console import Console
 
-    from actsearch.launch import carry_out, check_found, make_plan
-    from actsearch.loop import STOPPED
+    from actsearch.searching.launch import carry_out, check_found, make_plan
+    from actsearch.searching.loop import STOPPED
 
     plan = make_plan(config)
     _say(*plan.lines(), "")
@@ -69,11 +69,10 @@ def search(config: SearchConfig) -> int:
 
 def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
-    from actsearch.loop import STOPPED
     from actsearch.results.leaderboard import BESIDE
-    from actsearch.results.tables import scored_by, to_text
+    from actsearch.results.tables import duration, scored_by, to_text
     from actsearch.run import counts_line, head
-    from actsearch.screen import duration
+    from actsearch.searching.loop import STOPPED
 
     entries = run.leaderboard()
     hours = sum(e.seconds for e in entries)
@@ -129,8 +128,8 @@ def stop(config: StopConfig) -> int:
 
 
 def worker(config: WorkerConfig) -> int:
-    from actsearch.cluster import join
     from actsearch.run import Run
+    from actsearch.searching.cluster import join
 
     run = Run.open(config.run) if config.run else None
     for line in join(config.ray_address, run, cpus=config.cpus, gpus=config.gpus):
@@ -141,11 +140,11 @@ def worker(config: WorkerConfig) -> int:
 def reevaluate(config: ReevaluateConfig) -> int:
     from rich.console import Console
 
-    from actsearch.comparison import luck
-    from actsearch.loop import STOPPED
-    from actsearch.reevaluation import carry_out
+    from actsearch.reading.comparison import luck
     from actsearch.results.tables import FORMATS
     from actsearch.run import Run
+    from actsearch.searching.loop import STOPPED
+    from actsearch.searching.reevaluation import carry_out
 
     rows, reason = carry_out(config, Console(stderr=True))
     _print(FORMATS[config.format](rows), end="")
@@ -157,8 +156,8 @@ def reevaluate(config: ReevaluateConfig) -> int:
 
 
 def compare(config: CompareConfig) -> int:
-    from actsearch.comparison import compare as compare_runs
-    from actsearch.comparison import text
+    from actsearch.reading.comparison import compare as compare_runs
+    from actsearch.reading.comparison import text
     from actsearch.results.tables import FORMATS
 
     found = compare_runs(
@@ -174,9 +173,9 @@ def compare(config: CompareConfig) -> int:
 
 
 def paper(config: PaperConfig) -> int:
-    from actsearch.beside_paper import paper_rows, paper_text
     from actsearch.results.tables import FORMATS
     from actsearch.run import Run
+    from actsearch.studies.beside_paper import paper_rows, paper_text
 
     run = Run.open(config.run) if config.run else None
     render = FORMATS[config.format]
@@ -192,9 +191,9 @@ def experiment(config: ExperimentConfig) -> int:
 
     from rich.console import Console
 
-    from actsearch.experiments import carry_out
-    from actsearch.loop import STOPPED
     from actsearch.results.tables import FORMATS
+    from actsearch.searching.loop import STOPPED
+    from actsearch.studies.experiments import carry_out
 
     report = carry_out(config, Console(stderr=True))
     if config.format == "json":
@@ -211,14 +210,14 @@ def experiment(config: ExperimentConfig) -> int:
 
 
 def plot(config: PlotConfig) -> int:
-    from actsearch.plotting import carry_out
+    from actsearch.reading.plotting import carry_out
 
     _print("\n".join(str(path) for path in carry_out(config)))
     return DONE
 
 
 def report(config: ReportConfig) -> int:
-    from actsearch.reporting import carry_out
+    from actsearch.reading.reporting import carry_out
 
     _print(carry_out(config))
     return DONE
@@ -228,10 +227,10 @@ def replay(config: ReplayConfig) -> int:
     from pathlib import Path
 
     from actsearch.errors import UsageError
-    from actsearch.known_results import table_from
-    from actsearch.replay import curves, summary
-    from actsearch.replay import replay as play_all
     from actsearch.results.tables import FORMATS, to_csv
+    from actsearch.studies.known_results import table_from
+    from actsearch.studies.replay import curves, summary
+    from actsearch.studies.replay import replay as play_all
 
     if config.curves and not Path(config.curves).absolute().parent.is_dir():
         raise UsageError(f"--curves {config.curves}: there is no such folder")
@@ -268,21 +267,21 @@ def replay(config: ReplayConfig) -> int:
 
 
 def show(config: ShowConfig) -> int:
-    from actsearch.describe import show_lines
+    from actsearch.reading.describe import show_lines
 
     _print("\n".join(show_lines(config.formula, config.operators)))
     return DONE
 
 
 def export(config: ExportConfig) -> int:
-    from actsearch.exporting import carry_out
+    from actsearch.reading.exporting import carry_out
 
     _print(carry_out(config), end="")
     return DONE
 
 
 def space(config: SpaceConfig) -> int:
-    from actsearch.describe import distinct_lines, listed_lines, space_lines
+    from actsearch.reading.describe import distinct_lines, listed_lines, space_lines
     from actsearch.search_space.space import space_from
 
     chosen = space_from(config.space)
@@ -297,7 +296,7 @@ def space(config: SpaceConfig) -> int:
 
 
 def doctor(config: DoctorConfig) -> int:
-    from actsearch.describe import checks, doctor_lines
+    from actsearch.reading.describe import checks, doctor_lines
 
     found = list(checks())
     _print("\n".join(doctor_lines(found)))

@@ -50,7 +50,7 @@ _CODES = {
     "actsearch.errors.RunError": RUN_UNAVAILABLE,
     "actsearch.search_space.parser.ParseError": USAGE,
     "builtins.ValueError": USAGE,
-    "actsearch.child_models.datasets.DataError": ENVIRONMENT,
+    "actsearch.child_models.data.data.DataError": ENVIRONMENT,
     "actsearch.workers.executor.ExecutorError": ENVIRONMENT,
     "actsearch.workers.executor.ClusterLostError": RESUMABLE,
     "actsearch.results.records.DeviceLostError": ENVIRONMENT,

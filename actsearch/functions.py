@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from actsearch.child_models.replacement import replace_activations
+from actsearch.child_models.networks.replacement import replace_activations
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.run import Run
 from actsearch.search_space import activation

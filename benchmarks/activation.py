@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 
 from actsearch.search_space.activation import Activation
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.screening import screen
 from actsearch.search_space.expression import formula
 from actsearch.search_space.kernels import c, libraries
 from actsearch.search_space.kernels.tracing import trace
 from actsearch.search_space.parser import parse
-from actsearch.search_space.screening import screen
 from actsearch.search_space.space import SPACES
 
 NAMED = ("relu(x)", "x * sigmoid(x)", "x * sigmoid(beta * x)", "max(x, tanh(x))", "cos(x) - x",

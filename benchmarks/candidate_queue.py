@@ -24,12 +24,12 @@ import numpy as np
 import psutil
 
 from actsearch.controller.strategies import strategy_from
-from actsearch.loop import Level, StrategySource, run_trials
-from actsearch.progress import Progress
-from actsearch.ray_actors import QueueActor, WorkerActor
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.space import SPACES
+from actsearch.searching.loop import Level, StrategySource, run_trials
+from actsearch.searching.progress import Progress
+from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.candidate_queue import CandidateQueue
 from actsearch.workers.executor import Executor, InlineExecutor
 from actsearch.workers.ray_executor import AHEAD, RayExecutor

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from activation import sampled
 from torch import nn
 
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.search_space.activation import Activation
 
 FUNCTIONS = {

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from actsearch.search_space.equivalence import _canonical, canonical
-from actsearch.search_space.fingerprint import digit_keys, fingerprints
-from actsearch.search_space.screening import screens
+from actsearch.search_space.analysis.equivalence import _canonical, canonical
+from actsearch.search_space.analysis.fingerprint import digit_keys, fingerprints
+from actsearch.search_space.analysis.screening import screens
+from actsearch.search_space.analysis.survey import survey
 from actsearch.search_space.space import SPACES
-from actsearch.search_space.survey import survey
 
 CANDIDATES = 100_000  # of the two-unit space
 PIECE = 5_000

@@ -37,12 +37,12 @@ import numpy as np
 import torch
 from mpmath import mp, mpf
 
-from actsearch.search_space.confirmation import same_function
-from actsearch.search_space.equivalence import canonical
-from actsearch.search_space.evaluation import curves
+from actsearch.search_space.analysis.confirmation import same_function
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.analysis.fingerprint import digit_values, fingerprints
+from actsearch.search_space.analysis.screening import screens
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.fingerprint import digit_values, fingerprints
-from actsearch.search_space.screening import screens
 from actsearch.search_space.space import SPACES, Space, space_from
 
 DIGITS, MANY_DIGITS = 50, 1000

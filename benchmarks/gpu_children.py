@@ -27,10 +27,10 @@ import torch
 from activation import sampled
 from torch.utils.flop_counter import FlopCounterMode
 
-from actsearch.child_models.datasets import Dataset, make_dataset
+from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.training.recipe import Recipe
 from actsearch.results.records import Outcome, Trial
 
 

@@ -24,16 +24,23 @@ from one_unit_table import ENDED, STEPS
 from scipy.stats import rankdata
 
 from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
-from actsearch.results.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
-from actsearch.results.search_figures import operators_in
+from actsearch.results.figures.plots import (
+    DPI,
+    Figure,
+    Line,
+    Panel,
+    Points,
+    to_matplotlib,
+)
+from actsearch.results.figures.searches import operators_in
 from actsearch.results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
 from actsearch.results.tables import to_markdown
+from actsearch.search_space.analysis.confirmation import same_function
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.analysis.fingerprint import fingerprints
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.confirmation import same_function
-from actsearch.search_space.equivalence import canonical
-from actsearch.search_space.evaluation import curves
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.fingerprint import fingerprints
 from actsearch.search_space.parser import parse
 
 RESAMPLES = 2_000

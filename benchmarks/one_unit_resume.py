@@ -18,15 +18,15 @@ import pandas as pd
 from one_unit_table import STEPS
 
 from actsearch.child_models.evaluate import hash_of
-from actsearch.known_results import table_from
-from actsearch.loop import Level, submit_function
 from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.run import Run
+from actsearch.search_space.analysis.survey import describe_all
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
-from actsearch.search_space.survey import describe_all
+from actsearch.searching.loop import Level, submit_function
+from actsearch.studies.known_results import table_from
 
 
 def resume(run: Run, table: pd.DataFrame, again: pd.DataFrame) -> dict[str, int]:

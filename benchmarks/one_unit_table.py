@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from actsearch.known_results import Table, table_from
 from actsearch.results.benchmarks import BENCHMARKS
 from actsearch.results.records import FAILURE_REWARD
 from actsearch.run import Run
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.parser import parse
+from actsearch.studies.known_results import Table, table_from
 
 STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
 ENDED = ("ok", "diverged")  # the others are no results of a function

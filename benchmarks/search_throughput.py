@@ -28,16 +28,16 @@ import torch
 from activation import sampled
 from torch import nn
 
-from actsearch.child_models.datasets import load
+from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.zoo import child_from
-from actsearch.loop import FixedSource, run_trials
-from actsearch.progress import Progress
-from actsearch.ray_actors import QueueActor, WorkerActor
+from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.training.recipe import Recipe
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.parser import parse
+from actsearch.searching.loop import FixedSource, run_trials
+from actsearch.searching.progress import Progress
+from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.ray_executor import RayExecutor
 
 

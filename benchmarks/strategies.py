@@ -29,12 +29,12 @@ from scipy.stats import mannwhitneyu
 
 from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Digits
-from actsearch.known_results import Known
-from actsearch.replay import play
 from actsearch.results.records import FAILURE_REWARD
-from actsearch.search_space.equivalence import canonical
-from actsearch.search_space.evaluation import curves
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.evaluation import curves
 from actsearch.search_space.space import SPACES
+from actsearch.studies.known_results import Known
+from actsearch.studies.replay import play
 
 SPACE = SPACES["two-units"]
 GRID = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)

@@ -32,16 +32,16 @@ import numpy as np
 from scipy.stats import f as f_distribution
 
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.loop import FixedSource, run_trials
-from actsearch.progress import Progress
 from actsearch.results.store import Store
 from actsearch.results.tables import to_csv, to_markdown
 from actsearch.run import Run
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import space_from
-from actsearch.session import Machinery, make_evaluator
+from actsearch.searching.loop import FixedSource, run_trials
+from actsearch.searching.machinery import Machinery, make_evaluator
+from actsearch.searching.progress import Progress
 
 Pair = tuple[str, str]  # expressions
 

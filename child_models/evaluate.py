@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from actsearch.child_models.cuda_graph import own_stream
-from actsearch.child_models.datasets import Data
-from actsearch.child_models.inspection import activations, inspection, rounded
-from actsearch.child_models.model_zoos import ZOOS
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.training import Diverged, RacedOut, Task, Track, Training, train
-from actsearch.child_models.turns import taking_turns
-from actsearch.child_models.zoo import Child, source_digest
+from actsearch.child_models.data.data import Data
+from actsearch.child_models.networks.model_zoos import ZOOS
+from actsearch.child_models.networks.zoo import Child, source_digest
+from actsearch.child_models.training.cuda_graph import own_stream
+from actsearch.child_models.training.inspection import activations, inspection, rounded
+from actsearch.child_models.training.loop import Diverged, RacedOut, Task, Track, Training, train
+from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.training.turns import taking_turns
 from actsearch.results.records import (
     OUT_OF_MEMORY,
     DeviceLostError,

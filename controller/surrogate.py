@@ -22,7 +22,7 @@ import torch
 from actsearch.controller.evolution import mutated
 from actsearch.controller.strategy import Digits, Proposal
 from actsearch.controller.threads import one_thread
-from actsearch.search_space.fingerprint import digit_values
+from actsearch.search_space.analysis.fingerprint import digit_values
 from actsearch.search_space.space import Space
 
 GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)

@@ -15,7 +15,7 @@ from actsearch.search_space.baselines import FORMS
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
 DROPPED = "dropped"  # left behind in a rung of successive halving
 
-# What search_space/properties.py finds, by name, so that reading a table imports no torch.
+# What search_space/analysis/properties.py finds, by name, so that reading a table imports no torch.
 PROPERTIES = (
     "smooth",
     "monotonic",

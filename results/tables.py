@@ -112,3 +112,15 @@ FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
     "json": to_json,
     "markdown": to_markdown,
 }
+
+
+def duration(seconds: float) -> str:
+    """Such as `48 s`, `2 min 05 s`, `1 h 42 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min"

@@ -1,7 +1,7 @@
 """Functions that people know by name, as formulas of our own grammar.
 
 They are ordinary expressions, so whatever holds for a candidate holds for them: training, tables,
-export, re-evaluation. `search_space/names.py` finds out whether a function is one of them.
+export, re-evaluation. `search_space/analysis/names.py` finds out whether a function is one of them.
 """
 
 from __future__ import annotations

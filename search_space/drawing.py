@@ -8,9 +8,9 @@ from html import escape
 
 import torch
 
-from actsearch.search_space.evaluation import curves
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.analysis.survey import NOT_DIFFERENTIABLE
 from actsearch.search_space.expression import Expr, formula
-from actsearch.search_space.survey import NOT_DIFFERENTIABLE
 
 REACH = 5.0  # x goes from -REACH to REACH, and no curve is shown beyond that in y
 MARGIN = 0.05  # of the height, above and below the curves

@@ -190,3 +190,9 @@ def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     return Space(
         chosen.get("unary", UNARY), chosen.get("binary", BINARY), int(parts.get("units", "1"))
     )
+
+
+def extra_operators(space: Space) -> tuple[Op, ...]:
+    """The operators of a space that are not the paper's."""
+    ops = (*space.unary, *space.binary)
+    return tuple(op for op in ops if OPERATORS.get(op.name) is not op)

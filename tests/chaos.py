@@ -53,11 +53,11 @@ def drive(folder: Path, address: str, budget: int, workers: int = 2, seconds: fl
     import logging
 
     from actsearch.controller.strategies import strategy_from
-    from actsearch.loop import Level, StrategySource, run_trials
-    from actsearch.progress import Progress
-    from actsearch.ray_actors import QueueActor, WorkerActor
     from actsearch.results.store import Store
     from actsearch.search_space.space import SPACES
+    from actsearch.searching.loop import Level, StrategySource, run_trials
+    from actsearch.searching.progress import Progress
+    from actsearch.searching.ray_actors import QueueActor, WorkerActor
     from actsearch.workers.ray_executor import RayExecutor
 
     logging.basicConfig(filename=folder / "driver.log", level=logging.INFO)

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from actsearch.controller.strategies import STRATEGIES
-from actsearch.ray_actors import QueueActor, WorkerActor
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
 from actsearch.workers.thread_executor import ThreadExecutor
 

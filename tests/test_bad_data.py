@@ -16,16 +16,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actsearch.child_models.datasets import DataError, load, make_dataset
-from actsearch.child_models.image_folder import _listed
-from actsearch.child_models.torchvision_import import import_torchvision
+from actsearch.child_models.data.data import DataError
+from actsearch.child_models.data.image_folder import _listed
+from actsearch.child_models.data.labelled import make_dataset
+from actsearch.child_models.data.sources import load
+from actsearch.child_models.networks.torchvision_import import import_torchvision
 
 # Loads each of the names with 400 MB more of address space than the imports have taken.
 LIMITED = """
 import resource, sys
 import torch, PIL.Image, PIL.JpegImagePlugin, PIL.PngImagePlugin
-import actsearch.child_models.image_folder, child_models.translation, tokenizers, sacrebleu
-from actsearch.child_models.datasets import DataError, load
+import actsearch.child_models.data.sources, tokenizers, sacrebleu
+from actsearch.child_models.data.data import DataError
+from actsearch.child_models.data.sources import load
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 400 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -160,7 +163,7 @@ def test_an_npz_that_needs_more_than_the_free_memory_is_refused_by_its_headers(
 ) -> None:
     path = tmp_path / "d.npz"
     np.savez(path, **arrays(1000))
-    monkeypatch.setattr("actsearch.child_models.datasets.free_memory", lambda: 80_000)
+    monkeypatch.setattr("actsearch.child_models.data.data.free_memory", lambda: 80_000)
     monkeypatch.setattr("numpy.lib.format.read_array", None)
     with pytest.raises(DataError, match=r"d\.npz needs 0\.0 GiB of memory, and 0\.0 GiB are free"):
         load(str(path))
@@ -230,12 +233,12 @@ def test_a_damaged_image_is_named(
 ) -> None:
     import torch
 
-    from actsearch.child_models.recipe import Recipe
+    from actsearch.child_models.training.recipe import Recipe
 
     file = folder_of_images(tmp_path)[6]
     file.write_bytes(BAD_IMAGES[how](file.read_bytes()))
     if streamed:
-        monkeypatch.setattr("actsearch.child_models.image_folder.IN_MEMORY", 0)
+        monkeypatch.setattr("actsearch.child_models.data.image_folder.IN_MEMORY", 0)
     with pytest.raises(DataError, match=rf"{file.name} (cannot be read as an image|is empty)"):
         task = load(str(tmp_path), image_size=8).on(torch.device("cpu"))
         next(task.batches(Recipe(batch_size=15), 0))

@@ -19,19 +19,19 @@ from torch import nn
 
 import actsearch
 from actsearch import cli
-from actsearch.child_models import zoo
+from actsearch.child_models.networks import zoo
 from actsearch.controller.racing import FIRST, RaceRules
-from actsearch.known_results import Table, table_from
 from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
 from actsearch.search_space.activation import Activation
-from actsearch.search_space.confirmation import same_function
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.confirmation import same_function
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.fingerprint import fingerprint, fingerprints
+from actsearch.search_space.analysis.screening import screen
 from actsearch.search_space.expression import Expr, X
-from actsearch.search_space.fingerprint import fingerprint, fingerprints
 from actsearch.search_space.operators import OPERATORS
 from actsearch.search_space.parser import parse
-from actsearch.search_space.screening import screen
 from actsearch.search_space.space import SPACES
+from actsearch.studies.known_results import Table, table_from
 
 from . import oracle
 

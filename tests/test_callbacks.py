@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 import actsearch
-from actsearch.callbacks import Callback
 from actsearch.cli import main
 from actsearch.controller.strategies import strategy_from
 from actsearch.errors import ENVIRONMENT
-from actsearch.loop import Level, StrategySource, run_trials, submit_function
-from actsearch.progress import Progress
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
+from actsearch.search_space.analysis.survey import describe
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
-from actsearch.search_space.survey import describe
-from actsearch.tracker import TensorBoard
+from actsearch.searching.callbacks import Callback
+from actsearch.searching.loop import Level, StrategySource, run_trials, submit_function
+from actsearch.searching.progress import Progress
+from actsearch.searching.tracker import TensorBoard
 from actsearch.workers.executor import Beat, InlineExecutor
 
 from .conftest import LIMIT

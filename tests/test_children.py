@@ -21,15 +21,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from actsearch.child_models import evaluate, image_folder, training
-from actsearch.child_models.classification import LOSSES, Classification
-from actsearch.child_models.datasets import DataError, Dataset, load, make_dataset
+from actsearch.child_models import evaluate
+from actsearch.child_models.data import image_folder
+from actsearch.child_models.data.classification import LOSSES, Classification
+from actsearch.child_models.data.data import DataError
+from actsearch.child_models.data.image_folder import StreamedImages
+from actsearch.child_models.data.labelled import Dataset, make_dataset
+from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.image_folder import StreamedImages
-from actsearch.child_models.image_network import MakeActivation
-from actsearch.child_models.recipe import RECIPES, Recipe
-from actsearch.child_models.training import OPTIMISERS, _weight_decay_groups
-from actsearch.child_models.zoo import CHILDREN, child_from
+from actsearch.child_models.networks.image_network import MakeActivation
+from actsearch.child_models.networks.zoo import CHILDREN, child_from
+from actsearch.child_models.training import loop as training
+from actsearch.child_models.training.loop import OPTIMISERS, _weight_decay_groups
+from actsearch.child_models.training.recipe import RECIPES, Recipe
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.records import DeviceLostError, NoDeviceError, Trial
 from actsearch.search_space.activation import Activation
@@ -618,24 +622,24 @@ def test_an_outcome_is_read_without_torch(pictures: Dataset) -> None:
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            needed.add(module.split(".")[0])
+            needed.add(module)
             return super().find_class(module, name)
 
     assert Reader(io.BytesIO(pickle.dumps(outcome))).load() == outcome
-    assert needed <= {"results", "builtins", "copyreg"}
+    assert needed <= {"actsearch.results.records", "builtins", "copyreg"}
 
 
 def test_neither_a_survey_nor_a_training_imports_torchs_compiler() -> None:
     """Which would take longer than all the rest of a worker's start."""
     script = f"""
 import sys
-from actsearch.child_models.datasets import load
+from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.results.records import Trial
 from actsearch.search_space.space import SPACES
-from actsearch.search_space.survey import survey
+from actsearch.search_space.analysis.survey import survey
 survey(SPACES["tiny"])
 for optimiser in {sorted(OPTIMISERS)}:
     recipe = Recipe(steps=2, optimiser=optimiser)

@@ -195,7 +195,9 @@ def test_a_run_that_cannot_be_had_is_said_before_anything_trains(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held: bool
 ) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("actsearch.launch.warm_up", lambda evaluator: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "actsearch.searching.launch.warm_up", lambda evaluator: pytest.fail("trained")
+    )
     steps, sentence = ("20", "in use by process") if held else ("21", "was made with steps=20")
     with Run.open("runs/a").locked() if held else contextlib.nullcontext():
         assert cli.main(["search", "runs/a", "--steps", steps]) == errors.RUN_UNAVAILABLE
@@ -452,9 +454,9 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
 def test_a_search_that_is_stopped_before_any_child_has_ended_says_how_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from actsearch.loop import STOPPED
+    from actsearch.searching.loop import STOPPED
 
-    monkeypatch.setattr("actsearch.launch.run_trials", lambda *a: STOPPED)
+    monkeypatch.setattr("actsearch.searching.launch.run_trials", lambda *a: STOPPED)
     command = ["search", str(tmp_path / "run"), "--budget", "2", "--executor", "inline"]
     assert cli.main([*command, "--space", "tiny"]) == 75
     said = capsys.readouterr()

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-import actsearch.cluster
+import actsearch.searching.cluster
 from actsearch import errors
 from actsearch.errors import EnvironmentProblem
 from actsearch.origin import HOME, PACKAGES
@@ -166,15 +166,15 @@ def test_a_machine_of_a_run_leaves_when_the_search_ends(
         nodes[-1].kill()
         nodes[-1].wait()
 
-    monkeypatch.setattr(actsearch.cluster, "_node", sleeper)
-    monkeypatch.setattr(actsearch.cluster, "check_cluster", lambda address: None)
-    monkeypatch.setattr(actsearch.cluster, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(actsearch.searching.cluster, "_node", sleeper)
+    monkeypatch.setattr(actsearch.searching.cluster, "check_cluster", lambda address: None)
+    monkeypatch.setattr(actsearch.searching.cluster, "LOOK_SECONDS", 0.05)
     run = Run(tmp_path / "a")
     with pytest.raises(EnvironmentProblem, match="nothing runs in"):
-        next(actsearch.cluster.join("host:1", run))
+        next(actsearch.searching.cluster.join("host:1", run))
     said = []
     with run.locked():
-        joined = actsearch.cluster.join("host:1", run)
+        joined = actsearch.searching.cluster.join("host:1", run)
         said.append(next(joined))
         assert nodes[0].poll() is None
     said += joined

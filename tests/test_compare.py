@@ -20,14 +20,14 @@ from scipy.stats import ttest_1samp
 
 import actsearch
 from actsearch import cli
-from actsearch.comparison import Comparison, luck
 from actsearch.config import CompareConfig
 from actsearch.errors import UsageError
-from actsearch.plotting import Found
+from actsearch.reading.comparison import Comparison, luck
+from actsearch.reading.plotting import Found
 from actsearch.results.records import Outcome
 from actsearch.run import Run
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.equivalence import canonical
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
 

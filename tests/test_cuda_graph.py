@@ -17,14 +17,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from actsearch.child_models import cuda_graph, training
-from actsearch.child_models.classification import Classification
-from actsearch.child_models.cuda_graph import WARM_UP, can_be_captured
-from actsearch.child_models.datasets import make_dataset
+from actsearch.child_models.data.classification import Classification
+from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.training import Track, Training, train
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.training import cuda_graph
+from actsearch.child_models.training import loop as training
+from actsearch.child_models.training.cuda_graph import WARM_UP, can_be_captured
+from actsearch.child_models.training.loop import Track, Training, train
+from actsearch.child_models.training.recipe import Recipe
 from actsearch.results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
 from actsearch.search_space.activation import Activation
 

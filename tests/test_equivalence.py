@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from mpmath import mpf
 
 from actsearch.search_space.activation import Activation
-from actsearch.search_space.confirmation import same_function
-from actsearch.search_space.equivalence import Rule, canonical, rules, variables, weight
-from actsearch.search_space.evaluation import curves
+from actsearch.search_space.analysis.confirmation import same_function
+from actsearch.search_space.analysis.equivalence import Rule, canonical, rules, variables, weight
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.analysis.fingerprint import digit_keys, fingerprint, fingerprints
+from actsearch.search_space.analysis.survey import Survey, survey
 from actsearch.search_space.expression import Expr, X, formula
-from actsearch.search_space.fingerprint import digit_keys, fingerprint, fingerprints
 from actsearch.search_space.operators import BINARY, CONSTANT, UNARY
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
-from actsearch.search_space.survey import Survey, survey
 
 from . import oracle
 

@@ -22,9 +22,9 @@ import psutil
 import pytest
 
 from actsearch.errors import RESUMABLE, exit_code
-from actsearch.ray_actors import QueueActor, WorkerActor
 from actsearch.results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
-from actsearch.session import Machinery
+from actsearch.searching.machinery import Machinery
+from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.executor import (
     Beat,
     ClusterLostError,

@@ -16,16 +16,22 @@ from scipy import stats
 from torch import nn
 
 from actsearch import cli
-from actsearch.child_models.classification import Classification
-from actsearch.child_models.datasets import as_published, make_dataset
-from actsearch.child_models.one_beta import OneBeta
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.data.classification import Classification
+from actsearch.child_models.data.labelled import as_published, make_dataset
+from actsearch.child_models.networks.one_beta import OneBeta
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.config import ExperimentConfig
-from actsearch.experiments import EXPERIMENTS, _dataset, _settings, carry_out, steps_an_epoch
 from actsearch.results.claims import Claim, Course, NoPrediction
 from actsearch.results.statistics import correlation_within
 from actsearch.run import Run
 from actsearch.search_space.activation import Activation
+from actsearch.studies.experiments import (
+    EXPERIMENTS,
+    _dataset,
+    _settings,
+    carry_out,
+    steps_an_epoch,
+)
 
 QUIET = Console(quiet=True)
 SWISH = "mul(x, sigmoid(scale(x)))"

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.search_space.activation import Activation
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.baselines import BASELINES, SYNONYMS
-from actsearch.search_space.equivalence import canonical
 from actsearch.search_space.expression import Expr, X, formula
 from actsearch.search_space.operators import BINARY, UNARY, Op
 from actsearch.search_space.parser import MAX_LENGTH, ParseError, parse

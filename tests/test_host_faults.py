@@ -17,10 +17,12 @@ from torch import nn
 
 import actsearch
 from actsearch import errors
-from actsearch.child_models.datasets import DataError, load, make_dataset
+from actsearch.child_models.data.data import DataError
+from actsearch.child_models.data.labelled import make_dataset
+from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.zoo import Child, child_from
+from actsearch.child_models.networks.zoo import Child, child_from
+from actsearch.child_models.training.recipe import Recipe
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.workers.executor import Beat, Executor
@@ -150,7 +152,7 @@ def test_a_machine_that_fails_before_anything_has_begun_is_no_early_stop(
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sixty images in two classes, streamed."""
-    monkeypatch.setattr("actsearch.child_models.image_folder.IN_MEMORY", 0)
+    monkeypatch.setattr("actsearch.child_models.data.image_folder.IN_MEMORY", 0)
     rng = np.random.default_rng(0)
     for i in range(60):
         file = tmp_path / "images" / f"class{i % 2}" / f"{i}.jpg"

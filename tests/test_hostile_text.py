@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from actsearch import cli
-from actsearch.progress import Progress, Scored
-from actsearch.results.plots import Figure, Line, Panel, Points, legible, to_matplotlib
+from actsearch.results.figures.plots import (
+    Figure,
+    Line,
+    Panel,
+    Points,
+    legible,
+    to_matplotlib,
+)
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.run import Run
-from actsearch.screen import live
+from actsearch.searching.live import live
+from actsearch.searching.progress import Progress, Scored
 
 NAMES = {
     "escape": "\x1b]0;owned\x07\x1b[31m\x9b2J\u202eevil",
@@ -96,7 +104,7 @@ def test_names_are_drawn_as_they_are_written_and_cut_where_there_is_no_room() ->
 def test_the_live_block_shows_formulas_and_reasons_as_text(terminal: bool) -> None:
     progress = Progress("t", "w", 3)
     for i, name in enumerate(NAMES.values()):
-        progress._add("", Scored(i, name, "ok", 0.1 * i, "", 0.0))
+        progress._add("", Scored(i, name, "ok", 0.1 * i, "", time.time()))
     progress.title = NAMES["escape"]
     console = Console(force_terminal=terminal, record=True, file=io.StringIO(), width=80)
     with live(progress, console):

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import nn
 
-from actsearch import describe
+from actsearch.reading import describe
 from actsearch.search_space.activation import Activation
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.kernels import c, compiler, cuda, fused, libraries
 from actsearch.search_space.kernels.ahead import Ahead

@@ -15,18 +15,18 @@ import pytest
 
 from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Proposal
-from actsearch.known_results import Table
-from actsearch.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
-from actsearch.progress import Progress
 from actsearch.results.leaderboard import furthest, leaderboard
 from actsearch.results.records import FAILURE_REWARD, Outcome, Trial
 from actsearch.results.store import Store
-from actsearch.screen import lines, plain_line
-from actsearch.search_space.equivalence import canonical
-from actsearch.search_space.fingerprint import fingerprint
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.fingerprint import fingerprint
+from actsearch.search_space.analysis.survey import describe, describe_all, survey
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space, space_from
-from actsearch.search_space.survey import describe, describe_all, survey
+from actsearch.searching.live import lines, plain_line
+from actsearch.searching.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
+from actsearch.searching.progress import Progress
+from actsearch.studies.known_results import Table
 from actsearch.workers.executor import Beat, Executor, InlineExecutor
 from actsearch.workers.thread_executor import ThreadExecutor
 

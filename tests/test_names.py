@@ -17,12 +17,12 @@ from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.activation import Activation
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.names import name_of
+from actsearch.search_space.analysis.survey import describe
 from actsearch.search_space.baselines import BASELINES, FORMS, MODERN, NAMED
-from actsearch.search_space.equivalence import canonical
 from actsearch.search_space.export.exporters import check_name
-from actsearch.search_space.names import name_of
 from actsearch.search_space.parser import MAX_DEPTH, ParseError, parse
-from actsearch.search_space.survey import describe
 
 
 def softplus(x: torch.Tensor) -> torch.Tensor:

@@ -47,8 +47,8 @@ def test_heavy_and_optional_packages_are_imported_in_few_modules() -> None:
             "workers/ray_worker.py",
         },
         "tyro": {"actsearch/config.py"},
-        "torchvision": {"child_models/torchvision_import.py"},
-        "timm": {"child_models/model_zoos.py"},
+        "torchvision": {"child_models/networks/torchvision_import.py"},
+        "timm": {"child_models/networks/model_zoos.py"},
         "onnx": {"search_space/export/onnx.py"},
     }
     for name, expected in homes.items():

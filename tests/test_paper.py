@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from actsearch import cli
-from actsearch.beside_paper import measured, recount_lines, side_by_side
 from actsearch.results.paper import (
     MODELS,
     NUMBERS,
@@ -23,8 +22,9 @@ from actsearch.results.paper import (
 )
 from actsearch.results.statistics import Wins, sign_test
 from actsearch.run import Run
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.parser import parse
+from actsearch.studies.beside_paper import measured, recount_lines, side_by_side
 
 from .test_compare import add, seeds
 

@@ -15,17 +15,9 @@ import pytest
 from PIL import Image
 
 from actsearch import cli
-from actsearch.plotting import FIGURES
+from actsearch.reading.plotting import FIGURES
 from actsearch.results.claims import Course
-from actsearch.results.figures import (
-    Inspected,
-    beta_figure,
-    course_figures,
-    file_name,
-    histogram,
-    preactivation_figure,
-)
-from actsearch.results.plots import (
+from actsearch.results.figures.plots import (
     COLOURS,
     DASHES,
     Bars,
@@ -38,6 +30,14 @@ from actsearch.results.plots import (
     to_matplotlib,
     to_svg,
     write,
+)
+from actsearch.results.figures.trainings import (
+    Inspected,
+    beta_figure,
+    course_figures,
+    file_name,
+    histogram,
+    preactivation_figure,
 )
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
@@ -164,8 +164,8 @@ def test_bars_along_x_names_and_spans_are_drawn_by_both() -> None:
 def test_drawing_leaves_pyplot_alone_and_reading_needs_no_library() -> None:
     code = (
         "import sys\n"
-        "from actsearch.results.figures import beta_figure, Inspected\n"
-        "from actsearch.results.plots import to_matplotlib\n"
+        "from actsearch.results.figures.trainings import beta_figure, Inspected\n"
+        "from actsearch.results.figures.plots import to_matplotlib\n"
         "figure = beta_figure(Inspected('f', 'm', 'n', 1, ((1.0, 1.5),)))\n"
         "assert not {'matplotlib', 'plotly', 'torch', 'numpy'} & set(sys.modules)\n"
         "to_matplotlib(figure)\n"
@@ -184,7 +184,7 @@ def test_without_plotly_there_are_pictures_and_no_page(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "plotly", None)
     assert [f.name for f in write([FIGURE], tmp_path, "page", "t")] == ["three.png", "three.svg"]
-    with pytest.raises(ModuleNotFoundError, match=r"need plotly.*'actsearch\[plots\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"need plotly.*python -m pip install plotly"):
         to_html([FIGURE], "t")
     assert cli.main(["experiment", "mnist-mlp"]) == 4
     assert "figures to explore need plotly" in capsys.readouterr().err

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 import actsearch
-from actsearch.child_models.datasets import make_dataset
+from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.training.recipe import Recipe
 from actsearch.config import SearchConfig
 from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
-from actsearch.launch import make_plan
 from actsearch.results.leaderboard import leaderboard
 from actsearch.results.records import AtRung, Outcome, Rung, Trial, reward
 from actsearch.results.store import Store
+from actsearch.searching.launch import make_plan
 
 from .test_loop import source
 from .test_search import small_net

@@ -13,12 +13,18 @@ import torch
 from torch import nn
 
 import actsearch
-from actsearch.batch import _to_train
-from actsearch.child_models.datasets import DataError, make_dataset
-from actsearch.child_models.image_network import MakeActivation
+from actsearch.child_models.data.data import DataError
+from actsearch.child_models.data.labelled import make_dataset
+from actsearch.child_models.networks.image_network import MakeActivation
 from actsearch.config import ReevaluateConfig, SearchConfig
 from actsearch.errors import UsageError
-from actsearch.reevaluation import (
+from actsearch.results.records import Outcome
+from actsearch.results.store import Store
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.parser import parse
+from actsearch.searching.batch import _to_train
+from actsearch.searching.reevaluation import (
     SWEEP_SEED,
     _best,
     _cells,
@@ -27,11 +33,6 @@ from actsearch.reevaluation import (
     _sweep,
     reevaluate,
 )
-from actsearch.results.records import Outcome
-from actsearch.results.store import Store
-from actsearch.search_space.activation import Activation
-from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.parser import parse
 
 Arrays = tuple[np.ndarray, np.ndarray]
 QUICK: dict[str, Any] = {

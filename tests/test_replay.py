@@ -19,14 +19,14 @@ import actsearch
 from actsearch.cli import main
 from actsearch.controller.strategies import strategy_from
 from actsearch.errors import UsageError
-from actsearch.known_results import Known, Table, table_from
-from actsearch.replay import Replayed, Trace, curves, play, replay, summary
 from actsearch.results.records import FAILURE_REWARD
 from actsearch.results.tables import to_csv
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.survey import survey
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
-from actsearch.search_space.survey import survey
+from actsearch.studies.known_results import Known, Table, table_from
+from actsearch.studies.replay import Replayed, Trace, curves, play, replay, summary
 
 from .conftest import wait_until
 

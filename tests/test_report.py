@@ -18,12 +18,10 @@ import actsearch
 from actsearch import cli
 from actsearch.config import SearchConfig, read_command
 from actsearch.errors import ENVIRONMENT
-from actsearch.plotting import FIGURES, Found
-from actsearch.reporting import contents, render, report
-from actsearch.results.leaderboard import Entry
-from actsearch.results.plots import Line, Points, Spans, to_svg
-from actsearch.results.records import Outcome
-from actsearch.results.search_figures import (
+from actsearch.reading.plotting import FIGURES, Found
+from actsearch.reading.reporting import contents, render, report
+from actsearch.results.figures.plots import Line, Points, Spans, to_svg
+from actsearch.results.figures.searches import (
     Curve,
     LossCurve,
     controller_figure,
@@ -37,6 +35,8 @@ from actsearch.results.search_figures import (
     operator_shares,
     progress_figure,
 )
+from actsearch.results.leaderboard import Entry
+from actsearch.results.records import Outcome
 from actsearch.results.statistics import wilson
 from actsearch.results.store import Store
 from actsearch.run import Run

@@ -10,14 +10,14 @@ import torch
 
 from actsearch.results.filters import where
 from actsearch.results.leaderboard import PROPERTIES
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.properties import NAMES, properties
+from actsearch.search_space.analysis.screening import screen, screens
+from actsearch.search_space.analysis.survey import describe, kind_of
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.equivalence import canonical
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
-from actsearch.search_space.properties import NAMES, properties
-from actsearch.search_space.screening import screen, screens
 from actsearch.search_space.space import SPACES
-from actsearch.search_space.survey import describe, kind_of
 
 
 @pytest.mark.parametrize(

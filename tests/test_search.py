@@ -20,18 +20,18 @@ import torch
 from torch import nn
 
 import actsearch
-from actsearch.child_models.zoo import source_digest
+from actsearch.child_models.networks.zoo import source_digest
 from actsearch.config import SearchConfig
 from actsearch.controller.successive_halving import HalvingConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
-from actsearch.launch import _default_run, make_plan
-from actsearch.loop import StrategySource
-from actsearch.reevaluation import reevaluate
 from actsearch.results.store import StoreError
 from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
-from actsearch.session import Machinery
+from actsearch.searching.launch import _default_run, make_plan
+from actsearch.searching.loop import StrategySource
+from actsearch.searching.machinery import Machinery
+from actsearch.searching.reevaluation import reevaluate
 from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
 
 from .conftest import wait_until
@@ -55,7 +55,7 @@ def finished(tmp_path: Path, blobs: Arrays) -> actsearch.Run:
 
 
 def test_a_users_own_model_and_data_are_searched(finished: actsearch.Run) -> None:
-    table = finished.table()
+    table = finished.table(wide=True)
     assert list(table["rank"].dropna()) == list(range(1, 8))
     assert {"relu", "swish"} <= set(table["name"])
     trained = table[table["status"] == "ok"]
@@ -287,7 +287,7 @@ def test_a_network_of_nans_is_diverged_and_never_scores_chance(
     diverged = table[table["status"] == "diverged"]
     assert diverged["reason"].str.contains("logits not finite").all()
     with pytest.raises(NoCandidateError, match="4 diverged"):
-        from actsearch.launch import check_found
+        from actsearch.searching.launch import check_found
 
         check_found(run)
 
@@ -445,7 +445,7 @@ def test_a_search_has_its_kernels_built_before_the_children_ask(
             told.append(({layout for _, layout in self.kinds}, list(map(str, exprs))))
             super().__call__(exprs)
 
-    monkeypatch.setattr("actsearch.launch.Ahead", Noting)
+    monkeypatch.setattr("actsearch.searching.launch.Ahead", Noting)
     options: dict[str, Any] = {"space": SPACE, "dataset": blobs, "child": small_net, **QUICK}
     run = actsearch.search(tmp_path / "run", **options)
     trained = {r["expression"] for r in run.rows() if r["status"] == "ok"} - {"relu(x)"}
@@ -489,7 +489,9 @@ def test_no_more_workers_are_started_than_a_command_can_use(
     """`--workers 100` started a hundred processes for three trainings."""
     started: list[int | None] = []
 
-    def start(self: Machinery, evaluate: Evaluate, most: int | None = None) -> Executor:
+    def start(
+        self: Machinery, evaluate: Evaluate, most: int | None, look: Callable[[], object]
+    ) -> Executor:
         started.append(most)
         return InlineExecutor(evaluate)
 

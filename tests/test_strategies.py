@@ -20,7 +20,7 @@ from actsearch.controller.strategies import STRATEGIES, Row, normal, short, stra
 from actsearch.controller.strategy import Proposal, Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
 from actsearch.controller.surrogate import GRID, Surrogate, features
-from actsearch.search_space.equivalence import canonical
+from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
 

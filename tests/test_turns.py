@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import actsearch
-from actsearch.child_models import cuda_graph, turns
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.recipe import Recipe
-from actsearch.child_models.zoo import child_from
+from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.training import cuda_graph, turns
+from actsearch.child_models.training.recipe import Recipe
 from actsearch.config import SearchConfig
-from actsearch.launch import make_plan
 from actsearch.results.records import DeviceLostError, Outcome, Trial
-from actsearch.session import Machinery
+from actsearch.searching.launch import make_plan
+from actsearch.searching.machinery import Machinery
 
 from .test_cuda_graph import WithDropout, made_up
 from .test_search import QUICK, small_net

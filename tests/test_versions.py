@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actsearch import describe
+from actsearch.reading import describe
 from actsearch.versions import TESTED, untested
 
 

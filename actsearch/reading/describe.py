@@ -1,0 +1,269 @@
+"""What `actsearch show`, `space` and `doctor` print."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from actsearch.origin import HOME, PACKAGES, shadowing
+from actsearch.results.benchmarks import load_benchmark
+from actsearch.results.tables import show
+from actsearch.search_space.activation import Activation
+from actsearch.search_space.analysis.confirmation import same_function
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.analysis.fingerprint import fingerprints
+from actsearch.search_space.analysis.names import name_of
+from actsearch.search_space.analysis.screening import screens
+from actsearch.search_space.analysis.survey import Function, Survey, describe, survey
+from actsearch.search_space.drawing import REACH
+from actsearch.search_space.expression import Expr, X, formula
+from actsearch.search_space.kernels import c, compiler, libraries
+from actsearch.search_space.kernels.tracing import trace
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import Space
+from actsearch.versions import untested
+
+WIDTH, HEIGHT = 61, 13  # of a text plot
+COUNTABLE = 10_000  # spaces up to this size are counted whole
+SAMPLE = 10_000  # of larger ones
+
+
+def show_lines(text: str, operators: str) -> list[str]:
+    """What a formula is, with plots of f and f' at the initial betas."""
+    expr = canonical(parse(text), operators)
+    named = sorted({node.op.name for node in expr.walk() if node.op.arity or node.beta is not None})
+    betas = [f"{node.op.name} {node.beta:g}" for node in expr.walk() if node.beta is not None]
+    initial = f" (initial {', '.join(betas)})" if betas else ""
+    x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
+    f, slope = values_and_slopes(expr, x, operators)
+    function = describe(expr, operators)
+    name = name_of(function, operators)
+    counted = ("operators", "betas")  # which stand with their names above the properties
+    properties = {k: v for k, v in function.properties.items() if k not in counted}
+    return [
+        *([f"name           {name}"] if name else []),
+        f"formula        {formula(expr)}",
+        f"canonical      {expr}",
+        f"operators      {expr.operators}: {', '.join(named)}" if named else "operators      none",
+        f"parameters     {expr.betas} a channel{initial}",
+        f"set            {operators}",
+        f"screening      {function.rejected or 'passed'}",
+        f"class          {function.fingerprint.symmetry}",
+        *(f"{name:<15}{_shown(name, value)}" for name, value in properties.items()),
+        *(f"one-unit table {line}" for line in standing(function, operators)),
+        "",
+        *plot("f(x)", f),
+        "",
+        *plot("f'(x)", slope),
+    ]
+
+
+def standing(function: Function, operators: str) -> list[str]:
+    """Where a function of the one-unit space stands in the table that comes with the package."""
+    if operators != "guarded":
+        return []
+    table = load_benchmark()
+    alike = table.loc[table["symmetry"] == function.fingerprint.symmetry]
+    rows = alike.to_dict(orient="records")
+    same = (r for r in rows if same_function(parse(str(r["expression"])), function.expr))
+    row = next(same, None)
+    if row is None:
+        return []
+    recipe, child = (table.attrs["provenance"]["protocol"][k] for k in ("recipe", "child"))
+    where = f"({child}, {recipe['steps']} steps)"
+    if row["status"] != "ok":
+        return [f"{row['status']}: {row['reason']} {where}; another network may train it"]
+    again = f", {row['again accuracy']:.2%} trained {row['again']}x again" if row["again"] else ""
+    return [
+        f"rank {row['rank']:,.0f} of {len(table):,}: {row['accuracy']:.2%} validation accuracy"
+        f"{again} {where}"
+    ]
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "does not settle" if name in ("slope_left", "slope_right") else "not finite"
+    return show("", value)
+
+
+def values_and_slopes(
+    expr: Expr, x: torch.Tensor, operators: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f and f' at x (N,), in float64, at the initial betas."""
+    [batch] = curves([expr], x, operators=operators)
+    return batch.value[0, 0], batch.slope[0, 0]
+
+
+def plot(title: str, values: torch.Tensor) -> list[str]:
+    """A curve over -REACH..REACH in text; values that are not finite are left out."""
+    finite = values[torch.isfinite(values)]
+    if len(finite) == 0:
+        return [f"{title}: no finite value"]
+    low, high = float(finite.min()), float(finite.max())
+    if high - low < 1e-9:
+        low, high = low - 1, high + 1
+    grid = [[" "] * len(values) for _ in range(HEIGHT)]
+
+    def row(value: float) -> int:
+        return round((high - value) / (high - low) * (HEIGHT - 1))
+
+    if low <= 0 <= high:
+        grid[row(0.0)] = ["·"] * len(values)
+    for line in grid:
+        line[len(values) // 2] = "·"
+    for column, value in enumerate(values.tolist()):
+        if low <= value <= high:
+            grid[row(value)][column] = "●"
+    labels = {0: f"{high:.3g}", HEIGHT - 1: f"{low:.3g}"}
+    body = [f"{labels.get(i, ''):>9} {''.join(line)}".rstrip() for i, line in enumerate(grid)]
+    axis = f"{'':>9} {f'{-REACH:g}':<{WIDTH // 2}}0{f'{REACH:g}':>{WIDTH // 2}}"
+    return [title, *body, axis]
+
+
+def space_lines(space: Space) -> list[str]:
+    """Sizes and operators of a space."""
+    units = " x ".join(f"{size:,}" for size in space.sizes_by_unit())
+    return [
+        f"space      {space.spec}",
+        f"candidates {space.size:,}" + (f" = {units}" if space.units > 1 else ""),
+        f"core units {space.units}, {len(space.radices)} choices",
+        f"unary      {len(space.unary)}: {', '.join(op.name for op in space.unary)}",
+        f"binary     {len(space.binary)}: {', '.join(op.name for op in space.binary)}",
+    ]
+
+
+def distinct_lines(space: Space, operators: str, *, merged: bool) -> list[str]:
+    """How many different functions a space has, or a sample of it where it is large."""
+    whole = space.size <= COUNTABLE
+    found = survey(space if whole else sample(space, SAMPLE), operators)
+    lines = [
+        "",
+        "of the whole space" if whole else f"of a random sample of {found.raw:,}",
+        f"  candidates          {found.raw:>7,}",
+        f"  canonical forms     {found.canonical:>7,}   {found.seconds['canonical']:.2f} s",
+    ]
+    rejected = found.rejected.most_common()
+    lines += [f"  rejected            {found.rejected.total():>7,}   {_s(found, 'screening')}"]
+    lines += [f"    {kind:<18}{count:>7,}" for kind, count in rejected]
+    lines += [
+        f"  distinct by rule    {found.by_rule:>7,}",
+        f"  by fingerprint      {len(found.distinct):>7,}   {_s(found, 'fingerprints')}",
+        f"  symmetry classes    {found.symmetry_classes:>7,}",
+    ]
+    if merged:
+        lines += ["", "merged by fingerprint alone:"]
+        lines += [f"  {a} = {b}" for a, b in found.merged]
+    return lines
+
+
+def _s(found: Survey, stage: str) -> str:
+    return f"{found.seconds[stage]:.2f} s"
+
+
+def sample(space: Space, n: int) -> Iterator[Expr]:
+    """`n` candidates of a large space, drawn with a fixed seed."""
+    rng = random.Random(0)
+    return (space.decode(space.digits(rng.randrange(space.size))) for _ in range(n))
+
+
+def listed_lines(space: Space, operators: str) -> Iterator[str]:
+    """`canonical form <tab> symmetry class` of each function that is worth training, once."""
+    seen: set[str] = set()
+    keys: dict[str, list[Expr]] = {}
+    everything = iter(space)
+    while batch := list(islice(everything, 1_000)):
+        forms = dict.fromkeys(canonical(e, operators) for e in batch)
+        new = [e for e in forms if str(e) not in seen]
+        seen.update(map(str, new))
+        kept = [e for e, reason in screens(new, operators) if not reason]
+        for expr, found in fingerprints(kept, operators):
+            same = keys.setdefault(found.key, [])
+            if not any(same_function(k, expr, operators) for k in same):
+                same.append(expr)
+                yield f"{expr}\t{found.symmetry}"
+
+
+Check = tuple[str, str, bool]  # what, what was found, whether it is well
+
+
+def checks() -> Iterator[Check]:
+    """Each look at the machine, in order."""
+    yield "python", platform.python_version(), sys.version_info >= (3, 11)
+    for name in ("actsearch", "torch", "torchvision", "ray", "numpy", "pandas", "mlxtend"):
+        yield from _guarded(name, lambda name=name: importlib.metadata.version(name))
+    for sentence in untested():
+        yield "untested version", sentence, True
+    yield from _guarded("torchvision imports", _torchvision)
+    yield "processors", f"{os.cpu_count()}", True
+    yield from _guarded("GPUs", _gpus)
+    yield from _guarded("generated kernels", _kernels)
+    if torch.cuda.is_available():
+        yield from _guarded("kernels on the GPU", _gpu_kernels)
+    yield "installed in", str(HOME), all((HOME / name).is_dir() for name in PACKAGES)
+    here = Path.cwd()
+    hidden = shadowing(here)
+    yield "this folder", hidden[0] + " hides actsearch" if hidden else str(here), not hidden
+    usage = shutil.disk_usage(here)
+    yield "free disk", f"{usage.free / 2**30:,.1f} GiB", usage.free > 0.05 * usage.total
+    temporary = shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp"))
+    yield (
+        "Ray's disk",
+        f"{100 * temporary.used / temporary.total:.0f} % used; Ray stops storing at 95 %",
+        temporary.used < 0.95 * temporary.total,
+    )
+
+
+def _guarded(name: str, look: Callable[[], str]) -> Iterator[Check]:
+    try:
+        yield name, look(), True
+    except Exception as error:
+        yield name, f"{type(error).__name__}: {error}", False
+
+
+def _kernels() -> str:
+    """Builds one."""
+    if compiler.compiler() is None:
+        return "no C compiler ($CC, cc, gcc, clang): children run eagerly, two to four times slower"
+    source = c.source(trace(X, "guarded"), "float32", "flat")
+    libraries.opened(source, partial(libraries.load, with_betas=False))
+    vectors = f"{len(compiler.vector_functions())} of {len(compiler.FUNCTIONS)}"
+    where = libraries.cache_folder()
+    return f"by {compiler.compiler()}, {vectors} functions as vectors, in {where}"
+
+
+def _gpus() -> str:
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names) or "none: children train on the processors"
+
+
+def _gpu_kernels() -> str:
+    """Runs one and compares it; Triton needs a C compiler and Python's headers as it runs."""
+    x = torch.linspace(-3.0, 3.0, 64, device="cuda")[None].requires_grad_()
+    values = []
+    for kernels in ("generated", "eager"):
+        activation = Activation("x * sigmoid(beta * x)", 64, kernels=kernels).to("cuda")
+        y = activation(x)
+        values.append([y.detach(), *torch.autograd.grad(y.sum(), [x, *activation.beta])])
+    torch.testing.assert_close(*values)
+    return "by triton, equal to eager mode"
+
+
+def _torchvision() -> str:
+    from actsearch.child_models.networks.torchvision_import import import_torchvision
+
+    return f"yes ({import_torchvision().__version__})"
+
+
+def doctor_lines(found: list[Check]) -> list[str]:
+    return [f"{'ok ' if well else 'BAD'} {what:<20} {text}" for what, text, well in found]

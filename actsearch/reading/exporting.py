@@ -1,0 +1,152 @@
+"""export(): a function as source code of another language, with the betas of a trained model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actsearch.config import ExportConfig
+from actsearch.errors import EnvironmentProblem, UsageError, written
+from actsearch.functions import Found, find
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.names import name_of
+from actsearch.search_space.analysis.survey import describe
+from actsearch.search_space.baselines import NAMED
+from actsearch.search_space.export.exporters import EXPORTERS, check_name
+from actsearch.search_space.export.lowering import Source
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.operators import unknown
+from actsearch.search_space.space import Space, extra_operators
+
+WRAPPED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep a state_dict
+Betas = tuple[tuple[float, ...], ...]  # of an activation: for each beta one value, or one a channel
+
+
+def export(
+    function: str | Expr,
+    to: str = "torch",
+    *,
+    operators: str | None = None,
+    weights: str | Path | None = None,
+    layer: str | None = None,
+    name: str | None = None,
+    dims: int = 4,
+    space: Space | None = None,
+) -> str | bytes:
+    """The source code of `function` in the language `to`; bytes for onnx.
+
+    `function` is an expression, a formula, a baseline's name, or RUN#RANK, as `runs/tiny#3`.
+    `operators` is the operator set [that of the run, else guarded]. `weights` is a file with the
+    state_dict of a model that holds the function as `Activation`: its betas become the initial
+    ones; `layer` says whose, where they differ. `name` is what the function is called. `dims` is
+    the rank of the input of onnx. `space` is needed only for operators of your own. Raises
+    ValueError or one of actsearch.errors, each with a sentence.
+    """
+    if to not in EXPORTERS:
+        raise ValueError(unknown("language", to, EXPORTERS))
+    if dims < 2:
+        raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
+    found = find(function, operators, extra_operators(space) if space is not None else ())
+    initial = [node.beta for node in found.expr.walk() if node.beta is not None]
+    betas: Betas = tuple((float(beta),) for beta in initial)
+    if weights is not None:
+        if not EXPORTERS[to].values:
+            raise UsageError(f"--to {to} shows betas by name, so --from-weights changes nothing")
+        betas = trained_betas(Path(weights), len(betas), layer)
+    elif layer is not None:
+        raise UsageError(f"--layer {layer} chooses among the layers of --from-weights; give both")
+    asked = function if isinstance(function, str) and function in NAMED else _name(found)
+    named = check_name(name) if name is not None else asked.replace("-", "_")
+    version = importlib.metadata.version("actsearch")
+    source = Source(found.expr, found.operators, named, betas, version, found.origin, dims)
+    return EXPORTERS[to].write(source)
+
+
+def carry_out(config: ExportConfig) -> str:
+    """What the command prints: the code, or the path of the file that now holds it."""
+    code = export(
+        config.function,
+        config.to,
+        operators=config.operators,
+        weights=config.from_weights,
+        layer=config.layer,
+        name=config.name,
+        dims=config.dims,
+    )
+    if config.output is None:
+        assert isinstance(code, str)  # ExportConfig wants -o for the others
+        return code
+    with written(config.output):
+        Path(config.output).write_bytes(code if isinstance(code, bytes) else code.encode())
+    return f"{config.output}\n"
+
+
+def _name(found: Found) -> str:
+    function = describe(canonical(found.expr, found.operators), found.operators)
+    return name_of(function, found.operators) or "activation"
+
+
+# -- betas of a trained model
+
+
+def trained_betas(path: Path, n: int, layer: str | None = None) -> Betas:
+    """The betas of the activations with `n` of them in the state_dict in `path`: those of `layer`,
+    or those of all where all have the same. Equal values of all channels become one."""
+    if n == 0:
+        raise UsageError("the function has no beta, so --from-weights has nothing to give it")
+    layers = {name: betas for name, betas in _layers(_loaded(path)) if len(betas) == n}
+    if not layers:
+        raise UsageError(
+            f"{path} holds no activation with {n} beta{'s' * (n > 1)} (keys such as "
+            "blocks.0.act.beta.0); give the state_dict of a model with this function"
+        )
+    if layer is not None and layer not in layers:
+        raise UsageError(unknown("layer", layer, layers))
+    if layer is None and len(set(layers.values())) > 1:
+        raise UsageError(
+            f"{path} holds {len(layers)} activations with different betas; choose one by "
+            f"--layer: {', '.join(layers)}"
+        )
+    return layers[layer] if layer is not None else next(iter(layers.values()))
+
+
+def _loaded(path: Path) -> Mapping[str, Any]:
+    """The state_dict in a file, as it is or in a checkpoint."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # UnpicklingError, RuntimeError, EOFError: whatever the file is
+        raise UsageError(
+            f"{path} cannot be read as weights alone; save them by "
+            "torch.save(model.state_dict(), FILE)"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise UsageError(f"{path} holds no state_dict but a {type(loaded).__name__}")
+    return next((loaded[key] for key in WRAPPED if isinstance(loaded.get(key), Mapping)), loaded)
+
+
+def _layers(state: Mapping[str, Any]) -> Iterable[tuple[str, Betas]]:
+    """Each activation of a state_dict with betas: its prefix, and their values."""
+    layers: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+    for key, value in state.items():
+        match = re.fullmatch(r"(?:(.*)\.)?beta\.(\d+)", key)
+        if match is not None and isinstance(value, torch.Tensor):
+            layers[match[1] or ""][int(match[2])] = value
+    for prefix, betas in layers.items():
+        yield prefix, tuple(_values(f"{prefix}.beta.{i}", betas[i]) for i in sorted(betas))
+
+
+def _values(key: str, beta: torch.Tensor) -> tuple[float, ...]:
+    if not torch.isfinite(beta).all():
+        raise UsageError(f"{key} has a value that is not finite, so it cannot be exported")
+    exact = beta.detach().flatten()
+    exact = exact if exact.dtype == torch.float64 else exact.float()
+    values = tuple(float(str(value)) for value in exact.numpy())  # float32 at its own length
+    return values if len(set(values)) > 1 else values[:1]

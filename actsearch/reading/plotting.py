@@ -1,0 +1,254 @@
+"""plot(): figures of what a run has stored. FIGURES has one row for each `--of`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from actsearch.config import PlotConfig
+from actsearch.errors import NoCandidateError, RunError, UsageError, written
+from actsearch.reading.comparison import Comparison, compare
+from actsearch.results.figures.plots import Figure, write
+from actsearch.results.figures.searches import (
+    OPERATORS_FROM,
+    SHOWN,
+    Curve,
+    LossCurve,
+    controller_figure,
+    cost_figure,
+    difference_figure,
+    failure_figure,
+    gallery_figure,
+    loss_figure,
+    operator_figure,
+    progress_figure,
+)
+from actsearch.results.figures.trainings import (
+    Inspected,
+    beta_figure,
+    file_name,
+    preactivation_figure,
+)
+from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.records import Outcome
+from actsearch.run import Run
+
+POINTS = 401
+COURSES = 5  # functions whose loss is drawn, beside the baselines
+
+
+class Found:
+    """What a run has stored, read once; `function` is the one that is asked for, None for all."""
+
+    def __init__(self, run: Run, function: str | None = None) -> None:
+        self.run = run
+        self.function = function
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return self.run.leaderboard()
+
+    @cached_property
+    def ranked(self) -> list[Entry]:
+        return [e for e in self.entries if e.rank is not None]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.run.rows("search")
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        return self.run.config.get("settings", {})
+
+    @cached_property
+    def metric(self) -> str:
+        return self.run.metric
+
+    @cached_property
+    def health(self) -> list[dict[str, float]]:
+        store = self.run.store(readonly=True)
+        try:
+            return store.health(self.settings.get("strategy", ""))
+        finally:
+            store.close()
+
+    @cached_property
+    def inspected(self) -> list[Inspected]:
+        return inspected(self.run, self.function)
+
+    def courses(self, n: int = COURSES) -> list[LossCurve]:
+        """The losses of the best `n` functions and of the baselines."""
+        wanted = {e.expression: e for e in self.ranked[:n]}
+        wanted |= {e.expression: e for e in self.ranked if e.label in BESIDE}
+        trials = {row["expression"]: row["id"] for row in self.rows}
+        store = self.run.store(readonly=True)
+        try:
+            return [
+                LossCurve(e.label or e.formula, store.curve(trials[expression]))
+                for expression, e in wanted.items()
+                if expression in trials
+            ]
+        finally:
+            store.close()
+
+    def curves(self, n: int = SHOWN) -> list[Curve]:
+        """Of the best `n` functions, and of those that the parser knows: a user's own operators are
+        not in the store."""
+        import torch
+
+        from actsearch.reading.describe import values_and_slopes
+        from actsearch.search_space.drawing import REACH
+        from actsearch.search_space.parser import ParseError, parse
+
+        x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
+        found: list[Curve] = []
+        for entry in self.ranked[:n]:
+            try:
+                expr = parse(entry.expression)
+            except ParseError:
+                continue
+            f, slope = values_and_slopes(expr, x, self.settings.get("operators", "guarded"))
+            title = f"#{entry.rank}  {entry.formula}"
+            found.append(Curve(title, *(tuple(v.tolist()) for v in (x, f, slope))))
+        return found
+
+    @cached_property
+    def compared(self) -> Comparison | None:
+        """The re-evaluations beside ReLU, where there are any."""
+        try:
+            return compare(self.run)
+        except (RunError, UsageError, ValueError):
+            return None
+
+    def differences(self) -> Figure | None:
+        compared = self.compared
+        return compared and difference_figure(compared.models, compared.reference)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What `--of` can be: the figures, and what a run without any lacks."""
+
+    make: Callable[[Found], Iterable[Figure | None]]
+    missing: str
+
+
+_SEARCHED = "no function that has trained: 'actsearch search {run}' goes on"
+_FEW = "fewer than {n} functions that have trained: 'actsearch search {{run}}' goes on"
+_AGAIN = "no re-evaluation, which records them: 'actsearch reevaluate {run}' makes one"
+
+FIGURES: Mapping[str, Kind] = {
+    "functions": Kind(lambda found: [gallery_figure(found.curves())], _SEARCHED),
+    "progress": Kind(lambda found: [progress_figure(found.rows, found.metric)], _SEARCHED),
+    "losses": Kind(lambda found: [loss_figure(found.courses())], _SEARCHED),
+    "cost": Kind(
+        lambda found: [cost_figure(found.entries, found.metric)],
+        _FEW.format(n=2),
+    ),
+    "operators": Kind(
+        lambda found: [operator_figure(found.entries)], _FEW.format(n=OPERATORS_FROM)
+    ),
+    "failures": Kind(lambda found: [failure_figure(found.entries)], "no function that failed"),
+    "controller": Kind(
+        lambda found: [controller_figure(found.health)],
+        "no controller's record: strategies that learn, as ppo, keep one",
+    ),
+    "differences": Kind(lambda found: [found.differences()], _AGAIN),
+    "betas": Kind(lambda found: map(beta_figure, found.inspected), _AGAIN),
+    "preactivations": Kind(lambda found: map(preactivation_figure, found.inspected), _AGAIN),
+}
+
+
+def carry_out(config: PlotConfig) -> list[Path]:
+    """The files that were written; raises NoCandidateError where the run has nothing to draw."""
+    run = Run.open(config.run) if config.run else Run.newest()
+    found = Found(run, config.function)
+    kinds = FIGURES if config.of == "all" else [config.of]
+    figures = [figure for kind in kinds for figure in FIGURES[kind].make(found) if figure]
+    if not figures:
+        raise NoCandidateError(_nothing(run, config))
+    folder = Path(config.output) if config.output else run.path / "figures"
+    with written(folder):
+        return write(figures, folder, config.of, f"{config.of.capitalize()} of {run.path}")
+
+
+def inspected(run: Run, function: str | None = None) -> list[Inspected]:
+    """Each function on each model of the run's re-evaluations, its seeds together."""
+    store = run.store(readonly=True)
+    try:
+        trials = {row["id"]: row for row in store.rows("reevaluate")}
+        outcomes = dict(store.outcomes("reevaluate"))
+        models = {p: store.protocol(p) for p in {row["protocol"] for row in trials.values()}}
+    finally:
+        store.close()
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, outcome in outcomes.items():
+        row = trials[number]
+        if outcome.status == "ok" and (function is None or _is(row, function, models)):
+            groups[row["expression"], row["protocol"]].append(number)
+    found: list[Inspected] = []
+    names: set[str] = set()
+    for (_, protocol), numbers in groups.items():
+        row = trials[numbers[0]]
+        name = file_name(row["label"] or row["formula"])
+        if len(models) > 1:
+            name = f"{name}-{file_name(models[protocol]['child'])}"
+        while name in names:
+            name += "-"
+        names.add(name)
+        found.append(_together(row, name, models[protocol], [outcomes[i] for i in numbers]))
+    return found
+
+
+def _is(row: Mapping[str, Any], function: str, models: Mapping[str, Mapping[str, Any]]) -> bool:
+    """By its name, its formula as it is shown, or any formula of the same canonical form."""
+    if function in (row["label"], row["formula"], row["expression"]):
+        return True
+    from actsearch.search_space.analysis.equivalence import canonical
+    from actsearch.search_space.parser import parse
+
+    operators = models[row["protocol"]].get("operators", "guarded")
+    return str(canonical(parse(function), operators)) == row["expression"]
+
+
+def _together(
+    row: Mapping[str, Any], name: str, model: Mapping[str, Any], outcomes: Iterable[Outcome]
+) -> Inspected:
+    details = [outcome.details for outcome in outcomes]
+    where = f"{model['child']} on {model['dataset']}"
+    betas = [d["betas"] for d in details if d.get("betas")]
+    together = tuple(
+        tuple(value for values in each for value in values if value is not None)
+        for each in zip(*betas, strict=True)
+    )
+    counted = [d["preactivations"] for d in details if "preactivations" in d]
+    return Inspected(row["formula"], where, name, len(details), together, _summed(counted))
+
+
+def _summed(histograms: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    if not histograms:
+        return None
+    return {
+        **histograms[0],
+        "counts": [sum(each) for each in zip(*(h["counts"] for h in histograms), strict=True)],
+        "below": sum(h["below"] for h in histograms),
+        "above": sum(h["above"] for h in histograms),
+    }
+
+
+def _nothing(run: Run, config: PlotConfig) -> str:
+    if config.of == "all":
+        return f"{run.path} has nothing to draw yet"
+    missing = FIGURES[config.of].missing
+    if missing != _AGAIN or not run.rows("reevaluate"):
+        return f"{run.path} has {missing.format(run=run.path)}"
+    if config.function:
+        return (
+            f"{run.path} has no {config.of} of {config.function} in its re-evaluations; "
+            f"without --function those of all that have any are drawn"
+        )
+    return f"no function that was re-evaluated in {run.path} has {config.of} to draw"

@@ -1,0 +1,51 @@
+"""train(): trials of any protocols on one executor, those that have no outcome yet or had too
+little time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from actsearch.child_models.evaluate import Evaluator, Evaluators
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.run import Run
+from actsearch.searching.live import live
+from actsearch.searching.loop import FixedSource, run_trials
+from actsearch.searching.machinery import Machinery, Stop, running
+from actsearch.searching.progress import Progress
+
+DONE = "all trained"
+
+
+def train(
+    run: Run,
+    store: Store,
+    trials: Iterable[Trial],
+    evaluators: Iterable[Evaluator],
+    machinery: Machinery,
+    title: str,
+    console: Console,
+) -> str:
+    """Train each trial by the evaluator of its protocol; returns why it ended. `run` is locked."""
+    missing = [t for t in trials if _to_train(store.outcome(t), machinery.timeout)]
+    if not missing:
+        return DONE
+    evaluators = [*evaluators]
+    evaluate = Evaluators(evaluators)
+    metrics = {e.dataset.metric for e in evaluators}
+    metric = metrics.pop() if len(metrics) == 1 else ""
+    stop = Stop(run)
+    with running(machinery, evaluate, len(missing), stop, console) as executor:
+        progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
+        with live(progress, console):
+            return run_trials(store, FixedSource(missing), executor, progress, stop)
+
+
+def _to_train(outcome: Outcome | None, timeout: float | None) -> bool:
+    """Whether there is no outcome, or there is more time now than it took to say `timed_out`."""
+    if outcome is None:
+        return True
+    longer = timeout is None or timeout > outcome.seconds
+    return outcome.status == "timed_out" and longer

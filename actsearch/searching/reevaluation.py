@@ -1,0 +1,335 @@
+"""reevaluate(): functions again, on any children and data sets, with several seeds, scored on the
+test split.
+
+A search ranks by one seed's validation score, and the best of many such scores is partly luck.
+Here every function, ReLU and Swish among them, gets the same seeds, so differences are paired. A
+learning rate that is chosen for a function is chosen by validation scores, with a seed of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.config import ReevaluateConfig
+from actsearch.errors import NoCandidateError, UsageError
+from actsearch.results.leaderboard import BESIDE
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.repeats import of_seeds
+from actsearch.results.store import Store
+from actsearch.results.tables import Row
+from actsearch.run import Run
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.names import name_of
+from actsearch.search_space.analysis.survey import describe
+from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.parser import parse
+from actsearch.search_space.space import Space, extra_operators
+from actsearch.searching.batch import DONE, train
+from actsearch.searching.machinery import (
+    Machinery,
+    check_image_size,
+    check_uses_activation,
+    logging_to,
+    make_evaluator,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SWEEP_SEED = 1_000_000  # no seed that is re-evaluated with
+SWEEP_STEP = 10**0.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A child on a data set. `evaluators` has one for each learning rate that is tried, the usual
+    one first."""
+
+    child: str
+    dataset: str
+    metric: str
+    evaluators: tuple[Evaluator, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A function on a model, and the evaluator whose learning rate it was given."""
+
+    expr: Expr
+    label: str
+    model: Model
+    evaluator: Evaluator
+
+
+def reevaluate(
+    run: str | Path | Run,
+    *,
+    functions: Sequence[str] = (),
+    dataset: Any = None,
+    child: Any = None,
+    space: Space | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> pd.DataFrame:
+    """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
+
+    `child` and `dataset` are as in search(), or lists of such: every function is trained on every
+    child with every data set. Columns: function, name, child and data set where there are several,
+    mean test accuracy (BLEU / 100 of a translation), its standard error, median, n, and the mean
+    difference to ReLU paired by seed with its 95 % interval, all as fractions of 1. `space` is
+    needed only for operators of your own. Other options are those of `actsearch reevaluate`.
+    """
+    import pandas as pd
+
+    path = str(run.path if isinstance(run, Run) else run)
+    config = ReevaluateConfig(run=path, functions=tuple(functions), **options)
+    console = Console(stderr=True, quiet=quiet)
+    rows, _ = carry_out(config, console, _several(child), _several(dataset), space)
+    return pd.DataFrame(rows)
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """A list is several children or data sets, unless it holds the arrays of one."""
+    if given is None:
+        return ()
+    several = isinstance(given, list) and not any(hasattr(part, "shape") for part in given)
+    return tuple(given) if several else (given,)
+
+
+def carry_out(
+    config: ReevaluateConfig,
+    console: Console,
+    children: tuple[Any, ...] = (),
+    datasets: tuple[Any, ...] = (),
+    space: Space | None = None,
+) -> tuple[list[Row], str]:
+    """Train what is missing; returns the table and why it ended."""
+    run = _open(config)
+    stored = run.config.get("settings", {})
+    extra = extra_operators(space) if space is not None else ()
+    models = _models(config, stored, children or config.child, datasets or config.dataset, extra)
+    operators = models[0].evaluators[0].operators
+    functions = _functions(config, run, operators, extra)
+    seeds = _seeds(config, run, models)
+    machinery = Machinery.of(config)
+    with run.locked():
+        store = run.store()
+        try:
+            with store.transaction():
+                for evaluator in _evaluators(models):
+                    store.add_protocol(evaluator.protocol_hash, evaluator.protocol)
+
+            def trained(trials: list[Trial], what: str) -> str:
+                title = f"{what} · {_title(models)}"
+                return train(run, store, trials, _evaluators(models), machinery, title, console)
+
+            with logging_to(run.path / "run.log"):
+                reason = DONE
+                if config.lr_sweep > 1:
+                    reason = trained(_sweep(store, functions, models), "learning rates")
+                cells = _cells(store, functions, models)
+                if reason == DONE:
+                    reason = trained(_submit(store, "reevaluate", cells, seeds), "re-evaluation")
+            return _table(store, cells, models, seeds), reason
+        finally:
+            store.close()
+
+
+def _open(config: ReevaluateConfig) -> Run:
+    if config.run is None:
+        return Run.newest()
+    return Run(Path(config.run)) if config.functions else Run.open(config.run)
+
+
+def _models(
+    config: ReevaluateConfig,
+    stored: dict[str, Any],
+    children: Sequence[Any],
+    datasets: Sequence[Any],
+    extra: tuple[Any, ...],
+) -> list[Model]:
+    """Every child with every data set; raises where one cannot be built, before anything trains."""
+    for name, given in (("child", children), ("dataset", datasets)):
+        if stored and stored.get(name) is None and not given:
+            raise UsageError(
+                f"the search was given its {name} as an object of Python; give reevaluate() the "
+                f"same as {name}=..., or the name of another (--{name})"
+            )
+    check_image_size(config.image_size, datasets or [stored.get("dataset")])
+    found: list[Model] = []
+    names: Counter[str] = Counter()
+    for dataset in datasets or (None,):
+        data: Any = None  # is loaded once
+        for child in children or (None,):
+            settings = config.resolved(stored, child, dataset)
+            settings["dataset"] = data or settings["dataset"]
+            evaluator = make_evaluator(settings, extra, test=True, inspect=True)
+            data = evaluator.dataset
+            _check(evaluator)
+            rates = _rates(evaluator.recipe.lr, config.lr_sweep)
+            evaluators = tuple(evaluator.with_recipe(lr=rate) for rate in rates)
+            again = names[data.name] + 1
+            name = data.name if again == 1 else f"{data.name} ({again})"
+            found.append(Model(evaluator.child.name, name, data.metric, evaluators))
+        names[data.name] += 1
+    return found
+
+
+def _check(evaluator: Evaluator) -> None:
+    try:
+        model = evaluator.build("relu(x)")
+    except Exception as error:
+        raise UsageError(
+            f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    check_uses_activation(model, evaluator.child.name)
+
+
+def _rates(lr: float, n: int) -> list[float]:
+    """The usual one first, then those around it, the nearer first: lr, below, above, ..."""
+    powers = sorted(range(-(n // 2), n - n // 2), key=lambda k: (abs(k), k))
+    return [float(f"{lr * SWEEP_STEP**k:.3g}") if k else lr for k in powers]
+
+
+def _functions(
+    config: ReevaluateConfig, run: Run, operators: str, extra: tuple[Any, ...]
+) -> dict[Expr, str]:
+    """The functions and what people call them: baselines first."""
+    beside = BASELINES if config.baselines == "paper" else BESIDE
+    texts = [*beside, *(config.functions or _best(run, config.top))]
+    exprs = dict.fromkeys(canonical(parse(text, extra), operators) for text in texts)
+    return {expr: name_of(describe(expr, operators), operators) for expr in exprs}
+
+
+def _best(run: Run, n: int) -> list[str]:
+    """The best functions of the search; those trained beside it anyway are passed over."""
+    found = [
+        e.expression for e in run.leaderboard() if e.rank is not None and e.label not in BESIDE
+    ]
+    if not found:
+        raise NoCandidateError(
+            f"{run.path} has no function that trained yet; search first, or give --functions"
+        )
+    return found[:n]
+
+
+def _seeds(config: ReevaluateConfig, run: Run, models: list[Model]) -> range:
+    """The seed that chose a function is no independent one where all else is the search's."""
+    identity = run.config.get("identity", {})
+    same = any(e.protocol == identity.get("protocol") for e in _evaluators(models))
+    first = identity["seed"] + 1 if same else 0
+    return range(first, first + config.seeds)
+
+
+def _evaluators(models: Iterable[Model]) -> list[Evaluator]:
+    return [evaluator for model in models for evaluator in model.evaluators]
+
+
+def _title(models: list[Model]) -> str:
+    usual = models[0].evaluators[0]
+    if len(models) > 1:
+        return f"{len(models)} models"
+    return f"{usual.child.name} · {usual.dataset.name} · {usual.recipe.steps:,} steps"
+
+
+# -- trials
+
+
+def _submit(store: Store, stage: str, cells: Iterable[Cell], seeds: Iterable[int]) -> list[Trial]:
+    """A trial for each seed and cell; seed by seed, so that what has been trained when it is
+    stopped can be compared."""
+    cells = list(cells)
+    with store.transaction():
+        return [
+            store.submit(
+                stage,
+                str(cell.expr),
+                cell.evaluator.protocol_hash,
+                seed,
+                formula=formula(cell.expr),
+                label=cell.label,
+            )
+            for seed in seeds
+            for cell in cells
+        ]
+
+
+def _sweep(store: Store, functions: dict[Expr, str], models: list[Model]) -> list[Trial]:
+    cells = [
+        Cell(expr, label, model, evaluator)
+        for model in models
+        for evaluator in model.evaluators
+        for expr, label in functions.items()
+    ]
+    return _submit(store, "sweep", cells, [SWEEP_SEED])
+
+
+def _cells(store: Store, functions: dict[Expr, str], models: list[Model]) -> list[Cell]:
+    """Each function on each model, at the learning rate that its sweep found best, the usual one
+    where there was none or where nothing trained."""
+
+    def score(expr: Expr, evaluator: Evaluator) -> float:
+        trial = store.find("sweep", str(expr), evaluator.protocol_hash, SWEEP_SEED)
+        outcome = store.outcome(trial) if trial is not None else None
+        found = outcome.val_accuracy if outcome is not None else None
+        return -1.0 if found is None else found
+
+    return [
+        Cell(expr, label, model, max(model.evaluators, key=lambda e: score(expr, e)))
+        for model in models
+        for expr, label in functions.items()
+    ]
+
+
+# -- the table
+
+
+def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -> list[Row]:
+    """One row a function and model, of each model the best mean first; a function with a failed
+    seed has no mean."""
+    rows: list[Row] = []
+    for model in models:
+        mine = [(c, _outcomes(store, c, seeds)) for c in cells if c.model is model]
+        relu = next(_scores(outcomes) for c, outcomes in mine if c.label == "relu")
+        found = [_row(cell, outcomes, relu, models) for cell, outcomes in mine]
+        rows += sorted(found, key=lambda row: -(row["test accuracy"] or -1.0))
+    return rows
+
+
+def _outcomes(store: Store, cell: Cell, seeds: range) -> dict[int, Outcome]:
+    protocol = cell.evaluator.protocol_hash
+    trials = {s: store.find("reevaluate", str(cell.expr), protocol, s) for s in seeds}
+    found = {s: store.outcome(t) for s, t in trials.items() if t is not None}
+    return {seed: outcome for seed, outcome in found.items() if outcome is not None}
+
+
+def _scores(outcomes: dict[int, Outcome]) -> dict[int, float]:
+    """Test score by seed, of the seeds that trained."""
+    return {s: o.test_accuracy for s, o in outcomes.items() if o.test_accuracy is not None}
+
+
+def _row(
+    cell: Cell, outcomes: dict[int, Outcome], relu: dict[int, float], models: list[Model]
+) -> Row:
+    failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
+    reference = {} if cell.label == "relu" else relu
+    model = cell.model
+    row: dict[str, Any] = {"formula": formula(cell.expr), "name": cell.label}
+    if len({m.child for m in models}) > 1:
+        row["child"] = model.child
+    if len({m.dataset for m in models}) > 1:
+        row["data"] = model.dataset
+    if any(m.metric != "accuracy" for m in models):
+        row["metric"] = model.metric
+    if len(model.evaluators) > 1:
+        row["lr"] = f"{cell.evaluator.recipe.lr:g}"
+    return row | of_seeds(_scores(outcomes), reference, failed)

@@ -1,0 +1,1 @@
+"""Published comparisons re-run, and strategies played on known results."""

@@ -1,0 +1,226 @@
+"""Table: the results of a space as they are known, of a run, a file, or the table that comes with
+the package. A function is found in it whatever its spelling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from actsearch.controller.strategy import Digits
+from actsearch.errors import UsageError
+from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
+from actsearch.results.records import FAILURE_REWARD
+from actsearch.run import Run
+from actsearch.search_space.analysis.confirmation import same_function
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.fingerprint import fingerprints
+from actsearch.search_space.analysis.screening import screens
+from actsearch.search_space.expression import Expr
+from actsearch.search_space.parser import ParseError, parse
+from actsearch.search_space.space import Space, extra_operators, space_from
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+LEFT_BEHIND = (
+    "was searched with --racing or --halving, so it does not know what the functions that were "
+    "left behind reach; replay a run without them"
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a function is worth: its name, and its reward; `name` is None for one that would never
+    be trained."""
+
+    name: str | None
+    reward: float
+
+
+LookUp = Callable[[Digits, float], Known]
+
+
+class Table:
+    """Known results of a space: what each function reached, by share of the steps.
+
+    A function that the table does not have was rejected, or never tried: it is worth
+    FAILURE_REWARD, is never trained, and costs nothing.
+    """
+
+    def __init__(
+        self, space: Space, rewards: Mapping[Expr, Mapping[float, float]], operators: str
+    ) -> None:
+        self.space = space
+        self.operators = operators
+        self.rewards = dict(rewards)
+        self._by_key: dict[str, list[Expr]] = {}
+        for expr, print_ in fingerprints(self.rewards, operators):
+            self._by_key.setdefault(print_.key, []).append(expr)
+        self._found: dict[Digits, Expr | None] = {}
+        self._rows: dict[Expr, Expr | None] = {}  # of each canonical form
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def top(self, percent: float) -> float:
+        """The accuracy from which on a function is among the best `percent` of the table."""
+        accuracies = sorted((r[1.0] for r in self.rewards.values() if 1.0 in r), reverse=True)
+        return accuracies[max(1, math.ceil(percent / 100 * len(accuracies))) - 1]
+
+    def named(self, formulas: Iterable[str]) -> set[str]:
+        """The names of these functions, however they are written; raises UsageError for one that
+        the table does not have."""
+        names: set[str] = set()
+        for text in formulas:
+            [row] = self.rows([parse(text, extra_operators(self.space))])
+            if row is None:
+                raise UsageError(
+                    f"the table does not have {text}; 'actsearch show' says what it is"
+                )
+            names.add(str(row))
+        return names
+
+    def rows(self, exprs: Iterable[Expr]) -> list[Expr | None]:
+        """The row of the table with each function, whatever its spelling, or None."""
+        forms = [canonical(expr, self.operators) for expr in exprs]
+        self._note(forms)
+        return [self._rows[form] for form in forms]
+
+    def coverage(self, sample: int = 2000) -> float:
+        """The share of the space's candidates that the table has, of those that screening lets
+        through; of a sample where the space is large."""
+        size = self.space.size
+        indices = range(size) if size <= sample else Random(0).sample(range(size), sample)
+        points = [self.space.digits(i) for i in indices]
+        self._find(points)
+        missing = [p for p in points if self._found[p] is None]
+        forms = [canonical(self.space.decode(p), self.operators) for p in missing]
+        rejected = sum(bool(reason) for _, reason in screens(forms, self.operators))
+        return (len(points) - len(missing)) / max(1, len(points) - rejected)
+
+    def look_up(self, digits: Digits, share: float) -> Known:
+        expr = self.find(digits)
+        if expr is None:
+            return Known(None, FAILURE_REWARD)
+        rewards = self.rewards[expr]
+        if share not in rewards:
+            raise UsageError(
+                f"the table has no accuracy of {expr} at {share:g} of the steps, which a strategy "
+                f"in rungs asks for; give it a column accuracy@{share:g}"
+            )
+        return Known(str(expr), rewards[share])
+
+    def find(self, digits: Digits) -> Expr | None:
+        """The row of the table with this function, whatever its spelling."""
+        if digits not in self._found:
+            self._find([digits])
+        return self._found[digits]
+
+    def _find(self, points: Sequence[Digits]) -> None:
+        """Note the row of each point, or None."""
+        rows = self.rows(self.space.decode(p) for p in points)
+        self._found |= zip(points, rows, strict=True)
+
+    def _note(self, forms: Iterable[Expr]) -> None:
+        """Note the row of each canonical form, or None: by its text, then by its values."""
+        new = {expr for expr in forms if expr not in self._rows}
+        self._rows |= {expr: expr for expr in new if expr in self.rewards}
+        others = sorted(new - self._rows.keys(), key=str)
+        for expr, print_ in fingerprints(others, self.operators):
+            alike = self._by_key.get(print_.key, [])
+            same = (row for row in alike if same_function(row, expr, self.operators))
+            self._rows[expr] = next(same, None)
+
+
+def table_from(source: str | Path, space: str | None = None, operators: str | None = None) -> Table:
+    """The table of a finished run, or of a CSV or Parquet file with the columns `formula` (or
+    `expression`) and `accuracy` (or `val accuracy`), and for rungs `accuracy@0.25`; an empty
+    accuracy is a failed training. Where there is neither, `one-unit` is the table that comes with
+    the package. Raises UsageError where there is none of that."""
+    path = Path(source)
+    if path.is_dir():
+        return _of_run(Run.open(path), space)
+    if str(source) == ONE_UNIT and not path.exists():
+        if operators not in (None, "guarded"):
+            raise UsageError(f"{ONE_UNIT} was trained with guarded operators, not {operators}")
+        if space not in (None, ONE_UNIT):
+            raise UsageError(f"{ONE_UNIT} is a table of the space of that name; leave --space out")
+        return _of_frame(load_benchmark(ONE_UNIT), path, space_from(ONE_UNIT), "guarded")
+    if not path.is_file():
+        raise UsageError(
+            f"no run and no file at {path}; give a run's folder, a .csv or a .parquet, or "
+            f"{ONE_UNIT}, which comes with actsearch"
+        )
+    return _of_frame(_frame(path), path, space_from(space or "one-unit"), operators or "guarded")
+
+
+def _of_run(run: Run, space: str | None) -> Table:
+    settings = run.config.get("settings", {})
+    made = space_from(space or settings.get("space", "one-unit"))
+    rows = [row for row in run.functions() if row["status"] not in (None, "rejected")]
+    if not rows:
+        raise UsageError(f"{run.path} has no finished function yet; search first")
+    if any(row["status"] == "raced_out" or row["steps"] for row in rows):
+        raise UsageError(f"{run.path} {LEFT_BEHIND}")
+    rewards = {
+        parse(row["expression"], extra_operators(made)): {
+            1.0: FAILURE_REWARD if row["val_accuracy"] is None else row["val_accuracy"]
+        }
+        for row in rows
+    }
+    return Table(made, rewards, settings.get("operators", "guarded"))
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> Table:
+    names = {str(name).replace("_", " "): name for name in frame.columns}
+    formulas = names.get("expression", names.get("formula"))
+    accuracies = names.get("accuracy", names.get("val accuracy"))
+    if formulas is None or accuracies is None:
+        raise UsageError(
+            f"{path} has the columns {', '.join(names)}; a table needs formula and accuracy"
+        )
+    shares = {1.0: accuracies}
+    for name, column in names.items():
+        if name.startswith("accuracy@"):
+            shares[_number(name.removeprefix("accuracy@"), path)] = column
+    if "status" in names:
+        if {"raced_out", "dropped"} & set(frame[names["status"]]):
+            raise UsageError(f"{path} {LEFT_BEHIND}")
+        frame = frame.loc[frame[names["status"]] != "rejected"]
+    rewards: dict[Expr, dict[float, float]] = {}
+    for row in frame.to_dict("records"):
+        try:
+            expr = canonical(
+                parse(str(row[formulas]).lstrip("'"), extra_operators(space)), operators
+            )
+        except ParseError as error:
+            raise UsageError(f"{path}: {error}") from error
+        told = {share: _number(row[column], path) for share, column in shares.items()}
+        rewards[expr] = {s: FAILURE_REWARD if math.isnan(v) else v for s, v in told.items()}
+    if not rewards:
+        raise UsageError(f"{path} holds no function")
+    if max(max(told.values()) for told in rewards.values()) > 1.0:
+        raise UsageError(f"{path} has accuracies above 1; write them as fractions of 1")
+    return Table(space, rewards, operators)
+
+
+def _number(value: Any, path: Path) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{path}: {value!r} is no number") from None

@@ -1,0 +1,151 @@
+"""Classification on a device: batches, augmentation, loss, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from actsearch.child_models.training import turns
+from actsearch.child_models.training.loop import Diverged, autocast, memory_format
+from actsearch.child_models.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from actsearch.child_models.data.labelled import Dataset
+
+PAD = 4  # pixels around an image that is cropped, He et al. 2016a
+EVALUATION_BATCH = 500
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def _softmax(logits: torch.Tensor, y: torch.Tensor, smoothing: float) -> torch.Tensor:
+    return F.cross_entropy(logits, y, label_smoothing=smoothing)
+
+
+def _sigmoid(logits: torch.Tensor, y: torch.Tensor, smoothing: float) -> torch.Tensor:
+    targets = F.one_hot(y, logits.shape[1]).to(logits.dtype)
+    targets = targets * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+}
+
+
+def loss(model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """The recipe's loss on inputs and labels that are on the model's device."""
+    x, y = batch
+    with autocast(recipe, x.device):
+        logits = model(laid_out(x, memory_format(model)))
+        return LOSSES[recipe.loss](logits, y, recipe.label_smoothing)
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    split: str,
+    beat: Callable[[], None],
+) -> float:
+    """The share that `model` classifies right of all the examples in `batches`; raises Diverged
+    for logits that are not finite. Nothing waits for a GPU before the end."""
+    model.eval()
+    layout = memory_format(model)
+    examples, right, finite = 0, torch.tensor(0), torch.tensor(True)
+    for x, y in batches:
+        with autocast(recipe, x.device):
+            logits = model(laid_out(x, layout))
+        finite = finite.to(x.device) & torch.isfinite(logits).all()
+        right = right.to(x.device) + (logits.argmax(1) == y).sum()
+        examples += len(y)
+        beat()
+    turns.wait()
+    if not bool(finite):
+        raise Diverged(f"logits not finite on the {split} split", None, ())
+    return int(right) / examples
+
+
+class Classification:
+    """A Dataset on a device: uint8 stays uint8 until a batch is cut from it."""
+
+    def __init__(self, data: Dataset, device: torch.device) -> None:
+        self.device = device
+        self.augment = data.augment
+        splits = {
+            "train": (data.x_train, data.y_train),
+            "val": (data.x_val, data.y_val),
+            "test": (data.x_test, data.y_test),
+        }
+        # A copy in C order: dimensions of size 1 can have any stride. It decides on the kernels, so
+        # the last digits of a result would differ here and where the data was unpickled.
+        self.splits = {
+            name: (torch.tensor(x.copy("C"), device=device), torch.tensor(y, device=device))
+            for name, (x, y) in splits.items()
+        }
+        shape = (1, -1, *[1] * (data.x_train.ndim - 2))
+        self.mean = torch.tensor(data.mean, device=device).view(shape)
+        self.std = torch.tensor(data.std, device=device).view(shape)
+        self.crops: torch.Tensor | None = None
+        if self.augment:
+            images = self.splits["train"][0]
+            height, width = images.shape[2:]
+            padded = F.pad(images, (PAD, PAD, PAD, PAD))
+            # a view: (N, C, 9, 9, H, W)
+            self.crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+
+    def standardise(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.to(torch.float32) - self.mean) / self.std
+
+    def batches(self, recipe: Recipe, seed: int) -> Iterator[Batch]:
+        """Training batches without end, shuffled anew each epoch unless the recipe says no; the
+        same for the same seed."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        x, y = self.splits["train"]
+        size = min(recipe.batch_size, len(x))
+        order = torch.arange(len(x), device=self.device)
+        while True:
+            if recipe.shuffle:
+                order = torch.randperm(len(x), generator=generator, device=self.device)
+            for start in range(0, len(x) - size + 1, size):
+                index = order[start : start + size]
+                yield self.standardise(self._augmented(index, generator)), y[index]
+
+    def _augmented(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Images cropped at random offsets and, for `crop_flip`, mirrored half of the time."""
+        if self.crops is None:
+            return self.splits["train"][0][index]
+        offsets = torch.randint(
+            2 * PAD + 1, (2, len(index)), generator=generator, device=self.device
+        )
+        images = self.crops[index, :, offsets[0], offsets[1]]
+        if self.augment == "crop_flip":
+            mirror = torch.rand(len(index), generator=generator, device=self.device) < 0.5
+            images = torch.where(mirror[:, None, None, None], images.flip(3), images)
+        return images
+
+    def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+        return loss(model, batch, recipe)
+
+    def score(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> float:
+        """The accuracy on `split`, or on its first `examples`."""
+        x, y = (part[:examples].split(EVALUATION_BATCH) for part in self.splits[split])
+        batches = zip(map(self.standardise, x), y, strict=True)
+        return accuracy(model, batches, recipe, split, beat)
+
+
+def laid_out(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    return x.contiguous(memory_format=layout) if x.ndim == 4 else x

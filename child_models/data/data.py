@@ -1,0 +1,100 @@
+"""What a data set is to a child and to a run: the protocol Data, its one error, its splits; and
+what every reader of files asks: are the bytes damaged, and do they fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from actsearch.results.records import HostError
+
+if TYPE_CHECKING:
+    import torch
+
+    from actsearch.child_models.training.loop import Task
+
+SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
+
+
+class DataError(HostError):
+    """Data that cannot be had or used; the message names it and says what to do."""
+
+
+class Data(Protocol):
+    """What a child is trained on: its `facts` are what a child may ask for, `metric` is what its
+    score is, `sizes` are the numbers of examples in `train`, `val` and `test`, and `digest` stands
+    for all of it in a run's identity."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+    @property
+    def sizes(self) -> dict[str, int]: ...
+
+    def on(self, device: torch.device) -> Task: ...
+
+
+def split(
+    name: str, count: int, has_test: bool, val_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of `count` examples train, validate and, where there is no other test split, test (a
+    fifth). Raises DataError where none are left to validate on."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
+    cut = 0 if has_test else count // 5
+    test, order = order[:cut], order[cut:]
+    held = len(order) // 10 if val_size is None else val_size
+    if not 0 < held < len(order):
+        raise DataError(f"{name}: {len(order)} examples are too few for a validation split")
+    return order[held:], order[:held], test
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def readable(what: object, kind: str) -> Iterator[None]:
+    """Around the reading of a file: damaged bytes end the libraries that read them in nearly any
+    exception, and it becomes a DataError. A full memory and a DataError pass."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{what} is no readable {kind}: {first_line(error)}") from error
+
+
+def check_fits(what: object, needed: int) -> None:
+    """Raises DataError where that many bytes are more than the free memory."""
+    free = free_memory()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{what} needs {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are "
+            "free here; give fewer or smaller examples"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes, at most those of this container; None where the system does not say."""
+    known: list[int] = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        [line] = [line for line in lines if line.startswith("MemAvailable:")]
+        known.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):
+        known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(known, default=None)

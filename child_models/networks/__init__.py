@@ -1,0 +1,1 @@
+"""The networks that candidates are put into."""

@@ -1,0 +1,69 @@
+"""The CIFAR ResNets of He et al. 2016a (Section 4.2): 6n+2 layers, widths w, 2w, 4w, shortcuts
+without parameters. ResNet-20 of width 16 has 269,722 parameters."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from actsearch.child_models.networks.image_network import ImageNetwork, MakeActivation
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the candidate follows the first, and the sum with the shortcut."""
+
+    def __init__(self, make: MakeActivation, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = make(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.act2 = make(channels)
+        self.stride = stride
+        self.new_channels = channels - channels_in
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        return self.act2(y + self.shortcut(x))
+
+    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
+        """Option A: every second pixel, new channels filled with zeros."""
+        if self.stride == 1 and self.new_channels == 0:
+            return x
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+class ResNet(ImageNetwork):
+    """`depth` = 6n+2."""
+
+    def __init__(
+        self,
+        make_activation: MakeActivation,
+        *,
+        input_shape: tuple[int, ...],
+        classes: int,
+        depth: int = 20,
+        width: int = 16,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(input_shape, size)
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ...), not {depth}")
+        self.conv = nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.act = make_activation(width)
+        blocks: list[nn.Module] = []
+        channels_in = width
+        for stage in range(3):
+            for block in range((depth - 2) // 6):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(BasicBlock(make_activation, channels_in, width << stage, stride))
+                channels_in = width << stage
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels_in, classes)
+        self.initialise()
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(self.act(self.bn(self.conv(x))))

@@ -1,0 +1,189 @@
+"""CHILDREN: every child model by name, with the options it takes as `name:option=value,...`. Those
+of other packages are named as `torchvision:NAME` and `timm:NAME` (model_zoos.py).
+
+A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
+`input_shape` and `classes` (of sentences `vocabulary` and `length`) too if it has parameters of
+these names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from actsearch.child_models.networks.cnn import CNN
+from actsearch.child_models.networks.densenet import DenseNet
+from actsearch.child_models.networks.image_network import MakeActivation
+from actsearch.child_models.networks.keras_cnn import KerasCNN
+from actsearch.child_models.networks.mlp import MLP
+from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
+from actsearch.child_models.networks.preact_resnet import PreActResNet, WideResNet
+from actsearch.child_models.networks.resnet import ResNet
+from actsearch.child_models.networks.transformer import Transformer
+from actsearch.child_models.networks.truncated_mlp import TruncatedMLP
+from actsearch.search_space import options
+from actsearch.search_space.operators import unknown
+
+Builder = Callable[..., nn.Module]
+
+CHILDREN: dict[str, Builder] = {
+    "resnet8": partial(ResNet, depth=8),
+    "resnet14": partial(ResNet, depth=14),
+    "resnet20": partial(ResNet, depth=20),
+    "resnet32": partial(ResNet, depth=32),
+    "resnet44": partial(ResNet, depth=44),
+    "resnet56": partial(ResNet, depth=56),
+    "resnet110": partial(ResNet, depth=110),
+    "resnet": ResNet,
+    "preact_resnet": PreActResNet,
+    "wide_resnet": WideResNet,
+    "densenet": DenseNet,
+    "mlp": MLP,
+    "cnn": CNN,
+    "transformer": Transformer,
+    "truncated_mlp": TruncatedMLP,
+    "keras_cnn": KerasCNN,
+}
+
+# Networks that are not what they were under the same name, with what is new. Their digest says it,
+# so that no run takes up, or compares itself with, trainings of the former one.
+CHANGED: Mapping[str, str] = {"densenet": "fan-out"}
+
+
+@dataclass(frozen=True)
+class Child:
+    """A builder with its options bound; `name` is how it is written, `digest` what a run's identity
+    keeps."""
+
+    name: str
+    build: Builder = field(compare=False, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+
+    def __call__(self, make_activation: MakeActivation, **facts: Any) -> nn.Module:
+        """The network for data with these facts, of which it takes what it asks for: input_shape
+        and classes, or vocabulary and length of sentences. Raises ValueError where it asks for
+        others."""
+        _, *accepted = inspect.signature(self.build).parameters.values()
+        given = {p.name: facts[p.name] for p in accepted if p.name in facts} | {**self.options}
+        missing = [p.name for p in accepted if p.default is p.empty and p.name not in given]
+        if missing:
+            raise ValueError(
+                f"{self.name} asks for {' and '.join(missing)}, but what these data say is named "
+                f"{' and '.join(facts)} (images have other children than sentences)"
+            )
+        return self.build(make_activation, **given)
+
+
+def child_from(child: str | Child | Builder) -> Child:
+    """A Child from `resnet8`, `resnet8:width=8,size=16`, `torchvision:mobilenet_v2:size=64`, or a
+    function of make_activation.
+
+    Raises ValueError for a name or an option that is not known, and ModuleNotFoundError for a zoo
+    that is not installed.
+    """
+    if isinstance(child, nn.Module):
+        raise ValueError(
+            f"the child is a {type(child).__name__} that is built already; give a function of "
+            "make_activation that returns it"
+        )
+    if isinstance(child, Child):
+        return child
+    if callable(child):
+        return _users_own(child)
+    if not isinstance(child, str):
+        raise ValueError(
+            f"the child is a {type(child).__name__}; give a name or a function of make_activation"
+        )
+    name, text = options.split(child)
+    build = CHILDREN.get(name)
+    if name in ZOOS:
+        model, text = options.split(text)
+        name, build = f"{name}:{model}", zoo_model(name, model)
+    if build is None:
+        raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
+    known = {
+        p.name: float if isinstance(p.default, float) else int
+        for p in inspect.signature(build).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("input_shape", "classes")
+    }
+    chosen = options.read(name, text, known)
+    for key, value in chosen.items():
+        if known[key] is int and value < 1:
+            raise ValueError(f"{name}:{key}={value} needs a whole number of 1 or more, as {key}=8")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}:{key}={value} needs a number above 0, as {key}=0.1")
+    written = options.written(name, chosen)
+    digest = f"{written} ({CHANGED[name]})" if name in CHANGED else written
+    return Child(written, build, chosen, digest)
+
+
+def _users_own(build: Builder) -> Child:
+    name = getattr(build, "__qualname__", type(build).__qualname__)
+    if not inspect.signature(build).parameters:
+        raise ValueError(
+            f"the child {name} takes no argument; give a function of make_activation, which is "
+            "called for each activation: def net(make_activation): ... make_activation(width) ..."
+        )
+    return Child(name, build, {}, digest=f"{name}-{source_digest(build)}")
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """The hash of a function's source, and of what it was given with it: an edited model or
+    operator makes another run. Raises ValueError where that has no name outside this process."""
+    return hashlib.sha256(_source(function, ()).encode()).hexdigest()[:12]
+
+
+def _source(thing: Any, seen: tuple[Any, ...]) -> str:
+    """What a value is, in words that are the same in each process. `seen` are the things that
+    lead here, since a function can hold itself."""
+    if any(thing is one for one in seen):
+        return "itself"
+    within = (*seen, thing)
+
+    def words(parts: Iterable[Any]) -> str:
+        return f"({', '.join(_source(part, within) for part in parts)})"
+
+    match thing:
+        case partial():
+            return "partial" + words([thing.func, thing.args, thing.keywords])
+        case types.MethodType():
+            return words([thing.__func__, thing.__self__])
+        case types.FunctionType() | type():
+            cells = getattr(thing, "__closure__", None) or ()
+            return _text(thing) + (words(c.cell_contents for c in cells) if cells else "")
+        case types.BuiltinFunctionType() | types.ModuleType():
+            return getattr(thing, "__qualname__", thing.__name__)
+        case types.CodeType():
+            return words([thing.co_code.hex(), *thing.co_consts])
+        case dict():
+            return words(sorted(thing.items(), key=lambda item: str(item[0])))
+        case list() | tuple():
+            return words(thing)
+    text = repr(thing)
+    if not re.search(r" at 0x[0-9a-f]+", text):
+        return text
+    if not hasattr(thing, "__dict__"):
+        raise ValueError(
+            f"{text} could not be told from another one when a run is resumed; use a function"
+        )
+    return words([type(thing), vars(thing)])
+
+
+def _text(thing: Any) -> str:
+    """A function or class as it was written; where nobody kept that, its code."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        code = getattr(thing, "__code__", None)
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        return name if code is None else name + _source(code, ())

@@ -1,0 +1,1 @@
+"""Figures as plain data, made from results and drawn by matplotlib or plotly."""

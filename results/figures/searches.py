@@ -1,0 +1,387 @@
+"""Figures (plots.py) of a search: how it went, what it found, what functions cost, which operators
+help, why functions failed. Each is None where there is nothing to draw."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actsearch.results.figures.plots import Figure, Line, Panel, Points, Spans
+from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.statistics import wilson
+
+SHOWN = 12  # functions in a gallery
+OPERATORS_FROM = 20  # finished functions, for shares of operators
+SHARE = 0.25  # of all finished functions: the best and the worst that are compared
+NAMED_AT_THE_FRONT = 8
+TALLER = 1.25  # a panel of the gallery than f's values; slopes are cut there
+
+
+# -- how it went
+
+
+def _validation(metric: str) -> str:
+    """The label of an axis with scores."""
+    return f"validation {metric} [%]" if metric == "accuracy" else f"validation {metric}"
+
+
+def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> Figure | None:
+    """Every training of a search that has ended, and the best so far; `rows` of the store."""
+    ended = [r for r in rows if r["status"] not in (None, "rejected")]
+    ended.sort(key=lambda r: r["finished"])
+    scored = [(i, r) for i, r in enumerate(ended, 1) if r["val_accuracy"] is not None]
+    if not scored:
+        return None
+    steps, best = _best_so_far(scored, len(ended))
+    marks: list[Line | Points] = [
+        Points(
+            "a function",
+            tuple(float(i) for i, _ in scored),
+            tuple(100 * r["val_accuracy"] for _, r in scored),
+            style=5, symbol=0, names=tuple(r["formula"] for _, r in scored), size=3.5,
+        ),
+        Line("best so far", steps, best, style=0),
+    ]  # fmt: skip
+    for row in (r for _, r in scored if r["label"] in BESIDE):
+        level, style = 100 * row["val_accuracy"], 1 + BESIDE.index(row["label"])
+        ends = (0.0, float(len(ended)))
+        marks.append(Line(row["label"], ends, (level, level), style=style, dash=style))
+    failed = len(ended) - len(scored)
+    panel = Panel("", "trainings finished", _validation(metric), tuple(marks), x_from=0.0)
+    note = f"; {failed:,} that failed or were stopped early have none" if failed else ""
+    return Figure(
+        "progress", "The search", (panel,), f"one training each, n = {len(scored):,}{note}",
+        panel=(7.0, 3.8),
+    )  # fmt: skip
+
+
+def _best_so_far(
+    scored: Sequence[tuple[int, Mapping[str, Any]]], last: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The corners of the staircase, in per cent."""
+    x: list[float] = []
+    y: list[float] = []
+    for i, row in scored:
+        score = 100 * row["val_accuracy"]
+        if not y or score > y[-1]:
+            if y:
+                x.append(float(i))
+                y.append(y[-1])
+            x.append(float(i))
+            y.append(score)
+    return (*x, float(last)), (*y, y[-1])
+
+
+def controller_figure(health: Sequence[Mapping[str, float]]) -> Figure | None:
+    """What a strategy says of itself along its proposals, a panel a number."""
+    names = [n for n in dict.fromkeys(k for h in health for k in h) if n != "proposals"]
+    if len(health) < 2:
+        return None
+    panels: list[Panel] = []
+    for name in names:
+        found = [(h["proposals"], h[name]) for h in health if h.get(name) is not None]
+        if len(found) > 1:
+            x, y = zip(*found, strict=True)
+            panels.append(Panel(name, "proposals", name, (Line(name, x, y),)))
+    if not panels:
+        return None
+    return Figure("controller", "The controller", tuple(panels), f"n = {len(health):,} updates")
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """The training loss of one function, as (step, loss)."""
+
+    name: str
+    curve: Sequence[tuple[int, float]]
+
+
+def loss_figure(courses: Sequence[LossCurve]) -> Figure | None:
+    """Training loss against step."""
+    lines = tuple(
+        Line(c.name, *_smoothed(c.curve), style=i, dash=i)
+        for i, c in enumerate(courses)
+        if len(c.curve) > 1
+    )
+    if not lines:
+        return None
+    panel = Panel("", "step", "training loss, mean of neighbours", lines)
+    return Figure("losses", "Training", (panel,), "one training each", panel=(7.0, 3.8))
+
+
+def _smoothed(
+    curve: Sequence[tuple[int, float]], points: int = 40
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means over equal parts of the curve."""
+    size = max(1, math.ceil(len(curve) / points))
+    parts = [curve[i : i + size] for i in range(0, len(curve), size)]
+    x = tuple(sum(step for step, _ in part) / len(part) for part in parts)
+    return x, tuple(sum(loss for _, loss in part) / len(part) for part in parts)
+
+
+# -- what it found
+
+
+@dataclass(frozen=True)
+class Curve:
+    """f and f' at x, with betas at their initial values; not finite where they are not."""
+
+    title: str
+    x: tuple[float, ...]
+    f: tuple[float, ...]
+    slope: tuple[float, ...]
+
+
+def gallery_figure(curves: Sequence[Curve]) -> Figure | None:
+    """f and f' of each, a panel a function, as high as f is."""
+    if not curves:
+        return None
+    panels = tuple(_curve_panel(curve) for curve in curves)
+    caption = "f and its derivative f', betas at their initial values"
+    return Figure("functions", "The best functions", panels, caption, panel=(3.4, 2.5))
+
+
+def _curve_panel(c: Curve) -> Panel:
+    value = Line("f", *_finite(c.x, c.f))
+    slope = Line("f'", *_finite(c.x, c.slope), style=1, dash=1)
+    ends = (c.x[0], c.x[-1])
+    return Panel(c.title, "x", "", (value, slope), ends, y_range=_heights(c.f), at=(0.0,))
+
+
+def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    kept = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
+    return tuple(a for a, _ in kept), tuple(b for _, b in kept)
+
+
+def _heights(f: Sequence[float]) -> tuple[float, float]:
+    """Where f's values are, from -1 to 1 at least."""
+    values = [y for y in f if math.isfinite(y)]
+    low, high = min([-1.0, *values]), max([1.0, *values])
+    middle, half = (low + high) / 2, TALLER * (high - low) / 2
+    return middle - half, middle + half
+
+
+def front(entries: Iterable[Entry]) -> list[Entry]:
+    """The functions that are cheaper than all that score higher, beyond the intervals of their
+    costs, cheapest first; none where that is true of the best alone, or an interval is not known.
+    """
+    found = _timed(entries)
+    timed = [(e, *e.vs_relu_range) for e in found if e.vs_relu_range]
+    if len(timed) < len(found):
+        return []
+
+    def beaten(entry: Entry, low: float, high: float) -> bool:
+        return any(
+            a_low <= high if _score(a) > _score(entry) else a_high < low
+            for a, a_low, a_high in timed
+            if a is not entry and _score(a) >= _score(entry)
+        )
+
+    kept = [e for e, low, high in timed if not beaten(e, low, high)]
+    if len({_score(e) for e in kept}) < 2:
+        return []
+    return sorted(kept, key=lambda e: (e.vs_relu or 0.0, -_score(e)))
+
+
+def _timed(entries: Iterable[Entry]) -> list[Entry]:
+    return [e for e in entries if e.val_accuracy is not None and e.ms_per_step is not None]
+
+
+def _score(entry: Entry) -> float:
+    return entry.val_accuracy or 0.0
+
+
+def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | None:
+    """Accuracy beside time a step, and the functions that are surely cheaper than all above them,
+    if there are such."""
+    timed = _timed(entries)
+    if len(timed) < 2:
+        return None
+    relative = all(e.vs_relu is not None for e in timed)
+
+    def at(kept: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        cost = tuple(float((e.vs_relu if relative else e.ms_per_step) or 0.0) for e in kept)
+        return cost, tuple(100 * (e.val_accuracy or 0.0) for e in kept)
+
+    best = front(timed)
+    names = [f"#{e.rank} {e.label or e.formula}" for e in best]
+    short = _apart(best, at(best), at(timed))
+    everything = tuple(f"#{e.rank} {e.formula}" for e in timed)
+    marks: list[Line | Points] = [
+        Points("a function", *at(timed), style=5, symbol=0, names=everything, size=3.5),
+    ]
+    if best:
+        marks += [
+            Line("Pareto front", *at(best), style=0),
+            Points("on the front", *at(best), style=0, names=short, written=True, size=7),
+        ]
+    for entry in (e for e in timed if e.label in BESIDE):
+        marks.append(Points(entry.label, *at([entry]), style=1 + BESIDE.index(entry.label)))
+    x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
+    panel = Panel("", x, _validation(metric), tuple(marks))
+    return Figure(
+        "cost",
+        f"{metric[0].upper()}{metric[1:]} and cost",
+        (panel,),
+        _front_in_words(names, timed),
+        panel=(7.0, 4.2),
+    )
+
+
+def _front_in_words(names: Sequence[str], timed: Sequence[Entry]) -> str:
+    if names:
+        return (
+            "the front, of functions that cost less than all that score higher, beyond the 95 % "
+            f"intervals of their costs: {'; '.join(names[-NAMED_AT_THE_FRONT:])}"
+        )
+    if all(e.vs_relu_range for e in timed):
+        return "no front is drawn: costs differ by less than their 95 % intervals"
+    return "no front is drawn: how much the costs vary was not measured"
+
+
+def _apart(
+    entries: Sequence[Entry],
+    places: tuple[Sequence[float], Sequence[float]],
+    all_places: tuple[Sequence[float], Sequence[float]],
+    near: float = 0.05,
+) -> tuple[str, ...]:
+    """The ranks, empty where one that is better stands too near for both to be read."""
+    x, y = ([v / ((max(of) - min(of)) or 1.0) for v in at]
+            for at, of in zip(places, all_places, strict=True))  # fmt: skip
+    written: dict[int, str] = {}
+    for i in reversed(range(len(entries))):
+        if all(max(abs(x[i] - x[k]), abs(y[i] - y[k])) > near for k in written):
+            written[i] = f"#{entries[i].rank}"
+    return tuple(written.get(i, "") for i in range(len(entries)))
+
+
+# -- which operators help
+
+
+@dataclass(frozen=True)
+class OperatorShare:
+    """How many of `of` functions have an operator, among the best and among the worst."""
+
+    name: str
+    best: int
+    worst: int
+    of: int
+
+
+def operators_in(expression: str) -> set[str]:
+    """The names of the operators in an expression's text."""
+    return set(re.findall(r"\b[^\W\d]\w*", expression)) - {"x"}
+
+
+def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
+    """Of the best and the worst quarter of what was trained, those that diverged among the worst;
+    the operators whose shares differ most first. Empty where too few have finished."""
+    trained = [e for e in entries if e.status in ("ok", "diverged") and e.label not in BESIDE]
+    if len(trained) < OPERATORS_FROM:
+        return []
+    ranked = sorted(trained, key=lambda e: -(e.val_accuracy or 0.0))
+    size = max(1, round(SHARE * len(ranked)))
+    best, worst = (Counter(n for e in part for n in operators_in(e.expression))
+                   for part in (ranked[:size], ranked[-size:]))  # fmt: skip
+    found = [OperatorShare(name, best[name], worst[name], size) for name in best | worst]
+    return sorted(found, key=lambda s: (s.worst - s.best, s.name))
+
+
+def operator_figure(entries: Sequence[Entry]) -> Figure | None:
+    """The share of each operator among the best and the worst functions, with 95 % intervals."""
+    shares = operator_shares(entries)
+    if not shares:
+        return None
+    marks: list[Points] = []
+    for style, (label, counts) in enumerate(
+        (("best quarter", [s.best for s in shares]), ("worst quarter", [s.worst for s in shares]))
+    ):
+        intervals = [wilson(count, s.of) for count, s in zip(counts, shares, strict=True)]
+        marks.append(
+            Points(
+                label,
+                tuple(100 * count / s.of for count, s in zip(counts, shares, strict=True)),
+                tuple(i + (-0.13, 0.13)[style] for i in range(len(shares))),
+                style=style, size=5,
+                low=tuple(100 * low for low, _ in intervals),
+                high=tuple(100 * high for _, high in intervals),
+            )
+        )  # fmt: skip
+    names = tuple(s.name for s in shares)
+    x = "share of the functions that have it [%]"
+    panel = Panel("", x, "", tuple(marks), x_from=0.0, y_names=names)
+    caption = (
+        f"{shares[0].of:,} functions in each quarter, those that diverged among the worst; "
+        "bars: 95 % (Wilson)"
+    )
+    size = (7.0, 0.6 + 0.24 * len(shares))
+    return Figure("operators", "Operators among the best and the worst", (panel,), caption, size)
+
+
+# -- what did not train
+
+
+def failures(entries: Iterable[Entry]) -> list[tuple[str, str, int]]:
+    """(status, kind of reason, how many), the most frequent first; a kind has no numbers. Functions
+    that left a race or a cohort trained well enough, and are none."""
+    failed = (e for e in entries if e.status != "ok" and e.rung is None)
+    counted = Counter((e.status, kind_of_reason(e.reason)) for e in failed)
+    return [(status, kind, n) for (status, kind), n in counted.most_common()]
+
+
+def kind_of_reason(reason: str) -> str:
+    """A reason without what belongs to one function alone: steps, numbers, what stands behind a
+    colon or a "with"."""
+    first = re.split(r":| with ", reason)[0].replace(",", "")
+    return re.sub(r"\s*(at step |at x = |of |=)?[-+]?\d[\d.e+-]*( s\b| %)?", "", first).strip()
+
+
+def failure_figure(entries: Iterable[Entry]) -> Figure | None:
+    """How many functions failed, and why."""
+    found = failures(entries)
+    if not found:
+        return None
+    names = tuple(f"{status.replace('_', ' ')}: {kind}" for status, kind, _ in found)
+    counts = tuple(float(n) for _, _, n in found)
+    spans = Spans("functions", tuple(map(float, range(len(found)))), (0.0,) * len(found), counts)
+    panel = Panel("", "functions", "", (spans,), y_names=names)
+    caption = f"n = {int(sum(counts)):,} functions that failed"
+    size = (7.0, 0.6 + 0.28 * len(found))
+    return Figure("failures", "What did not train", (panel,), caption, size)
+
+
+# -- what became of it when it was trained again
+
+
+def difference_figure(models: Sequence[Mapping[str, Any]], reference: str) -> Figure | None:
+    """Differences to `reference` paired by seed, a panel a model; `models` are the rows of a
+    comparison."""
+    panels: list[Panel] = []
+    for model in dict.fromkeys(row["model"] for row in models):
+        mine = [r for r in models if r["model"] == model and r["difference, paired"] is not None]
+        if not mine:
+            continue
+        means = [100 * r["difference, paired"] for r in mine]
+        ends = [
+            [m if r[key] is None else 100 * r[key] for m, r in zip(means, mine, strict=True)]
+            for key in ("from, paired", "to, paired")
+        ]
+        heights = tuple(map(float, range(len(mine))))
+        points = Points(
+            "difference", tuple(means), heights, low=tuple(ends[0]), high=tuple(ends[1]), size=6
+        )
+        names = tuple(r["function"] for r in mine)
+        x = f"test accuracy minus {reference}'s [points]"
+        panels.append(Panel(model, x, "", (points,), y_names=names, at=(0.0,)))
+    if not panels:
+        return None
+    seeds = sorted({r["seeds"] for r in models})
+    n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
+    caption = f"paired by seed, {n}; bars: 95 % intervals, none where a single seed was trained"
+    height = 1.0 + 0.32 * max(len(p.y_names) for p in panels)
+    title = f"Trained again, beside {reference}"
+    return Figure("differences", title, tuple(panels), caption, (5.6, height))

@@ -1,0 +1,1 @@
+"""What is known of a function without training it: equality, values, properties, names."""

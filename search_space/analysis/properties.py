@@ -1,0 +1,159 @@
+"""Properties of a function at its initial betas, found numerically: the columns that tables filter
+by.
+
+They are what dense sampling shows, not proofs: a bump narrower than the grid goes unseen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.expression import Expr
+
+STEP = 0.0025
+_HALF = 4000  # steps on each side: -10..10
+_DENSE = torch.arange(-_HALF, _HALF + 1, dtype=torch.float64) * STEP
+_OUT = 10.0 * 1.0631 ** torch.arange(1, 201, dtype=torch.float64)  # to 2,000,000
+_FAR_AT = 75  # _OUT[75] is about 1,000: beyond it nothing new may happen to a bounded function
+_SLOPES_AT = torch.tensor([5e5, 1e6, 2e6], dtype=torch.float64)
+_BESIDE_0 = torch.tensor([-1e-7, 1e-7], dtype=torch.float64)
+_POINTS = torch.cat([_DENSE, -_OUT, _OUT, -_SLOPES_AT, _SLOPES_AT, _BESIDE_0])
+_CENTRE = _HALF
+_SUSPECTS = 8  # intervals looked at closely for a kink
+_HALVINGS = 24
+
+
+@dataclass(frozen=True)
+class Properties:
+    """`smooth` says that f' has no jump; `monotonic` is increasing, decreasing or no; `parity` odd,
+    even or no; `minimum` the least value on -10..10; slopes at infinity are None where they do not
+    settle (x^2, x sin x)."""
+
+    smooth: bool
+    monotonic: str
+    bounded_below: bool
+    bounded_above: bool
+    parity: str
+    at_0: float | None
+    slope_at_0: float | None
+    minimum: float | None
+    slope_left: float | None
+    slope_right: float | None
+    operators: int
+    betas: int
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+NAMES = tuple(Properties.__dataclass_fields__)
+
+
+def properties(exprs: Iterable[Expr], operators: str = "guarded") -> Iterator[Properties]:
+    """The properties of each expression, in order."""
+    for batch in curves(exprs, _POINTS, operators=operators, chunk=50):
+        for i, expr in enumerate(batch.exprs):
+            yield _properties(expr, batch.value[i, 0], batch.slope[i, 0], operators)
+
+
+def _properties(expr: Expr, value: torch.Tensor, slope: torch.Tensor, operators: str) -> Properties:
+    near, left, right, slopes_left, slopes_right, _ = value.split(
+        [len(_DENSE), len(_OUT), len(_OUT), 3, 3, 2]
+    )
+    near_slope = slope[: len(_DENSE)].clone()
+    one_sided = slope[-2:].mean()
+    slope_at_0 = float(near_slope[_CENTRE])
+    if abs(float(slope[-2] - slope[-1])) < 1e-3 < abs(slope_at_0 - float(one_sided)):
+        slope_at_0 = float(one_sided)
+    near_slope[_CENTRE] = one_sided  # relu(x) + min0(x) has slope 0 at 0 alone
+    scale = max(1e-12, float(torch.nan_to_num(near, 0.0, 0.0, 0.0).abs().max()))
+    return Properties(
+        smooth=_smooth(expr, near_slope, operators),
+        monotonic=_monotonic(near, scale),
+        bounded_below=_bounded(near, left, right),
+        bounded_above=_bounded(-near, -left, -right),
+        parity=_parity(near, scale),
+        at_0=_number(near[_CENTRE]),
+        slope_at_0=_number(slope_at_0),
+        minimum=_number(near.min()),
+        slope_left=_asymptotic_slope(slopes_left, -1.0),
+        slope_right=_asymptotic_slope(slopes_right, 1.0),
+        operators=expr.operators,
+        betas=expr.betas,
+    )
+
+
+def _number(value: torch.Tensor | float) -> float | None:
+    number = float(value)
+    return float(f"{number:.6g}") + 0.0 if math.isfinite(number) else None
+
+
+def _monotonic(near: torch.Tensor, scale: float) -> str:
+    steps = near.diff()
+    rounding = 1e-12 * scale
+    if bool((steps >= -rounding).all()):
+        return "increasing"
+    return "decreasing" if bool((steps <= rounding).all()) else "no"
+
+
+def _parity(near: torch.Tensor, scale: float) -> str:
+    mirrored = near.flip(0)
+    if torch.allclose(near, mirrored, rtol=0.0, atol=1e-9 * scale):
+        return "even"
+    return "odd" if torch.allclose(near, -mirrored, rtol=0.0, atol=1e-9 * scale) else "no"
+
+
+def _bounded(near: torch.Tensor, *sides: torch.Tensor) -> bool:
+    """Whether nothing beyond 1,000 is lower than what was before."""
+    for side in sides:
+        before, after = torch.cat([near, side[:_FAR_AT]]), side[_FAR_AT:]
+        if bool(torch.isnan(before).any() | torch.isnan(after).any()):
+            return False
+        low = float(before.min())
+        if float(after.min()) < low - 1e-3 * max(1.0, abs(low)):
+            return False
+    return math.isfinite(float(near.min()))
+
+
+def _asymptotic_slope(values: torch.Tensor, sign: float) -> float | None:
+    """The slope over 500,000..1,000,000 where it is that over the next million too."""
+    if not bool(torch.isfinite(values).all()):
+        return None
+    inner, outer = float(values[1] - values[0]) / 5e5, float(values[2] - values[1]) / 1e6
+    if abs(inner - outer) > 1e-2 + 1e-3 * abs(outer):
+        return None
+    return round(sign * outer, 2) + 0.0
+
+
+def _smooth(expr: Expr, slope: torch.Tensor, operators: str) -> bool:
+    """Whether the largest step of f' shrinks with the grid: to a quarter on one four times finer.
+
+    A kink's step stays as it is; what lies between is looked at closely.
+    """
+    if not bool(torch.isfinite(slope).all()):
+        return False
+    coarse, fine = float(slope[::4].diff().abs().max()), float(slope.diff().abs().max())
+    if fine < 1e-6 or fine <= 0.3 * coarse:
+        return True
+    return fine < 0.9 * coarse and _smooth_close_up(expr, slope.diff().abs(), operators)
+
+
+def _smooth_close_up(expr: Expr, steps: torch.Tensor, operators: str) -> bool:
+    """Halve the intervals with the largest steps of f', following the larger half."""
+    widest = steps.topk(_SUSPECTS).indices
+    left, right, before = _DENSE[widest], _DENSE[widest + 1], steps[widest]
+    after = before
+    for _ in range(_HALVINGS):
+        middle = (left + right) / 2
+        points = torch.stack([left, middle, right], 1).flatten()
+        [batch] = curves([expr], points, operators=operators)
+        first, second = batch.slope[0, 0].view(-1, 3).diff(dim=1).abs().unbind(1)
+        left = torch.where(first > second, left, middle)
+        right = torch.where(first > second, middle, right)
+        after = torch.maximum(first, second)
+    return not bool((after > 0.01 * before.clamp(min=1e-4)).any())
