@@ -59,6 +59,12 @@ def finish(executor: Executor, n: int) -> list[Finished]:
     return finished
 
 
+def test_all_tests_that_start_ray_share_one_process(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("needs pytest -n 2 --dist loadgroup")
+    assert request.node.nodeid.endswith("@ray")
+
+
 def test_waiting_for_workers_makes_no_classes(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
