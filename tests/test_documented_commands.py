@@ -272,7 +272,9 @@ def test_what_is_to_be_installed_stands_in_the_line_or_elsewhere_in_its_document
 
 
 @pytest.mark.parametrize(
-    "block", [b for b in BLOCKS if b.document == "export.md" and b.rest], ids=lambda b: b.first
+    "block",
+    [b for b in BLOCKS if b.document == "export.md" and b.commands and b.rest],
+    ids=lambda b: b.first,
 )
 def test_what_the_document_shows_is_what_is_exported(
     block: Block, here: Path, capsys: pytest.CaptureFixture[str]
@@ -431,7 +433,7 @@ def test_blocks_of_all_kinds_are_found() -> None:
     """So that a change of how documents are written does not leave the tests above empty."""
     found = {shlex.split(command)[1] for command in COMMANDS}
     assert found >= set(cli.COMMANDS) - {"stop", "space"}
-    assert {"README.md", "CONTRIBUTING.md", "export.md", "use_elsewhere.md", "watching.md"} <= {
+    assert {"README.md", "CONTRIBUTING.md", "export.md", "report.md"} <= {
         block.document for block in CODE
     }
     for end in WORTH:
