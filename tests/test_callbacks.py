@@ -17,11 +17,11 @@ from actsearch.controller.strategies import strategy_from
 from actsearch.errors import ENVIRONMENT
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
-from actsearch.search_space.analysis.survey import describe
-from actsearch.search_space.parser import parse
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import describe
 from actsearch.searching.callbacks import Callback
-from actsearch.searching.loop import Level, StrategySource, run_trials, submit_function
+from actsearch.searching.loop import Level, StrategySource, run_trials, submit_candidate
 from actsearch.searching.progress import Progress
 from actsearch.searching.tracker import TensorBoard
 from actsearch.workers.executor import Beat, InlineExecutor
@@ -60,7 +60,9 @@ def searched(
     store: Store, callbacks: Iterable[Callback], budget: int, strategy: str = PPO
 ) -> Progress:
     """A search by stub children, ReLU beside it."""
-    relu = submit_function(store, describe(parse("relu(x)")), Level("search", "p"), 0, "relu")
+    relu = submit_candidate(
+        store, describe(candidate_from("relu(x)")), Level("search", "p"), 0, "relu"
+    )
     source = StrategySource(
         store,
         SPACES["tiny"],

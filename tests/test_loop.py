@@ -20,9 +20,10 @@ from actsearch.results.records import FAILURE_REWARD, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.fingerprint import fingerprint
-from actsearch.search_space.analysis.survey import describe, describe_all, survey
+from actsearch.search_space.candidate import OneFunction
 from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.search_space.space import SPACES, Space, everything, space_from
+from actsearch.search_space.survey import describe, describe_all, survey
 from actsearch.searching.live import lines, plain_line
 from actsearch.searching.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
 from actsearch.searching.progress import Progress
@@ -32,7 +33,7 @@ from actsearch.workers.thread_executor import ThreadExecutor
 
 from .conftest import SMALL
 
-DISTINCT = len(survey(SMALL, screening=False).distinct)
+DISTINCT = len(survey(everything(SMALL), screening=False).distinct)
 
 
 def accuracy(expression: str) -> float:
@@ -106,7 +107,7 @@ def test_functions_are_prepared_before_they_are_trained(store: Store, strategy: 
         return Outcome("ok", val_accuracy=accuracy(trial.expression))
 
     options: dict[str, Any] = {"space": SPACES["two-units"], "strategy": strategy, "budget": 30}
-    made = source(store, prepare=lambda exprs: prepared.extend(map(str, exprs)), **options)
+    made = source(store, prepare=lambda coming: prepared.extend(c.key for c in coming), **options)
     run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
     assert len(prepared) == len(set(prepared)) >= 28
     assert len(late) <= (2 if strategy.startswith("ppo") else 0)  # the first of its batches
@@ -114,8 +115,9 @@ def test_functions_are_prepared_before_they_are_trained(store: Store, strategy: 
 
 def test_functions_looked_at_together_are_what_they_are_alone() -> None:
     space = SPACES["two-units"]
-    exprs = [canonical(space.decode(space.digits(i * 104_729))) for i in range(40)]
-    assert describe_all(exprs) == [describe(expr) for expr in exprs]
+    points = [space.digits(i * 104_729) for i in range(40)]
+    forms = [space.decode(point).canonical("guarded") for point in points]
+    assert describe_all(forms) == [describe(form) for form in forms]
 
 
 def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None:
@@ -131,7 +133,7 @@ def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None
     run_trials(store, made, InlineExecutor(Child()), Progress("t", "w", None))
     assert len(told) == SMALL.size
     for number, reward in told.items():
-        expression = str(canonical(SMALL.decode(SMALL.digits(number))))
+        expression = str(canonical(SMALL.expression(SMALL.digits(number))))
         failed = "sigmoid" in expression
         assert reward == (FAILURE_REWARD if failed else accuracy(expression))
     assert store.open_proposals("exhaustive") == []
@@ -160,7 +162,7 @@ def test_a_function_trained_beside_the_search_is_not_trained_again(store: Store)
 def test_rejected_functions_are_stored_with_their_reason_and_cost_no_budget(store: Store) -> None:
     space = space_from("units=1;unary=identity,neg,tanh;binary=add,sub")
     child = Child()
-    found = survey(space)
+    found = survey(everything(space))
     assert found.rejected == {"affine in x": 2, "constant": 1}  # 2x, -2x, and 0
     budget = len(found.distinct)
     assert run(store, child, space=space, screening=True, budget=budget) == "budget spent"
@@ -187,7 +189,7 @@ def test_every_function_of_a_symmetry_class_is_trained(store: Store) -> None:
     child = Child()
     run(store, child, space=space)
     assert {"square(x)", "neg(square(x))"} <= set(child.trained)
-    assert len(child.trained) > survey(space, screening=False).symmetry_classes
+    assert len(child.trained) > survey(everything(space), screening=False).symmetry_classes
 
 
 def test_what_the_screen_iterates_over_never_changes() -> None:
@@ -516,4 +518,5 @@ def test_equal_keys_are_merged_only_where_the_second_grid_agrees(store: Store) -
     child = Child()
     run(store, child, space=space_from("units=1;unary=identity,sinh,cosh,tanh;binary=mul,min"))
     assert {"mul(cosh(x), tanh(x))", "sinh(x)"} <= child.trained.keys()
-    assert Table(SPACES["one-unit"], {one: {1.0: 0.5}}, "guarded").rows([other]) == [None]
+    table = Table(SPACES["one-unit"], {OneFunction(one): {1.0: 0.5}}, "guarded")
+    assert table.rows([OneFunction(other)]) == [None]

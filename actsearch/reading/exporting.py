@@ -13,16 +13,14 @@ import torch
 
 from actsearch.config import ExportConfig
 from actsearch.errors import EnvironmentProblem, UsageError, written
-from actsearch.functions import Found, find
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.names import name_of
-from actsearch.search_space.analysis.survey import describe
+from actsearch.functions import Found, find, one_function
 from actsearch.search_space.baselines import NAMED
 from actsearch.search_space.export.exporters import EXPORTERS, check_name
 from actsearch.search_space.export.lowering import Source
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.operators import unknown
 from actsearch.search_space.space import Space, extra_operators
+from actsearch.search_space.survey import describe
 
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep a state_dict
 Betas = tuple[tuple[float, ...], ...]  # of an activation: for each beta one value, or one a channel
@@ -53,7 +51,8 @@ def export(
     if dims < 2:
         raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
     found = find(function, operators, extra_operators(space) if space is not None else ())
-    initial = [node.beta for node in found.expr.walk() if node.beta is not None]
+    expr = one_function(found.candidate)
+    initial = [node.beta for node in expr.walk() if node.beta is not None]
     betas: Betas = tuple((float(beta),) for beta in initial)
     if weights is not None:
         if not EXPORTERS[to].values:
@@ -64,7 +63,7 @@ def export(
     asked = function if isinstance(function, str) and function in NAMED else _name(found)
     named = check_name(name) if name is not None else asked.replace("-", "_")
     version = importlib.metadata.version("actsearch")
-    source = Source(found.expr, found.operators, named, betas, version, found.origin, dims)
+    source = Source(expr, found.operators, named, betas, version, found.origin, dims)
     return EXPORTERS[to].write(source)
 
 
@@ -88,8 +87,8 @@ def carry_out(config: ExportConfig) -> str:
 
 
 def _name(found: Found) -> str:
-    function = describe(canonical(found.expr, found.operators), found.operators)
-    return name_of(function, found.operators) or "activation"
+    known = describe(found.candidate.canonical(found.operators), found.operators)
+    return known.name or "activation"
 
 
 # -- betas of a trained model

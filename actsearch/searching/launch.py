@@ -23,15 +23,15 @@ from actsearch.results.records import Trial
 from actsearch.results.store import Store, StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
+from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels.ahead import Ahead
-from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES, Space, extra_operators, space_from
+from actsearch.search_space.space import SPACES, Space, everything, extra_operators, space_from
+from actsearch.search_space.survey import Survey, describe, functions_of, survey
 from actsearch.searching.callbacks import Callback
 from actsearch.searching.live import live
-from actsearch.searching.loop import STOPPED, Level, StrategySource, run_trials, submit_function
+from actsearch.searching.loop import STOPPED, Level, StrategySource, run_trials, submit_candidate
 from actsearch.searching.machinery import (
     Machinery,
     Stop,
@@ -177,7 +177,7 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     if settings["tensorboard"]:
         writer_class()
     space = settings["space"]
-    space = space if isinstance(space, Space) else space_from(space)
+    space = space_from(space) if isinstance(space, str) else space
     check_image_size(config.image_size, [settings["dataset"]])
     evaluator = make_evaluator(settings, extra_operators(space))
     settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
@@ -212,7 +212,7 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     """runs/SPACE-STRATEGY-DATASET."""
     settings = config.resolved({}) | objects
     space = settings["space"]
-    space = space.name if isinstance(space, Space) else space
+    space = space if isinstance(space, str) else space.name
     dataset = settings["dataset"]
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
     strategy = short(normal(settings["strategy"], halving=settings["halving"]))
@@ -242,7 +242,8 @@ def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
     if space.size > COUNTABLE:
         return None
     try:
-        return survey(space, settings["operators"], screening=settings["screen"] == "on")
+        every = everything(space)
+        return survey(every, settings["operators"], screening=settings["screen"] == "on")
     except NOT_DIFFERENTIABLE:
         return None  # a user's operator; the search sees to each function by itself
 
@@ -301,7 +302,7 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
         extra=plan.evaluator.extra,
         screening=settings["screen"] == "on",
         race=None if plan.race is None else Race(plan.race),
-        prepare=ahead,
+        prepare=lambda coming: ahead(functions_of(coming)),
     )
     try:
         with _trackers(plan, store) as trackers:
@@ -374,8 +375,8 @@ def _levels(store: Store, evaluator: Evaluator) -> Callable[[float], Level]:
 
 def _baseline(store: Store, name: str, plan: Plan, level: Level) -> Trial:
     operators = plan.settings["operators"]
-    function = describe(canonical(parse(BASELINES[name]), operators), operators)
-    return submit_function(store, function, level, plan.settings["seed"], label=name)
+    found = describe(candidate_from(BASELINES[name]).canonical(operators), operators)
+    return submit_candidate(store, found, level, plan.settings["seed"], label=name)
 
 
 def check_found(run: Run) -> None:

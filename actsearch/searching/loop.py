@@ -16,19 +16,11 @@ from actsearch.controller.racing import Race
 from actsearch.controller.strategy import Digits, Proposal, Strategy
 from actsearch.results.records import Outcome, Trial, reward
 from actsearch.results.store import Store
-from actsearch.search_space.analysis.confirmation import same_function
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.names import name_of
-from actsearch.search_space.analysis.survey import (
-    NOT_DIFFERENTIABLE,
-    Function,
-    describe,
-    describe_all,
-)
-from actsearch.search_space.expression import Expr
+from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
+from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.operators import Op
-from actsearch.search_space.parser import parse
 from actsearch.search_space.space import Space
+from actsearch.search_space.survey import Described, describe, describe_all
 from actsearch.searching.callbacks import Callback, Callbacks
 from actsearch.searching.progress import Progress
 from actsearch.workers.executor import Executor
@@ -160,14 +152,14 @@ class Level:
     steps: int = 0
 
 
-def submit_function(
-    store: Store, function: Function, level: Level, seed: int, label: str = ""
+def submit_candidate(
+    store: Store, found: Described, level: Level, seed: int, label: str = ""
 ) -> Trial:
-    """A search trial of this function, with what is known of it before training."""
-    key = function.fingerprint
-    store.add_function(function.expression, key.key, key.symmetry, function.properties)
-    names = {"formula": function.formula, "label": label, "steps": level.steps}
-    return store.submit(level.stage, function.expression, level.protocol, seed, **names)
+    """A search trial of this candidate, with what is known of it before training."""
+    candidate, key = found.candidate, found.fingerprint
+    store.add_function(candidate.key, key.key, key.symmetry, found.properties)
+    names = {"formula": candidate.formula, "label": label, "steps": level.steps}
+    return store.submit(level.stage, candidate.key, level.protocol, seed, **names)
 
 
 class StrategySource:
@@ -196,7 +188,7 @@ class StrategySource:
         extra: tuple[Op, ...] = (),
         screening: bool = True,
         race: Race | None = None,
-        prepare: Callable[[Sequence[Expr]], None] = lambda exprs: None,
+        prepare: Callable[[Sequence[Candidate]], None] = lambda candidates: None,
     ) -> None:
         self.store = store
         self.space = space
@@ -211,9 +203,9 @@ class StrategySource:
         self.screening = screening
         self.race = race
         self.prepare = prepare
-        self._foreseen: dict[str, Function] = {}
+        self._foreseen: dict[str, Described] = {}
         self._settled = 0  # how many of the next proposals were foreseen
-        self._described: Function | None = None
+        self._described: Described | None = None
         self.proposals = store.proposals()
         self.repeats = self.proposals - store.proposed_trials()
         self.rejected = store.rejected()
@@ -314,21 +306,20 @@ class StrategySource:
         coming = self.strategy.peek(FORESEEN if self.left is None else min(FORESEEN, self.left))
         self._settled = len(coming)
         forms = dict.fromkeys(map(self._canonical, coming))
-        new = [expr for expr in forms if not self.store.has_function(str(expr))]
+        new = [c for c in forms if not self.store.has_function(c.key)]
         try:
             found = describe_all(new, self.operators) if new else []
         except NOT_DIFFERENTIABLE:
             found = []  # each is looked at alone, when its turn comes
-        self._foreseen = {function.expression: function for function in found}
-        self.prepare([f.expr for f in found if not (self.screening and f.rejected)])
+        self._foreseen = {known.candidate.key: known for known in found}
+        self.prepare([f.candidate for f in found if not (self.screening and f.rejected)])
 
-    def _canonical(self, digits: Digits) -> Expr:
-        return canonical(self.space.decode(digits), self.operators)
+    def _canonical(self, digits: Digits) -> Candidate:
+        return self.space.decode(digits).canonical(self.operators)
 
     def _propose(self, proposal: Proposal) -> Trial | None:
         level = self.level(proposal.share)
-        expr = self._canonical(proposal.digits)
-        known = self._known(expr, level)
+        known = self._known(self._canonical(proposal.digits), level)
         trial = known or self._new(level)
         first = not self.store.has_proposals(trial)
         self.store.propose(self.name, proposal.number, proposal.digits, trial, proposal.share)
@@ -350,31 +341,31 @@ class StrategySource:
             self._trained.add(trial.expression)
         return False
 
-    def _known(self, expr: Expr, level: Level) -> Trial | None:
-        """The trial of this function, found by canonical form or by fingerprint."""
-        expression = self.store.merged_into(str(expr))
+    def _known(self, candidate: Candidate, level: Level) -> Trial | None:
+        """The trial of this candidate, found by canonical form or by fingerprint."""
+        expression = self.store.merged_into(candidate.key)
         found = self.store.find(level.stage, expression, level.protocol, self.seed)
         if found is not None:
             return found
-        if expression != str(expr):
-            expr = parse(expression, self.extra)
-        foreseen = self._foreseen.get(str(expr))
-        self._described = foreseen or describe(expr, self.operators)
+        if expression != candidate.key:
+            candidate = candidate_from(expression, self.extra)
+        foreseen = self._foreseen.get(candidate.key)
+        self._described = foreseen or describe(candidate, self.operators)
         this = (level.stage, level.protocol, self.seed)
         for trial in self.store.alike(self._described.fingerprint.key, this):
-            if same_function(parse(trial.expression, self.extra), expr, self.operators):
-                self.store.merge(str(expr), trial.expression)
+            other = candidate_from(trial.expression, self.extra)
+            if same_candidate(other, candidate, self.operators):
+                self.store.merge(candidate.key, trial.expression)
                 return trial
         return None
 
     def _new(self, level: Level) -> Trial:
         """A trial of the function that `_known` has just described; rejected here if it is."""
-        function = self._described
-        assert function is not None
-        name = name_of(function, self.operators)
-        trial = submit_function(self.store, function, level, self.seed, name)
-        if self.screening and function.rejected:
-            self.store.record(trial, Outcome("rejected", function.rejected))
+        found = self._described
+        assert found is not None
+        trial = submit_candidate(self.store, found, level, self.seed, found.name)
+        if self.screening and found.rejected:
+            self.store.record(trial, Outcome("rejected", found.rejected))
             self.rejected += 1
         return trial
 
