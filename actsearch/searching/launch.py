@@ -29,24 +29,17 @@ from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space, extra_operators, space_from
+from actsearch.searching.building import check_image_size, environment, make_evaluator, warm_up
 from actsearch.searching.callbacks import Callback
 from actsearch.searching.identity import Functions, Level, submit_function
 from actsearch.searching.live import live
 from actsearch.searching.loop import STOPPED, Source, run_trials
-from actsearch.searching.machinery import (
-    Machinery,
-    Stop,
-    check_image_size,
-    environment,
-    local_workers,
-    logging_to,
-    make_evaluator,
-    running,
-    warm_up,
-)
+from actsearch.searching.machinery import Machinery, local_workers, running
 from actsearch.searching.progress import HISTORY, Progress
 from actsearch.searching.proposals import Proposals
+from actsearch.searching.run_log import logging_to
 from actsearch.searching.sources import Raced, StrategySource, asking
+from actsearch.searching.stop import Stop
 from actsearch.searching.tracker import TensorBoard, writer_class
 from actsearch.versions import untested
 
