@@ -26,7 +26,7 @@ from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
 from actsearch.search_space.survey import describe_all
-from actsearch.searching.loop import Level, submit_candidate
+from actsearch.searching.identity import Level, submit_candidate
 from actsearch.studies.known_results import table_from
 
 
