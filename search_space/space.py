@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from actsearch.search_space.candidate import Candidate
-from actsearch.search_space.numbering import Digits
+from actsearch.search_space.candidate import (
+    MOST_GROUPS,
+    Candidate,
+    FunctionPerGroup,
+    check_groups,
+)
+from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
     OPERATORS,
@@ -70,6 +77,71 @@ class Space(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class GroupSpace:
+    """One candidate of `each` for every group of layers; the digits of the groups side by side.
+
+    Raises ValueError for a number of groups that no candidate has.
+    """
+
+    each: Space
+    groups: int
+
+    def __post_init__(self) -> None:
+        check_groups(self.groups)
+
+    @property
+    def radices(self) -> Digits:
+        return self.each.radices * self.groups
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.radices)
+
+    @property
+    def spec(self) -> str:
+        return f"groups={self.groups};{self.each.spec}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.each.name}-{self.groups}-groups" if self.each.name else ""
+
+    @property
+    def operators(self) -> tuple[Op, ...]:
+        return self.each.operators
+
+    def digits(self, index: int) -> Digits:
+        return digits_of(index, self.radices)
+
+    def index(self, digits: Sequence[int]) -> int:
+        return index_of(digits, self.radices)
+
+    def decode(self, digits: Sequence[int]) -> FunctionPerGroup:
+        check_digits(digits, self.radices)
+        n = len(self.each.radices)
+        parts = (self.each.decode(digits[n * g : n * (g + 1)]) for g in range(self.groups))
+        return FunctionPerGroup(tuple(expr for part in parts for expr in part.functions))
+
+    def features(self, digits: np.ndarray) -> np.ndarray | None:
+        """(N, groups F): those of the groups side by side."""
+        found = [self.each.features(part) for part in np.split(digits, self.groups, axis=1)]
+        known = [features for features in found if features is not None]
+        return np.concatenate(known, axis=1) if len(known) == self.groups else None
+
+    def facts(self) -> list[tuple[str, str]]:
+        of_each = [(term, value) for term, value in self.each.facts() if term != "candidates"]
+        return [
+            ("candidates", f"{self.size:,} = {self.each.size:,}^{self.groups}"),
+            ("groups", f"{self.groups} of layers, each with one of {self.each.size:,} candidates"),
+            *of_each,
+        ]
+
+
+def in_groups(space: Space, groups: int) -> GroupSpace:
+    """A candidate of `space` for each group; of a space that has groups already with so many."""
+    return GroupSpace(space.each if isinstance(space, GroupSpace) else space, groups)
+
+
 _TINY_UNARY = ("identity", "neg", "square", "relu", "sigmoid", "tanh", "sin", "softplus")
 _TINY_BINARY = ("add", "mul", "max")
 
@@ -87,7 +159,21 @@ SPACES: dict[str, UnitSpace] = {
 
 def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     """A space by its name, or from `units=2;unary=identity,sin;binary=add,mul` (each part
-    optional)."""
+    optional); with `groups=3;` before either, one of these functions for each group of layers."""
+    parts = [part for part in text.replace(" ", "").split(";") if part]
+    groups = [part for part in parts if part.startswith("groups=")]
+    if not groups:
+        return _units_from(text, extra)
+    number = groups[0].removeprefix("groups=")
+    if len(groups) > 1:
+        raise ValueError(f"groups is given twice in {text!r}")
+    if not number.isdecimal():
+        raise ValueError(f"groups={number} is no number of groups; use 2 to {MOST_GROUPS}")
+    each = ";".join(part for part in parts if part not in groups) or "one-unit"
+    return GroupSpace(_units_from(each, extra), int(number))
+
+
+def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
     if text in SPACES:
         return SPACES[text]
     if "=" not in text:
@@ -98,7 +184,9 @@ def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     for part in filter(None, text.replace(" ", "").split(";")):
         key, _, value = part.partition("=")
         if key not in ("units", "unary", "binary"):
-            raise ValueError(unknown("part of a space", key, ("units", "unary", "binary")))
+            raise ValueError(
+                unknown("part of a space", key, ("groups", "units", "unary", "binary"))
+            )
         if key in parts:
             raise ValueError(f"{key} is given twice in {text!r}")
         parts[key] = value

@@ -159,6 +159,7 @@ def kind_of(reason: str) -> str:
         ("gradient", "gradient not finite"),
         ("no gradient", "no gradient"),
         ("affine", "affine in x"),
+        ("constant", "constant"),
     ):
         if reason.startswith(start):
             return kind

@@ -69,7 +69,8 @@ def _parts(candidate: Candidate) -> Iterator[str]:
     yield f"operators      {applied}: {', '.join(named)}" if named else "operators      none"
     betas = [f"{node.op.name} {node.beta:g}" for node in nodes if node.beta is not None]
     initial = f" (initial {', '.join(betas)})" if betas else ""
-    yield f"parameters     {len(betas)} a channel{initial}"
+    counts = ", ".join(f"{expr.betas}" for expr in candidate.functions)
+    yield f"parameters     {counts} a channel{initial}"
 
 
 def _plots(expr: Expr, candidate: Candidate, operators: str) -> list[str]:

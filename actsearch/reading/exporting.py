@@ -39,7 +39,8 @@ def export(
 ) -> str | bytes:
     """The source code of `function` in the language `to`; bytes for onnx.
 
-    `function` is an expression, a formula, a baseline's name, or RUN#RANK, as `runs/tiny#3`.
+    `function` is an expression, a formula, a baseline's name, or RUN#RANK, as `runs/tiny#3`. Where
+    it has a function for each group of layers, they are called name_1, name_2 and so on.
     `operators` is the operator set [that of the run, else guarded]. `weights` is a file with the
     state_dict of a model that holds the function as `Activation`: its betas become the initial
     ones; `layer` says whose, where they differ. `name` is what the function is called. `dims` is
@@ -51,20 +52,41 @@ def export(
     if dims < 2:
         raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
     found = find(function, operators, extra_operators(space) if space is not None else ())
-    expr = one_function(found.candidate)
-    initial = [node.beta for node in expr.walk() if node.beta is not None]
-    betas: Betas = tuple((float(beta),) for beta in initial)
+    functions = found.candidate.functions
+    if len(functions) > 1 and not EXPORTERS[to].several:
+        raise UsageError(
+            f"--to {to} writes one function a file, and {found.candidate.formula} is "
+            f"{len(functions)}; export one after the other"
+        )
+    betas = [_initial(expr) for expr in functions]
     if weights is not None:
         if not EXPORTERS[to].values:
             raise UsageError(f"--to {to} shows betas by name, so --from-weights changes nothing")
-        betas = trained_betas(Path(weights), len(betas), layer)
+        betas = [trained_betas(Path(weights), one_function(found.candidate).betas, layer)]
     elif layer is not None:
         raise UsageError(f"--layer {layer} chooses among the layers of --from-weights; give both")
     asked = function if isinstance(function, str) and function in NAMED else _name(found)
     named = check_name(name) if name is not None else asked.replace("-", "_")
     version = importlib.metadata.version("actsearch")
-    source = Source(expr, found.operators, named, betas, version, found.origin, dims)
-    return EXPORTERS[to].write(source)
+    alone = len(functions) == 1
+    sources = [
+        Source(
+            expr,
+            found.operators,
+            named if alone else f"{named}_{number}",
+            own,
+            version,
+            found.origin,
+            dims,
+            alone,
+        )
+        for number, (expr, own) in enumerate(zip(functions, betas, strict=True), 1)
+    ]
+    return EXPORTERS[to].write(*sources)
+
+
+def _initial(expr: Expr) -> Betas:
+    return tuple((float(node.beta),) for node in expr.walk() if node.beta is not None)
 
 
 def carry_out(config: ExportConfig) -> str:
@@ -87,8 +109,9 @@ def carry_out(config: ExportConfig) -> str:
 
 
 def _name(found: Found) -> str:
-    known = describe(found.candidate.canonical(found.operators), found.operators)
-    return known.name or "activation"
+    candidate = found.candidate.canonical(found.operators)
+    name = "" if len(candidate.functions) > 1 else describe(candidate, found.operators).name
+    return name or "activation"
 
 
 # -- betas of a trained model

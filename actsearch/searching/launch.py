@@ -27,7 +27,7 @@ from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels.ahead import Ahead
-from actsearch.search_space.space import SPACES, Space, everything, extra_operators, space_from
+from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
 from actsearch.search_space.survey import Survey, describe, survey
 from actsearch.searching.building import check_image_size, environment, make_evaluator, warm_up
 from actsearch.searching.callbacks import Callback
@@ -44,7 +44,7 @@ from actsearch.searching.tracker import TensorBoard, writer_class
 from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
-_NOT_SETTINGS = ("run", "dry_run", "halving", "tensorboard")
+_NOT_SETTINGS = ("run", "dry_run", "groups", "halving", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,7 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     settings = config.resolved(stored) | objects
     if settings["tensorboard"]:
         writer_class()
-    space = settings["space"]
-    space = space_from(space) if isinstance(space, str) else space
+    space = _space(settings)
     check_image_size(config.image_size, [settings["dataset"]])
     evaluator = make_evaluator(settings, extra_operators(space))
     settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
@@ -183,8 +182,15 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     if not config.dry_run:
         run.check_free()
     seconds = warm_up(evaluator)
+    evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
     found = _survey(space, settings)
     return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+
+
+def _space(settings: Mapping[str, Any]) -> Space:
+    space, groups = settings["space"], settings["groups"]
+    space = space_from(space) if isinstance(space, str) else space
+    return space if groups is None else in_groups(space, groups)
 
 
 def _identity(space: Space, settings: Mapping[str, Any], evaluator: Evaluator) -> dict[str, Any]:
@@ -207,12 +213,11 @@ def _done(run: Run) -> int:
 def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     """runs/SPACE-STRATEGY-DATASET."""
     settings = config.resolved({}) | objects
-    space = settings["space"]
-    space = space if isinstance(space, str) else space.name
+    space = _space(settings).name or "custom"
     dataset = settings["dataset"]
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
     strategy = short(normal(settings["strategy"], halving=settings["halving"]))
-    name = f"{space if space in SPACES else 'custom'}-{strategy}-{dataset}"
+    name = f"{space}-{strategy}-{dataset}"
     return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
 
 

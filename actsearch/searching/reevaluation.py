@@ -111,6 +111,7 @@ def carry_out(
     models = _models(config, stored, children or config.child, datasets or config.dataset, extra)
     operators = models[0].evaluators[0].operators
     functions = _functions(config, run, operators, extra)
+    _check_places(models, functions)
     seeds = _seeds(config, run, models)
     machinery = Machinery.of(config)
     with run.locked():
@@ -185,6 +186,14 @@ def _check(evaluator: Evaluator) -> None:
             f"{' '.join(str(error).split())}"
         ) from error
     check_uses_activation(model, evaluator.child.name)
+
+
+def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:
+    """Raises ValueError where a candidate has more groups than a child has activations."""
+    for candidate in functions:
+        if len(candidate.functions) > 1:
+            for model in models:
+                model.evaluators[0].build(candidate.key)
 
 
 def _rates(lr: float, n: int) -> list[float]:
