@@ -190,15 +190,15 @@ class Evaluator:
         """How many activations the child makes. Found by building it once with none of them, which
         leaves randomness as it was."""
         if self._places is None:
-            widths: list[int] = []
+            made: list[torch.nn.Module] = []
 
-            def count(width: int, /, *, channel_dim: int = 1) -> torch.nn.Module:
-                widths.append(width)
-                return torch.nn.Identity()
+            def count(*args: Any, **options: Any) -> torch.nn.Module:
+                made.append(torch.nn.Identity())
+                return made[-1]
 
             with _own_randomness(0, _device()):
                 self.child(count, **self.dataset.facts)
-            self._places = len(widths)
+            self._places = len(made)
         return self._places
 
     def kernel_kinds(self) -> set[tuple[str, str]]:

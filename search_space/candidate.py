@@ -188,15 +188,10 @@ class FunctionPerGroup:
             )
         numbers = count()
 
-        def make(width: int, /, *, channel_dim: int = 1) -> nn.Module:
+        def make(*args: Any, **options: Any) -> nn.Module:
             group = min(group_of(next(numbers), total, groups), groups - 1)
-            return Activation(
-                self.functions[group],
-                width,
-                channel_dim=channel_dim,
-                operators=operators,
-                kernels=kernels,
-            )
+            expr = self.functions[group]
+            return Activation(expr, *args, operators=operators, kernels=kernels, **options)
 
         return make
 
