@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from actsearch.search_space.expression import formula
     from actsearch.search_space.operators import BINARY, UNARY, Op
     from actsearch.search_space.parser import parse
-    from actsearch.search_space.space import Space
+    from actsearch.search_space.space import UnitSpace as Space
     from actsearch.searching.launch import search
     from actsearch.searching.reevaluation import reevaluate
 
@@ -65,7 +65,10 @@ _HOMES = {
 }
 
 
+_NAMES = {"Space": "UnitSpace"}  # where that of the home is another
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'actsearch' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), _NAMES.get(name, name))

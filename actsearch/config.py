@@ -172,6 +172,9 @@ class SearchConfig:
     """Folder of the run [runs/SPACE-STRATEGY-DATASET]."""
     space: Text = None
     """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
+    groups: Int = None
+    """Search one function for each of so many groups of layers, first to last, all of the space
+    [the same function in every layer]."""
     strategy: Text = None
     """exhaustive, random, evolution, surrogate or ppo; options as ppo:lr=0.001 [exhaustive]."""
     halving: Flag = False
@@ -244,6 +247,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _check_whole(self, "budget", "steps", "batch_size", "patience", *WORKERS)
         _check_whole(self, "seed", least=0)
+        _check_whole(self, "groups", least=2)
         _check_positive(self, "lr", "timeout")
         choices = {
             "executor": ("ray", "inline"),

@@ -15,18 +15,19 @@ from actsearch.errors import NoCandidateError, UsageError
 from actsearch.run import Run
 from actsearch.search_space import activation
 from actsearch.search_space.activation import Activation, act_layer
+from actsearch.search_space.candidate import Candidate, OneFunction, candidate_from
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.operators import Op, check_operator_set
-from actsearch.search_space.parser import ParseError, parse
+from actsearch.search_space.parser import ParseError
 
 __all__ = ["Activation", "Found", "act_layer", "find", "replace_activations"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A function, the operator set it is to be computed in, and where it comes from."""
+    """A candidate, the operator set it is to be computed in, and where it comes from."""
 
-    expr: Expr
+    candidate: Candidate
     operators: str
     origin: str = ""
 
@@ -37,10 +38,10 @@ def find(function: str | Expr, operators: str | None = None, extra: tuple[Op, ..
     if operators is not None:
         check_operator_set(operators)
     if isinstance(function, Expr):
-        return Found(function, operators or "guarded")
+        return Found(OneFunction(function), operators or "guarded")
     if "#" in function:
         return _ranked(function, operators, extra)
-    return Found(parse(function, extra), operators or "guarded")
+    return Found(candidate_from(function, extra), operators or "guarded")
 
 
 def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
@@ -66,12 +67,23 @@ def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
         )
     expression = ranked[int(rank)].expression
     try:
-        return Found(parse(expression, extra), own, f"rank {rank} of {_printable(run.name)}")
+        candidate = candidate_from(expression, extra)
     except ParseError as error:
         raise UsageError(
             f"{text} is {expression}, with operators of a space of your own; from Python, "
             "actsearch.export(..., space=space) takes it"
         ) from error
+    return Found(candidate, own, f"rank {rank} of {_printable(run.name)}")
+
+
+def one_function(candidate: Candidate) -> Expr:
+    """The function of x that a candidate is; raises UsageError where it is several."""
+    if not isinstance(candidate, OneFunction):
+        raise UsageError(
+            f"{candidate.formula} is {len(candidate.functions)} functions, each for other layers; "
+            "give one of them"
+        )
+    return candidate.expr
 
 
 def _printable(name: str) -> str:
@@ -81,7 +93,7 @@ def _printable(name: str) -> str:
 
 def _read(text: str, operators: str | None) -> tuple[Expr, str]:
     found = find(text, operators)
-    return found.expr, found.operators
+    return one_function(found.candidate), found.operators
 
 
 activation.ranked = _read

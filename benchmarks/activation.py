@@ -54,7 +54,7 @@ def sampled(space: str, count: int, seed: int = 0) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < count:
         digits = tuple(int(chance.integers(r)) for r in SPACES[space].radices)
-        expr = canonical(SPACES[space].decode(digits))
+        expr = canonical(SPACES[space].expression(digits))
         if not screen(expr):
             found.setdefault(formula(expr))
     return list(found)

@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from actsearch.search_space.analysis.equivalence import _canonical, canonical
-from actsearch.search_space.analysis.fingerprint import digit_keys, fingerprints
+from actsearch.search_space.analysis.fingerprint import fingerprints
 from actsearch.search_space.analysis.screening import screens
-from actsearch.search_space.analysis.survey import survey
+from actsearch.search_space.candidate import OneFunction
 from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import survey
+from actsearch.search_space.units import digit_keys
 
 CANDIDATES = 100_000  # of the two-unit space
 PIECE = 5_000
@@ -79,7 +81,7 @@ def main() -> None:
     rate = [CANDIDATES / s / 1e3 for s in seconds]
     print(f"{'two-unit keys':<34} {shown(rate, unit='thousand/s')}")
 
-    found = survey(exprs)
+    found = survey(map(OneFunction, exprs))
     repeated = found.raw - len(found.distinct) - found.rejected.total()
     by_rule = repeated - len(found.merged)
     print(

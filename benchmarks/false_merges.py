@@ -40,17 +40,18 @@ from mpmath import mp, mpf
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.evaluation import curves
-from actsearch.search_space.analysis.fingerprint import digit_values, fingerprints
+from actsearch.search_space.analysis.fingerprint import fingerprints
 from actsearch.search_space.analysis.screening import screens
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.search_space.space import SPACES, space_from
+from actsearch.search_space.units import UnitSpace, digit_values
 
 DIGITS, MANY_DIGITS = 50, 1000
 RELATIVE, ABSOLUTE = mpf("1e-9"), mpf("1e-12")
 BY_RULES = 10_000  # so many candidates are looked at that rules rewrite: the rules are few
 KEPT = 5_000  # and so many functions that were kept
 
-KINDS: dict[str, Space] = {
+KINDS: dict[str, UnitSpace] = {
     "two": SPACES["two-units"],
     "three": SPACES["three-units"],
     "nasty": space_from(
@@ -207,13 +208,13 @@ class Found:
     seconds: float = 0.0  # of comparing what has the same fingerprint
 
 
-def drawn(space: Space, count: int, seed: int) -> np.ndarray:
+def drawn(space: UnitSpace, count: int, seed: int) -> np.ndarray:
     """Digits (count, digits of the space) of random candidates."""
     rng = np.random.default_rng(seed)
     return np.stack([rng.integers(0, radix, count) for radix in space.radices], 1)
 
 
-def not_alone(space: Space, digits: np.ndarray) -> np.ndarray:
+def not_alone(space: UnitSpace, digits: np.ndarray) -> np.ndarray:
     """The candidates with the initial values, to four digits, of another: all that may be merged,
     found without building expressions."""
     points, names = torch.tensor(FEW, dtype=torch.float64), []
@@ -256,16 +257,16 @@ def false_value(a: Expr, b: Expr, points: int, chance: Random) -> str:
     return ""
 
 
-def hunt(space: Space, count: int, points: int, seed: int) -> Found:
+def hunt(space: UnitSpace, count: int, points: int, seed: int) -> Found:
     """Merge random candidates as a search does, and judge every merge."""
     chance, found, digits = Random(seed), Found(count), drawn(space, count, seed)
     for row in digits[:BY_RULES].tolist():
-        expr = space.decode(row)
+        expr = space.expression(row)
         if canonical(expr) != expr:
             found.by_rules += 1
             if wrong := false_rule(expr, chance):
                 found.false_rules.append(wrong)
-    forms = dict.fromkeys(canonical(space.decode(d)) for d in not_alone(space, digits).tolist())
+    forms = dict.fromkeys(canonical(space.expression(d)) for d in not_alone(space, digits).tolist())
     groups: dict[str, list[Expr]] = defaultdict(list)
     for expr, print_ in fingerprints(forms):
         kept, start = groups[print_.key], time.perf_counter()

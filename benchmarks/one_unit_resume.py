@@ -22,10 +22,11 @@ from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.run import Run
-from actsearch.search_space.analysis.survey import describe_all
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
-from actsearch.searching.loop import Level, submit_function
+from actsearch.search_space.survey import describe_all
+from actsearch.searching.identity import Level, submit_candidate
 from actsearch.studies.known_results import table_from
 
 
@@ -53,16 +54,16 @@ def resume(run: Run, table: pd.DataFrame, again: pd.DataFrame) -> dict[str, int]
 
 def missing(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Without what the run has trained, maybe in another spelling."""
-    known = table_from(run.path).rows(map(parse, table["expression"]))
+    known = table_from(run.path).rows(map(candidate_from, table["expression"]))
     return table[[row is None for row in known]]
 
 
 def searched(store: Store, table: pd.DataFrame, level: Level, seed: int) -> int:
-    exprs = [parse(text) for text in table["expression"]]
+    candidates = [candidate_from(text) for text in table["expression"]]
     rows = table.to_dict("records")
     new = 0
-    for row, function in zip(rows, describe_all(exprs), strict=True):
-        trial = submit_function(store, function, level, seed, row["name"])
+    for row, found in zip(rows, describe_all(candidates), strict=True):
+        trial = submit_candidate(store, found, level, seed, row["name"])
         outcome = Outcome(
             row["status"],
             row["reason"],

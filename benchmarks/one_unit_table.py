@@ -20,8 +20,10 @@ from actsearch.results.benchmarks import BENCHMARKS
 from actsearch.results.records import FAILURE_REWARD
 from actsearch.run import Run
 from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.candidate import OneFunction, candidate_from
 from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.parser import parse
+from actsearch.search_space.space import everything
 from actsearch.studies.known_results import Table, table_from
 
 STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
@@ -77,11 +79,11 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
 def all_spellings(table: Table) -> dict[str, list[Expr]]:
     """What the grammar can write of each function of the table, and what was trained: max(abs(x),
     atan(x)) is abs(x)."""
-    exprs = list(table.space)
-    found: dict[str, list[Expr]] = {str(trained): [trained] for trained in table.rewards}
-    for expr, row in zip(exprs, table.rows(exprs), strict=True):
+    written = list(everything(table.space))
+    found: dict[str, list[Expr]] = {c.key: [*c.functions] for c in table.rewards}
+    for candidate, row in zip(written, table.rows(written), strict=True):
         if row is not None:
-            found[str(row)].append(expr)
+            found[row.key] += candidate.functions
     return found
 
 
@@ -90,8 +92,8 @@ def plainest(table: Table, spellings: Mapping[str, Sequence[Expr]]) -> Callable[
 
     def plain(expression: str) -> Expr:
         expr = parse(expression)
-        [row] = table.rows([expr])
-        known = [expr] if row is None else spellings[str(row)]
+        [row] = table.rows([OneFunction(expr)])
+        known = [expr] if row is None else spellings[row.key]
         forms = {canonical(e, table.operators) for e in known}
         return min(forms, key=lambda e: (e.operators, len(str(e)), str(e)))
 
@@ -109,7 +111,7 @@ def rung(run: Run) -> Callable[[Expr], float | None]:
 
     def known(expr: Expr) -> float | None:
         [name] = table.named([str(expr)])  # raises where it was not trained
-        accuracy = table.rewards[parse(name)][1.0]
+        accuracy = table.rewards[candidate_from(name)][1.0]
         return None if accuracy == FAILURE_REWARD else accuracy
 
     return known

@@ -69,7 +69,7 @@ class Recover:
         return self.known[digits]
 
     def _worth(self, digits: Digits) -> Known:
-        expr = canonical(SPACE.decode(digits))
+        expr = canonical(SPACE.expression(digits))
         [found] = curves([expr], GRID)
         value = found.value[0, 0].numpy()
         if not np.isfinite(value).all():

@@ -37,8 +37,8 @@ from actsearch.results.records import (
     is_of_the_host,
 )
 from actsearch.search_space.activation import Activation, check_kernels
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.operators import GRAMMAR_VERSION, Op
-from actsearch.search_space.parser import parse
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:
@@ -85,6 +85,7 @@ class Evaluator:
         self.track = track
         self.cuda_graphs = cuda_graphs
         self.in_turns = in_turns
+        self._places: int | None = None
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class Evaluator:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its
         reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
         none to begin with, HostError (DataError for data) where machine, disk or data failed."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = _device()
         name = _device_name(device)
         if not self.in_turns:
             try:
@@ -179,15 +180,26 @@ class Evaluator:
         other.recipe = replace(self.recipe, **changes)
         return other
 
-    def build(self, expression: str) -> torch.nn.Module:
-        """The untrained child with this activation."""
-        make_activation = partial(
-            Activation,
-            parse(expression, self.extra),
-            operators=self.operators,
-            kernels=self.kernels,
-        )
+    def build(self, key: str) -> torch.nn.Module:
+        """The untrained child with the candidate of this key."""
+        candidate = candidate_from(key, self.extra)
+        make_activation = candidate.activations(self.operators, self.kernels, self.places)
         return self.child(make_activation, **self.dataset.facts)
+
+    def places(self) -> int:
+        """How many activations the child makes. Found by building it once with none of them, which
+        leaves randomness as it was."""
+        if self._places is None:
+            made: list[torch.nn.Module] = []
+
+            def count(*args: Any, **options: Any) -> torch.nn.Module:
+                made.append(torch.nn.Identity())
+                return made[-1]
+
+            with _own_randomness(0, _device()):
+                self.child(count, **self.dataset.facts)
+            self._places = len(made)
+        return self._places
 
     def kernel_kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that this child uses, with betas and without; none where
@@ -262,6 +274,10 @@ def task_of(dataset: Data, device: torch.device) -> Task:
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # other streams will read it
     return task
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _short(error: BaseException) -> str:

@@ -1,8 +1,8 @@
-"""Surrogate search: predict the reward of a function from its shape, and try the most promising.
+"""Surrogate search: predict rewards from features of candidates, and try the most promising.
 
-Each function is described by its values and slopes on a grid. A model of scikit-learn, fitted to
-the rewards so far, predicts mean and standard deviation for a pool of random points and mutants of
-the best; the largest upper confidence bound is proposed (Srinivas et al. 2010). Expected
+The features are the space's: values and slopes of functions on a grid. A model of scikit-learn,
+fitted to the rewards so far, predicts mean and standard deviation for a pool of random points and
+mutants of the best; the largest upper confidence bound is proposed (Srinivas et al. 2010). Expected
 improvement spends its evaluations on wild functions, of which there are always some that resemble
 nothing so far. Functions on their way count as if they had been told their prediction (Ginsbourger
 et al. 2010, "kriging believer").
@@ -17,17 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 
 from actsearch.controller.evolution import mutated
 from actsearch.controller.strategy import Digits, Proposal
 from actsearch.controller.threads import one_thread
-from actsearch.search_space.analysis.fingerprint import digit_values
 from actsearch.search_space.space import Space
 
-GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
-WIDTH = 2 * len(GRID)
-HUGE = 1e6
 PARENTS = 8  # the best so many are mutated for the pool
 KEPT = 600  # rewards, the best and the latest, when there are twice as many
 TREES = 50
@@ -60,16 +55,6 @@ class SurrogateConfig:
             raise ValueError(f"surrogate:kappa={self.kappa} must be 0 or more")
 
 
-def features(space: Space, points: Sequence[Digits]) -> np.ndarray:
-    """(n, 66): asinh of values and of slopes, by differences, on the grid; guarded forms, initial
-    betas."""
-    if not points:
-        return np.empty((0, WIDTH))
-    values = digit_values(space, np.array(points), GRID).numpy().clip(-HUGE, HUGE)
-    slopes = np.gradient(np.nan_to_num(values), GRID.numpy(), axis=1)
-    return np.arcsinh(np.concatenate([np.nan_to_num(values), slopes], axis=1))
-
-
 class Surrogate:
     """The strategy. Points that were proposed are left out of the pool."""
 
@@ -83,6 +68,7 @@ class Surrogate:
         self.open: dict[int, Digits] = {}  # on their way
         self.kernel: list[float] | None = None  # its fitted hyper-parameters
         self.fitted_to = 0
+        self._features([])  # raises here, before anything is trained
 
     def ask(self, n: int) -> list[Proposal]:
         with one_thread(*MODELS):
@@ -108,8 +94,8 @@ class Surrogate:
     def _promising(self, chosen: list[Digits]) -> Digits:
         """The point of the pool with the largest upper confidence bound."""
         waiting = [*self.open.values(), *chosen]
-        x, y = features(self.space, [*self.known]), np.array([*self.known.values()])
-        lies = features(self.space, waiting)
+        x, y = self._features([*self.known]), np.array([*self.known.values()])
+        lies = self._features(waiting)
         pool, shapes = self._pool(np.concatenate([x, lies]))
         if not pool:
             return self._random()
@@ -120,6 +106,16 @@ class Surrogate:
         mean, std = model.predict(shapes)
         return pool[int(np.argmax(mean + self.config.kappa * std))]
 
+    def _features(self, points: Sequence[Digits]) -> np.ndarray:
+        """(n, F)."""
+        digits = np.array(points, int).reshape(len(points), len(self.space.radices))
+        found = self.space.features(digits)
+        if found is None:
+            raise ValueError(
+                f"surrogate compares features, and {self.space.spec} has none; use evolution"
+            )
+        return found
+
     def _pool(self, seen: np.ndarray) -> tuple[list[Digits], np.ndarray]:
         """Random points and mutants of the best whose shape differs from all that were seen."""
         best = sorted(self.known, key=lambda d: -self.known[d])[:PARENTS]
@@ -128,7 +124,7 @@ class Surrogate:
         for i in range(self.config.pool - half):
             parent = best[i % len(best)]
             drawn.append(mutated(parent, self.space.radices, self.free, self.random))
-        shapes = features(self.space, drawn)
+        shapes = self._features(drawn)
         keys = {row.tobytes() for row in np.round(seen, 6)}
         new: list[int] = []
         for i, row in enumerate(np.round(shapes, 6)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,6 +16,13 @@ from actsearch.search_space.operators import CONSTANT, INPUT, Op, check_operator
 from actsearch.search_space.parser import parse
 
 KERNELS = ("auto", "generated", "eager")
+
+
+class MakeActivation(Protocol):
+    """The candidate for a layer of that width; `channel_dim` is where the channels are."""
+
+    def __call__(self, width: int, /, *, channel_dim: int = 1) -> nn.Module: ...
+
 
 # What RUN#RANK means. Runs are not known here, so the package above says it.
 ranked: Callable[[str, str | None], tuple[Expr, str]] | None = None

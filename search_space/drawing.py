@@ -8,8 +8,7 @@ from html import escape
 
 import torch
 
-from actsearch.search_space.analysis.evaluation import curves
-from actsearch.search_space.analysis.survey import NOT_DIFFERENTIABLE
+from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE, curves
 from actsearch.search_space.expression import Expr, formula
 
 REACH = 5.0  # x goes from -REACH to REACH, and no curve is shown beyond that in y

@@ -143,9 +143,17 @@ def strategy_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["small", "tiny", "three-units"])
+SPACES_OF_KINDS: dict[str, Space] = {
+    "small": SMALL,
+    "tiny": SPACES["tiny"],
+    "three-units": SPACES["three-units"],
+    "groups": space_from("groups=3;tiny"),
+}
+
+
+@pytest.fixture(params=SPACES_OF_KINDS)
 def any_space(request: pytest.FixtureRequest) -> Space:
-    return SMALL if request.param == "small" else SPACES[request.param]
+    return SPACES_OF_KINDS[request.param]
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.fingerprint import fingerprint, fingerprints
 from actsearch.search_space.analysis.screening import screen
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.operators import OPERATORS
 from actsearch.search_space.parser import parse
@@ -97,7 +98,7 @@ def test_as_much_of_the_space_is_in_it_as_its_length_says(table: pd.DataFrame) -
     space = SPACES["one-unit"]
     chance = np.random.default_rng(0)
     drawn = [space.digits(int(i)) for i in chance.choice(space.size, 150, replace=False)]
-    usable = [d for d in drawn if not screen(canonical(space.decode(d)))]
+    usable = [d for d in drawn if not screen(canonical(space.expression(d)))]
     found = sum(known.find(d) is not None for d in usable)
     assert found / len(usable) == pytest.approx(len(table) / 3675, abs=0.1)
 
@@ -414,7 +415,8 @@ def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
     """Whichever of its spellings the search has met, or a user has typed."""
     module = script("one_unit_table")
     trained = "max(abs(x), atan(x))"
-    rewards = {canonical(parse(f)): {1.0: 0.5} for f in (trained, "max(relu(x), sigmoid(x))")}
+    written = map(candidate_from, (trained, "max(relu(x), sigmoid(x))"))
+    rewards = {candidate.canonical("guarded"): {1.0: 0.5} for candidate in written}
     table = Table(SPACES["one-unit"], rewards, "guarded")
     spellings = module.all_spellings(table)
     plain = module.plainest(table, spellings)
@@ -422,7 +424,7 @@ def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
         assert str(plain(spelling)) == "abs(x)"
     assert str(plain("max(relu(x), sigmoid(x))")) == "max(x, sigmoid(x))"
     assert str(plain("sin(x)")) == "sin(x)"
-    assert all(any(map(module.takes_raw_x, spellings[str(row)])) for row in rewards)
+    assert all(any(map(module.takes_raw_x, spellings[row.key])) for row in rewards)
 
 
 def test_a_run_that_was_lost_goes_on_from_the_tables(
@@ -547,7 +549,7 @@ def test_a_candidate_is_worth_its_closeness_to_swish(script: Any) -> None:
     task, space = module.Recover(), module.SPACE
     random = Random(0)
     sampled = [space.digits(random.randrange(space.size)) for _ in range(200)]
-    worth = {space.decode(d): task(d, 1.0).reward for d in sampled}
+    worth = {space.expression(d): task(d, 1.0).reward for d in sampled}
     assert len(set(worth.values())) > 50
     for expr, reward in worth.items():
         y = Activation(expr)(module.GRID.float()).detach().double().numpy()

@@ -17,12 +17,15 @@ from actsearch.controller.strategies import strategy_from
 from actsearch.errors import ENVIRONMENT
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
-from actsearch.search_space.analysis.survey import describe
-from actsearch.search_space.parser import parse
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import describe
 from actsearch.searching.callbacks import Callback
-from actsearch.searching.loop import Level, StrategySource, run_trials, submit_function
+from actsearch.searching.identity import Candidates, Level, submit_candidate
+from actsearch.searching.loop import run_trials
 from actsearch.searching.progress import Progress
+from actsearch.searching.proposals import Proposals
+from actsearch.searching.sources import StrategySource, asking
 from actsearch.searching.tracker import TensorBoard
 from actsearch.workers.executor import Beat, InlineExecutor
 
@@ -60,18 +63,11 @@ def searched(
     store: Store, callbacks: Iterable[Callback], budget: int, strategy: str = PPO
 ) -> Progress:
     """A search by stub children, ReLU beside it."""
-    relu = submit_function(store, describe(parse("relu(x)")), Level("search", "p"), 0, "relu")
-    source = StrategySource(
-        store,
-        SPACES["tiny"],
-        strategy_from(strategy, SPACES["tiny"], 0),
-        name=strategy,
-        level=lambda share: Level("search", "p"),
-        seed=0,
-        budget=budget,
-        patience=1000,
-        first=[relu],
-    )
+    space, level = SPACES["tiny"], Level("search", "p")
+    relu = submit_candidate(store, describe(candidate_from("relu(x)")), level, 0, "relu")
+    made, functions = strategy_from(strategy, space, 0), Candidates(store, space)
+    proposals = Proposals(store, made, strategy, functions, lambda share: level)
+    source = StrategySource(proposals, asking(proposals, budget=budget, patience=1000), [relu])
     progress = Progress("t", "w", None)
     progress.load(store.rows("search"))
     run_trials(store, source, InlineExecutor(child), progress, callbacks=callbacks)

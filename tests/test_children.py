@@ -638,9 +638,9 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.training.recipe import Recipe
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.results.records import Trial
-from actsearch.search_space.space import SPACES
-from actsearch.search_space.analysis.survey import survey
-survey(SPACES["tiny"])
+from actsearch.search_space.space import SPACES, everything
+from actsearch.search_space.survey import survey
+survey(everything(SPACES["tiny"]))
 for optimiser in {sorted(OPTIMISERS)}:
     recipe = Recipe(steps=2, optimiser=optimiser)
     evaluate = Evaluator(load("mnist5k"), child_from("mlp"), recipe)

@@ -17,12 +17,13 @@ from actsearch.search_space.activation import Activation
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import Rule, canonical, rules, variables, weight
 from actsearch.search_space.analysis.evaluation import curves
-from actsearch.search_space.analysis.fingerprint import digit_keys, fingerprint, fingerprints
-from actsearch.search_space.analysis.survey import Survey, survey
+from actsearch.search_space.analysis.fingerprint import fingerprint, fingerprints
 from actsearch.search_space.expression import Expr, X, formula
 from actsearch.search_space.operators import BINARY, CONSTANT, UNARY
 from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES, Space
+from actsearch.search_space.space import SPACES, everything
+from actsearch.search_space.survey import Survey, survey
+from actsearch.search_space.units import UnitSpace, digit_keys
 
 from . import oracle
 
@@ -70,7 +71,7 @@ def assert_equal_in_50_digits(a: Expr, b: Expr, x: float, operators: str = "guar
 
 @cache
 def found(operators: str) -> Survey:
-    return survey(SPACES["one-unit"], operators)
+    return survey(everything(SPACES["one-unit"]), operators)
 
 
 # -- rules
@@ -410,11 +411,11 @@ def test_a_fingerprint_does_not_depend_on_what_it_is_computed_with() -> None:
 
 
 def test_keys_of_digits_agree_where_the_rules_say_that_functions_are_equal() -> None:
-    space = Space(unary=[op for op in UNARY if op.beta is None], units=2)
+    space = UnitSpace(unary=[op for op in UNARY if op.beta is None], units=2)
     rng = np.random.default_rng(0)
     digits = np.stack([rng.integers(0, r, 3000) for r in space.radices], 1)
     keys = digit_keys(space, digits)
-    forms = [canonical(space.decode(row)) for row in digits.tolist()]
+    forms = [canonical(space.expression(row)) for row in digits.tolist()]
     by_form: dict[Expr, set[int]] = {}
     by_key: dict[int, list[Expr]] = {}
     for form, key in zip(forms, keys.tolist(), strict=True):

@@ -34,7 +34,8 @@ from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.kernels.compiler import compiler
 from actsearch.search_space.operators import BINARY, OPERATOR_SETS, OPERATORS, UNARY, Op
 from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES, Space
+from actsearch.search_space.space import SPACES
+from actsearch.search_space.units import UnitSpace
 
 # fmt: off
 POINTS = [-1e3, -41.0, -10.0, -3.3, -1.0, -0.5, -1e-3, -1e-4, 0.0, 1e-3, 0.03, 0.5, 1.0, 2.7, 10.0,
@@ -137,9 +138,9 @@ def _executed(source: str) -> dict[str, Any]:
     return found
 
 
-def _drawn(space: Space, n: int) -> list[str]:
+def _drawn(space: UnitSpace, n: int) -> list[str]:
     rng = random.Random(1)
-    return [str(space.decode(space.digits(rng.randrange(space.size)))) for _ in range(n)]
+    return [str(space.expression(space.digits(rng.randrange(space.size)))) for _ in range(n)]
 
 
 def _cases(few: int = 1) -> list[Case]:
@@ -478,7 +479,7 @@ def test_every_file_says_what_it_is_and_each_guard_what_it_does() -> None:
 WAVE = Op("wave", 1, lambda x: torch.where(x > 0.5, x.clamp(-1, 2), torch.log(x)))
 GROW = Op("grow", 2, lambda a, b, beta: torch.sin(beta * a) / b, beta=0.5)
 SORTED = Op("sorted_up", 1, lambda x: torch.sort(x).values)
-OWN = Space(unary=[*UNARY, WAVE, SORTED], binary=[*BINARY, GROW], units=1)
+OWN = UnitSpace(unary=[*UNARY, WAVE, SORTED], binary=[*BINARY, GROW], units=1)
 
 
 def test_an_operator_of_the_users_becomes_a_function() -> None:

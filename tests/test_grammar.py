@@ -20,7 +20,8 @@ from actsearch.search_space.baselines import BASELINES, SYNONYMS
 from actsearch.search_space.expression import Expr, X, formula
 from actsearch.search_space.operators import BINARY, UNARY, Op
 from actsearch.search_space.parser import MAX_LENGTH, ParseError, parse
-from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.search_space.space import SPACES, space_from
+from actsearch.search_space.units import UnitSpace
 
 # -- formulas
 
@@ -113,15 +114,15 @@ def test_every_random_string_is_read_or_gets_a_sentence() -> None:
 def test_every_candidates_text_reads_back(name: str) -> None:
     space, rng = SPACES[name], random.Random(1)
     for _ in range(1000):
-        expr = space.decode(space.digits(rng.randrange(space.size)))
+        expr = space.expression(space.digits(rng.randrange(space.size)))
         assert parse(str(expr)) == expr
         parse(formula(expr))
 
 
 def test_candidates_of_the_largest_spaces_are_within_what_the_parser_reads() -> None:
-    space, rng = Space(units=6), random.Random(2)
+    space, rng = UnitSpace(units=6), random.Random(2)
     for _ in range(50):
-        expr = space.decode(space.digits(rng.randrange(space.size)))
+        expr = space.expression(space.digits(rng.randrange(space.size)))
         assert parse(str(expr)) == expr
 
 
@@ -191,14 +192,14 @@ def test_rank_and_unrank_are_inverse_at_every_point(name: str) -> None:
 
 @pytest.mark.parametrize("units", range(1, 7))
 def test_rank_and_unrank_are_inverse_in_large_spaces(units: int) -> None:
-    space, rng = Space(units=units), random.Random(units)
+    space, rng = UnitSpace(units=units), random.Random(units)
     for i in [0, space.size - 1, *(rng.randrange(space.size) for _ in range(200))]:
         assert space.index(space.digits(i)) == i
 
 
 def test_iteration_is_in_the_order_of_the_index() -> None:
     space = SPACES["tiny"]
-    assert list(space) == [space.decode(space.digits(i)) for i in range(space.size)]
+    assert list(space) == [space.expression(space.digits(i)) for i in range(space.size)]
 
 
 def test_digits_mean_what_a_core_unit_is() -> None:
@@ -206,7 +207,7 @@ def test_digits_mean_what_a_core_unit_is() -> None:
     names = [op.name for op in space.unary], [op.name for op in space.binary]
     sin, identity, add = names[0].index("sin"), names[0].index("identity"), names[1].index("add")
     digits = (0, 0, sin, identity, add, 1, 0, sin, identity, names[1].index("mul"))
-    assert str(space.decode(digits)) == "mul(sin(add(sin(x), x)), x)"
+    assert str(space.expression(digits)) == "mul(sin(add(sin(x), x)), x)"
 
 
 @pytest.mark.parametrize("text", ["units=2;unary=identity,sin;binary=add,mul", "one-unit", "tiny"])
@@ -249,11 +250,11 @@ def test_a_users_operator_that_is_no_function_of_an_element_is_refused(
 ) -> None:
     for op in (Op("mine", 1, fn), Op("mine", 1, torch.neg, guarded=fn)):
         with pytest.raises(ValueError, match=sentence):
-            Space((UNARY[0], op), BINARY[:1])
+            UnitSpace((UNARY[0], op), BINARY[:1])
     two = Op("mine", 2, lambda a, b: fn(b))
     with pytest.raises(ValueError, match=sentence):
-        Space(UNARY[:1], (two,))
-    Space((UNARY[0], Op("mine", 1, lambda v, beta: v * beta, beta=0.5)), BINARY[:1])
+        UnitSpace(UNARY[:1], (two,))
+    UnitSpace((UNARY[0], Op("mine", 1, lambda v, beta: v * beta, beta=0.5)), BINARY[:1])
 
 
 @pytest.mark.parametrize(
@@ -273,22 +274,22 @@ def test_another_operator_under_a_name_of_the_papers_is_refused(op: Op) -> None:
         f"operator name '{op.name}' is one of the paper's.* choose another, as 'my_{op.name}'"
     )
     with pytest.raises(ValueError, match=sentence):
-        Space(unary, binary)
+        UnitSpace(unary, binary)
 
 
 def test_the_papers_operators_are_taken_as_they_are_copied_or_defined_alike() -> None:
     wave = Op("wave", 1, lambda x: x + torch.sin(x) ** 2)
-    assert len(Space([*UNARY, wave]).unary) == 26
+    assert len(UnitSpace([*UNARY, wave]).unary) == 26
     copied = [*pickle.loads(pickle.dumps(UNARY)), *copy.deepcopy((wave,))]
-    assert Space(copied).unary == (*UNARY, wave)
-    Space(*([dataclasses.replace(op) for op in ops] for ops in (UNARY, BINARY)))
-    Space((Op("sigmoid", 1, torch.sigmoid), wave))
+    assert UnitSpace(copied).unary == (*UNARY, wave)
+    UnitSpace(*([dataclasses.replace(op) for op in ops] for ops in (UNARY, BINARY)))
+    UnitSpace((Op("sigmoid", 1, torch.sigmoid), wave))
 
 
 def test_one_name_for_a_unary_and_a_binary_operator_is_refused() -> None:
     one, two = Op("wave", 1, torch.sin), Op("wave", 2, lambda a, b: a + b.sin())
     with pytest.raises(ValueError, match="wave is the name of a unary and of a binary operator"):
-        Space((one,), (two,))
+        UnitSpace((one,), (two,))
 
 
 @pytest.mark.parametrize(
@@ -304,15 +305,15 @@ def test_one_name_for_a_unary_and_a_binary_operator_is_refused() -> None:
 def test_a_false_commutative_is_refused(fn: Any, beta: float | None, guarded: Any) -> None:
     said = Op("mine", 2, fn, beta=beta, guarded=guarded, commutative=True)
     with pytest.raises(ValueError, match=r"'mine' is not commutative: of .* and .* it makes"):
-        Space(UNARY[:1], (said,))
-    Space(UNARY[:1], (dataclasses.replace(said, commutative=False),))
+        UnitSpace(UNARY[:1], (said,))
+    UnitSpace(UNARY[:1], (dataclasses.replace(said, commutative=False),))
 
 
 @pytest.mark.parametrize(
     "fn", [torch.maximum, torch.hypot, torch.logaddexp, lambda a, b: a * b + a + b]
 )
 def test_a_true_commutative_is_believed(fn: Any) -> None:
-    Space(UNARY[:1], (Op("mine", 2, fn, commutative=True),))
+    UnitSpace(UNARY[:1], (Op("mine", 2, fn, commutative=True),))
 
 
 def test_points_outside_a_space_are_refused() -> None:
@@ -322,7 +323,7 @@ def test_points_outside_a_space_are_refused() -> None:
     with pytest.raises(ValueError, match="digit 2 is 25"):
         space.index((0, 0, 25, 0, 0))
     with pytest.raises(ValueError, match="5 digits, not 4"):
-        space.decode((0, 0, 0, 0))
+        space.expression((0, 0, 0, 0))
 
 
 # -- the module

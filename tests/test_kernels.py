@@ -142,7 +142,7 @@ def test_every_operator_agrees_with_eager_mode(operators: str) -> None:
 def one_unit(operators: str, every: int, start: int = 0) -> list[Expr]:
     space = SPACES["one-unit"]
     points = (space.digits(i) for i in range(start, space.size, every))
-    return list(dict.fromkeys(canonical(space.decode(p), operators) for p in points))
+    return list(dict.fromkeys(canonical(space.expression(p), operators) for p in points))
 
 
 @pytest.mark.parametrize("operators", OPERATOR_SETS)
@@ -169,7 +169,7 @@ def test_units_composed_of_units_agree_with_eager_mode() -> None:
         tuple(int(torch.randint(r, (), generator=generator)) for r in space.radices)
         for _ in range(25)
     ]
-    exprs = [canonical(space.decode(p)) for p in points]
+    exprs = [canonical(space.expression(p)) for p in points]
     build(exprs, "guarded")
     assert differences(exprs, "guarded") == []
 

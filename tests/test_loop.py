@@ -20,19 +20,23 @@ from actsearch.results.records import FAILURE_REWARD, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.fingerprint import fingerprint
-from actsearch.search_space.analysis.survey import describe, describe_all, survey
+from actsearch.search_space.candidate import OneFunction
 from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.search_space.space import SPACES, Space, everything, space_from
+from actsearch.search_space.survey import describe, describe_all, survey
+from actsearch.searching.identity import Candidates, Level
 from actsearch.searching.live import lines, plain_line
-from actsearch.searching.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
+from actsearch.searching.loop import STOPPED, run_trials
 from actsearch.searching.progress import Progress
+from actsearch.searching.proposals import Proposals
+from actsearch.searching.sources import FixedSource, StrategySource, asking
 from actsearch.studies.known_results import Table
 from actsearch.workers.executor import Beat, Executor, InlineExecutor
 from actsearch.workers.thread_executor import ThreadExecutor
 
 from .conftest import SMALL
 
-DISTINCT = len(survey(SMALL, screening=False).distinct)
+DISTINCT = len(survey(everything(SMALL), screening=False).distinct)
 
 
 def accuracy(expression: str) -> float:
@@ -63,20 +67,20 @@ def level(share: float) -> Level:
 
 
 def source(
-    store: Store, space: Space = SMALL, strategy: str = "exhaustive", **options: Any
+    store: Store,
+    space: Space = SMALL,
+    strategy: str = "exhaustive",
+    budget: int | None = None,
+    patience: int = 1000,
+    screening: bool = False,
+    **options: Any,
 ) -> StrategySource:
     for share in (1 / 4, 1 / 3, 1 / 2):
         store.add_protocol(level(share).protocol, {})
-    settings: dict[str, Any] = {"budget": None, "patience": 1000, "screening": False, **options}
-    return StrategySource(
-        store,
-        space,
-        strategy_from(strategy, space, 0),
-        name=strategy,
-        level=level,
-        seed=0,
-        **settings,
-    )
+    made = strategy_from(strategy, space, 0)
+    proposals = Proposals(store, made, strategy, Candidates(store, space), level)
+    chain = asking(proposals, budget=budget, patience=patience, screening=screening)
+    return StrategySource(proposals, chain, **options)
 
 
 def run(store: Store, child: Child, **options: Any) -> str:
@@ -114,24 +118,25 @@ def test_functions_are_prepared_before_they_are_trained(store: Store, strategy: 
 
 def test_functions_looked_at_together_are_what_they_are_alone() -> None:
     space = SPACES["two-units"]
-    exprs = [canonical(space.decode(space.digits(i * 104_729))) for i in range(40)]
-    assert describe_all(exprs) == [describe(expr) for expr in exprs]
+    points = [space.digits(i * 104_729) for i in range(40)]
+    forms = [space.decode(point).canonical("guarded") for point in points]
+    assert describe_all(forms) == [describe(form) for form in forms]
 
 
 def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None:
     told: dict[int, float] = {}
     made = source(store)
-    tell = made.strategy.tell
+    tell = made.proposals.strategy.tell
 
     def note(proposal: Any, reward: float) -> None:
         told[proposal.number] = reward
         tell(proposal, reward)
 
-    made.strategy.tell = note  # type: ignore[method-assign]
+    made.proposals.strategy.tell = note  # type: ignore[method-assign]
     run_trials(store, made, InlineExecutor(Child()), Progress("t", "w", None))
     assert len(told) == SMALL.size
     for number, reward in told.items():
-        expression = str(canonical(SMALL.decode(SMALL.digits(number))))
+        expression = str(canonical(SMALL.expression(SMALL.digits(number))))
         failed = "sigmoid" in expression
         assert reward == (FAILURE_REWARD if failed else accuracy(expression))
     assert store.open_proposals("exhaustive") == []
@@ -160,7 +165,7 @@ def test_a_function_trained_beside_the_search_is_not_trained_again(store: Store)
 def test_rejected_functions_are_stored_with_their_reason_and_cost_no_budget(store: Store) -> None:
     space = space_from("units=1;unary=identity,neg,tanh;binary=add,sub")
     child = Child()
-    found = survey(space)
+    found = survey(everything(space))
     assert found.rejected == {"affine in x": 2, "constant": 1}  # 2x, -2x, and 0
     budget = len(found.distinct)
     assert run(store, child, space=space, screening=True, budget=budget) == "budget spent"
@@ -187,7 +192,7 @@ def test_every_function_of_a_symmetry_class_is_trained(store: Store) -> None:
     child = Child()
     run(store, child, space=space)
     assert {"square(x)", "neg(square(x))"} <= set(child.trained)
-    assert len(child.trained) > survey(space, screening=False).symmetry_classes
+    assert len(child.trained) > survey(everything(space), screening=False).symmetry_classes
 
 
 def test_what_the_screen_iterates_over_never_changes() -> None:
@@ -263,8 +268,8 @@ def test_what_one_strategy_proposed_and_another_saw_to_its_end_is_told_on_return
     assert len(store.open_proposals("exhaustive")) >= 1
     back = source(store, strategy="exhaustive", budget=5)
     assert store.open_proposals("exhaustive") == []
-    assert back.charged == 5
     assert back.ended == "budget spent"
+    assert source(store, strategy="exhaustive", budget=6).ended == ""
 
 
 def all_proposals(store: Store) -> list[tuple[Any, ...]]:
@@ -387,7 +392,7 @@ def test_the_health_of_a_strategy_is_stored_and_shown(store: Store, strategy: st
     assert [row["proposals"] for row in stored] == sorted(row["proposals"] for row in stored)
     assert {"reward", "repeats"} <= stored[-1].keys()
     assert 0 < stored[-1]["repeats"] < 1
-    assert made.repeats == store.proposals() - store.proposed_trials() > 0
+    assert made.tally.repeats == store.proposals() - store.proposed_trials() > 0
     [line] = [line for line in lines(progress, 100) if line.startswith(" controller")]
     assert f"reward {stored[-1]['reward']:.3f}" in line
     if strategy.startswith("ppo"):
@@ -405,7 +410,7 @@ def test_a_stop_is_heard_while_the_strategy_only_repeats_itself(store: Store) ->
         asked += 1
         return [Proposal(asked - 1, SMALL.digits(0))]
 
-    made.strategy.ask = ask  # type: ignore[method-assign]
+    made.proposals.strategy.ask = ask  # type: ignore[method-assign]
     executor, progress = InlineExecutor(Child()), Progress("t", "w", None)
     reason = run_trials(store, made, executor, progress, should_stop=lambda: asked >= 25)
     assert reason == STOPPED
@@ -500,11 +505,11 @@ def test_patience_counts_repeats_in_a_row_only(
     order = [SPACES["tiny"].digits(i) for i in (1, 3, 5, 6) for _ in range(3)]
 
     def ask(n: int) -> list[Proposal]:
-        at = made.proposals
+        at = made.proposals.made
         return [Proposal(at, order[at])] if at < len(order) else []
 
-    monkeypatch.setattr(made.strategy, "ask", ask)
-    monkeypatch.setattr(made.strategy, "peek", lambda n: ())
+    monkeypatch.setattr(made.proposals.strategy, "ask", ask)
+    monkeypatch.setattr(made.proposals.strategy, "peek", lambda n: ())
     child = Child()
     run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
     assert len(child.trained) == 4
@@ -516,4 +521,5 @@ def test_equal_keys_are_merged_only_where_the_second_grid_agrees(store: Store) -
     child = Child()
     run(store, child, space=space_from("units=1;unary=identity,sinh,cosh,tanh;binary=mul,min"))
     assert {"mul(cosh(x), tanh(x))", "sinh(x)"} <= child.trained.keys()
-    assert Table(SPACES["one-unit"], {one: {1.0: 0.5}}, "guarded").rows([other]) == [None]
+    table = Table(SPACES["one-unit"], {OneFunction(one): {1.0: 0.5}}, "guarded")
+    assert table.rows([OneFunction(other)]) == [None]

@@ -18,11 +18,11 @@ from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.names import name_of
-from actsearch.search_space.analysis.survey import describe
 from actsearch.search_space.baselines import BASELINES, FORMS, MODERN, NAMED
+from actsearch.search_space.candidate import OneFunction
 from actsearch.search_space.export.exporters import check_name
 from actsearch.search_space.parser import MAX_DEPTH, ParseError, parse
+from actsearch.search_space.survey import describe
 
 
 def softplus(x: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def test_the_table_of_forms_has_the_canonical_form_of_each_and_one_name_of_it(
     ],
 )
 def test_a_function_has_its_name_in_whichever_form(text: str, name: str) -> None:
-    assert name_of(describe(canonical(parse(text)))) == name
+    assert describe(OneFunction(canonical(parse(text)))).name == name
 
 
 def test_names_are_read_and_unknown_ones_get_the_nearest(

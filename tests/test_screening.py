@@ -13,11 +13,12 @@ from actsearch.results.leaderboard import PROPERTIES
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.properties import NAMES, properties
 from actsearch.search_space.analysis.screening import screen, screens
-from actsearch.search_space.analysis.survey import describe, kind_of
 from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.candidate import OneFunction, candidate_from
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
+from actsearch.search_space.survey import describe, kind_of
 
 
 @pytest.mark.parametrize(
@@ -120,10 +121,12 @@ def test_tables_know_the_same_properties_as_the_search_space() -> None:
 
 
 def test_a_description_holds_all_that_is_known_before_training() -> None:
-    function = describe(parse("x * sigmoid(x)"))
-    assert (function.expression, function.formula) == ("mul(x, sigmoid(x))", "x * sigmoid(x)")
-    assert function.rejected == ""
-    assert function.properties["monotonic"] == "no"
+    found = describe(candidate_from("x * sigmoid(x)"))
+    assert found.candidate.key == "mul(x, sigmoid(x))"
+    assert found.candidate.formula == "x * sigmoid(x)"
+    assert found.rejected == ""
+    assert found.properties["monotonic"] == "no"
+    assert found.name == "silu"
 
 
 class Custom(torch.autograd.Function):
@@ -140,17 +143,17 @@ class Custom(torch.autograd.Function):
 
 def test_an_operator_is_looked_at_with_the_derivative_that_its_author_wrote() -> None:
     op = Op("custom", 1, lambda x: Custom.apply(x))
-    assert describe(parse("custom(x)", [op])).properties["slope_at_0"] == 2.0
-    assert describe(parse("custom(x)", [op])).properties["at_0"] == 0.0
+    assert describe(candidate_from("custom(x)", [op])).properties["slope_at_0"] == 2.0
+    assert describe(candidate_from("custom(x)", [op])).properties["at_0"] == 0.0
 
 
 def test_an_operator_that_was_defined_anew_is_looked_at_anew() -> None:
     for function, rejected in ((torch.zeros_like, "constant"), (torch.sin, "")):
         op = Op("wave", 1, function)
-        expr = canonical(parse("wave(x)", [op]))
-        assert expr.op is op
-        assert describe(expr).rejected.startswith(rejected)
-        assert bool(describe(expr).rejected) == bool(rejected)
+        candidate = OneFunction(canonical(parse("wave(x)", [op])))
+        assert candidate.expr.op is op
+        assert describe(candidate).rejected.startswith(rejected)
+        assert bool(describe(candidate).rejected) == bool(rejected)
 
 
 def _float32_only(x: torch.Tensor) -> torch.Tensor:
@@ -161,7 +164,7 @@ def _float32_only(x: torch.Tensor) -> torch.Tensor:
 
 def test_an_operator_that_cannot_be_looked_at_is_searched_all_the_same() -> None:
     op = Op("single", 1, _float32_only)
-    one, two = (describe(parse(text, [op])) for text in ("single(x)", "x * single(x)"))
+    one, two = (describe(candidate_from(text, [op])) for text in ("single(x)", "x * single(x)"))
     assert one.rejected == two.rejected == ""
     assert one.properties == {}
     assert one.fingerprint.key != two.fingerprint.key

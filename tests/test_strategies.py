@@ -19,10 +19,11 @@ from actsearch.controller.random_search import RandomSearch, permuted
 from actsearch.controller.strategies import STRATEGIES, Row, normal, short, strategy_from
 from actsearch.controller.strategy import Proposal, Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
-from actsearch.controller.surrogate import GRID, Surrogate, features
+from actsearch.controller.surrogate import Surrogate
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
+from actsearch.search_space.units import GRID
 
 from .conftest import SMALL
 
@@ -53,7 +54,7 @@ def test_proposals_are_points_of_the_space_and_numbered_in_order(
     assert len(proposals) >= 6
     assert all(0 < p.share <= 1 for p in proposals)
     for p in proposals:
-        any_space.check(p.digits)
+        any_space.index(p.digits)  # raises where they are none
 
 
 def test_no_more_proposals_than_asked_for(strategy_name: str, any_space: Space) -> None:
@@ -218,29 +219,29 @@ def digits_of(formula: str) -> tuple[int, ...]:
     """Of this function in the one-unit space."""
     space, wanted = SPACES["one-unit"], canonical(parse(formula))
     points = map(space.digits, range(space.size))
-    return next(d for d in points if canonical(space.decode(d)) == wanted)
+    return next(d for d in points if canonical(space.expression(d)) == wanted)
 
 
 def test_features_are_values_and_slopes_and_finite_for_every_operator() -> None:
     space = SPACES["one-unit"]
-    relu, swish = features(space, [digits_of("relu(x)"), digits_of("x*sigmoid(x)")])
+    relu, swish = space.features(np.array([digits_of("relu(x)"), digits_of("x*sigmoid(x)")]))
     n = len(GRID)
     assert relu[:n] == pytest.approx(np.arcsinh(np.maximum(GRID.numpy(), 0)))
     slope = np.gradient(GRID.numpy() / (1 + np.exp(-GRID.numpy())), 0.25)
     assert np.sinh(swish[n:]) == pytest.approx(slope)
-    assert np.isfinite(features(space, [space.digits(i) for i in range(space.size)])).all()
+    assert np.isfinite(space.features(np.array([*map(space.digits, range(space.size))]))).all()
 
 
 def test_the_surrogate_finds_a_hidden_shape_sooner_than_chance() -> None:
     """The distance to x * erf(x) of the best of 40, summed over three seeds."""
     space = SPACES["one-unit"]
-    [target] = features(space, [digits_of("x*erf(x)")])
+    [target] = space.features(np.array([digits_of("x*erf(x)")]))
 
     def best(name: str, seed: int) -> float:
         strategy, distances = strategy_from(name, space, seed), []
         for _ in range(40):
             [proposal] = strategy.ask(1)
-            [shape] = features(space, [proposal.digits])
+            [shape] = space.features(np.array([proposal.digits]))
             distances.append(float(np.abs(shape - target).mean()))
             strategy.tell(proposal, 1 / (1 + distances[-1]))
         return min(distances)
@@ -452,7 +453,7 @@ def test_what_a_surrogate_makes_of_uncertainty_and_that_it_leaves_out_what_it_ha
 
     def drawn(found: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
         seen.append(len(found))
-        return pool, features(space, pool)
+        return pool, space.features(np.array(pool))
 
     monkeypatch.setattr(made, "_pool", drawn)
     monkeypatch.setattr(made, "_model", lambda *_, **__: Model())

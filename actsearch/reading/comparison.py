@@ -183,15 +183,15 @@ def _find(reference: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str,
     for row in rows:
         if reference in (row["label"], row["formula"], row["expression"]):
             return row["expression"]
-    from actsearch.search_space.analysis.equivalence import canonical
     from actsearch.search_space.baselines import BASELINES
-    from actsearch.search_space.parser import ParseError, parse
+    from actsearch.search_space.candidate import candidate_from
+    from actsearch.search_space.parser import ParseError
 
     try:
-        expr = parse(BASELINES.get(reference, reference))
+        meant = candidate_from(BASELINES.get(reference, reference))
     except ParseError as error:
         raise UsageError(f"unknown reference {reference!r}: {error}") from error
-    forms = {str(canonical(expr, str(row["operators"]))) for row in rows}
+    forms = {meant.canonical(str(row["operators"])).key for row in rows}
     if not forms & names.keys():
         raise UsageError(
             f"{reference!r} was not re-evaluated; re-evaluated were {', '.join(names.values())}"

@@ -19,19 +19,21 @@ from actsearch.origin import HOME, PACKAGES, shadowing
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.tables import show
 from actsearch.search_space.activation import Activation
-from actsearch.search_space.analysis.confirmation import same_function
-from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.evaluation import curves
-from actsearch.search_space.analysis.fingerprint import fingerprints
-from actsearch.search_space.analysis.names import name_of
-from actsearch.search_space.analysis.screening import screens
-from actsearch.search_space.analysis.survey import Function, Survey, describe, survey
+from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.drawing import REACH
 from actsearch.search_space.expression import Expr, X, formula
 from actsearch.search_space.kernels import c, compiler, libraries
 from actsearch.search_space.kernels.tracing import trace
-from actsearch.search_space.parser import parse
-from actsearch.search_space.space import Space
+from actsearch.search_space.space import Space, everything
+from actsearch.search_space.survey import (
+    Described,
+    Survey,
+    describe,
+    survey,
+    with_fingerprints,
+    with_reasons,
+)
 from actsearch.versions import untested
 
 WIDTH, HEIGHT = 61, 13  # of a text plot
@@ -40,44 +42,54 @@ SAMPLE = 10_000  # of larger ones
 
 
 def show_lines(text: str, operators: str) -> list[str]:
-    """What a formula is, with plots of f and f' at the initial betas."""
-    expr = canonical(parse(text), operators)
-    named = sorted({node.op.name for node in expr.walk() if node.op.arity or node.beta is not None})
-    betas = [f"{node.op.name} {node.beta:g}" for node in expr.walk() if node.beta is not None]
-    initial = f" (initial {', '.join(betas)})" if betas else ""
-    x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
-    f, slope = values_and_slopes(expr, x, operators)
-    function = describe(expr, operators)
-    name = name_of(function, operators)
+    """What a candidate is, with plots of f and f' of its functions at the initial betas."""
+    candidate = candidate_from(text).canonical(operators)
+    found = describe(candidate, operators)
     counted = ("operators", "betas")  # which stand with their names above the properties
-    properties = {k: v for k, v in function.properties.items() if k not in counted}
+    properties = {k: v for k, v in found.properties.items() if k not in counted}
     return [
-        *([f"name           {name}"] if name else []),
-        f"formula        {formula(expr)}",
-        f"canonical      {expr}",
-        f"operators      {expr.operators}: {', '.join(named)}" if named else "operators      none",
-        f"parameters     {expr.betas} a channel{initial}",
+        *([f"name           {found.name}"] if found.name else []),
+        f"formula        {candidate.formula}",
+        f"canonical      {candidate.key}",
+        *_parts(candidate),
         f"set            {operators}",
-        f"screening      {function.rejected or 'passed'}",
-        f"class          {function.fingerprint.symmetry}",
+        f"screening      {found.rejected or 'passed'}",
+        f"class          {found.fingerprint.symmetry}",
         *(f"{name:<15}{_shown(name, value)}" for name, value in properties.items()),
-        *(f"one-unit table {line}" for line in standing(function, operators)),
-        "",
-        *plot("f(x)", f),
-        "",
-        *plot("f'(x)", slope),
+        *(f"one-unit table {line}" for line in standing(found, operators)),
+        *(line for expr in candidate.functions for line in _plots(expr, candidate, operators)),
     ]
 
 
-def standing(function: Function, operators: str) -> list[str]:
+def _parts(candidate: Candidate) -> Iterator[str]:
+    """Its operators and betas."""
+    nodes = [node for expr in candidate.functions for node in expr.walk()]
+    named = sorted({node.op.name for node in nodes if node.op.arity or node.beta is not None})
+    applied = sum(expr.operators for expr in candidate.functions)
+    yield f"operators      {applied}: {', '.join(named)}" if named else "operators      none"
+    betas = [f"{node.op.name} {node.beta:g}" for node in nodes if node.beta is not None]
+    initial = f" (initial {', '.join(betas)})" if betas else ""
+    counts = ", ".join(f"{expr.betas}" for expr in candidate.functions)
+    yield f"parameters     {counts} a channel{initial}"
+
+
+def _plots(expr: Expr, candidate: Candidate, operators: str) -> list[str]:
+    """f and f', under the function's formula where there are several."""
+    x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
+    f, slope = values_and_slopes(expr, x, operators)
+    head = ["", formula(expr)] if len(candidate.functions) > 1 else []
+    return [*head, "", *plot("f(x)", f), "", *plot("f'(x)", slope)]
+
+
+def standing(found: Described, operators: str) -> list[str]:
     """Where a function of the one-unit space stands in the table that comes with the package."""
     if operators != "guarded":
         return []
     table = load_benchmark()
-    alike = table.loc[table["symmetry"] == function.fingerprint.symmetry]
+    alike = table.loc[table["symmetry"] == found.fingerprint.symmetry]
     rows = alike.to_dict(orient="records")
-    same = (r for r in rows if same_function(parse(str(r["expression"])), function.expr))
-    row = next(same, None)
+    known = ((r, candidate_from(str(r["expression"]))) for r in rows)
+    row = next((r for r, other in known if same_candidate(other, found.candidate)), None)
     if row is None:
         return []
     recipe, child = (table.attrs["provenance"]["protocol"][k] for k in ("recipe", "child"))
@@ -133,20 +145,13 @@ def plot(title: str, values: torch.Tensor) -> list[str]:
 
 def space_lines(space: Space) -> list[str]:
     """Sizes and operators of a space."""
-    units = " x ".join(f"{size:,}" for size in space.sizes_by_unit())
-    return [
-        f"space      {space.spec}",
-        f"candidates {space.size:,}" + (f" = {units}" if space.units > 1 else ""),
-        f"core units {space.units}, {len(space.radices)} choices",
-        f"unary      {len(space.unary)}: {', '.join(op.name for op in space.unary)}",
-        f"binary     {len(space.binary)}: {', '.join(op.name for op in space.binary)}",
-    ]
+    return [f"{term:<10} {value}" for term, value in (("space", space.spec), *space.facts())]
 
 
 def distinct_lines(space: Space, operators: str, *, merged: bool) -> list[str]:
     """How many different functions a space has, or a sample of it where it is large."""
     whole = space.size <= COUNTABLE
-    found = survey(space if whole else sample(space, SAMPLE), operators)
+    found = survey(everything(space) if whole else sample(space, SAMPLE), operators)
     lines = [
         "",
         "of the whole space" if whole else f"of a random sample of {found.raw:,}",
@@ -163,7 +168,7 @@ def distinct_lines(space: Space, operators: str, *, merged: bool) -> list[str]:
     ]
     if merged:
         lines += ["", "merged by fingerprint alone:"]
-        lines += [f"  {a} = {b}" for a, b in found.merged]
+        lines += [f"  {a.key} = {b.key}" for a, b in found.merged]
     return lines
 
 
@@ -171,27 +176,27 @@ def _s(found: Survey, stage: str) -> str:
     return f"{found.seconds[stage]:.2f} s"
 
 
-def sample(space: Space, n: int) -> Iterator[Expr]:
+def sample(space: Space, n: int) -> Iterator[Candidate]:
     """`n` candidates of a large space, drawn with a fixed seed."""
     rng = random.Random(0)
     return (space.decode(space.digits(rng.randrange(space.size))) for _ in range(n))
 
 
 def listed_lines(space: Space, operators: str) -> Iterator[str]:
-    """`canonical form <tab> symmetry class` of each function that is worth training, once."""
-    seen: set[str] = set()
-    keys: dict[str, list[Expr]] = {}
-    everything = iter(space)
-    while batch := list(islice(everything, 1_000)):
-        forms = dict.fromkeys(canonical(e, operators) for e in batch)
-        new = [e for e in forms if str(e) not in seen]
-        seen.update(map(str, new))
-        kept = [e for e, reason in screens(new, operators) if not reason]
-        for expr, found in fingerprints(kept, operators):
+    """`canonical form <tab> symmetry class` of each candidate that is worth training, once."""
+    seen: set[Candidate] = set()
+    keys: dict[str, list[Candidate]] = {}
+    waiting = iter(everything(space))
+    while batch := list(islice(waiting, 1_000)):
+        forms = dict.fromkeys(candidate.canonical(operators) for candidate in batch)
+        new = [form for form in forms if form not in seen]
+        seen.update(new)
+        kept = [form for form, reason in with_reasons(new, operators) if not reason]
+        for form, found in with_fingerprints(kept, operators):
             same = keys.setdefault(found.key, [])
-            if not any(same_function(k, expr, operators) for k in same):
-                same.append(expr)
-                yield f"{expr}\t{found.symmetry}"
+            if not any(same_candidate(k, form, operators) for k in same):
+                same.append(form)
+                yield f"{form.key}\t{found.symmetry}"
 
 
 Check = tuple[str, str, bool]  # what, what was found, whether it is well

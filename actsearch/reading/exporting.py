@@ -13,16 +13,14 @@ import torch
 
 from actsearch.config import ExportConfig
 from actsearch.errors import EnvironmentProblem, UsageError, written
-from actsearch.functions import Found, find
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.names import name_of
-from actsearch.search_space.analysis.survey import describe
+from actsearch.functions import Found, find, one_function
 from actsearch.search_space.baselines import NAMED
 from actsearch.search_space.export.exporters import EXPORTERS, check_name
 from actsearch.search_space.export.lowering import Source
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.operators import unknown
 from actsearch.search_space.space import Space, extra_operators
+from actsearch.search_space.survey import describe
 
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep a state_dict
 Betas = tuple[tuple[float, ...], ...]  # of an activation: for each beta one value, or one a channel
@@ -41,7 +39,8 @@ def export(
 ) -> str | bytes:
     """The source code of `function` in the language `to`; bytes for onnx.
 
-    `function` is an expression, a formula, a baseline's name, or RUN#RANK, as `runs/tiny#3`.
+    `function` is an expression, a formula, a baseline's name, or RUN#RANK, as `runs/tiny#3`. Where
+    it has a function for each group of layers, they are called name_1, name_2 and so on.
     `operators` is the operator set [that of the run, else guarded]. `weights` is a file with the
     state_dict of a model that holds the function as `Activation`: its betas become the initial
     ones; `layer` says whose, where they differ. `name` is what the function is called. `dims` is
@@ -53,19 +52,41 @@ def export(
     if dims < 2:
         raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
     found = find(function, operators, extra_operators(space) if space is not None else ())
-    initial = [node.beta for node in found.expr.walk() if node.beta is not None]
-    betas: Betas = tuple((float(beta),) for beta in initial)
+    functions = found.candidate.functions
+    if len(functions) > 1 and not EXPORTERS[to].several:
+        raise UsageError(
+            f"--to {to} writes one function a file, and {found.candidate.formula} is "
+            f"{len(functions)}; export one after the other"
+        )
+    betas = [_initial(expr) for expr in functions]
     if weights is not None:
         if not EXPORTERS[to].values:
             raise UsageError(f"--to {to} shows betas by name, so --from-weights changes nothing")
-        betas = trained_betas(Path(weights), len(betas), layer)
+        betas = [trained_betas(Path(weights), one_function(found.candidate).betas, layer)]
     elif layer is not None:
         raise UsageError(f"--layer {layer} chooses among the layers of --from-weights; give both")
     asked = function if isinstance(function, str) and function in NAMED else _name(found)
     named = check_name(name) if name is not None else asked.replace("-", "_")
     version = importlib.metadata.version("actsearch")
-    source = Source(found.expr, found.operators, named, betas, version, found.origin, dims)
-    return EXPORTERS[to].write(source)
+    alone = len(functions) == 1
+    sources = [
+        Source(
+            expr,
+            found.operators,
+            named if alone else f"{named}_{number}",
+            own,
+            version,
+            found.origin,
+            dims,
+            alone,
+        )
+        for number, (expr, own) in enumerate(zip(functions, betas, strict=True), 1)
+    ]
+    return EXPORTERS[to].write(*sources)
+
+
+def _initial(expr: Expr) -> Betas:
+    return tuple((float(node.beta),) for node in expr.walk() if node.beta is not None)
 
 
 def carry_out(config: ExportConfig) -> str:
@@ -88,8 +109,9 @@ def carry_out(config: ExportConfig) -> str:
 
 
 def _name(found: Found) -> str:
-    function = describe(canonical(found.expr, found.operators), found.operators)
-    return name_of(function, found.operators) or "activation"
+    candidate = found.candidate.canonical(found.operators)
+    name = "" if len(candidate.functions) > 1 else describe(candidate, found.operators).name
+    return name or "activation"
 
 
 # -- betas of a trained model

@@ -101,19 +101,22 @@ class Found:
         import torch
 
         from actsearch.reading.describe import values_and_slopes
+        from actsearch.search_space.candidate import candidate_from
         from actsearch.search_space.drawing import REACH
-        from actsearch.search_space.parser import ParseError, parse
+        from actsearch.search_space.expression import formula
+        from actsearch.search_space.parser import ParseError
 
         x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
         found: list[Curve] = []
         for entry in self.ranked[:n]:
             try:
-                expr = parse(entry.expression)
+                functions = candidate_from(entry.expression).functions
             except ParseError:
                 continue
-            f, slope = values_and_slopes(expr, x, self.settings.get("operators", "guarded"))
-            title = f"#{entry.rank}  {entry.formula}"
-            found.append(Curve(title, *(tuple(v.tolist()) for v in (x, f, slope))))
+            for expr in functions:
+                f, slope = values_and_slopes(expr, x, self.settings.get("operators", "guarded"))
+                title = f"#{entry.rank}  {formula(expr)}"
+                found.append(Curve(title, *(tuple(v.tolist()) for v in (x, f, slope))))
         return found
 
     @cached_property
@@ -208,11 +211,10 @@ def _is(row: Mapping[str, Any], function: str, models: Mapping[str, Mapping[str,
     """By its name, its formula as it is shown, or any formula of the same canonical form."""
     if function in (row["label"], row["formula"], row["expression"]):
         return True
-    from actsearch.search_space.analysis.equivalence import canonical
-    from actsearch.search_space.parser import parse
+    from actsearch.search_space.candidate import candidate_from
 
     operators = models[row["protocol"]].get("operators", "guarded")
-    return str(canonical(parse(function), operators)) == row["expression"]
+    return candidate_from(function).canonical(operators).key == row["expression"]
 
 
 def _together(

@@ -34,6 +34,7 @@ from actsearch.results.statistics import differences, head_of, interval, with_us
 from actsearch.results.tables import Row, duration, score, show
 from actsearch.run import Run
 
+BETWEEN = " <span>|</span> "  # the formulas of a candidate of several functions
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
 
 STATUS_WORDS = {
@@ -396,15 +397,17 @@ def _mathml(expression: str) -> str:
     """Presentation MathML, empty for a function that the parser does not know."""
     from latex2mathml.converter import convert
 
+    from actsearch.search_space.candidate import candidate_from
     from actsearch.search_space.export import latex
     from actsearch.search_space.export.lowering import Source
-    from actsearch.search_space.parser import ParseError, parse
+    from actsearch.search_space.parser import ParseError
 
     try:
-        expr = parse(expression)
+        functions = candidate_from(expression).functions
     except ParseError:
         return ""
-    return convert(latex.write(Source(expr, "guarded", "f", ((1.0,),) * expr.betas, "")))
+    sources = (Source(expr, "guarded", "f", ((1.0,),) * expr.betas, "") for expr in functions)
+    return BETWEEN.join(convert(latex.write(source)) for source in sources)
 
 
 def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> list[dict[str, Any]]:
@@ -476,13 +479,15 @@ def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) ->
 
 def _gallery(found: Found) -> Iterator[dict[str, Any]]:
     """f and f' of the best functions, each with its formula."""
+    from actsearch.search_space.candidate import candidate_from
     from actsearch.search_space.drawing import curve_svg
-    from actsearch.search_space.parser import ParseError, parse
+    from actsearch.search_space.parser import ParseError
 
     operators = found.settings.get("operators", "guarded")
     for entry in found.ranked[:SHOWN]:
         with suppress(ParseError):
-            svg = curve_svg(parse(entry.expression), operators=operators)
+            functions = candidate_from(entry.expression).functions
+            svg = "".join(curve_svg(expr, operators=operators) for expr in functions)
             yield _formula(vars(entry)) | {
                 "rank": entry.rank,
                 "accuracy": entry.val_accuracy,

@@ -23,32 +23,28 @@ from actsearch.results.records import Trial
 from actsearch.results.store import Store, StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.survey import NOT_DIFFERENTIABLE, Survey, describe, survey
+from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels.ahead import Ahead
-from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES, Space, extra_operators, space_from
+from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
+from actsearch.search_space.survey import Survey, describe, survey
+from actsearch.searching.building import check_image_size, environment, make_evaluator, warm_up
 from actsearch.searching.callbacks import Callback
+from actsearch.searching.identity import Candidates, Level, submit_candidate
 from actsearch.searching.live import live
-from actsearch.searching.loop import STOPPED, Level, StrategySource, run_trials, submit_function
-from actsearch.searching.machinery import (
-    Machinery,
-    Stop,
-    check_image_size,
-    environment,
-    local_workers,
-    logging_to,
-    make_evaluator,
-    running,
-    warm_up,
-)
+from actsearch.searching.loop import STOPPED, Source, run_trials
+from actsearch.searching.machinery import Machinery, local_workers, running
 from actsearch.searching.progress import HISTORY, Progress
+from actsearch.searching.proposals import Proposals
+from actsearch.searching.run_log import logging_to
+from actsearch.searching.sources import Raced, StrategySource, asking
+from actsearch.searching.stop import Stop
 from actsearch.searching.tracker import TensorBoard, writer_class
 from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
-_NOT_SETTINGS = ("run", "dry_run", "halving", "tensorboard")
+_NOT_SETTINGS = ("run", "dry_run", "groups", "halving", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -176,8 +172,7 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     settings = config.resolved(stored) | objects
     if settings["tensorboard"]:
         writer_class()
-    space = settings["space"]
-    space = space if isinstance(space, Space) else space_from(space)
+    space = _space(settings)
     check_image_size(config.image_size, [settings["dataset"]])
     evaluator = make_evaluator(settings, extra_operators(space))
     settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
@@ -187,8 +182,15 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     if not config.dry_run:
         run.check_free()
     seconds = warm_up(evaluator)
+    evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
     found = _survey(space, settings)
     return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+
+
+def _space(settings: Mapping[str, Any]) -> Space:
+    space, groups = settings["space"], settings["groups"]
+    space = space_from(space) if isinstance(space, str) else space
+    return space if groups is None else in_groups(space, groups)
 
 
 def _identity(space: Space, settings: Mapping[str, Any], evaluator: Evaluator) -> dict[str, Any]:
@@ -211,12 +213,11 @@ def _done(run: Run) -> int:
 def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
     """runs/SPACE-STRATEGY-DATASET."""
     settings = config.resolved({}) | objects
-    space = settings["space"]
-    space = space.name if isinstance(space, Space) else space
+    space = _space(settings).name or "custom"
     dataset = settings["dataset"]
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
     strategy = short(normal(settings["strategy"], halving=settings["halving"]))
-    name = f"{space if space in SPACES else 'custom'}-{strategy}-{dataset}"
+    name = f"{space}-{strategy}-{dataset}"
     return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
 
 
@@ -242,7 +243,8 @@ def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
     if space.size > COUNTABLE:
         return None
     try:
-        return survey(space, settings["operators"], screening=settings["screen"] == "on")
+        every = everything(space)
+        return survey(every, settings["operators"], screening=settings["screen"] == "on")
     except NOT_DIFFERENTIABLE:
         return None  # a user's operator; the search sees to each function by itself
 
@@ -287,27 +289,36 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])
-    source = StrategySource(
-        store,
-        plan.space,
-        strategy_from(settings["strategy"], plan.space, settings["seed"]),
-        name=settings["strategy"],
-        level=level,
-        seed=settings["seed"],
-        budget=settings["budget"],
-        patience=settings["patience"],
-        first=beside,
-        operators=settings["operators"],
-        extra=plan.evaluator.extra,
-        screening=settings["screen"] == "on",
-        race=None if plan.race is None else Race(plan.race),
-        prepare=ahead,
-    )
+    source = _source(plan, store, level, beside, ahead)
     try:
         with _trackers(plan, store) as trackers:
-            return _run(plan, store, source, console, (*trackers, *callbacks))
+            stop = Stop(plan.run)
+            if not source.anything_left(stop):
+                return STOPPED if stop() else source.ended
+            raced = source if plan.race is None else Raced(source, Race(plan.race), store, beside)
+            return _run(plan, store, raced, stop, console, (*trackers, *callbacks))
     finally:
         ahead.close()
+
+
+def _source(
+    plan: Plan,
+    store: Store,
+    level: Callable[[float], Level],
+    beside: Iterable[Trial],
+    ahead: Ahead,
+) -> StrategySource:
+    settings = plan.settings
+    name, operators, seed = settings["strategy"], settings["operators"], settings["seed"]
+    candidates = Candidates(store, plan.space, operators, plan.evaluator.extra, seed)
+    proposals = Proposals(store, strategy_from(name, plan.space, seed), name, candidates, level)
+    chain = asking(
+        proposals,
+        budget=settings["budget"],
+        patience=settings["patience"],
+        screening=settings["screen"] == "on",
+    )
+    return StrategySource(proposals, chain, beside, ahead)
 
 
 @contextmanager
@@ -323,16 +334,15 @@ def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
 def _run(
     plan: Plan,
     store: Store,
-    source: StrategySource,
+    source: Source,
+    stop: Stop,
     console: Console,
     callbacks: Iterable[Callback],
 ) -> str:
-    settings, stop = plan.settings, Stop(plan.run)
-    if not source.anything_left(stop):
-        return STOPPED if stop() else source.ended
+    settings, done = plan.settings, source.tally.done
     plan.run.write_config(_config(plan))  # as it trains from now on
     machinery = Machinery.of(SimpleNamespace(**settings))
-    left = None if plan.total is None else max(0, plan.total - source.done)
+    left = None if plan.total is None else max(0, plan.total - done)
     trainings = None if left is None else left + len(store.waiting())
     with running(machinery, plan.evaluator, trainings, stop, console) as executor:
         title = " · ".join(
@@ -348,11 +358,11 @@ def _run(
             executor.description,
             plan.total,
             plan.evaluator.dataset.metric,
-            done_before=source.done,
+            done_before=done,
         )
         progress.load(store.rows("search"))
         progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
-        progress.update(source.done, source.repeats, source.rejected, 0)
+        progress.update(source.tally, 0)
         with live(progress, console):
             reason = run_trials(store, source, executor, progress, stop, callbacks)
     return reason
@@ -374,8 +384,8 @@ def _levels(store: Store, evaluator: Evaluator) -> Callable[[float], Level]:
 
 def _baseline(store: Store, name: str, plan: Plan, level: Level) -> Trial:
     operators = plan.settings["operators"]
-    function = describe(canonical(parse(BASELINES[name]), operators), operators)
-    return submit_function(store, function, level, plan.settings["seed"], label=name)
+    found = describe(candidate_from(BASELINES[name]).canonical(operators), operators)
+    return submit_candidate(store, found, level, plan.settings["seed"], label=name)
 
 
 def check_found(run: Run) -> None:

@@ -25,21 +25,14 @@ from actsearch.results.repeats import of_seeds
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.names import name_of
-from actsearch.search_space.analysis.survey import describe
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.expression import Expr, formula
-from actsearch.search_space.parser import parse
+from actsearch.search_space.candidate import Candidate, candidate_from
 from actsearch.search_space.space import Space, extra_operators
+from actsearch.search_space.survey import describe
 from actsearch.searching.batch import DONE, train
-from actsearch.searching.machinery import (
-    Machinery,
-    check_image_size,
-    check_uses_activation,
-    logging_to,
-    make_evaluator,
-)
+from actsearch.searching.building import check_image_size, check_uses_activation, make_evaluator
+from actsearch.searching.machinery import Machinery
+from actsearch.searching.run_log import logging_to
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +56,7 @@ class Model:
 class Cell:
     """A function on a model, and the evaluator whose learning rate it was given."""
 
-    expr: Expr
+    candidate: Candidate
     label: str
     model: Model
     evaluator: Evaluator
@@ -118,6 +111,7 @@ def carry_out(
     models = _models(config, stored, children or config.child, datasets or config.dataset, extra)
     operators = models[0].evaluators[0].operators
     functions = _functions(config, run, operators, extra)
+    _check_places(models, functions)
     seeds = _seeds(config, run, models)
     machinery = Machinery.of(config)
     with run.locked():
@@ -194,6 +188,14 @@ def _check(evaluator: Evaluator) -> None:
     check_uses_activation(model, evaluator.child.name)
 
 
+def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:
+    """Raises ValueError where a candidate has more groups than a child has activations."""
+    for candidate in functions:
+        if len(candidate.functions) > 1:
+            for model in models:
+                model.evaluators[0].build(candidate.key)
+
+
 def _rates(lr: float, n: int) -> list[float]:
     """The usual one first, then those around it, the nearer first: lr, below, above, ..."""
     powers = sorted(range(-(n // 2), n - n // 2), key=lambda k: (abs(k), k))
@@ -202,12 +204,12 @@ def _rates(lr: float, n: int) -> list[float]:
 
 def _functions(
     config: ReevaluateConfig, run: Run, operators: str, extra: tuple[Any, ...]
-) -> dict[Expr, str]:
+) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
     beside = BASELINES if config.baselines == "paper" else BESIDE
     texts = [*beside, *(config.functions or _best(run, config.top))]
-    exprs = dict.fromkeys(canonical(parse(text, extra), operators) for text in texts)
-    return {expr: name_of(describe(expr, operators), operators) for expr in exprs}
+    found = dict.fromkeys(candidate_from(text, extra).canonical(operators) for text in texts)
+    return {candidate: describe(candidate, operators).name for candidate in found}
 
 
 def _best(run: Run, n: int) -> list[str]:
@@ -252,10 +254,10 @@ def _submit(store: Store, stage: str, cells: Iterable[Cell], seeds: Iterable[int
         return [
             store.submit(
                 stage,
-                str(cell.expr),
+                cell.candidate.key,
                 cell.evaluator.protocol_hash,
                 seed,
-                formula=formula(cell.expr),
+                formula=cell.candidate.formula,
                 label=cell.label,
             )
             for seed in seeds
@@ -263,30 +265,30 @@ def _submit(store: Store, stage: str, cells: Iterable[Cell], seeds: Iterable[int
         ]
 
 
-def _sweep(store: Store, functions: dict[Expr, str], models: list[Model]) -> list[Trial]:
+def _sweep(store: Store, functions: dict[Candidate, str], models: list[Model]) -> list[Trial]:
     cells = [
-        Cell(expr, label, model, evaluator)
+        Cell(candidate, label, model, evaluator)
         for model in models
         for evaluator in model.evaluators
-        for expr, label in functions.items()
+        for candidate, label in functions.items()
     ]
     return _submit(store, "sweep", cells, [SWEEP_SEED])
 
 
-def _cells(store: Store, functions: dict[Expr, str], models: list[Model]) -> list[Cell]:
+def _cells(store: Store, functions: dict[Candidate, str], models: list[Model]) -> list[Cell]:
     """Each function on each model, at the learning rate that its sweep found best, the usual one
     where there was none or where nothing trained."""
 
-    def score(expr: Expr, evaluator: Evaluator) -> float:
-        trial = store.find("sweep", str(expr), evaluator.protocol_hash, SWEEP_SEED)
+    def score(candidate: Candidate, evaluator: Evaluator) -> float:
+        trial = store.find("sweep", candidate.key, evaluator.protocol_hash, SWEEP_SEED)
         outcome = store.outcome(trial) if trial is not None else None
         found = outcome.val_accuracy if outcome is not None else None
         return -1.0 if found is None else found
 
     return [
-        Cell(expr, label, model, max(model.evaluators, key=lambda e: score(expr, e)))
+        Cell(candidate, label, model, max(model.evaluators, key=lambda e: score(candidate, e)))
         for model in models
-        for expr, label in functions.items()
+        for candidate, label in functions.items()
     ]
 
 
@@ -307,7 +309,7 @@ def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -
 
 def _outcomes(store: Store, cell: Cell, seeds: range) -> dict[int, Outcome]:
     protocol = cell.evaluator.protocol_hash
-    trials = {s: store.find("reevaluate", str(cell.expr), protocol, s) for s in seeds}
+    trials = {s: store.find("reevaluate", cell.candidate.key, protocol, s) for s in seeds}
     found = {s: store.outcome(t) for s, t in trials.items() if t is not None}
     return {seed: outcome for seed, outcome in found.items() if outcome is not None}
 
@@ -323,7 +325,7 @@ def _row(
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     reference = {} if cell.label == "relu" else relu
     model = cell.model
-    row: dict[str, Any] = {"formula": formula(cell.expr), "name": cell.label}
+    row: dict[str, Any] = {"formula": cell.candidate.formula, "name": cell.label}
     if len({m.child for m in models}) > 1:
         row["child"] = model.child
     if len({m.dataset for m in models}) > 1:

@@ -16,13 +16,10 @@ from actsearch.errors import UsageError
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
 from actsearch.results.records import FAILURE_REWARD
 from actsearch.run import Run
-from actsearch.search_space.analysis.confirmation import same_function
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.analysis.fingerprint import fingerprints
-from actsearch.search_space.analysis.screening import screens
-from actsearch.search_space.expression import Expr
-from actsearch.search_space.parser import ParseError, parse
+from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
+from actsearch.search_space.parser import ParseError
 from actsearch.search_space.space import Space, extra_operators, space_from
+from actsearch.search_space.survey import with_fingerprints, with_reasons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,16 +51,16 @@ class Table:
     """
 
     def __init__(
-        self, space: Space, rewards: Mapping[Expr, Mapping[float, float]], operators: str
+        self, space: Space, rewards: Mapping[Candidate, Mapping[float, float]], operators: str
     ) -> None:
         self.space = space
         self.operators = operators
         self.rewards = dict(rewards)
-        self._by_key: dict[str, list[Expr]] = {}
-        for expr, print_ in fingerprints(self.rewards, operators):
-            self._by_key.setdefault(print_.key, []).append(expr)
-        self._found: dict[Digits, Expr | None] = {}
-        self._rows: dict[Expr, Expr | None] = {}  # of each canonical form
+        self._by_key: dict[str, list[Candidate]] = {}
+        for candidate, print_ in with_fingerprints(self.rewards, operators):
+            self._by_key.setdefault(print_.key, []).append(candidate)
+        self._found: dict[Digits, Candidate | None] = {}
+        self._rows: dict[Candidate, Candidate | None] = {}  # of each canonical form
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -78,17 +75,17 @@ class Table:
         the table does not have."""
         names: set[str] = set()
         for text in formulas:
-            [row] = self.rows([parse(text, extra_operators(self.space))])
+            [row] = self.rows([candidate_from(text, extra_operators(self.space))])
             if row is None:
                 raise UsageError(
                     f"the table does not have {text}; 'actsearch show' says what it is"
                 )
-            names.add(str(row))
+            names.add(row.key)
         return names
 
-    def rows(self, exprs: Iterable[Expr]) -> list[Expr | None]:
+    def rows(self, candidates: Iterable[Candidate]) -> list[Candidate | None]:
         """The row of the table with each function, whatever its spelling, or None."""
-        forms = [canonical(expr, self.operators) for expr in exprs]
+        forms = [candidate.canonical(self.operators) for candidate in candidates]
         self._note(forms)
         return [self._rows[form] for form in forms]
 
@@ -100,23 +97,23 @@ class Table:
         points = [self.space.digits(i) for i in indices]
         self._find(points)
         missing = [p for p in points if self._found[p] is None]
-        forms = [canonical(self.space.decode(p), self.operators) for p in missing]
-        rejected = sum(bool(reason) for _, reason in screens(forms, self.operators))
+        forms = [self.space.decode(p).canonical(self.operators) for p in missing]
+        rejected = sum(bool(reason) for _, reason in with_reasons(forms, self.operators))
         return (len(points) - len(missing)) / max(1, len(points) - rejected)
 
     def look_up(self, digits: Digits, share: float) -> Known:
-        expr = self.find(digits)
-        if expr is None:
+        row = self.find(digits)
+        if row is None:
             return Known(None, FAILURE_REWARD)
-        rewards = self.rewards[expr]
+        rewards = self.rewards[row]
         if share not in rewards:
             raise UsageError(
-                f"the table has no accuracy of {expr} at {share:g} of the steps, which a strategy "
-                f"in rungs asks for; give it a column accuracy@{share:g}"
+                f"the table has no accuracy of {row.key} at {share:g} of the steps, which a "
+                f"strategy in rungs asks for; give it a column accuracy@{share:g}"
             )
-        return Known(str(expr), rewards[share])
+        return Known(row.key, rewards[share])
 
-    def find(self, digits: Digits) -> Expr | None:
+    def find(self, digits: Digits) -> Candidate | None:
         """The row of the table with this function, whatever its spelling."""
         if digits not in self._found:
             self._find([digits])
@@ -127,15 +124,15 @@ class Table:
         rows = self.rows(self.space.decode(p) for p in points)
         self._found |= zip(points, rows, strict=True)
 
-    def _note(self, forms: Iterable[Expr]) -> None:
+    def _note(self, forms: Iterable[Candidate]) -> None:
         """Note the row of each canonical form, or None: by its text, then by its values."""
-        new = {expr for expr in forms if expr not in self._rows}
-        self._rows |= {expr: expr for expr in new if expr in self.rewards}
-        others = sorted(new - self._rows.keys(), key=str)
-        for expr, print_ in fingerprints(others, self.operators):
+        new = {form for form in forms if form not in self._rows}
+        self._rows |= {form: form for form in new if form in self.rewards}
+        others = sorted(new - self._rows.keys(), key=lambda form: form.key)
+        for form, print_ in with_fingerprints(others, self.operators):
             alike = self._by_key.get(print_.key, [])
-            same = (row for row in alike if same_function(row, expr, self.operators))
-            self._rows[expr] = next(same, None)
+            same = (row for row in alike if same_candidate(row, form, self.operators))
+            self._rows[form] = next(same, None)
 
 
 def table_from(source: str | Path, space: str | None = None, operators: str | None = None) -> Table:
@@ -169,7 +166,7 @@ def _of_run(run: Run, space: str | None) -> Table:
     if any(row["status"] == "raced_out" or row["steps"] for row in rows):
         raise UsageError(f"{run.path} {LEFT_BEHIND}")
     rewards = {
-        parse(row["expression"], extra_operators(made)): {
+        candidate_from(row["expression"], extra_operators(made)): {
             1.0: FAILURE_REWARD if row["val_accuracy"] is None else row["val_accuracy"]
         }
         for row in rows
@@ -202,16 +199,15 @@ def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> 
         if {"raced_out", "dropped"} & set(frame[names["status"]]):
             raise UsageError(f"{path} {LEFT_BEHIND}")
         frame = frame.loc[frame[names["status"]] != "rejected"]
-    rewards: dict[Expr, dict[float, float]] = {}
+    rewards: dict[Candidate, dict[float, float]] = {}
     for row in frame.to_dict("records"):
         try:
-            expr = canonical(
-                parse(str(row[formulas]).lstrip("'"), extra_operators(space)), operators
-            )
+            read = candidate_from(str(row[formulas]).lstrip("'"), extra_operators(space))
         except ParseError as error:
             raise UsageError(f"{path}: {error}") from error
         told = {share: _number(row[column], path) for share, column in shares.items()}
-        rewards[expr] = {s: FAILURE_REWARD if math.isnan(v) else v for s, v in told.items()}
+        told = {s: FAILURE_REWARD if math.isnan(v) else v for s, v in told.items()}
+        rewards[read.canonical(operators)] = told
     if not rewards:
         raise UsageError(f"{path} holds no function")
     if max(max(told.values()) for told in rewards.values()) > 1.0:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.networks.image_network import ImageNetwork, MakeActivation
+from actsearch.child_models.networks.image_network import ImageNetwork
+from actsearch.search_space.activation import MakeActivation
 
 
 class DenseLayer(nn.Module):

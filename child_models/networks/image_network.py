@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-
-class MakeActivation(Protocol):
-    """The candidate for a layer of that width; `channel_dim` is where the channels are."""
-
-    def __call__(self, width: int, /, *, channel_dim: int = 1) -> nn.Module: ...
 
 
 class ImageNetwork(nn.Module):

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from actsearch.child_models.networks.image_network import MakeActivation
 from actsearch.child_models.networks.one_beta import OneBeta
+from actsearch.search_space.activation import MakeActivation
 
 
 class KerasCNN(nn.Module):

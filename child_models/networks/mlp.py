@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from actsearch.child_models.networks.image_network import MakeActivation
+from actsearch.search_space.activation import MakeActivation
 
 
 class MLP(nn.Module):

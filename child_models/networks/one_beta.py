@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from actsearch.child_models.networks.image_network import MakeActivation
+from actsearch.search_space.activation import MakeActivation
 
 
 class OneBeta(nn.Module):

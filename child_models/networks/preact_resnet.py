@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from actsearch.child_models.networks.image_network import ImageNetwork, MakeActivation
+from actsearch.child_models.networks.image_network import ImageNetwork
+from actsearch.search_space.activation import MakeActivation
 
 
 class PreActBlock(nn.Module):

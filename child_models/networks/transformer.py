@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.networks.image_network import MakeActivation
+from actsearch.search_space.activation import MakeActivation
 
 DROPOUT = 0.1
 PADDING, START, END = 0, 1, 2  # the first tokens of every vocabulary

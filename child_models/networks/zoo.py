@@ -22,7 +22,6 @@ from torch import nn
 
 from actsearch.child_models.networks.cnn import CNN
 from actsearch.child_models.networks.densenet import DenseNet
-from actsearch.child_models.networks.image_network import MakeActivation
 from actsearch.child_models.networks.keras_cnn import KerasCNN
 from actsearch.child_models.networks.mlp import MLP
 from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
@@ -31,6 +30,7 @@ from actsearch.child_models.networks.resnet import ResNet
 from actsearch.child_models.networks.transformer import Transformer
 from actsearch.child_models.networks.truncated_mlp import TruncatedMLP
 from actsearch.search_space import options
+from actsearch.search_space.activation import MakeActivation
 from actsearch.search_space.operators import unknown
 
 Builder = Callable[..., nn.Module]

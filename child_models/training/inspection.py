@@ -12,6 +12,7 @@ from torch import nn
 from actsearch.child_models.training.loop import Task
 from actsearch.child_models.training.recipe import Recipe
 from actsearch.search_space.activation import Activation
+from actsearch.search_space.expression import Expr
 
 LIMIT = 10.0  # the paper's axis
 BINS = 80
@@ -30,13 +31,17 @@ def rounded(value: float) -> float | None:
 def inspection(
     model: nn.Module, task: Task, recipe: Recipe, beat: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """`betas`: for each beta of the expression its values over all layers and channels.
+    """`betas`: for each beta of the functions its values over all layers and channels that have it.
     `preactivations`: how many inputs of activations lie in each of 80 bins from -10 to 10, below
     and above, over 500 examples of the validation split."""
     found = activations(model)
+    of_function: dict[Expr, list[Activation]] = {}
+    for activation in found:
+        of_function.setdefault(activation.expr, []).append(activation)
     betas = [
-        [rounded(v) for a in found for v in a.beta[i].tolist()]
-        for i in range(len(found[0].beta) if found else 0)
+        [rounded(v) for a in alike for v in a.beta[i].tolist()]
+        for alike in of_function.values()
+        for i in range(len(alike[0].beta))
     ]
     counts = torch.zeros(BINS + 2, dtype=torch.long)
 

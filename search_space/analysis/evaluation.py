@@ -17,6 +17,9 @@ import torch
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.operators import CONSTANT, INPUT, Op
 
+# What a user's operator raises that cannot be evaluated and differentiated in float64.
+NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)
+
 
 @dataclass(frozen=True)
 class Curves:

@@ -9,17 +9,14 @@ standardised: near a pole that merges functions which differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 
-from actsearch.search_space.analysis.evaluation import curves, generic_beta
+from actsearch.search_space.analysis.evaluation import curves
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import Op
-from actsearch.search_space.space import Space
 
 SETTINGS = 4
 BITS = 23  # of each value's mantissa in the key: seven digits
@@ -117,110 +114,3 @@ def _standardised(values: np.ndarray, beyond: np.ndarray) -> np.ndarray:
         large = np.argmax(np.abs(near) > 0.1, axis=-1)[..., None]
         sign = np.where(np.take_along_axis(near, large, axis=-1) < 0, -1.0, 1.0)
         return np.concatenate([near, scaled[..., values.shape[-1] :]], axis=-1) * sign
-
-
-# -- keys of digits, for millions of candidates
-
-
-def digit_keys(space: Space, digits: np.ndarray, operators: str = "guarded") -> np.ndarray:
-    """64-bit keys of candidates given as digits (N, len(space.radices)), without building
-    expressions.
-
-    Equal keys say "the same function on the first grid at two settings of beta", to BITS bits. Each
-    beta's value goes with its place in the digits, so fewer functions with betas are merged than by
-    `fingerprint`.
-    """
-    digits = _sorted_arguments(space, np.asarray(digits))
-    first = _unit_table(space, operators)
-    u, b = len(space.unary), len(space.binary)
-    rows = (digits[:, 2] * u + digits[:, 3]) * b + digits[:, 4]
-    values = [FIRST.expand(len(digits), 2, -1), first[torch.from_numpy(rows)]]
-    for unit in range(1, space.units):
-        values.append(_unit_values(space, unit, digits, values, operators, (1, 2)))
-    codes = rounded(values[-1].numpy()).reshape(len(digits), -1)
-    return (codes * _HASH[: codes.shape[1]]).sum(axis=1)
-
-
-def digit_values(
-    space: Space, digits: np.ndarray, points: torch.Tensor, operators: str = "guarded"
-) -> torch.Tensor:
-    """Values (N, points) of candidates given as digits (N, len(space.radices)), at their initial
-    betas, without building expressions."""
-    digits = np.asarray(digits)
-    values = [points.expand(len(digits), 1, -1)]
-    for unit in range(space.units):
-        values.append(_unit_values(space, unit, digits, values, operators, (INITIAL,)))
-    return values[-1][:, 0]
-
-
-INITIAL = 0  # the setting in which betas have their initial values
-
-_HASH = np.random.default_rng(0).integers(-(2**62), 2**62, 4096) | 1
-
-
-def _sorted_arguments(space: Space, digits: np.ndarray) -> np.ndarray:
-    """Digits with the arguments of commutative operators in order."""
-    digits = digits.copy()
-    commutative = np.array([op.commutative for op in space.binary])
-    for unit in range(space.units):
-        i = 5 * unit
-        in1, in2, un1, un2, bi = (digits[:, i + k] for k in range(5))
-        swap = commutative[bi] & ((in1 > in2) | ((in1 == in2) & (un1 > un2)))
-        for a, b in ((i, i + 1), (i + 2, i + 3)):
-            digits[swap, a], digits[swap, b] = digits[swap, b], digits[swap, a]
-    return digits
-
-
-@lru_cache(maxsize=4)
-def _unit_table(space: Space, operators: str) -> torch.Tensor:
-    """The first unit for every choice of its operators: (unary * unary * binary, 2, points)."""
-    u, b = len(space.unary), len(space.binary)
-    grid = np.stack(np.meshgrid(*map(np.arange, (u, u, b)), indexing="ij"), -1).reshape(-1, 3)
-    digits = np.concatenate([np.zeros((len(grid), 2), np.int64), grid], axis=1)
-    inputs = [FIRST.expand(len(digits), 2, -1)]
-    return _unit_values(space, 0, digits, inputs, operators, (1, 2))
-
-
-def _unit_values(
-    space: Space,
-    unit: int,
-    digits: np.ndarray,
-    values: list[torch.Tensor],
-    operators: str,
-    settings: tuple[int, ...],
-) -> torch.Tensor:
-    """One core unit for all candidates, an operator at a time: (N, settings, points)."""
-    in1, in2, un1, un2, bi = (digits[:, 5 * unit + k] for k in range(5))
-    how = operators, settings
-    a = _by_operator(space.unary, un1, [_chosen(values, in1)], 3 * unit, *how)
-    b = _by_operator(space.unary, un2, [_chosen(values, in2)], 3 * unit + 1, *how)
-    return _by_operator(space.binary, bi, [a, b], 3 * unit + 2, *how)
-
-
-def _chosen(values: list[torch.Tensor], choice: np.ndarray) -> torch.Tensor:
-    chosen = values[0].clone()
-    for i in range(1, len(values)):
-        at = torch.from_numpy(np.flatnonzero(choice == i))
-        chosen[at] = values[i][at]
-    return chosen
-
-
-def _by_operator(
-    ops: Sequence[Op],
-    choice: np.ndarray,
-    inputs: list[torch.Tensor],
-    number: int,
-    operators: str,
-    settings: tuple[int, ...],
-) -> torch.Tensor:
-    out = torch.empty_like(inputs[0])
-    for i, op in enumerate(ops):
-        at = torch.from_numpy(np.flatnonzero(choice == i))
-        if len(at):
-            arguments = [x[at] for x in inputs][: op.arity]
-            if op.beta is not None:
-                betas = [op.beta if s == INITIAL else generic_beta(s, number) for s in settings]
-                arguments.append(torch.tensor(betas, dtype=out.dtype)[None, :, None])
-            result = op.form(operators)(*arguments)
-            out[at] = result.expand(len(at), *out.shape[1:])
-    return out

@@ -11,18 +11,17 @@ from functools import cache
 
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.fingerprint import fingerprints
-from actsearch.search_space.analysis.survey import Function
 from actsearch.search_space.baselines import FORMS
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.parser import parse
 
 
-def name_of(function: Function, operators: str = "guarded") -> str:
-    """Such as `gelu`, or "" for a function without a name."""
-    if function.expression in FORMS:
-        return FORMS[function.expression]
-    alike = _known(operators).get(function.fingerprint.key, {})
-    return next((n for n, e in alike.items() if same_function(e, function.expr, operators)), "")
+def name_of(expr: Expr, key: str, operators: str = "guarded") -> str:
+    """Such as `gelu`, or "" for a function without a name; `key` is its fingerprint's."""
+    if (form := str(expr)) in FORMS:
+        return FORMS[form]
+    alike = _known(operators).get(key, {})
+    return next((n for n, e in alike.items() if same_function(e, expr, operators)), "")
 
 
 @cache

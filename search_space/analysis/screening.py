@@ -17,6 +17,7 @@ from actsearch.search_space.expression import Expr
 REACH = 10.0  # preactivations after batch normalisation rarely leave it
 POINTS = 201
 DEAD = 0.99  # share of the probe without a gradient
+AFFINE = "affine in x: the network would be linear"
 _SETTINGS = 3
 
 
@@ -59,7 +60,7 @@ def _reasons(batch: Curves, points: torch.Tensor) -> list[str]:
         elif constant[i]:
             reasons.append("constant")
         elif affine[i]:
-            reasons.append("affine in x: the network would be linear")
+            reasons.append(AFFINE)
         elif dead[i] > DEAD:
             reasons.append(f"no gradient on {100 * float(dead[i]):.0f} % of the probe")
         else:

@@ -8,24 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from actsearch.search_space.export import c, jax, latex, onnx, python, sympy, torch
-from actsearch.search_space.export.lowering import Source
 
 
 @dataclass(frozen=True)
 class Exporter:
     """`write` returns the file, bytes where it is no text. `values` says whether it holds values
-    of betas, or only their names."""
+    of betas, or only their names, `several` whether a file can hold several sources."""
 
-    write: Callable[[Source], str | bytes]
+    write: Callable[..., str | bytes]
     values: bool = True
+    several: bool = False
 
 
 EXPORTERS: Mapping[str, Exporter] = {
-    "python": Exporter(python.write),
-    "torch": Exporter(torch.write),
-    "jax": Exporter(jax.write),
+    "python": Exporter(python.write, several=True),
+    "torch": Exporter(torch.write, several=True),
+    "jax": Exporter(jax.write, several=True),
     "sympy": Exporter(sympy.write),
-    "latex": Exporter(latex.write, values=False),
+    "latex": Exporter(latex.write, values=False, several=True),
     "onnx": Exporter(onnx.write),
     "c": Exporter(c.write),
 }

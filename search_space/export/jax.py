@@ -9,6 +9,7 @@ from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
     Language,
+    Part,
     calls,
     constant,
     python_file,
@@ -57,19 +58,23 @@ JAX = Language(
 )
 
 
-def write(source: Source) -> str:
+def write(*sources: Source) -> str:
     """`name(x, beta=...)`; betas of channels are arrays (C,), for inputs (N, ..., C)."""
+    return python_file(JAX, [_part(source) for source in sources])
+
+
+def _part(source: Source) -> Part:
     helpers, main = lowered(source)
-    pairs = zip(source.beta_names, source.betas, strict=True)
+    pairs = zip(source.constants, source.betas, strict=True)
     constants: list[str] = []
     defaults = [constant(values) for values in source.betas]
     if source.channels is not None:
-        constants = [f"{name.upper()} = {_array(values)}" for name, values in pairs]
-        defaults = [name.upper() for name in source.beta_names]
+        constants = [f"{name} = {_array(values)}" for name, values in pairs]
+        defaults = [*source.constants]
     functions = [python_function(h, JAX) for h in helpers]
     functions.append(python_function(main, JAX, defaults=defaults))
     used = [name for _, names in functions for name in names]
-    return python_file(source, JAX, [text for text, _ in functions], used, constants)
+    return Part(source, [text for text, _ in functions], used, constants)
 
 
 def _array(values: Sequence[float]) -> str:

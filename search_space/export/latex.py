@@ -59,8 +59,12 @@ FORMS: dict[str, tuple[str, int]] = {
 }
 
 
-def write(source: Source) -> str:
-    r"""The function on one line; betas are \beta, or \beta_1, \beta_2 and so on."""
+def write(*sources: Source) -> str:
+    r"""A function a line; betas are \beta, or \beta_1, \beta_2 and so on."""
+    return "".join(map(_line, sources))
+
+
+def _line(source: Source) -> str:
     names = iter([name.replace("beta", r"\beta") for name in source.beta_names])
 
     def printed(expr: Expr) -> Operand:

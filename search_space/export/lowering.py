@@ -48,12 +48,19 @@ class Source:
     version: str
     origin: str = ""
     dims: int = 4
+    alone: bool = True  # in its file
 
     @property
     def beta_names(self) -> tuple[str, ...]:
         """beta; beta_1, beta_2 and so on where there are several."""
         n = len(self.betas)
         return ("beta",) if n == 1 else tuple(f"beta_{i}" for i in range(1, n + 1))
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The names of the values that the betas start at."""
+        before = "" if self.alone else f"{self.name.upper()}_"
+        return tuple(f"{before}{name.upper()}" for name in self.beta_names)
 
     @property
     def channels(self) -> int | None:

@@ -13,6 +13,7 @@ from actsearch.search_space.export.writing import (
     CHOICE,
     Form,
     Language,
+    Part,
     calls,
     constant,
     python_file,
@@ -141,18 +142,22 @@ PYTHON = Language(
 )
 
 
-def write(source: Source) -> str:
+def write(*sources: Source) -> str:
     """A function `name(x, beta=...)`; betas of channels become lists without a default."""
+    return python_file(PYTHON, [_part(source) for source in sources])
+
+
+def _part(source: Source) -> Part:
     helpers, main = lowered(source)
     constants: list[str] = []
     defaults: list[str] = []
     if source.channels is None:
         defaults = [constant(values) for values in source.betas]
     else:
-        pairs = zip(source.beta_names, source.betas, strict=True)
-        constants = [f"{name.upper()} = {constant(values)}" for name, values in pairs]
+        pairs = zip(source.constants, source.betas, strict=True)
+        constants = [f"{name} = {constant(values)}" for name, values in pairs]
         constants = ["# The values of each channel, to be given one at a time.", *constants]
     functions = [python_function(h, PYTHON) for h in helpers]
     functions.append(python_function(main, PYTHON, annotation="float", defaults=defaults))
     used = [name for _, names in functions for name in names]
-    return python_file(source, PYTHON, [text for text, _ in functions], used, constants)
+    return Part(source, [text for text, _ in functions], used, constants)

@@ -7,6 +7,7 @@ from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
     Language,
+    Part,
     calls,
     constant,
     python_file,
@@ -52,4 +53,5 @@ def write(source: Source) -> str:
     pairs = zip(source.beta_names, source.betas, strict=True)
     initial = ", ".join(f"{name}: {constant(values, number=number)}" for name, values in pairs)
     constants = [many, *[f"initial = {{{initial}}}"] * bool(source.betas)]
-    return python_file(source, SYMPY, [*(text for text, _ in functions), program], used, constants)
+    texts = [*(text for text, _ in functions), program]
+    return python_file(SYMPY, [Part(source, texts, used, constants)])

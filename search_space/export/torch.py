@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actsearch.search_space.export.lowering import Source, lowered
 from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
     Language,
+    Part,
     constant,
     python_file,
     python_function,
@@ -75,21 +78,43 @@ _FORWARD = """\
         return {name}(x, *(beta.to(x.dtype).view(shape) for beta in self.beta))"""
 
 
-def write(source: Source) -> str:
+_PER_GROUP = '''\
+GROUPS = ({types})
+
+
+def make_activation(number: int, total: int, *args, **options) -> nn.Module:
+    """Activation `number` of the `total` of a network, counted from 0 in the order of its layers:
+    the first of {n} groups of layers gets {first}, the last {last}."""
+    return GROUPS[number * {n} // total](*args, **options)'''
+
+
+def write(*sources: Source) -> str:
+    """Of several sources, one for each group of layers, also a function that makes the module of
+    any layer."""
+    types = [_type(source) for source in sources]
+    names = {"types": ", ".join(types), "n": len(types), "first": types[0], "last": types[-1]}
+    last = [_PER_GROUP.format(**names)] if len(sources) > 1 else []
+    return python_file(TORCH, [_part(source) for source in sources], last)
+
+
+def _part(source: Source) -> Part:
     helpers, main = lowered(source)
     functions = [*helpers, main]
     texts = [python_function(f, TORCH, annotation="torch.Tensor")[0] for f in functions]
-    names = [name.upper() for name in source.beta_names]
-    pairs = zip(names, source.betas, strict=True)
+    pairs = zip(source.constants, source.betas, strict=True)
     constants = [f"{name} = {constant(values)}" for name, values in pairs]
-    return python_file(source, TORCH, [*texts, _module(source, names)], (), constants)
+    return Part(source, [*texts, _module(source, source.constants)], (), constants)
 
 
-def _module(source: Source, constants: list[str]) -> str:
+def _type(source: Source) -> str:
+    return "".join(part.capitalize() for part in source.name.split("_"))
+
+
+def _module(source: Source, constants: Sequence[str]) -> str:
     trainable = "a trainable beta" if len(constants) == 1 else f"{len(constants)} trainable betas"
     default = f" = {source.channels}" if source.channels else ""
     return _MODULE.format(
-        type="".join(part.capitalize() for part in source.name.split("_")),
+        type=_type(source),
         name=source.name,
         inputs=_INPUTS if constants else _ANY_INPUTS,
         betas=f" with {trainable} a channel" if constants else "",

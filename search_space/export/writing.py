@@ -174,20 +174,38 @@ def python_function(
     return "\n".join([*lines, f"    return {body.result}"]), list(body.helpers)
 
 
-def python_file(
-    source: Source,
-    language: Language,
-    functions: Sequence[str],
-    used: Iterable[str],
-    constants: Sequence[str] = (),
-) -> str:
-    """Docstring, imports, constants, the language's helpers in use, and the functions."""
-    code = "\n\n\n".join([*(language.helpers[name] for name in dict.fromkeys(used)), *functions])
+@dataclass(frozen=True)
+class Part:
+    """What a source adds to a file: functions, the helpers of the language that they call, and
+    constants."""
+
+    source: Source
+    functions: Sequence[str]
+    used: Iterable[str]
+    constants: Sequence[str] = ()
+
+
+def python_file(language: Language, parts: Sequence[Part], last: Sequence[str] = ()) -> str:
+    """Docstring, imports, constants, the language's helpers in use, and the functions, those of
+    several sources once; `last` stands behind them."""
+    helpers = dict.fromkeys(name for part in parts for name in part.used)
+    functions = dict.fromkeys(text for part in parts for text in part.functions)
+    constants = [line for part in parts for line in part.constants]
+    code = "\n\n\n".join([*(language.helpers[name] for name in helpers), *functions, *last])
     whole = "\n".join([*constants, code])
     imports = [s for s, prefix in language.imports if re.search(rf"\b{prefix}", whole)]
-    docstring = "\n".join(['"""' + source.header[0], *source.header[1:], '"""'])
+    header = headers([part.source for part in parts])
+    docstring = "\n".join(['"""' + header[0], *header[1:], '"""'])
     head = [docstring, "\n".join(imports), "\n".join(constants)]
     return "\n\n".join(part for part in head if part) + f"\n\n\n{code}\n"
+
+
+def headers(sources: Sequence[Source]) -> Sequence[str]:
+    """What a file says of itself: the first line of each function, the origin of all."""
+    first = sources[0].header
+    grammar = first[-1] if len(sources) == 1 else first[-1].rpartition(": ")[0] + ":"
+    texts = [] if len(sources) == 1 else [f"  {source.expr}" for source in sources]
+    return [*(source.header[0] for source in sources), *first[1:-1], grammar, *texts]
 
 
 def constant(

@@ -1,0 +1,267 @@
+"""UnitSpace: compositions of core units as digits. This file alone knows what a core unit is.
+
+A core unit is five digits (input 1, input 2, unary 1, unary 2, binary), so a space of k units has
+5k. An input is x or the output of an earlier unit; the last unit is the candidate (paper, Section
+2).
+
+    one-unit 25*25*10 = 6,250    two-units 6,250^2*2*2    three-units 6,250^3*2*2*3*3
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import torch
+
+from actsearch.search_space.analysis.evaluation import generic_beta
+from actsearch.search_space.analysis.fingerprint import FIRST, rounded
+from actsearch.search_space.candidate import OneFunction
+from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
+from actsearch.search_space.operators import (
+    BINARY,
+    OPERATORS,
+    UNARY,
+    Op,
+    check_commutative,
+    check_elementwise,
+    check_name,
+)
+
+MAX_UNITS = 6  # keeps every candidate, its formula too, within what parse() reads
+DIGITS = 5  # of a core unit
+GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)  # of features
+HUGE = 1e6
+
+
+@dataclass(frozen=True)
+class UnitSpace:
+    """All compositions of `units` core units over these operators.
+
+    `radices[t]` is the number of choices at digit t; `index` and `digits` are inverse to each
+    other. Raises ValueError for an empty operator list, a repeated name or one of the paper's for
+    another operator, a false `commutative=True`, or units outside 1..6.
+    """
+
+    unary: Sequence[Op] = UNARY
+    binary: Sequence[Op] = BINARY
+    units: int = 1
+    name: str = ""
+    radices: Digits = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.units <= MAX_UNITS:
+            raise ValueError(f"a space has 1 to {MAX_UNITS} core units, not {self.units}")
+        _check_operators("unary", self.unary, (0, 1))
+        _check_operators("binary", self.binary, (2,))
+        twice = {op.name for op in self.unary} & {op.name for op in self.binary}
+        if twice:
+            raise ValueError(
+                f"{', '.join(sorted(twice))} is the name of a unary and of a binary operator; text "
+                "could not tell them apart, so rename one"
+            )
+        object.__setattr__(self, "unary", tuple(self.unary))
+        object.__setattr__(self, "binary", tuple(self.binary))
+        u, b = len(self.unary), len(self.binary)
+        radices = [r for unit in range(1, self.units + 1) for r in (unit, unit, u, u, b)]
+        object.__setattr__(self, "radices", tuple(radices))
+
+    @property
+    def size(self) -> int:
+        """The number of points, repeats of a function under other digits included."""
+        return math.prod(self.radices)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True  # len() cannot say sizes beyond 2**63
+
+    @property
+    def spec(self) -> str:
+        """The text from which `space_from` makes this space again (its name where it has one)."""
+        if self.name:
+            return self.name
+        unary, binary = (",".join(op.name for op in ops) for ops in (self.unary, self.binary))
+        return f"units={self.units};unary={unary};binary={binary}"
+
+    @property
+    def operators(self) -> tuple[Op, ...]:
+        return (*self.unary, *self.binary)
+
+    def digits(self, index: int) -> Digits:
+        return digits_of(index, self.radices)
+
+    def index(self, digits: Sequence[int]) -> int:
+        return index_of(digits, self.radices)
+
+    def decode(self, digits: Sequence[int]) -> OneFunction:
+        return OneFunction(self.expression(digits))
+
+    def expression(self, digits: Sequence[int]) -> Expr:
+        """The last unit's output, as it is composed."""
+        check_digits(digits, self.radices)
+        values = [X]
+        for unit in range(self.units):
+            in1, in2, un1, un2, bi = digits[DIGITS * unit : DIGITS * (unit + 1)]
+            left = _apply(self.unary[un1], values[in1])
+            right = _apply(self.unary[un2], values[in2])
+            values.append(Expr(self.binary[bi], (left, right)))
+        return values[-1]
+
+    def __iter__(self) -> Iterator[Expr]:
+        """The expression of every candidate, in the order of its index."""
+        return (self.expression(digits) for digits in product(*map(range, self.radices)))
+
+    def features(self, digits: np.ndarray) -> np.ndarray:
+        """(N, 66): asinh of values and of slopes, by differences, on GRID; guarded forms, initial
+        betas."""
+        values = digit_values(self, digits, GRID).numpy().clip(-HUGE, HUGE)
+        slopes = np.gradient(np.nan_to_num(values), GRID.numpy(), axis=1)
+        return np.arcsinh(np.concatenate([np.nan_to_num(values), slopes], axis=1))
+
+    def facts(self) -> list[tuple[str, str]]:
+        sizes = [math.prod(self.radices[DIGITS * k : DIGITS * (k + 1)]) for k in range(self.units)]
+        product = " = " + " x ".join(f"{n:,}" for n in sizes) if self.units > 1 else ""
+        return [
+            ("candidates", f"{self.size:,}{product}"),
+            ("core units", f"{self.units}, {len(self.radices)} choices"),
+            ("unary", f"{len(self.unary)}: {', '.join(op.name for op in self.unary)}"),
+            ("binary", f"{len(self.binary)}: {', '.join(op.name for op in self.binary)}"),
+        ]
+
+
+def _check_operators(kind: str, ops: Sequence[Op], arities: tuple[int, ...]) -> None:
+    if any(not isinstance(op, Op) for op in ops):
+        raise TypeError(f"{kind} operators are Ops; space_from('units=...') takes names")
+    names = [op.name for op in ops]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"a space needs at least one {kind} operator, each once: {names}")
+    wrong = [op.name for op in ops if op.arity not in arities]
+    if wrong:
+        raise ValueError(f"not {kind} operators: {', '.join(wrong)}")
+    for op in ops:
+        if OPERATORS.get(op.name) is op:
+            continue
+        check_name(op)
+        if op.arity > 0:
+            check_elementwise(op)
+            check_commutative(op)
+
+
+def _apply(op: Op, value: Expr) -> Expr:
+    if op is OPERATORS["identity"]:
+        return value
+    return Expr(op, (value,)[: op.arity])
+
+
+# -- keys of digits, for millions of candidates
+
+
+def digit_keys(space: UnitSpace, digits: np.ndarray, operators: str = "guarded") -> np.ndarray:
+    """64-bit keys of candidates given as digits (N, len(space.radices)), without building
+    expressions.
+
+    Equal keys say "the same function on the first grid at two settings of beta", to BITS bits. Each
+    beta's value goes with its place in the digits, so fewer functions with betas are merged than by
+    `fingerprint`.
+    """
+    digits = _sorted_arguments(space, np.asarray(digits))
+    first = _unit_table(space, operators)
+    u, b = len(space.unary), len(space.binary)
+    rows = (digits[:, 2] * u + digits[:, 3]) * b + digits[:, 4]
+    values = [FIRST.expand(len(digits), 2, -1), first[torch.from_numpy(rows)]]
+    for unit in range(1, space.units):
+        values.append(_unit_values(space, unit, digits, values, operators, (1, 2)))
+    codes = rounded(values[-1].numpy()).reshape(len(digits), -1)
+    return (codes * _HASH[: codes.shape[1]]).sum(axis=1)
+
+
+def digit_values(
+    space: UnitSpace, digits: np.ndarray, points: torch.Tensor, operators: str = "guarded"
+) -> torch.Tensor:
+    """Values (N, points) of candidates given as digits (N, len(space.radices)), at their initial
+    betas, without building expressions."""
+    digits = np.asarray(digits)
+    values = [points.expand(len(digits), 1, -1)]
+    for unit in range(space.units):
+        values.append(_unit_values(space, unit, digits, values, operators, (INITIAL,)))
+    return values[-1][:, 0]
+
+
+INITIAL = 0  # the setting in which betas have their initial values
+
+_HASH = np.random.default_rng(0).integers(-(2**62), 2**62, 4096) | 1
+
+
+def _sorted_arguments(space: UnitSpace, digits: np.ndarray) -> np.ndarray:
+    """Digits with the arguments of commutative operators in order."""
+    digits = digits.copy()
+    commutative = np.array([op.commutative for op in space.binary])
+    for unit in range(space.units):
+        i = DIGITS * unit
+        in1, in2, un1, un2, bi = (digits[:, i + k] for k in range(DIGITS))
+        swap = commutative[bi] & ((in1 > in2) | ((in1 == in2) & (un1 > un2)))
+        for a, b in ((i, i + 1), (i + 2, i + 3)):
+            digits[swap, a], digits[swap, b] = digits[swap, b], digits[swap, a]
+    return digits
+
+
+@lru_cache(maxsize=4)
+def _unit_table(space: UnitSpace, operators: str) -> torch.Tensor:
+    """The first unit for every choice of its operators: (unary * unary * binary, 2, points)."""
+    u, b = len(space.unary), len(space.binary)
+    grid = np.stack(np.meshgrid(*map(np.arange, (u, u, b)), indexing="ij"), -1).reshape(-1, 3)
+    digits = np.concatenate([np.zeros((len(grid), 2), np.int64), grid], axis=1)
+    inputs = [FIRST.expand(len(digits), 2, -1)]
+    return _unit_values(space, 0, digits, inputs, operators, (1, 2))
+
+
+def _unit_values(
+    space: UnitSpace,
+    unit: int,
+    digits: np.ndarray,
+    values: list[torch.Tensor],
+    operators: str,
+    settings: tuple[int, ...],
+) -> torch.Tensor:
+    """One core unit for all candidates, an operator at a time: (N, settings, points)."""
+    in1, in2, un1, un2, bi = (digits[:, DIGITS * unit + k] for k in range(DIGITS))
+    how = operators, settings
+    a = _by_operator(space.unary, un1, [_chosen(values, in1)], 3 * unit, *how)
+    b = _by_operator(space.unary, un2, [_chosen(values, in2)], 3 * unit + 1, *how)
+    return _by_operator(space.binary, bi, [a, b], 3 * unit + 2, *how)
+
+
+def _chosen(values: list[torch.Tensor], choice: np.ndarray) -> torch.Tensor:
+    chosen = values[0].clone()
+    for i in range(1, len(values)):
+        at = torch.from_numpy(np.flatnonzero(choice == i))
+        chosen[at] = values[i][at]
+    return chosen
+
+
+def _by_operator(
+    ops: Sequence[Op],
+    choice: np.ndarray,
+    inputs: list[torch.Tensor],
+    number: int,
+    operators: str,
+    settings: tuple[int, ...],
+) -> torch.Tensor:
+    out = torch.empty_like(inputs[0])
+    for i, op in enumerate(ops):
+        at = torch.from_numpy(np.flatnonzero(choice == i))
+        if len(at):
+            arguments = [x[at] for x in inputs][: op.arity]
+            if op.beta is not None:
+                betas = [op.beta if s == INITIAL else generic_beta(s, number) for s in settings]
+                arguments.append(torch.tensor(betas, dtype=out.dtype)[None, :, None])
+            result = op.form(operators)(*arguments)
+            out[at] = result.expand(len(at), *out.shape[1:])
+    return out
