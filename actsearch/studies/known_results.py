@@ -170,7 +170,7 @@ def _of_run(run: Run, space: str | None) -> Table:
         raise UsageError(f"{run.path} {LEFT_BEHIND}")
     rewards = {
         parse(row["expression"], extra_operators(made)): {
-            1.0: FAILURE_REWARD if row["val_accuracy"] is None else row["val_accuracy"]
+            1.0: FAILURE_REWARD if row["val_score"] is None else row["val_score"]
         }
         for row in rows
     }
