@@ -101,10 +101,10 @@ class Run:
         """What a score of the search is: accuracy, or BLEU of a translation."""
         return self.config.get("data", {}).get("metric", "accuracy")
 
-    def rows(self, stage: str = "search") -> list[dict[str, Any]]:
+    def rows(self, kind: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
         try:
-            return store.rows(stage)
+            return store.rows(kind)
         finally:
             store.close()
 

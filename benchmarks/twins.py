@@ -124,7 +124,7 @@ def train(
     for trial in trials:
         outcome = store.outcome(trial)
         if outcome is not None and outcome.status in ("ok", "diverged"):
-            found[trial.expression][trial.seed] = outcome.val_score or 0.0
+            found[trial.subject][trial.seed] = outcome.val_score or 0.0
     store.close()
     return found
 

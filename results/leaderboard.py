@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actsearch.results.records import STATUSES
+from actsearch.results.records import STATUSES, Renamed
 from actsearch.results.store import read_json
 from actsearch.search_space.baselines import FORMS
 
@@ -33,7 +33,7 @@ PROPERTIES = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Renamed):
     """One function: its mean over seeds, and its rank among the functions that trained.
 
     `label` is what people call it, "" where they do not. Accuracies are fractions of 1. `vs_relu`

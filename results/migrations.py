@@ -10,8 +10,27 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-# SQLite cannot change a CHECK, so a table with other ones is made anew.
-_ANY_SCORE = """
+# SQLite cannot change a CHECK, so a table with other ones is made anew. A rung's steps are those of
+# its protocol.
+_KINDS_AND_SCORES = """
+CREATE TABLE new_trials (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    protocol TEXT NOT NULL REFERENCES protocols (hash),
+    seed INTEGER NOT NULL,
+    formula TEXT NOT NULL,
+    label TEXT NOT NULL,
+    submitted REAL NOT NULL,
+    UNIQUE (kind, subject, protocol, seed)
+);
+INSERT INTO new_trials
+    SELECT id, stage, expression, protocol, seed, formula, label, submitted FROM trials;
+DROP TABLE trials;
+ALTER TABLE new_trials RENAME TO trials;
+ALTER TABLE functions RENAME COLUMN expression TO subject;
+ALTER TABLE merged RENAME COLUMN expression TO subject;
+ALTER TABLE merged RENAME COLUMN into_expression TO into_subject;
 CREATE TABLE new_outcomes (
     trial INTEGER PRIMARY KEY REFERENCES trials (id),
     status TEXT NOT NULL CHECK (status IN
@@ -38,12 +57,12 @@ ALTER TABLE new_outcomes RENAME TO outcomes;
 """
 
 
-def _scores_of_any_metric(db: sqlite3.Connection) -> None:
-    run(db, _ANY_SCORE)
+def _kinds_and_scores(db: sqlite3.Connection) -> None:
+    run(db, _KINDS_AND_SCORES)
 
 
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType(
-    {4: _scores_of_any_metric}
+    {4: _kinds_and_scores}
 )
 OLDEST, NEWEST = min(MIGRATIONS), max(MIGRATIONS) + 1
 

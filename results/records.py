@@ -6,15 +6,15 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
 METRICS = ("loss", "accuracy")  # by which trainings race
-# A rung is a shorter training inside a search, a sweep one that chooses a learning rate.
-STAGES = ("search", "rung", "sweep", "reevaluate")
 
 
 class DeviceLostError(Exception):
@@ -85,31 +85,79 @@ class AtRung:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training: this expression in this child, on this data, by this recipe, with this seed.
+class Kind:
+    """What a trial is for, and what follows from that."""
 
-    `expression` is the canonical text; `protocol` the hash of all that a result depends on besides
-    the expression and the seed (operator set, data, child, recipe). (stage, expression, protocol,
-    seed) names a trial for ever.
-    """
+    name: str
+    what: str
+    searched: bool = False  # proposed in a search: a resume trains it, and the budget counts it
+    ranked: bool = False  # its score counts in the ranking, and it may race
+    tested: bool = False  # the test split is scored, if the evaluator does that at all
+    inspected: bool = False  # it is looked at what became of the activations, likewise
+    timed: bool = False  # its steps are timed beside ReLU's
 
-    id: int
-    stage: str
-    expression: str
-    protocol: str
-    seed: int
-    formula: str = ""  # `expression` as people write it
-    label: str = ""  # a baseline's name, shown beside its formula
-    steps: int = 0  # of a rung; 0 for those of the recipe
-    race: tuple[Rung, ...] = ()  # where it may be stopped; no part of what it is
+    # How a trial is trained, steps among it, is in its protocol alone.
 
-    @property
-    def key(self) -> tuple[str, str, str, int]:
-        return self.stage, self.expression, self.protocol, self.seed
+
+KINDS: Mapping[str, Kind] = MappingProxyType({
+    kind.name: kind
+    for kind in (
+        Kind("search", "a whole training of a search", searched=True, ranked=True, timed=True),
+        Kind("rung", "a shorter training of a search, which chooses who goes on", searched=True),
+        Kind("sweep", "a training that chooses a learning rate"),
+        Kind("reevaluate", "a training of a function that was found", tested=True, inspected=True),
+    )
+})  # fmt: skip
+
+
+_FORMER = {
+    "stage": "kind",
+    "expression": "subject",
+    "val_accuracy": "val_score",
+    "test_accuracy": "test_score",
+}
+
+
+class Renamed:
+    """Says what an attribute is called now, where it is asked for by its former name."""
+
+    if not TYPE_CHECKING:  # which would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            new = _FORMER.get(name)
+            hint = f"; it is {new!r} now" if new in type(self).__dataclass_fields__ else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Trial(Renamed):
+    """One training: this candidate in this child, on this data, by this recipe, with this seed.
+
+    `kind` is one of KINDS; `subject` the candidate's key, its canonical text; `protocol` the hash
+    of all that a result depends on besides the subject and the seed (operator set, data, child,
+    recipe, its steps among it). (kind, subject, protocol, seed) names a trial for ever.
+    """
+
+    id: int
+    kind: str
+    subject: str
+    protocol: str
+    seed: int
+    formula: str = ""  # `subject` as people write it
+    label: str = ""  # a baseline's name, shown beside its formula
+    race: tuple[Rung, ...] = ()  # where it may be stopped; no part of what it is
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of trial {self.kind!r}; known: {', '.join(KINDS)}")
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return self.kind, self.subject, self.protocol, self.seed
+
+
+@dataclass(frozen=True)
+class Outcome(Renamed):
     """What a trial ended as. Scores are of the data's metric: accuracies as fractions of 1, of a
     translation BLEU / 100. They are finite, and None unless status is `ok`.
 

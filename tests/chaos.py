@@ -97,12 +97,12 @@ def sleeper(ledger: str, seconds: float) -> Any:
 
         from actsearch.results.records import Outcome
 
-        if sum(map(ord, trial.expression)) % 100 == 7:
+        if sum(map(ord, trial.subject)) % 100 == 7:
             os.abort()
         for step in range(2 + trial.id % 6):
             time.sleep(seconds)
             beat(step)
-        accuracy = (sum(map(ord, trial.expression)) % 97) / 100
+        accuracy = (sum(map(ord, trial.subject)) % 97) / 100
         line = f"{trial.id} {accuracy}\n".encode()
         file = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(file, line)

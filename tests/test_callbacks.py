@@ -51,9 +51,9 @@ def written() -> Any:
 
 
 def child(trial: Trial, beat: Beat) -> Outcome:
-    if "sin" in trial.expression:
+    if "sin" in trial.subject:
         return Outcome("diverged", "loss nan at step 3", step=3, seconds=1.0)
-    return Outcome("ok", val_score=len(trial.expression) / 100, seconds=2.0)
+    return Outcome("ok", val_score=len(trial.subject) / 100, seconds=2.0)
 
 
 def searched(
@@ -89,7 +89,7 @@ def test_a_callback_is_told_each_finished_training_with_the_counts_so_far(store:
 
     def tell(trial: Trial, outcome: Outcome, progress: Progress) -> None:
         assert store.outcome(trial) == outcome  # stored before
-        told.append((trial.expression, outcome.status, progress.counts[outcome.status]))
+        told.append((trial.subject, outcome.status, progress.counts[outcome.status]))
 
     searched(store, [tell], budget=30, strategy="random")
     assert [(e, s) for e, s, _ in told] == [(r["expression"], r["status"]) for r in finished(store)]

@@ -977,7 +977,7 @@ def test_a_large_folder_is_read_while_training_and_learned_from(streamed: Stream
     assert [len(streamed.splits[s][0]) for s in ("train", "val", "test")] == [54, 6, 21]
     recipe = Recipe(steps=40, batch_size=16, lr=0.05, schedule="cosine")
     evaluate = Evaluator(streamed, child_from("resnet8:width=4"), recipe, test=True)
-    outcome = evaluate(replace(trial(), stage="reevaluate"))
+    outcome = evaluate(replace(trial(), kind="reevaluate"))
     assert outcome.status == "ok", outcome.reason
     assert outcome.test_score is not None
     assert outcome.test_score > 0.5  # of three classes

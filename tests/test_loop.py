@@ -50,23 +50,24 @@ class Child:
     def __call__(self, trial: Trial, beat: Beat) -> Outcome:
         if sum(self.trained.values()) == self.die_at:
             raise KeyboardInterrupt
-        self.trained[trial.expression] += 1
+        self.trained[trial.subject] += 1
         self.trials[trial.id] += 1
-        if "sigmoid" in trial.expression:
+        if "sigmoid" in trial.subject:
             return Outcome("diverged", "loss nan at step 3", step=3)
-        return Outcome("ok", val_score=accuracy(trial.expression))
+        return Outcome("ok", val_score=accuracy(trial.subject))
 
 
 def level(share: float) -> Level:
     steps = round(1000 * share)
-    return Level("search", "p") if share == 1.0 else Level("rung", f"p{steps}", steps)
+    return Level("search", "p") if share == 1.0 else Level("rung", f"p{steps}")
 
 
 def source(
     store: Store, space: Space = SMALL, strategy: str = "exhaustive", **options: Any
 ) -> StrategySource:
     for share in (1 / 4, 1 / 3, 1 / 2):
-        store.add_protocol(level(share).protocol, {})
+        steps = round(1000 * share)
+        store.add_protocol(level(share).protocol, {"recipe": {"steps": steps}})
     settings: dict[str, Any] = {"budget": None, "patience": 1000, "screening": False, **options}
     return StrategySource(
         store,
@@ -101,9 +102,9 @@ def test_functions_are_prepared_before_they_are_trained(store: Store, strategy: 
     late: list[str] = []
 
     def child(trial: Trial, beat: Beat) -> Outcome:
-        if trial.expression not in prepared:
-            late.append(trial.expression)
-        return Outcome("ok", val_score=accuracy(trial.expression))
+        if trial.subject not in prepared:
+            late.append(trial.subject)
+        return Outcome("ok", val_score=accuracy(trial.subject))
 
     options: dict[str, Any] = {"space": SPACES["two-units"], "strategy": strategy, "budget": 30}
     made = source(store, prepare=lambda exprs: prepared.extend(map(str, exprs)), **options)

@@ -420,7 +420,7 @@ def test_equal_scores_share_a_place_and_are_not_better_than_relu(own: Run) -> No
     with store.transaction():
         store._db.execute(
             "UPDATE outcomes SET test_score = 0.8 "
-            "WHERE trial IN (SELECT id FROM trials WHERE stage = 'reevaluate')"
+            "WHERE trial IN (SELECT id FROM trials WHERE kind = 'reevaluate')"
         )
     store.close()
     assert contents(own, 500)["sentences"][0] == (
@@ -454,7 +454,7 @@ def test_the_error_is_that_of_counting_examples_where_nothing_was_trained_again(
     store = own.store()
     with store.transaction():
         store._db.execute(
-            "DELETE FROM outcomes WHERE trial IN (SELECT id FROM trials WHERE stage = 'reevaluate')"
+            "DELETE FROM outcomes WHERE trial IN (SELECT id FROM trials WHERE kind = 'reevaluate')"
         )
     store.close()
     found = contents(own, 500)
@@ -536,7 +536,8 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) ->
 
 def test_functions_without_a_score_say_what_became_of_them(own: Run) -> None:
     store = own.store()
-    trial = store.submit("rung", "cos(x)", "p", 0, steps=50, formula="cos(x)")
+    store.add_protocol("short", {"recipe": {"steps": 50}})
+    trial = store.submit("rung", "cos(x)", "short", 0, formula="cos(x)")
     store.record(trial, Outcome("ok", val_score=0.4))
     store.close()
     found = contents(own, 500)

@@ -75,8 +75,9 @@ def test_ppo_trains_the_cohorts_that_its_search_prints(tmp_path: Path, blobs: Ar
     run = actsearch.search(tmp_path / "run", dataset=blobs, child=small_net, budget=8, **options)
     with closing(sqlite3.connect(run.path / "run.sqlite")) as db:
         trained = db.execute(
-            "SELECT CASE t.stage WHEN 'rung' THEN t.steps ELSE 24 END, count(*) FROM proposals p "
-            "JOIN trials t ON t.id = p.trial GROUP BY 1 ORDER BY 1"
+            "SELECT json_extract(d.description, '$.recipe.steps'), count(*) FROM proposals p "
+            "JOIN trials t ON t.id = p.trial JOIN protocols d ON d.hash = t.protocol "
+            "GROUP BY 1 ORDER BY 1"
         ).fetchall()
     assert trained == [(6, 8), (12, 4), (24, 2)]
     assert HalvingConfig(eta=2, rungs=3, cohort=8).words(24) == "8 x 6, 4 x 12, 2 x 24"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from actsearch.results.leaderboard import leaderboard
-from actsearch.results.records import Outcome, Trial, reward
+from actsearch.results.records import KINDS, Outcome, Trial, reward
 from actsearch.results.store import DiskFullError, Store, StoreError
 
 from .conftest import ok
@@ -125,6 +126,29 @@ def test_a_score_of_any_size_is_stored_and_ranked(store: Store) -> None:
         ("relu(x)", 41.5), ("tanh(x)", 0.0), ("sin(x)", -3.25),
     ]  # fmt: skip
     assert [row["test_score"] for row in store.rows("search")] == [3.25, -41.5, -0.0]
+
+
+@pytest.mark.parametrize(
+    ("record", "former", "now"),
+    [(Trial(0, "search", "x", "p", 0), "stage", "kind"),
+     (Trial(0, "search", "x", "p", 0), "expression", "subject"),
+     (ok(0.5), "val_accuracy", "val_score"), (ok(0.5), "test_accuracy", "test_score")],
+)  # fmt: skip
+def test_a_former_name_of_an_attribute_is_answered_with_the_present_one(
+    record: Trial | Outcome, former: str, now: str
+) -> None:
+    with pytest.raises(AttributeError, match=f"no attribute '{former}'; it is '{now}' now"):
+        getattr(record, former)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        record.nonsense  # type: ignore[union-attr]  # noqa: B018
+    assert pickle.loads(pickle.dumps(record)) == record
+
+
+def test_a_kind_of_trial_must_be_in_the_table(store: Store) -> None:
+    with pytest.raises(ValueError, match="unknown kind of trial 'rungs'; known: search, rung"):
+        store.submit("rungs", "x", "p", 0)
+    for kind in KINDS:
+        assert store.submit(kind, "x", "p", 0).kind == kind
 
 
 def test_a_name_that_comes_later_is_of_every_trial_of_its_function(store: Store) -> None:

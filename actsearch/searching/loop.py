@@ -14,7 +14,7 @@ from typing import Protocol
 
 from actsearch.controller.racing import Race
 from actsearch.controller.strategy import Digits, Proposal, Strategy
-from actsearch.results.records import Outcome, Trial, reward
+from actsearch.results.records import KINDS, Outcome, Trial, reward
 from actsearch.results.store import Store
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import canonical
@@ -153,11 +153,10 @@ class FixedSource:
 
 @dataclass(frozen=True)
 class Level:
-    """How a search trial is trained: a stage, the protocol's hash, and steps (0: the recipe's)."""
+    """How a search trial is trained: its kind, and the protocol's hash."""
 
-    stage: str
+    kind: str
     protocol: str
-    steps: int = 0
 
 
 def submit_function(
@@ -166,8 +165,8 @@ def submit_function(
     """A search trial of this function, with what is known of it before training."""
     key = function.fingerprint
     store.add_function(function.expression, key.key, key.symmetry, function.properties)
-    names = {"formula": function.formula, "label": label, "steps": level.steps}
-    return store.submit(level.stage, function.expression, level.protocol, seed, **names)
+    names = {"formula": function.formula, "label": label}
+    return store.submit(level.kind, function.expression, level.protocol, seed, **names)
 
 
 class StrategySource:
@@ -237,7 +236,7 @@ class StrategySource:
             self.strategy.load_state_dict(state)
             self.health = self.strategy.health()
         waiting = {trial.id: trial for trial in self.store.waiting()}
-        self._paid = {t.expression for t in waiting.values() if self.store.has_proposals(t)}
+        self._paid = {t.subject for t in waiting.values() if self.store.has_proposals(t)}
         with self.store.transaction():
             for p in self.store.open_proposals(self.name):
                 self._open.setdefault(p.trial, []).append(Proposal(p.number, p.digits))
@@ -285,7 +284,7 @@ class StrategySource:
         return [self._raced(trial) for trial in trials]
 
     def _raced(self, trial: Trial) -> Trial:
-        if self.race is None or trial.stage != "search" or trial.id in self._whole:
+        if self.race is None or not KINDS[trial.kind].ranked or trial.id in self._whole:
             return trial
         return replace(trial, race=self.race.rungs())
 
@@ -343,27 +342,27 @@ class StrategySource:
         outcome = self.store.outcome(trial)
         if outcome is None:
             self._open.setdefault(trial.id, []).append(proposal)
-            self._paid.add(trial.expression)
+            self._paid.add(trial.subject)
             return True
         self._tell(proposal, outcome)
         if outcome.status != "rejected":
-            self._trained.add(trial.expression)
+            self._trained.add(trial.subject)
         return False
 
     def _known(self, expr: Expr, level: Level) -> Trial | None:
         """The trial of this function, found by canonical form or by fingerprint."""
         expression = self.store.merged_into(str(expr))
-        found = self.store.find(level.stage, expression, level.protocol, self.seed)
+        found = self.store.find(level.kind, expression, level.protocol, self.seed)
         if found is not None:
             return found
         if expression != str(expr):
             expr = parse(expression, self.extra)
         foreseen = self._foreseen.get(str(expr))
         self._described = foreseen or describe(expr, self.operators)
-        this = (level.stage, level.protocol, self.seed)
+        this = (level.kind, level.protocol, self.seed)
         for trial in self.store.alike(self._described.fingerprint.key, this):
-            if same_function(parse(trial.expression, self.extra), expr, self.operators):
-                self.store.merge(str(expr), trial.expression)
+            if same_function(parse(trial.subject, self.extra), expr, self.operators):
+                self.store.merge(str(expr), trial.subject)
                 return trial
         return None
 
@@ -382,10 +381,10 @@ class StrategySource:
         if self.race is not None and trial.race:
             self.race.tell(outcome)
         self._tell_all(trial, outcome)
-        if trial.expression in self._paid:
-            self._paid.discard(trial.expression)
+        if trial.subject in self._paid:
+            self._paid.discard(trial.subject)
             if self.store.has_proposals(trial):
-                self._trained.add(trial.expression)
+                self._trained.add(trial.subject)
         self._save()
 
     def _tell_all(self, trial: Trial, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actsearch.results.leaderboard import BESIDE
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import KINDS, Outcome, Trial
 
 BEST, LAST = 3, 2
 HISTORY = 40  # numbers of the controller that are kept for the screen
@@ -59,8 +59,9 @@ class Progress:
             self.health = [*self.health[1 - HISTORY :], dict(health)]
 
     def add(self, trial: Trial, outcome: Outcome) -> None:
-        score = outcome.test_score if trial.stage == "reevaluate" else outcome.val_score
-        if trial.stage == "rung":
+        kind = KINDS[trial.kind]
+        score = outcome.test_score if kind.tested else outcome.val_score
+        if kind.searched and not kind.ranked:
             return  # a shorter training, not to be compared
         self._add(
             trial.label,

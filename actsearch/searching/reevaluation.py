@@ -244,14 +244,14 @@ def _title(models: list[Model]) -> str:
 # -- trials
 
 
-def _submit(store: Store, stage: str, cells: Iterable[Cell], seeds: Iterable[int]) -> list[Trial]:
+def _submit(store: Store, kind: str, cells: Iterable[Cell], seeds: Iterable[int]) -> list[Trial]:
     """A trial for each seed and cell; seed by seed, so that what has been trained when it is
     stopped can be compared."""
     cells = list(cells)
     with store.transaction():
         return [
             store.submit(
-                stage,
+                kind,
                 str(cell.expr),
                 cell.evaluator.protocol_hash,
                 seed,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.results.leaderboard import BESIDE
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import KINDS, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.results.tables import to_markdown
 from actsearch.searching.progress import Progress
@@ -63,7 +63,7 @@ class TensorBoard:
         self._add_health()
 
     def __call__(self, trial: Trial, outcome: Outcome, progress: Progress) -> None:
-        if trial.stage == "search":
+        if KINDS[trial.kind].ranked:
             scores = (outcome.status, outcome.val_score, outcome.seconds)
             self._add(trial.label, *scores, time.time())
         self._add_health()
