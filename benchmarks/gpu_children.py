@@ -85,8 +85,8 @@ def trained(
     seconds = time.perf_counter() - begun
     for trial, outcome in zip(trials, outcomes, strict=True):
         if outcome.status == "failed":
-            raise SystemExit(f"{way}: {trial.expression}: {outcome.reason}")
-    ended = [t.expression for t, o in zip(trials, outcomes, strict=True) if o.status == "ok"]
+            raise SystemExit(f"{way}: {trial.subject}: {outcome.reason}")
+    ended = [t.subject for t, o in zip(trials, outcomes, strict=True) if o.status == "ok"]
     return seconds, ended
 
 

@@ -27,6 +27,7 @@ from actsearch.child_models.training.loop import Diverged, RacedOut, Task, Track
 from actsearch.child_models.training.recipe import Recipe
 from actsearch.child_models.training.turns import taking_turns
 from actsearch.results.records import (
+    KINDS,
     OUT_OF_MEMORY,
     DeviceLostError,
     HostError,
@@ -53,7 +54,7 @@ class Evaluator:
     The same seed gives the same initial weights and the same batches, whatever the activation.
     `operators` is the operator set; `extra` are operators beyond the paper's; `kernels` is as in
     Activation; `test` adds the score on the test split, `inspect` what became of the activations
-    (see `inspection`), both for trials of the stage `reevaluate` alone; `track` adds the score and
+    (see `inspection`), both for trials of the kinds that have them; `track` adds the score and
     the betas before the first step, after every so many, and after the last; `cuda_graphs` is as in
     `train`; `in_turns` lets several threads call it, on a GPU for a stream each.
     """
@@ -158,15 +159,15 @@ class Evaluator:
             raise
         except Exception as error:
             if is_of_the_host(error):
-                doing = f"training {trial.formula or trial.expression} on {host}"
+                doing = f"training {trial.formula or trial.subject} on {host}"
                 raise host_error(error, doing) from error
             what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
             seconds = time.perf_counter() - start
             return outcome("failed", f"{what}: {_short(error)}", seconds=seconds)
         return outcome(
             "ok",
-            val_accuracy=scores["val"],
-            test_accuracy=scores.get("test"),
+            val_score=scores["val"],
+            test_score=scores.get("test"),
             curve=training.curve,
             rungs=training.rungs,
             ms_per_step=training.ms_per_step,
@@ -223,8 +224,8 @@ class Evaluator:
         self, trial: Trial, device: torch.device, beat: Callable[[int], None]
     ) -> tuple[Training, dict[str, float], dict[str, Any]]:
         task = task_of(self.dataset, device)
-        model = self.build(trial.expression).to(device)
-        recipe = replace(self.recipe, steps=trial.steps or self.recipe.steps)
+        model = self.build(trial.subject).to(device)
+        recipe, kind = self.recipe, KINDS[trial.kind]
         seen: list[tuple[int, float, list[float | None]]] = []
 
         def look(step: int) -> None:
@@ -233,17 +234,17 @@ class Evaluator:
             seen.append((step, score, means))
 
         track = Track(self.track, look) if self.track else None
-        timed = trial.stage == "search" and device.type == "cpu"
+        timed = kind.timed and device.type == "cpu"
         relu = partial(self.build, "relu(x)") if timed else None
         training = train(
             model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs, relu
         )
-        whole = trial.stage == "reevaluate"
-        splits = ("val", "test") if whole and self.test else ("val",)
+        splits = ("val", "test") if kind.tested and self.test else ("val",)
         alive = partial(beat, recipe.steps)
         try:
             scores = {split: task.score(model, recipe, split, beat=alive) for split in splits}
-            details = inspection(model, task, recipe, alive) if whole and self.inspect else {}
+            inspected = kind.inspected and self.inspect
+            details = inspection(model, task, recipe, alive) if inspected else {}
         except Diverged as end:
             raise Diverged(str(end), recipe.steps, training.curve) from None
         if training.cost is not None:

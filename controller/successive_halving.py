@@ -36,19 +36,24 @@ class HalvingConfig:
                 raise ValueError(f"halving:{name}={getattr(self, name)} must be {lowest} or more")
 
     @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the steps of a whole training, rung by rung."""
+        return tuple(self.eta ** (rung + 1 - self.rungs) for rung in range(self.rungs))
+
+    @property
     def cost(self) -> float:
         """Whole trainings a candidate, on average over a full cohort."""
         kept, cost = self.cohort, 0.0
-        for rung in range(self.rungs):
-            cost += kept * self.eta ** (rung + 1 - self.rungs)
+        for share in self.shares:
+            cost += kept * share
             kept = max(1, kept // self.eta)
         return cost / self.cohort
 
     def words(self, steps: int) -> str:
         """Such as `64 x 12 steps, 16 x 50, 4 x 200`."""
         kept, rungs = self.cohort, []
-        for rung in range(self.rungs):
-            rungs.append(f"{kept} x {max(1, round(steps * self.eta ** (rung + 1 - self.rungs))):,}")
+        for share in self.shares:
+            rungs.append(f"{kept} x {max(1, round(steps * share)):,}")
             kept = max(1, kept // self.eta)
         return ", ".join(rungs)
 
@@ -101,7 +106,7 @@ class SuccessiveHalving:
             self._next_rung()
 
     def _proposal(self, place: int) -> Proposal:
-        share = self.config.eta ** (self.rung + 1 - self.config.rungs)
+        share = self.config.shares[self.rung]
         self.open[self.number] = place
         self.number += 1
         return Proposal(self.number - 1, self.entrants[place].digits, share)

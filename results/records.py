@@ -6,15 +6,15 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
 METRICS = ("loss", "accuracy")  # by which trainings race
-# A rung is a shorter training inside a search, a sweep one that chooses a learning rate.
-STAGES = ("search", "rung", "sweep", "reevaluate")
 
 
 class DeviceLostError(Exception):
@@ -72,42 +72,94 @@ class Rung:
 
 @dataclass(frozen=True)
 class AtRung:
-    """How a training stood after `step`: the mean loss of its last steps, and the accuracy on a
-    part of the validation split, where that was measured."""
+    """How a training stood after `step`: the mean loss of its last steps, and the score on a part
+    of the validation split, where that was measured."""
 
     step: int
     loss: float
-    accuracy: float | None = None
+    score: float | None = None
+
+    def by(self, metric: str) -> float | None:
+        """The one of the two by which trainings race."""
+        return self.loss if metric == "loss" else self.score
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training: this expression in this child, on this data, by this recipe, with this seed.
+class Kind:
+    """What a trial is for, and what follows from that."""
 
-    `expression` is the canonical text; `protocol` the hash of all that a result depends on besides
-    the expression and the seed (operator set, data, child, recipe). (stage, expression, protocol,
-    seed) names a trial for ever.
+    name: str
+    what: str
+    searched: bool = False  # proposed in a search: a resume trains it, and the budget counts it
+    ranked: bool = False  # its score counts in the ranking, and it may race
+    tested: bool = False  # the test split is scored, if the evaluator does that at all
+    inspected: bool = False  # it is looked at what became of the activations, likewise
+    timed: bool = False  # its steps are timed beside ReLU's
+
+    # How a trial is trained, steps among it, is in its protocol alone.
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType({
+    kind.name: kind
+    for kind in (
+        Kind("search", "a whole training of a search", searched=True, ranked=True, timed=True),
+        Kind("rung", "a shorter training of a search, which chooses who goes on", searched=True),
+        Kind("sweep", "a training that chooses a learning rate"),
+        Kind("reevaluate", "a training of a function that was found", tested=True, inspected=True),
+    )
+})  # fmt: skip
+
+
+_FORMER = {
+    "stage": "kind",
+    "expression": "subject",
+    "val_accuracy": "val_score",
+    "test_accuracy": "test_score",
+}
+
+
+class Renamed:
+    """Says what an attribute is called now, where it is asked for by its former name."""
+
+    if not TYPE_CHECKING:  # which would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            new = _FORMER.get(name)
+            hint = f"; it is {new!r} now" if new in type(self).__dataclass_fields__ else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
+
+
+@dataclass(frozen=True)
+class Trial(Renamed):
+    """One training: this candidate in this child, on this data, by this recipe, with this seed.
+
+    `kind` is one of KINDS; `subject` the candidate's key, its canonical text; `protocol` the hash
+    of all that a result depends on besides the subject and the seed (operator set, data, child,
+    recipe, its steps among it). (kind, subject, protocol, seed) names a trial for ever.
     """
 
     id: int
-    stage: str
-    expression: str
+    kind: str
+    subject: str
     protocol: str
     seed: int
-    formula: str = ""  # `expression` as people write it
+    formula: str = ""  # `subject` as people write it
     label: str = ""  # a baseline's name, shown beside its formula
-    steps: int = 0  # of a rung; 0 for those of the recipe
     race: tuple[Rung, ...] = ()  # where it may be stopped; no part of what it is
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of trial {self.kind!r}; known: {', '.join(KINDS)}")
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        return self.stage, self.expression, self.protocol, self.seed
+        return self.kind, self.subject, self.protocol, self.seed
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a trial ended as. Accuracies are fractions of 1 (of a translation they are BLEU / 100)
-    and are None unless status is `ok`.
+class Outcome(Renamed):
+    """What a trial ended as. Scores are of the data's metric: accuracies as fractions of 1, of a
+    translation BLEU / 100. They are finite, and None unless status is `ok`.
 
     `reason` says why a trial is not ok, in a sentence. `curve` is the training loss, thinned to at
     most 200 points of (step, loss); `rungs` says how it stood in a race. `seconds` is the wall time
@@ -118,8 +170,8 @@ class Outcome:
 
     status: str
     reason: str = ""
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
+    val_score: float | None = None
+    test_score: float | None = None
     step: int | None = None  # where it ended, if not at the recipe's last step
     curve: tuple[tuple[int, float], ...] = ()
     rungs: tuple[AtRung, ...] = ()
@@ -133,31 +185,29 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"unknown status {self.status!r}; known: {', '.join(STATUSES)}")
-        for name in ("val_accuracy", "test_accuracy"):
+        for name in ("val_score", "test_score"):
             value = getattr(self, name)
-            if value is not None and (self.status != "ok" or not 0.0 <= value <= 1.0):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, but a score must be a finite number")
+            if value is not None and self.status != "ok":
                 raise ValueError(
-                    f"{name} {value} with status {self.status}: only an ok outcome has one, "
-                    "from 0 to 1"
+                    f"{name} {value} with status {self.status}: only an ok outcome has one"
                 )
-        if self.status == "ok" and self.val_accuracy is None:
-            raise ValueError("an ok outcome needs its val_accuracy")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        if self.status == "ok" and self.val_score is None:
+            raise ValueError("an ok outcome needs its val_score")
 
 
 FAILURE_REWARD = -0.1
 
 
 def reward(outcome: Outcome) -> float:
-    """What a strategy is told: the validation accuracy (of a raced-out child that at its last
-    rung), or FAILURE_REWARD where there is none.
+    """What a strategy is told: the validation score (of a raced-out child that at its last rung),
+    or FAILURE_REWARD where there is none.
 
     It is below every accuracy, as far from 0 as chance among ten classes; the paper does not say
     what it used.
     """
-    accuracy = outcome.val_accuracy
+    score = outcome.val_score
     if outcome.status == "raced_out" and outcome.rungs:
-        accuracy = outcome.rungs[-1].accuracy
-    return FAILURE_REWARD if accuracy is None or not math.isfinite(accuracy) else accuracy
+        score = outcome.rungs[-1].score
+    return FAILURE_REWARD if score is None or not math.isfinite(score) else score

@@ -13,45 +13,43 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from actsearch.results.records import STAGES, STATUSES, AtRung, Outcome, Trial
-
-SCHEMA_VERSION = 4
+from actsearch.results.migrations import NEWEST, OLDEST, migrate, run
+from actsearch.results.records import KINDS, STATUSES, AtRung, Outcome, Trial
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE protocols (hash TEXT PRIMARY KEY, description TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE functions (
-    expression TEXT PRIMARY KEY,
+    subject TEXT PRIMARY KEY,
     fingerprint TEXT NOT NULL,
     symmetry TEXT NOT NULL,
     properties TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX functions_by_fingerprint ON functions (fingerprint);
 CREATE INDEX functions_by_symmetry ON functions (symmetry);
-CREATE TABLE merged (expression TEXT PRIMARY KEY, into_expression TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE merged (subject TEXT PRIMARY KEY, into_subject TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE trials (
     id INTEGER PRIMARY KEY,
-    stage TEXT NOT NULL CHECK (stage IN {STAGES}),
-    expression TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    subject TEXT NOT NULL,
     protocol TEXT NOT NULL REFERENCES protocols (hash),
     seed INTEGER NOT NULL,
     formula TEXT NOT NULL,
     label TEXT NOT NULL,
-    steps INTEGER NOT NULL,
     submitted REAL NOT NULL,
-    UNIQUE (stage, expression, protocol, seed)
+    UNIQUE (kind, subject, protocol, seed)
 );
 CREATE TABLE outcomes (
     trial INTEGER PRIMARY KEY REFERENCES trials (id),
     status TEXT NOT NULL CHECK (status IN {STATUSES}),
     reason TEXT NOT NULL,
-    val_accuracy REAL CHECK (val_accuracy BETWEEN 0 AND 1),
-    test_accuracy REAL CHECK (test_accuracy BETWEEN 0 AND 1),
+    val_score REAL CHECK (val_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
+    test_score REAL CHECK (test_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     step INTEGER,
     curve TEXT NOT NULL,
     rungs TEXT NOT NULL,
@@ -62,8 +60,8 @@ CREATE TABLE outcomes (
     versions TEXT NOT NULL,
     details TEXT NOT NULL,
     finished REAL NOT NULL,
-    CHECK ((status = 'ok') = (val_accuracy IS NOT NULL)),
-    CHECK (status = 'ok' OR test_accuracy IS NULL)
+    CHECK ((status = 'ok') = (val_score IS NOT NULL)),
+    CHECK (status = 'ok' OR test_score IS NULL)
 );
 CREATE TABLE proposals (
     strategy TEXT NOT NULL,
@@ -92,13 +90,15 @@ CREATE TABLE health (
 """
 
 _ROWS = """
-SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.steps, t.submitted,
-       o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.rungs,
+SELECT t.id, t.kind, t.subject AS expression, t.protocol, t.seed, t.formula, t.label,
+       json_extract(p.description, '$.recipe.steps') AS steps, t.submitted,
+       o.status, o.reason, o.val_score, o.test_score, o.step, o.rungs,
        o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
-FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
-LEFT JOIN functions f ON f.expression = t.expression
+FROM trials t JOIN protocols p ON p.hash = t.protocol LEFT JOIN outcomes o ON o.trial = t.id
+LEFT JOIN functions f ON f.subject = t.subject
 """
+_SEARCHED = json.dumps([kind.name for kind in KINDS.values() if kind.searched])
 
 
 class StoreError(Exception):
@@ -191,6 +191,15 @@ class _Connection(sqlite3.Connection):
         return self.cursor(_Cursor).execute(sql, parameters)
 
 
+def _connect(path: Path, uri: str) -> _Connection:
+    """To the database at `uri`, whose errors name `path`."""
+    with _explained(path):
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30, factory=_Connection)
+    db.path = path
+    db.row_factory = sqlite3.Row
+    return db
+
+
 @dataclass(frozen=True)
 class OpenProposal:
     """A proposal whose trial has no outcome yet."""
@@ -202,6 +211,11 @@ class OpenProposal:
 
 class Store:
     """Opens `path`; creates it if `create`. With `readonly` nothing is ever written.
+
+    A file of an earlier release is brought to today's schema in one transaction, so a driver that
+    is killed meanwhile leaves it as it was. A reader has no right to do so, and another release may
+    be searching there: it migrates a copy, temporary and its own, of what was committed when it
+    opened (0.2 s for 100 MB), and does not see later trials.
 
     Raises StoreError for a file that is missing, damaged, or of a newer version; a file that is
     opened for writing is looked through for damage first (0.5 s of processor time per 50,000
@@ -217,28 +231,38 @@ class Store:
             uri += "&immutable=1"  # SQLite would write a file beside it
         self._saved: dict[tuple[str, str], str] = {}  # what save_strategy has written
         self.path = path
-        with _explained(path):
-            self._db = sqlite3.connect(
-                uri, uri=True, isolation_level=None, timeout=30, factory=_Connection
-            )
-        self._db.path = path
-        self._db.row_factory = sqlite3.Row
+        self._db = _connect(path, uri)
         try:
-            self._check_version(create)
+            if create and self._empty():
+                self._create()
+            version = self._version()
             if not readonly:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-                self._db.execute("PRAGMA foreign_keys = ON")
                 self._check_whole()
+            if version < NEWEST:
+                self._migrate(readonly)
+            if not readonly:
+                self._db.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             self._db.close()
             raise
 
+    def _migrate(self, readonly: bool) -> None:
+        if readonly:
+            copy = _connect(self.path, "")  # to SQLite, a temporary database that only it sees
+            with closing(self._db) as old, _explained(self.path):
+                old.backup(copy)
+            self._db = copy
+        with self.transaction():
+            migrate(self._db, self._version())  # which another driver may have raised meanwhile
+        if readonly:
+            self._db.execute("PRAGMA query_only = ON")
+
     def _create(self) -> None:
         with self.transaction():
-            for statement in filter(str.strip, _SCHEMA.split(";\n")):
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+            run(self._db, _SCHEMA)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(NEWEST),))
 
     def _check_whole(self) -> None:
         """A search that goes on into a damaged file would spread the damage. (`quick_check` takes
@@ -249,19 +273,24 @@ class Store:
         if found != "ok":
             raise damaged(self.path, " ".join(found.split()))
 
-    def _check_version(self, create: bool) -> None:
-        """An empty file, as a driver leaves that is killed at once, counts as none."""
-        if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            if not create:
-                raise StoreError(f"nothing is stored in {self.path} yet; start the search again")
-            self._create()
+    def _empty(self) -> bool:
+        """As a driver leaves a file that is killed at once."""
+        return not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+
+    def _version(self) -> int:
+        """That of the file's schema; raises StoreError for one that cannot be read."""
+        if self._empty():
+            raise StoreError(f"nothing is stored in {self.path} yet; start the search again")
         row = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if row is None or row[0] != str(SCHEMA_VERSION):
-            found = "none" if row is None else row[0]
+        found = row[0] if row is not None and str(row[0]).isdecimal() else "none"
+        if found == "none" or not OLDEST <= int(found) <= NEWEST:
+            wrote = "a newer" if found != "none" and int(found) > NEWEST else "another"
             raise StoreError(
-                f"{self.path} has schema {found}, this actsearch reads {SCHEMA_VERSION}; "
-                "use the version that wrote it, or search in another folder"
+                f"{self.path} has schema {found} of {wrote} actsearch, and this one reads schemas "
+                f"{OLDEST} to {NEWEST}; install the version that wrote it, or search in another "
+                "folder"
             )
+        return int(found)
 
     def close(self) -> None:
         self._db.close()
@@ -287,42 +316,41 @@ class Store:
 
     def submit(
         self,
-        stage: str,
-        expression: str,
+        kind: str,
+        subject: str,
         protocol: str,
         seed: int,
         *,
         formula: str = "",
         label: str = "",
-        steps: int = 0,
     ) -> Trial:
         """The trial of this key, made if it is new."""
+        new = Trial(0, kind, subject, protocol, seed, formula or subject, label)
         self._db.execute(
-            "INSERT INTO trials (stage, expression, protocol, seed, formula, label, steps, "
-            "submitted) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (stage, expression, protocol, seed, formula or expression, label, steps, time.time()),
+            "INSERT INTO trials (kind, subject, protocol, seed, formula, label, submitted) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*new.key, new.formula, label, time.time()),
         )
         if label:
             self._db.execute(
-                "UPDATE trials SET label = ? WHERE expression = ? AND label = ''",
-                (label, expression),
+                "UPDATE trials SET label = ? WHERE subject = ? AND label = ''", (label, subject)
             )
-        found = self.find(stage, expression, protocol, seed)
+        found = self.find(*new.key)
         assert found is not None
         return found
 
     def add_function(
-        self, expression: str, fingerprint: str, symmetry: str, properties: Mapping[str, Any]
+        self, subject: str, fingerprint: str, symmetry: str, properties: Mapping[str, Any]
     ) -> None:
         text = json.dumps(properties, allow_nan=False)
         self._db.execute(
             "INSERT OR IGNORE INTO functions VALUES (?, ?, ?, ?)",
-            (expression, fingerprint, symmetry, text),
+            (subject, fingerprint, symmetry, text),
         )
 
-    def merge(self, expression: str, into: str) -> None:
-        """Remember that `expression` is the same function as `into`."""
-        self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?)", (expression, into))
+    def merge(self, subject: str, into: str) -> None:
+        """Remember that `subject` is the same function as `into`."""
+        self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?)", (subject, into))
 
     def record(self, trial: Trial, outcome: Outcome) -> bool:
         """Store an outcome; False where the trial has one already, which then stays as it is,
@@ -337,8 +365,8 @@ class Store:
                 trial.id,
                 outcome.status,
                 outcome.reason,
-                outcome.val_accuracy,
-                outcome.test_accuracy,
+                outcome.val_score,
+                outcome.test_score,
                 outcome.step,
                 json.dumps([p for p in outcome.curve if math.isfinite(p[1])], allow_nan=False),
                 json.dumps([astuple(rung) for rung in outcome.rungs], allow_nan=False),
@@ -386,36 +414,36 @@ class Store:
 
     # -- reading
 
-    def find(self, stage: str, expression: str, protocol: str, seed: int) -> Trial | None:
+    def find(self, kind: str, subject: str, protocol: str, seed: int) -> Trial | None:
         row = self._db.execute(
-            "SELECT * FROM trials WHERE stage = ? AND expression = ? AND protocol = ? AND seed = ?",
-            (stage, expression, protocol, seed),
+            "SELECT * FROM trials WHERE kind = ? AND subject = ? AND protocol = ? AND seed = ?",
+            (kind, subject, protocol, seed),
         ).fetchone()
         return None if row is None else _trial(row)
 
-    def has_function(self, expression: str) -> bool:
+    def has_function(self, subject: str) -> bool:
         """Whether this function is known, by itself or merged into another."""
         query = (
-            "SELECT 1 FROM functions WHERE expression = :e "
-            "UNION ALL SELECT 1 FROM merged WHERE expression = :e"
+            "SELECT 1 FROM functions WHERE subject = :s "
+            "UNION ALL SELECT 1 FROM merged WHERE subject = :s"
         )
-        return self._db.execute(query, {"e": expression}).fetchone() is not None
+        return self._db.execute(query, {"s": subject}).fetchone() is not None
 
-    def merged_into(self, expression: str) -> str:
-        """The expression that stands for this one: itself unless it was merged."""
-        query = "SELECT into_expression FROM merged WHERE expression = ?"
-        row = self._db.execute(query, (expression,)).fetchone()
-        return expression if row is None else row[0]
+    def merged_into(self, subject: str) -> str:
+        """The subject that stands for this one: itself unless it was merged."""
+        query = "SELECT into_subject FROM merged WHERE subject = ?"
+        row = self._db.execute(query, (subject,)).fetchone()
+        return subject if row is None else row[0]
 
     def merged(self) -> list[tuple[str, str]]:
-        """All expressions that were merged into another, with that other."""
-        return [(e, into) for e, into in self._db.execute("SELECT * FROM merged ORDER BY 1")]
+        """All subjects that were merged into another, with that other."""
+        return [(s, into) for s, into in self._db.execute("SELECT * FROM merged ORDER BY 1")]
 
     def alike(self, fingerprint: str, trial: tuple[str, str, int]) -> list[Trial]:
-        """Trials of (stage, protocol, seed) whose function has this fingerprint."""
+        """Trials of (kind, protocol, seed) whose function has this fingerprint."""
         query = (
-            "SELECT t.* FROM trials t JOIN functions f USING (expression) "
-            "WHERE f.fingerprint = ? AND t.stage = ? AND t.protocol = ? AND t.seed = ? ORDER BY id"
+            "SELECT t.* FROM trials t JOIN functions f USING (subject) "
+            "WHERE f.fingerprint = ? AND t.kind = ? AND t.protocol = ? AND t.seed = ? ORDER BY id"
         )
         return [_trial(row) for row in self._db.execute(query, (fingerprint, *trial))]
 
@@ -423,16 +451,18 @@ class Store:
         row = self._db.execute("SELECT * FROM outcomes WHERE trial = ?", (trial.id,)).fetchone()
         return None if row is None else self._outcome(row)
 
-    def outcomes(self, stage: str) -> Iterator[tuple[int, Outcome]]:
-        """All finished trials of this stage, by their ids, oldest first."""
-        query = "SELECT o.* FROM outcomes o JOIN trials t ON t.id = o.trial WHERE t.stage = ?"
-        rows = self._db.execute(f"{query} ORDER BY o.trial", (stage,))
+    def outcomes(self, kind: str) -> Iterator[tuple[int, Outcome]]:
+        """All finished trials of this kind, by their ids, oldest first."""
+        query = "SELECT o.* FROM outcomes o JOIN trials t ON t.id = o.trial WHERE t.kind = ?"
+        rows = self._db.execute(f"{query} ORDER BY o.trial", (kind,))
         return ((row["trial"], self._outcome(row)) for row in rows)
 
     def waiting(self) -> list[Trial]:
         """Trials of the search without an outcome, oldest first."""
         rows = self._db.execute(
-            f"{_ROWS} WHERE o.trial IS NULL AND t.stage IN ('search', 'rung') ORDER BY t.id"
+            "SELECT * FROM trials WHERE kind IN (SELECT value FROM json_each(?)) "
+            "AND id NOT IN (SELECT trial FROM outcomes) ORDER BY id",
+            (_SEARCHED,),
         )
         return [_trial(row) for row in rows]
 
@@ -461,12 +491,13 @@ class Store:
         return self._db.execute("SELECT count(DISTINCT trial) FROM proposals").fetchone()[0]
 
     def trained(self) -> set[str]:
-        """Expressions that the budget counts: proposed by a strategy, with an outcome, not
+        """Subjects that the budget counts: proposed by a strategy, with an outcome, not
         rejected."""
         rows = self._db.execute(
-            "SELECT DISTINCT t.expression FROM outcomes o JOIN trials t ON t.id = o.trial "
-            "WHERE t.stage IN ('search', 'rung') AND o.status <> 'rejected' "
-            "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)"
+            "SELECT DISTINCT t.subject FROM outcomes o JOIN trials t ON t.id = o.trial "
+            "WHERE t.kind IN (SELECT value FROM json_each(?)) AND o.status <> 'rejected' "
+            "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)",
+            (_SEARCHED,),
         )
         return {row[0] for row in rows}
 
@@ -491,9 +522,10 @@ class Store:
         found = self._db.execute(query, (strategy, skip))
         return [{"proposals": n, **self._json(numbers)} for n, numbers in found]
 
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        """One dict a trial of this stage, outcome columns None while it waits; oldest first."""
-        found = self._db.execute(f"{_ROWS} WHERE t.stage = ? ORDER BY t.id", (stage,))
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """One dict a trial of this kind, outcome columns None while it waits; oldest first. `steps`
+        are those of its protocol; `expression` is its subject, as columns of tables are named."""
+        found = self._db.execute(f"{_ROWS} WHERE t.kind = ? ORDER BY t.id", (kind,))
         return [dict(row) for row in found]
 
     def curve(self, trial_id: int) -> list[tuple[int, float]]:
@@ -531,5 +563,5 @@ def _in_use(path: Path) -> bool:
 
 
 def _trial(row: sqlite3.Row) -> Trial:
-    names = ("id", "stage", "expression", "protocol", "seed", "formula", "label", "steps")
+    names = ("id", "kind", "subject", "protocol", "seed", "formula", "label")
     return Trial(**{name: row[name] for name in names})

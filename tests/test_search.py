@@ -75,8 +75,9 @@ def test_ppo_trains_the_cohorts_that_its_search_prints(tmp_path: Path, blobs: Ar
     run = actsearch.search(tmp_path / "run", dataset=blobs, child=small_net, budget=8, **options)
     with closing(sqlite3.connect(run.path / "run.sqlite")) as db:
         trained = db.execute(
-            "SELECT CASE t.stage WHEN 'rung' THEN t.steps ELSE 24 END, count(*) FROM proposals p "
-            "JOIN trials t ON t.id = p.trial GROUP BY 1 ORDER BY 1"
+            "SELECT json_extract(d.description, '$.recipe.steps'), count(*) FROM proposals p "
+            "JOIN trials t ON t.id = p.trial JOIN protocols d ON d.hash = t.protocol "
+            "GROUP BY 1 ORDER BY 1"
         ).fetchall()
     assert trained == [(6, 8), (12, 4), (24, 2)]
     assert HalvingConfig(eta=2, rungs=3, cohort=8).words(24) == "8 x 6, 4 x 12, 2 x 24"
@@ -331,7 +332,7 @@ def test_reevaluation_gives_every_function_the_same_seeds_and_a_paired_differenc
     assert list(table["test accuracy"]) == sorted(table["test accuracy"], reverse=True)
     scores: dict[str, dict[int, float]] = {}
     for row in finished.rows("reevaluate"):
-        scores.setdefault(row["formula"], {})[row["seed"]] = row["test_accuracy"]
+        scores.setdefault(row["formula"], {})[row["seed"]] = row["test_score"]
     for _, row in table.iterrows():
         own, relu = scores[row["formula"]], scores["relu(x)"]
         assert own.keys() == relu.keys() == {1, 2, 3}  # 0 chose them
@@ -344,7 +345,7 @@ def test_reevaluation_gives_every_function_the_same_seeds_and_a_paired_differenc
 
 
 def test_the_search_never_reads_the_test_split(finished: actsearch.Run) -> None:
-    assert all(row["test_accuracy"] is None for row in finished.rows())
+    assert all(row["test_score"] is None for row in finished.rows())
 
 
 def test_the_test_split_has_no_part_in_the_search(tmp_path: Path, blobs: Arrays) -> None:

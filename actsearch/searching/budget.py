@@ -21,7 +21,7 @@ class Budget:
         self.store = store
         self.budget = budget
         self._trained = store.trained()  # expressions, as are those on their way
-        self._paid = {t.expression for t in store.waiting() if store.has_proposals(t)}
+        self._paid = {t.subject for t in store.waiting() if store.has_proposals(t)}
 
     @property
     def charged(self) -> int:
@@ -38,17 +38,17 @@ class Budget:
         """Also where nothing is left: a strategy that trains in rungs ends its cohort then."""
         for asked in self.inner.ask(self._most(n)):
             if asked.outcome is None:
-                self._paid.add(asked.trial.expression)
+                self._paid.add(asked.trial.subject)
             elif asked.outcome.status != "rejected":
-                self._trained.add(asked.trial.expression)
+                self._trained.add(asked.trial.subject)
             yield asked
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        if trial.expression in self._paid:
-            self._paid.discard(trial.expression)
+        if trial.subject in self._paid:
+            self._paid.discard(trial.subject)
             # A baseline that nobody proposed is not paid for.
             if outcome.status != "rejected" and self.store.has_proposals(trial):
-                self._trained.add(trial.expression)
+                self._trained.add(trial.subject)
         self.inner.tell(trial, outcome)
 
     @property

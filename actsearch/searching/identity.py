@@ -22,11 +22,10 @@ from actsearch.search_space.survey import Described, describe, describe_all
 
 @dataclass(frozen=True)
 class Level:
-    """How a search trial is trained: a stage, the protocol's hash, and steps (0: the recipe's)."""
+    """How a search trial is trained: its kind, and the protocol's hash."""
 
-    stage: str
+    kind: str
     protocol: str
-    steps: int = 0
 
 
 def submit_candidate(
@@ -35,8 +34,8 @@ def submit_candidate(
     """A search trial of this candidate, with what is known of it before training."""
     candidate, key = found.candidate, found.fingerprint
     store.add_function(candidate.key, key.key, key.symmetry, found.properties)
-    names = {"formula": candidate.formula, "label": label, "steps": level.steps}
-    return store.submit(level.stage, candidate.key, level.protocol, seed, **names)
+    names = {"formula": candidate.formula, "label": label}
+    return store.submit(level.kind, candidate.key, level.protocol, seed, **names)
 
 
 class Candidates:
@@ -73,7 +72,7 @@ class Candidates:
         trial is new, with None where it was there."""
         candidate = self._canonical(digits)
         key = self.store.merged_into(candidate.key)
-        trial = self.store.find(level.stage, key, level.protocol, self.seed)
+        trial = self.store.find(level.kind, key, level.protocol, self.seed)
         if trial is not None:
             return trial, None
         if key != candidate.key:
@@ -81,15 +80,15 @@ class Candidates:
         found = self._foreseen.get(key) or describe(candidate, self.operators)
         trial = self._alike(found, level)
         if trial is not None:
-            self.store.merge(key, trial.expression)
+            self.store.merge(key, trial.subject)
             return trial, None
         return submit_candidate(self.store, found, level, self.seed, found.name), found
 
     def _alike(self, found: Described, level: Level) -> Trial | None:
         """The trial of a candidate that only its values show to be this one."""
-        this = (level.stage, level.protocol, self.seed)
+        this = (level.kind, level.protocol, self.seed)
         for trial in self.store.alike(found.fingerprint.key, this):
-            known = candidate_from(trial.expression, self.extra)
+            known = candidate_from(trial.subject, self.extra)
             if same_candidate(known, found.candidate, self.operators):
                 return trial
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.evaluate import Evaluator, Evaluators
 from actsearch.config import SearchConfig
 from actsearch.controller.racing import Race, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
@@ -285,7 +285,8 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Callback]) -> str:
     settings = plan.settings
-    level = _levels(store, plan.evaluator)
+    evaluators = _evaluators(plan, store)
+    level = _levels(store, plan, evaluators)
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])
@@ -296,7 +297,8 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
             if not source.anything_left(stop):
                 return STOPPED if stop() else source.ended
             raced = source if plan.race is None else Raced(source, Race(plan.race), store, beside)
-            return _run(plan, store, raced, stop, console, (*trackers, *callbacks))
+            evaluate = Evaluators(evaluators.values())
+            return _run(plan, store, raced, evaluate, stop, console, (*trackers, *callbacks))
     finally:
         ahead.close()
 
@@ -335,6 +337,7 @@ def _run(
     plan: Plan,
     store: Store,
     source: Source,
+    evaluate: Evaluators,
     stop: Stop,
     console: Console,
     callbacks: Iterable[Callback],
@@ -344,7 +347,7 @@ def _run(
     machinery = Machinery.of(SimpleNamespace(**settings))
     left = None if plan.total is None else max(0, plan.total - done)
     trainings = None if left is None else left + len(store.waiting())
-    with running(machinery, plan.evaluator, trainings, stop, console) as executor:
+    with running(machinery, evaluate, trainings, stop, console) as executor:
         title = " · ".join(
             (
                 f"{plan.run.path}  {settings['strategy']}",
@@ -368,16 +371,32 @@ def _run(
     return reason
 
 
-def _levels(store: Store, evaluator: Evaluator) -> Callable[[float], Level]:
+def _evaluators(plan: Plan, store: Store) -> dict[int, Evaluator]:
+    """By the steps that they train for: the whole training, the strategy's rungs, and those of
+    trials that another strategy has left."""
+    cohorts, evaluator = rungs(plan.settings["strategy"]), plan.evaluator
+    shares = () if cohorts is None else cohorts.shares
+    left = {store.protocol(trial.protocol)["recipe"]["steps"] for trial in store.waiting()}
+    steps = {evaluator.recipe.steps, *(_steps(evaluator, share) for share in shares), *left}
+    return {n: evaluator.with_recipe(steps=n) for n in sorted(steps)}
+
+
+def _steps(evaluator: Evaluator, share: float) -> int:
+    return max(1, round(share * evaluator.recipe.steps))
+
+
+def _levels(
+    store: Store, plan: Plan, evaluators: Mapping[int, Evaluator]
+) -> Callable[[float], Level]:
     """How a share of the steps is trained; its protocol is stored at its first use."""
+    whole = plan.evaluator.recipe.steps
 
     @cache
     def level(share: float) -> Level:
-        steps = max(1, round(share * evaluator.recipe.steps))
-        protocol = evaluator.with_recipe(steps=steps)
+        steps = _steps(plan.evaluator, share)
+        protocol = evaluators[steps]
         store.add_protocol(protocol.protocol_hash, protocol.protocol)
-        whole = steps == evaluator.recipe.steps
-        return Level("search" if whole else "rung", protocol.protocol_hash, 0 if whole else steps)
+        return Level("search" if steps == whole else "rung", protocol.protocol_hash)
 
     return level
 

@@ -246,14 +246,14 @@ def _title(models: list[Model]) -> str:
 # -- trials
 
 
-def _submit(store: Store, stage: str, cells: Iterable[Cell], seeds: Iterable[int]) -> list[Trial]:
+def _submit(store: Store, kind: str, cells: Iterable[Cell], seeds: Iterable[int]) -> list[Trial]:
     """A trial for each seed and cell; seed by seed, so that what has been trained when it is
     stopped can be compared."""
     cells = list(cells)
     with store.transaction():
         return [
             store.submit(
-                stage,
+                kind,
                 cell.candidate.key,
                 cell.evaluator.protocol_hash,
                 seed,
@@ -282,7 +282,7 @@ def _cells(store: Store, functions: dict[Candidate, str], models: list[Model]) -
     def score(candidate: Candidate, evaluator: Evaluator) -> float:
         trial = store.find("sweep", candidate.key, evaluator.protocol_hash, SWEEP_SEED)
         outcome = store.outcome(trial) if trial is not None else None
-        found = outcome.val_accuracy if outcome is not None else None
+        found = outcome.val_score if outcome is not None else None
         return -1.0 if found is None else found
 
     return [
@@ -316,7 +316,7 @@ def _outcomes(store: Store, cell: Cell, seeds: range) -> dict[int, Outcome]:
 
 def _scores(outcomes: dict[int, Outcome]) -> dict[int, float]:
     """Test score by seed, of the seeds that trained."""
-    return {s: o.test_accuracy for s, o in outcomes.items() if o.test_accuracy is not None}
+    return {s: o.test_score for s, o in outcomes.items() if o.test_score is not None}
 
 
 def _row(

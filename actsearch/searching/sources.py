@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from actsearch.controller.racing import Race
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import KINDS, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.survey import functions_of
@@ -128,7 +128,7 @@ class Raced:
         return [self._raced(trial) for trial in self.inner.take(n, should_stop)]
 
     def _raced(self, trial: Trial) -> Trial:
-        if trial.stage != "search" or trial.id in self._whole:
+        if not KINDS[trial.kind].ranked or trial.id in self._whole:
             return trial
         return replace(trial, race=self.race.rungs())
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from actsearch.controller.strategy import Digits
 from actsearch.errors import UsageError
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
-from actsearch.results.records import FAILURE_REWARD
+from actsearch.results.records import FAILURE_REWARD, KINDS
 from actsearch.run import Run
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.parser import ParseError
@@ -163,11 +163,11 @@ def _of_run(run: Run, space: str | None) -> Table:
     rows = [row for row in run.functions() if row["status"] not in (None, "rejected")]
     if not rows:
         raise UsageError(f"{run.path} has no finished function yet; search first")
-    if any(row["status"] == "raced_out" or row["steps"] for row in rows):
+    if any(row["status"] == "raced_out" or not KINDS[row["kind"]].ranked for row in rows):
         raise UsageError(f"{run.path} {LEFT_BEHIND}")
     rewards = {
         candidate_from(row["expression"], extra_operators(made)): {
-            1.0: FAILURE_REWARD if row["val_accuracy"] is None else row["val_accuracy"]
+            1.0: FAILURE_REWARD if row["val_score"] is None else row["val_score"]
         }
         for row in rows
     }
