@@ -26,8 +26,8 @@ from actsearch.child_models.data.labelled import image_augment, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator, task_of
 from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.inspection import activations
-from actsearch.child_models.training.recipe import Recipe
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.origin import shadowing
 from actsearch.results.records import HostError, Outcome, Trial
