@@ -270,7 +270,7 @@ class SearchConfig:
             stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
         known = {**PRESETS[preset], **{k: v for k, v in stored.items() if v is not None}, **said}
         if "recipe" in said:
-            from actsearch.child_models.training.recipe import recipe_settings
+            from actsearch.child_models.recipe import recipe_settings
 
             known |= {**recipe_settings(said["recipe"], known["child"]), **said}
         return {**vars(self), **DEFAULTS, **known}
@@ -408,7 +408,7 @@ class ReevaluateConfig:
     ) -> dict[str, Any]:
         """Every setting of one of the models: what was said, else the recipe's, else what the
         search has `stored`, else the quick preset's."""
-        from actsearch.child_models.training.recipe import recipe_settings
+        from actsearch.child_models.recipe import recipe_settings
 
         said = {k: v for k, v in vars(self).items() if v is not None and v is not False}
         said |= {"child": child, "dataset": dataset, "workers": self.workers}

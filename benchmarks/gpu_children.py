@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.recipe import Recipe
 from actsearch.results.records import Outcome, Trial
 
 

@@ -31,7 +31,7 @@ from torch import nn
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.recipe import Recipe
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.parser import parse

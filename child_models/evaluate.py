@@ -18,14 +18,23 @@ from typing import Any
 
 import torch
 
-from actsearch.child_models.data.data import Data
+from actsearch.child_models.data.data import Data, Diverged, Task
 from actsearch.child_models.networks.model_zoos import ZOOS
 from actsearch.child_models.networks.zoo import Child, source_digest
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training.beside_relu import BesideReLU, cost
 from actsearch.child_models.training.cuda_graph import own_stream
-from actsearch.child_models.training.inspection import activations, inspection, rounded
-from actsearch.child_models.training.loop import Diverged, RacedOut, Task, Track, Training, train
-from actsearch.child_models.training.recipe import Recipe
-from actsearch.child_models.training.turns import taking_turns
+from actsearch.child_models.training.looks import (
+    Inspection,
+    Look,
+    RacedOut,
+    Racing,
+    Scores,
+    Tracking,
+)
+from actsearch.child_models.training.loop import train
+from actsearch.child_models.training.state import Training
+from actsearch.child_models.turns import taking_turns
 from actsearch.results.records import (
     KINDS,
     OUT_OF_MEMORY,
@@ -131,30 +140,17 @@ class Evaluator:
         self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
     ) -> Outcome:
         start, host = time.perf_counter(), socket.gethostname()
-
-        def outcome(status: str, reason: str = "", **rest: Any) -> Outcome:
-            return Outcome(status, reason, **rest, host=host, device=name, versions=versions())
-
         try:
             with (
                 _own_randomness(trial.seed, device),
                 _one_thread(device),
                 _precision(self.recipe, device),
             ):
-                training, scores, details = self._train(trial, device, beat)
+                ended = _ok(self._train(trial, device, beat))
         except Diverged as end:
-            seconds = time.perf_counter() - start
-            return outcome("diverged", str(end), step=end.step, curve=end.curve, seconds=seconds)
+            ended = _ended("diverged", str(end), step=end.step, curve=end.curve)
         except RacedOut as end:
-            return outcome(
-                "raced_out",
-                str(end),
-                step=end.training.rungs[-1].step,
-                curve=end.training.curve,
-                rungs=end.training.rungs,
-                ms_per_step=end.training.ms_per_step,
-                seconds=time.perf_counter() - start,
-            )
+            ended = _raced_out(str(end), end.training)
         except (DeviceLostError, HostError):
             raise
         except Exception as error:
@@ -162,18 +158,9 @@ class Evaluator:
                 doing = f"training {trial.formula or trial.subject} on {host}"
                 raise host_error(error, doing) from error
             what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
-            seconds = time.perf_counter() - start
-            return outcome("failed", f"{what}: {_short(error)}", seconds=seconds)
-        return outcome(
-            "ok",
-            val_score=scores["val"],
-            test_score=scores.get("test"),
-            curve=training.curve,
-            rungs=training.rungs,
-            ms_per_step=training.ms_per_step,
-            seconds=time.perf_counter() - start,
-            details=details,
-        )
+            ended = _ended("failed", f"{what}: {_short(error)}")
+        seconds = time.perf_counter() - start
+        return Outcome(**ended, seconds=seconds, host=host, device=name, versions=versions())
 
     def with_recipe(self, **changes: Any) -> Evaluator:
         """The same evaluator with other settings of the recipe, on the same device data."""
@@ -220,36 +207,53 @@ class Evaluator:
             }
         return kinds
 
-    def _train(
-        self, trial: Trial, device: torch.device, beat: Callable[[int], None]
-    ) -> tuple[Training, dict[str, float], dict[str, Any]]:
+    def _train(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Training:
         task = task_of(self.dataset, device)
         model = self.build(trial.subject).to(device)
-        recipe, kind = self.recipe, KINDS[trial.kind]
-        seen: list[tuple[int, float, list[float | None]]] = []
+        training = Training(model, task, self.recipe, trial.seed, beat)
+        looks = self._looks(trial, self.recipe.steps, device)
+        return train(training, looks, cuda_graphs=self.cuda_graphs)
 
-        def look(step: int) -> None:
-            means = [rounded(b.mean().item()) for a in activations(model) for b in a.beta]
-            score = task.score(model, recipe, "val", beat=partial(beat, step))
-            seen.append((step, score, means))
+    def _looks(self, trial: Trial, steps: int, device: torch.device) -> list[Look]:
+        """In their order where several are due."""
+        kind = KINDS[trial.kind]
+        looks: list[Look] = [Racing(trial.race, steps)]
+        if self.track:
+            looks.append(Tracking(self.track, steps))
+        if kind.timed and device.type == "cpu":
+            looks.append(BesideReLU(partial(self.build, "relu(x)"), steps))
+        looks.append(Scores(("val", "test") if kind.tested and self.test else ("val",), steps))
+        if kind.inspected and self.inspect:
+            looks.append(Inspection(steps))
+        return looks
 
-        track = Track(self.track, look) if self.track else None
-        timed = kind.timed and device.type == "cpu"
-        relu = partial(self.build, "relu(x)") if timed else None
-        training = train(
-            model, task, recipe, trial.seed, beat, trial.race, track, self.cuda_graphs, relu
-        )
-        splits = ("val", "test") if kind.tested and self.test else ("val",)
-        alive = partial(beat, recipe.steps)
-        try:
-            scores = {split: task.score(model, recipe, split, beat=alive) for split in splits}
-            inspected = kind.inspected and self.inspect
-            details = inspection(model, task, recipe, alive) if inspected else {}
-        except Diverged as end:
-            raise Diverged(str(end), recipe.steps, training.curve) from None
-        if training.cost is not None:
-            details = details | {"cost": training.cost}
-        return training, scores, details | ({"track": seen} if seen else {})
+
+def _ended(status: str, reason: str = "", **rest: Any) -> dict[str, Any]:
+    return {"status": status, "reason": reason, **rest}
+
+
+def _ok(training: Training) -> dict[str, Any]:
+    found = {"cost": cost(training.ratios), "track": training.track}
+    return _ended(
+        "ok",
+        val_score=training.scores["val"],
+        test_score=training.scores.get("test"),
+        curve=training.curve,
+        rungs=tuple(training.rungs),
+        ms_per_step=training.ms_per_step,
+        details=training.inspected | {name: value for name, value in found.items() if value},
+    )
+
+
+def _raced_out(reason: str, training: Training) -> dict[str, Any]:
+    return _ended(
+        "raced_out",
+        reason,
+        step=training.step,
+        curve=training.curve,
+        rungs=tuple(training.rungs),
+        ms_per_step=training.ms_per_step,
+    )
 
 
 class Evaluators:

@@ -20,7 +20,7 @@ from actsearch.child_models.data.data import DataError
 from actsearch.child_models.data.image_folder import _listed
 from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.data.sources import load
-from actsearch.child_models.networks.torchvision_import import import_torchvision
+from actsearch.child_models.data.torchvision_import import import_torchvision
 
 # Loads each of the names with 400 MB more of address space than the imports have taken.
 LIMITED = """
@@ -233,7 +233,7 @@ def test_a_damaged_image_is_named(
 ) -> None:
     import torch
 
-    from actsearch.child_models.training.recipe import Recipe
+    from actsearch.child_models.recipe import Recipe
 
     file = folder_of_images(tmp_path)[6]
     file.write_bytes(BAD_IMAGES[how](file.read_bytes()))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,12 @@ from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.image_network import MakeActivation
 from actsearch.child_models.networks.zoo import CHILDREN, child_from
-from actsearch.child_models.training import loop as training
-from actsearch.child_models.training.loop import OPTIMISERS, _weight_decay_groups
-from actsearch.child_models.training.recipe import RECIPES, Recipe
+from actsearch.child_models.recipe import RECIPES, Recipe
+from actsearch.child_models.training import beside_relu
+from actsearch.child_models.training.beside_relu import PAIRS, STEPS_PER_PAIR, BesideReLU, cost
+from actsearch.child_models.training.loop import train
+from actsearch.child_models.training.optimisers import OPTIMISERS, _weight_decay_groups
+from actsearch.child_models.training.state import Training
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.records import DeviceLostError, NoDeviceError, Trial
 from actsearch.search_space.activation import Activation
@@ -635,7 +639,7 @@ def test_neither_a_survey_nor_a_training_imports_torchs_compiler() -> None:
 import sys
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.results.records import Trial
 from actsearch.search_space.space import SPACES, everything
@@ -693,10 +697,27 @@ def test_a_step_takes_the_processors_time_not_the_clocks(pictures: Dataset) -> N
 
     task = Waiting(pictures, torch.device("cpu"))
     model = child_from("mlp:width=4")(lambda c, **_: nn.ReLU(), **pictures.facts)
-    assert training.train(model, task, RECIPE, 0).ms_per_step < 200
+    assert train(Training(model, task, RECIPE, 0)).ms_per_step < 200
 
 
-TIMED = replace(RECIPE, steps=training.STEPS_PER_PAIR * (training.PAIRS + 1))
+def test_a_step_takes_no_time_of_the_looks_between_steps(pictures: Dataset) -> None:
+    class Busy:
+        def due(self, step: int) -> bool:
+            return step % 2 == 0
+
+        def __call__(self, training: Training) -> None:
+            begun = time.thread_time()
+            while time.thread_time() < begun + 0.2:
+                pass
+
+    task = Classification(pictures, torch.device("cpu"))
+    model = child_from("mlp:width=4")(lambda c, **_: nn.ReLU(), **pictures.facts)
+    training = train(Training(model, task, RECIPE, 0), [Busy()])
+    assert len(training.step_seconds) == RECIPE.steps
+    assert sum(training.step_seconds) < 0.2
+
+
+TIMED = replace(RECIPE, steps=STEPS_PER_PAIR * (PAIRS + 1))
 
 
 @pytest.mark.parametrize("child", ["mlp:width=4", "resnet8:width=4"])
@@ -712,18 +733,25 @@ def test_a_child_that_is_timed_beside_relu_trains_as_without(child: str, picture
     assert short(trial("sin(x)")).details == {}
 
 
-def beside(monkeypatch: pytest.MonkeyPatch, relu: Callable[[int], float]) -> Any:
-    """A BesideReLU whose step number i takes relu(i) seconds, and a list of the batches it had."""
+def ratios(
+    monkeypatch: pytest.MonkeyPatch, relu: Callable[[int], float], child: Callable[[int, Any], Any]
+) -> tuple[list[float], list[int]]:
+    """What a BesideReLU notes whose step number i takes relu(i) seconds, beside a child whose own
+    takes child(i, had), where `had` are the batches that ReLU has had so far; and these."""
     clock, had = [0.0], []
 
     def step(batch: Any) -> None:
         clock[0] += relu(batch)
         had.append(batch)
 
-    made = (step, torch.optim.SGD([torch.zeros(1)], 0.1))
-    monkeypatch.setattr(training.time, "thread_time", lambda: clock[0])
-    monkeypatch.setattr(training, "_step_of", lambda *_: made)
-    return training.BesideReLU(nn.ReLU, None, TIMED), had  # type: ignore[arg-type]
+    monkeypatch.setattr(beside_relu.time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(beside_relu, "_relu_step", lambda *_: step)
+    look, training = BesideReLU(nn.ReLU, TIMED.steps), SimpleNamespace(ratios=[])
+    for i in range(TIMED.steps):
+        training.batch, training.took, training.step = i, child(i, had), i + 1
+        if look.due(i + 1):
+            look(training)  # type: ignore[arg-type]
+    return training.ratios, had
 
 
 def test_cost_is_a_ratio_of_neighbours_whatever_the_machine_does_meanwhile(
@@ -731,22 +759,23 @@ def test_cost_is_a_ratio_of_neighbours_whatever_the_machine_does_meanwhile(
 ) -> None:
     """The processor is up to ten times slower in turns; the child takes 1.5 times ReLU's time."""
     slow = [1 + 9 * math.sin(i / 25) ** 2 for i in range(TIMED.steps + 1)]
-    timed, had = beside(monkeypatch, lambda i: slow[i + 1])
-    spent = sum(timed.after(i, i, 1.5 * slow[i]) for i in range(TIMED.steps))
-    assert timed.cost == pytest.approx((1.5, 1.5, 1.5))
-    assert len(had) == 1 + training.PAIRS
-    assert spent == pytest.approx(sum(slow[i + 1] for i in had))
+    found, had = ratios(monkeypatch, lambda i: slow[i + 1], lambda i, had: 1.5 * slow[i])
+    assert cost(found) == pytest.approx((1.5, 1.5, 1.5))
+    assert len(had) == 1 + PAIRS
 
 
 def test_the_interval_of_a_cost_leaves_out_the_least_and_the_greatest_of_nine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    timed, had = beside(monkeypatch, lambda i: 1.0)
-    ratios = iter([0.1, 5, 3, 4, 9, 2, 7, 6, 8])
-    for i in range(TIMED.steps):
+    given = iter([0.1, 5, 3, 4, 9, 2, 7, 6, 8])
+
+    def seconds(i: int, had: list[int]) -> float:
         follows = len(had) > 1 and had[-1] == i - 1
-        timed.after(i, i, next(ratios) if follows else 100.0)
-    assert timed.cost == (5, 2, 8)
+        return next(given) if follows else 100.0
+
+    found, _ = ratios(monkeypatch, lambda i: 1.0, seconds)
+    assert cost(found) == (5, 2, 8)
+    assert cost(found[:-1]) is None
 
 
 def test_a_step_of_relu_that_fails_leaves_the_child_without_a_cost(

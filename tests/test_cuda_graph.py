@@ -21,11 +21,13 @@ from actsearch.child_models.data.classification import Classification
 from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training import cuda_graph
 from actsearch.child_models.training import loop as training
 from actsearch.child_models.training.cuda_graph import WARM_UP, can_be_captured
-from actsearch.child_models.training.loop import Track, Training, train
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.training.looks import Racing, Tracking
+from actsearch.child_models.training.loop import train
+from actsearch.child_models.training.state import Training
 from actsearch.results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
 from actsearch.search_space.activation import Activation
 
@@ -152,13 +154,13 @@ def resnet(kernels: str = "eager") -> nn.Module:
 
 
 def trained(
-    model: Any, captured: bool, task: Any = None, recipe: Recipe = RECIPE, **options: Any
+    model: Any, captured: bool, task: Any = None, recipe: Recipe = RECIPE, looks: Any = ()
 ) -> tuple[Training, nn.Module, float]:
     torch.manual_seed(0)
     network = model()
     task = task or Classification(made_up(), CPU)
     network.to(task.device)
-    found = train(network, task, recipe, 0, cuda_graphs=captured, **options)
+    found = train(Training(network, task, recipe, 0), looks, cuda_graphs=captured)
     return found, network, task.score(network, recipe, "val")
 
 
@@ -183,21 +185,11 @@ def test_replayed_steps_train_as_launched_ones_do(
 
 def looked_at(captured: bool) -> list[float]:
     """Scores of a training that is raced and tracked."""
-    task = Classification(made_up(), CPU)
-    models: list[nn.Module] = []
-    seen: list[float] = []
-
-    def model() -> nn.Module:
-        models.append(resnet())
-        return models[-1]
-
-    def look(step: int) -> None:
-        seen.append(task.score(models[0], RECIPE, "val"))
-
     race = (Rung(8, "accuracy", 0.0), Rung(16, "loss", 100.0))
-    found, *_ = trained(model, captured, task, race=race, track=Track(5, look))
+    found, *_ = trained(resnet, captured, looks=(Racing(race, STEPS), Tracking(5, STEPS)))
     assert [rung.step for rung in found.rungs] == [8, 16]
-    return seen
+    assert [step for step, *_ in found.track] == [0, 5, 10, 15, 20, 24]
+    return [score for _, score, _ in found.track]
 
 
 def test_what_is_scored_on_the_way_changes_nothing(graphs: list[SimulatedGraph]) -> None:

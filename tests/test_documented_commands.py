@@ -32,7 +32,7 @@ import actsearch
 from actsearch import cli, errors
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import DATASETS
-from actsearch.child_models.networks.torchvision_import import import_torchvision
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.config import read_command
 from tests.test_translation import write_pairs
 

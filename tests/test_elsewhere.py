@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import actsearch
-from actsearch.child_models.networks.torchvision_import import import_torchvision
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse

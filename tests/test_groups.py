@@ -20,8 +20,8 @@ from actsearch import cli
 from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.inspection import activations
-from actsearch.child_models.training.recipe import Recipe
 from actsearch.controller.strategies import STRATEGIES
 from actsearch.errors import RunError, UsageError
 from actsearch.results.records import Outcome, Trial

@@ -22,7 +22,7 @@ from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import Child, child_from
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.recipe import Recipe
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.workers.executor import Beat, Executor

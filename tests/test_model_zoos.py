@@ -17,12 +17,12 @@ from torch import nn
 
 import actsearch
 from actsearch.child_models.data.labelled import make_dataset
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.model_zoos import ACTIVATIONS, SIDES, ZOOS, ZooModel
 from actsearch.child_models.networks.replacement import Match, Site, put_activations
-from actsearch.child_models.networks.torchvision_import import import_torchvision
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.recipe import Recipe
 from actsearch.results.records import Trial
 from actsearch.search_space.activation import Activation
 

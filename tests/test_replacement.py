@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import actsearch
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.networks.replacement import Site
-from actsearch.child_models.networks.torchvision_import import import_torchvision
 from actsearch.search_space.activation import Activation
 
 SWISH = "x * sigmoid(beta * x)"

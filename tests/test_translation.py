@@ -22,8 +22,8 @@ from actsearch.child_models.data.translation import Translation, TranslationTask
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.transformer import END, PADDING, START, Transformer, positions
 from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.recipe import RECIPES, Recipe
 from actsearch.child_models.training.loop import Diverged
-from actsearch.child_models.training.recipe import RECIPES, Recipe
 from actsearch.results.records import Trial
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.kernels import compiler

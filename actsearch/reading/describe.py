@@ -256,7 +256,7 @@ def _gpu_kernels() -> str:
 
 
 def _torchvision() -> str:
-    from actsearch.child_models.networks.torchvision_import import import_torchvision
+    from actsearch.child_models.data.torchvision_import import import_torchvision
 
     return f"yes ({import_torchvision().__version__})"
 

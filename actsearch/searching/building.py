@@ -21,8 +21,8 @@ from actsearch.child_models.data.labelled import image_augment, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator, task_of, versions
 from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.inspection import activations
-from actsearch.child_models.training.recipe import Recipe
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.records import HostError, Trial
 from actsearch.search_space.operators import Op

@@ -20,7 +20,7 @@ from actsearch.child_models.data.data import Data, DataError
 from actsearch.child_models.data.labelled import Dataset, as_published
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.recipe import Recipe
 from actsearch.config import ExperimentConfig
 from actsearch.errors import UsageError
 from actsearch.results.records import Outcome, Trial

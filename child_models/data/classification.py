@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.training import turns
-from actsearch.child_models.training.loop import Diverged, autocast, memory_format
-from actsearch.child_models.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from actsearch.child_models.data.labelled import Dataset
+from actsearch.child_models import turns
+from actsearch.child_models.data.data import Diverged
+from actsearch.child_models.device import autocast, memory_format
+from actsearch.child_models.recipe import Recipe
 
 PAD = 4  # pixels around an image that is cropped, He et al. 2016a
 EVALUATION_BATCH = 500
@@ -68,14 +67,37 @@ def accuracy(
         beat()
     turns.wait()
     if not bool(finite):
-        raise Diverged(f"logits not finite on the {split} split", None, ())
+        raise Diverged(f"logits not finite on the {split} split")
     return int(right) / examples
+
+
+class Labelled(Protocol):
+    """What is read of a `Dataset` here; it says what each of these is."""
+
+    @property
+    def x_train(self) -> np.ndarray: ...
+    @property
+    def y_train(self) -> np.ndarray: ...
+    @property
+    def x_val(self) -> np.ndarray: ...
+    @property
+    def y_val(self) -> np.ndarray: ...
+    @property
+    def x_test(self) -> np.ndarray: ...
+    @property
+    def y_test(self) -> np.ndarray: ...
+    @property
+    def mean(self) -> np.ndarray: ...
+    @property
+    def std(self) -> np.ndarray: ...
+    @property
+    def augment(self) -> str: ...
 
 
 class Classification:
     """A Dataset on a device: uint8 stays uint8 until a batch is cut from it."""
 
-    def __init__(self, data: Dataset, device: torch.device) -> None:
+    def __init__(self, data: Labelled, device: torch.device) -> None:
         self.device = device
         self.augment = data.augment
         splits = {

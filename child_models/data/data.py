@@ -1,27 +1,63 @@
-"""What a data set is to a child and to a run: the protocol Data, its one error, its splits; and
-what every reader of files asks: are the bytes damaged, and do they fit in memory."""
+"""What a data set is to a child and to a run: the protocols Data and Task, its one error, its
+splits; and what every reader of files asks: are the bytes damaged, and do they fit in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from actsearch.child_models.recipe import Recipe
 from actsearch.results.records import HostError
 
 if TYPE_CHECKING:
     import torch
-
-    from actsearch.child_models.training.loop import Task
+    from torch import nn
 
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
 
 
 class DataError(HostError):
     """Data that cannot be had or used; the message names it and says what to do."""
+
+
+class Diverged(Exception):
+    """The child is not finite any more. `step` counts from 1; None: after the last one taken, which
+    whoever trains knows, as it knows the loss `curve` up to there."""
+
+    def __init__(
+        self,
+        reason: str,
+        step: int | None = None,
+        curve: tuple[tuple[int, float], ...] = (),
+    ) -> None:
+        super().__init__(reason)
+        self.step = step
+        self.curve = curve
+
+
+class Task(Protocol):
+    """A data set on a device, and what a child is trained for. A score is from 0 to 1, higher is
+    better; it raises Diverged where the child's outputs are not finite, and calls `beat` after each
+    batch."""
+
+    device: torch.device
+
+    def batches(self, recipe: Recipe, seed: int) -> Iterator[Any]: ...
+
+    def loss(self, model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor: ...
+
+    def score(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> float: ...
 
 
 class Data(Protocol):

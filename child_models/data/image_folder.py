@@ -23,8 +23,8 @@ from torch import nn
 from actsearch.child_models.data.classification import Batch, accuracy, loss
 from actsearch.child_models.data.data import DataError, check_fits, first_line, split
 from actsearch.child_models.data.labelled import Dataset, make_dataset
-from actsearch.child_models.training.loop import on_device
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.device import on_device
+from actsearch.child_models.recipe import Recipe
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
 HELD_OUT = 10_000  # images of the validation split, at most

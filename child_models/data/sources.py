@@ -22,8 +22,8 @@ from actsearch.child_models.data.data import (
 )
 from actsearch.child_models.data.image_folder import load_folder
 from actsearch.child_models.data.labelled import Dataset, image_augment, make_dataset
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.data.translation import load_pairs
-from actsearch.child_models.networks.torchvision_import import import_torchvision
 from actsearch.search_space.operators import unknown
 
 

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.data.data import DataError, check_fits
-from actsearch.child_models.networks.transformer import END, PADDING, START
-from actsearch.child_models.training.loop import Diverged, autocast, on_device
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.data.data import DataError, Diverged, check_fits
+from actsearch.child_models.device import autocast, on_device
+from actsearch.child_models.recipe import Recipe
 from actsearch.search_space import options
 
+PADDING, START, END = 0, 1, 2  # the first tokens of every vocabulary
 EVALUATION_BATCH = 250
 CHUNK = 2**24  # bytes of a file that are read at once
 ROOM = 8  # the memory for a file's sentences as text, as tokens and while they are encoded
@@ -269,7 +269,7 @@ class TranslationTask:
             with autocast(recipe, self.device):
                 tokens, finite = model.translate(source, longest)  # pyright: ignore
             if not bool(finite):
-                raise Diverged(f"logits not finite on the {split} split", None, ())
+                raise Diverged(f"logits not finite on the {split} split")
             for i, row in zip(index, tokens.tolist(), strict=True):
                 end = row.index(END) if END in row else len(row)
                 found[i] = tokenizer.decode(row[:end])

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.networks.replacement import (
     Make,
     Match,
     NoActivationError,
     put_activations,
 )
-from actsearch.child_models.networks.torchvision_import import import_torchvision
 
 ACTIVATIONS: tuple[Match, ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.GELU,

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from actsearch.child_models.data.translation import END, PADDING, START
 from actsearch.search_space.activation import MakeActivation
 
 DROPOUT = 0.1
-PADDING, START, END = 0, 1, 2  # the first tokens of every vocabulary
 
 Keys = tuple[torch.Tensor, torch.Tensor]
 

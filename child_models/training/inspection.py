@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from actsearch.child_models.training.loop import Task
-from actsearch.child_models.training.recipe import Recipe
+from actsearch.child_models.data.data import Task
+from actsearch.child_models.recipe import Recipe
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.expression import Expr
 

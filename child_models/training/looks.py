@@ -1,0 +1,156 @@
+"""What is done between the steps of a training: each look says after which steps it is due."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from actsearch.child_models import turns
+from actsearch.child_models.data.data import Diverged
+from actsearch.child_models.training.inspection import activations, inspection, rounded
+from actsearch.child_models.training.state import Training
+from actsearch.results.records import AtRung, Rung
+
+RUNG_STEPS = 5  # whose mean loss counts at a rung
+RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
+READ_EVERY = {"cpu": 1, "cuda": 20}  # steps; reading a value makes a GPU wait
+
+
+class Look(Protocol):
+    """`due(step)` is asked before the first step, of 0, and after each. A look may score the model
+    and raise Diverged, or end the training by an exception of its own."""
+
+    def due(self, step: int) -> bool: ...
+
+    def __call__(self, training: Training) -> None: ...
+
+
+class Reading:
+    """Reads losses and gradient norms: the first that is not finite ends the child as Diverged. It
+    comes after so many steps, before each of the `others`, and after the last step."""
+
+    def __init__(self, training: Training, others: Sequence[Look]) -> None:
+        self._every = READ_EVERY[training.task.device.type]
+        self._last = training.recipe.steps
+        self._others = others
+
+    def due(self, step: int) -> bool:
+        if step == 0:
+            return False
+        regular = step % self._every == 0 or step == self._last
+        return regular or any(look.due(step) for look in self._others)
+
+    def __call__(self, training: Training) -> None:
+        begun = training.now()
+        turns.wait()
+        self._check_finite(training)
+        seconds = training.unread + training.now() - begun  # a GPU has done its steps only now
+        training.step_seconds.append(seconds / (training.step - training.checked))
+        training.unread, training.checked = 0.0, training.step
+
+    @staticmethod
+    def _check_finite(training: Training) -> None:
+        unread = slice(training.checked, training.step)
+        pairs = zip(training.losses[unread].tolist(), training.norms[unread].tolist(), strict=True)
+        for step, (loss, norm) in enumerate(pairs, training.checked + 1):
+            for name, value in (("loss", loss), ("gradient norm", norm)):
+                if not math.isfinite(value):
+                    curve = training.curve_to(step - 1)
+                    raise Diverged(f"{name} {value} at step {step}", step, curve)
+
+
+class Beat:
+    """Says that the child lives, whenever it is `due`."""
+
+    def __init__(self, due: Callable[[int], bool]) -> None:
+        self.due = due
+
+    def __call__(self, training: Training) -> None:
+        training.alive()
+
+
+class RacedOut(Exception):
+    """The child was not good enough at the last of `training.rungs`."""
+
+    def __init__(self, reason: str, training: Training) -> None:
+        super().__init__(reason)
+        self.training = training
+
+
+class Racing:
+    """Notes how the child stands at each rung before the last step; raises RacedOut at the first
+    that it does not pass."""
+
+    def __init__(self, race: Iterable[Rung], steps: int) -> None:
+        self._rungs = {rung.step: rung for rung in race if rung.step < steps}
+
+    def due(self, step: int) -> bool:
+        return step in self._rungs
+
+    def __call__(self, training: Training) -> None:
+        rung = self._rungs[training.step]
+        at = self._at(rung, training)
+        training.rungs.append(at)
+        if not rung.passed_by(at.by(rung.metric)):
+            raise RacedOut(_why(rung, at), training)
+
+    @staticmethod
+    def _at(rung: Rung, training: Training) -> AtRung:
+        """The child is scored only where that decides, or where it is about to leave."""
+        loss = float(training.losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
+        if rung.metric == "loss" and rung.passed_by(loss):
+            return AtRung(rung.step, loss)
+        return AtRung(rung.step, loss, training.score("val", RUNG_EXAMPLES))
+
+
+def _why(rung: Rung, at: AtRung) -> str:
+    worse = "above" if rung.metric == "loss" else "below"
+    value, name = at.by(rung.metric), {"loss": "training loss"}.get(rung.metric, rung.metric)
+    return (
+        f"left after {rung.step:,} steps with validation accuracy {at.score:.4f}: its {name} "
+        f"{value:.4g} is {worse} {rung.limit:.4g}"
+    )
+
+
+class Tracking:
+    """Notes validation score and mean betas before the first step, after `every` so many, and after
+    the last."""
+
+    def __init__(self, every: int, steps: int) -> None:
+        self._every, self._last = every, steps
+
+    def due(self, step: int) -> bool:
+        return step % self._every == 0 or step == self._last
+
+    def __call__(self, training: Training) -> None:
+        means = [rounded(b.mean().item()) for a in activations(training.model) for b in a.beta]
+        training.track.append((training.step, training.score("val"), means))
+
+
+class Scores:
+    """The scores on `splits` after the last step."""
+
+    def __init__(self, splits: Sequence[str], steps: int) -> None:
+        self._splits, self._last = splits, steps
+
+    def due(self, step: int) -> bool:
+        return step == self._last
+
+    def __call__(self, training: Training) -> None:
+        training.scores = {split: training.score(split) for split in self._splits}
+
+
+class Inspection:
+    """What became of the activations, after the last step."""
+
+    def __init__(self, steps: int) -> None:
+        self._last = steps
+
+    def due(self, step: int) -> bool:
+        return step == self._last
+
+    def __call__(self, training: Training) -> None:
+        training.inspected = inspection(
+            training.model, training.task, training.recipe, training.alive
+        )

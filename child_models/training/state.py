@@ -1,0 +1,82 @@
+"""Training: one training as far as it has gone, which is what a look sees of it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from actsearch.child_models.data.data import Task
+from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training.optimisers import optimiser_of
+from actsearch.results.records import AtRung
+
+CURVE_POINTS = 200
+
+Tracked = tuple[int, float, list[float | None]]  # a step, its score, the mean betas
+
+
+class Training:
+    """`model` after `step` steps on `task`, and what its looks have noted. It is trained in place;
+    `beat(step)` is called as it goes on.
+
+    `losses` and `norms` (recipe.steps,) lie on the task's device; of the first `checked` it is
+    known that they are finite. Seconds are processor time, or wall time with a GPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        recipe: Recipe,
+        seed: int,
+        beat: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self.model, self.task, self.recipe, self.seed, self.beat = model, task, recipe, seed, beat
+        self.optimiser = optimiser_of(model, recipe)
+        self.step = self.checked = 0
+        self.losses = torch.zeros(recipe.steps, device=task.device)
+        self.norms = torch.zeros(recipe.steps, device=task.device)
+        # One thread computes all of a step on a processor (`_one_thread` of evaluate.py), so its
+        # own time leaves out what others did meanwhile.
+        self.now = time.thread_time if task.device.type == "cpu" else time.perf_counter
+        self.batch: Any = None  # of the last step
+        self.took = 0.0  # seconds of the last step, without its batch
+        self.unread = 0.0  # seconds of the steps that are not `checked` yet, with their batches
+        self.step_seconds: list[float] = []
+        self.ratios: list[float] = []  # of steps to those of ReLU
+        self.rungs: list[AtRung] = []
+        self.track: list[Tracked] = []
+        self.scores: dict[str, float] = {}  # by split, after the last step
+        self.inspected: dict[str, Any] = {}
+
+    def alive(self) -> None:
+        self.beat(self.step)
+
+    def score(self, split: str, examples: int | None = None) -> float:
+        """As `task.score`; the model is back in training mode after it."""
+        found = self.task.score(self.model, self.recipe, split, examples, self.alive)
+        self.model.train()
+        return found
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        return self.curve_to(self.step)
+
+    def curve_to(self, steps: int) -> tuple[tuple[int, float], ...]:
+        """At most CURVE_POINTS of the first `steps` losses, first and last among them."""
+        if steps == 0:
+            return ()
+        points = min(steps, CURVE_POINTS)
+        at = [round(i * (steps - 1) / max(1, points - 1)) for i in range(points)]
+        values = self.losses.tolist()
+        return tuple((i + 1, float(f"{values[i]:.6g}")) for i in at)
+
+    @property
+    def ms_per_step(self) -> float:
+        """The median."""
+        return 1e3 * statistics.median(self.step_seconds)
