@@ -314,7 +314,7 @@ def test_real_cifar10_trains_above_chance() -> None:
     data = load(str(Path(folder, "cifar10_6k.npz")))
     recipe = Recipe(steps=60, batch_size=64, lr=0.1, schedule="cosine")
     evaluate = Evaluator(data, child_from("resnet8:width=8,size=16"), recipe, test=True)
-    outcome = evaluate(replace(trial("mul(x, sigmoid(scale(x)))"), stage="reevaluate"))
+    outcome = evaluate(replace(trial("mul(x, sigmoid(scale(x)))"), kind="reevaluate"))
     assert outcome.status == "ok"
     assert outcome.test_score is not None
     assert outcome.test_score > 0.2
@@ -724,7 +724,7 @@ TIMED = replace(RECIPE, steps=STEPS_PER_PAIR * (PAIRS + 1))
 def test_a_child_that_is_timed_beside_relu_trains_as_without(child: str, pictures: Dataset) -> None:
     evaluate = Evaluator(pictures, child_from(child), TIMED)
     searched = evaluate(trial("sin(x)"))
-    again = evaluate(replace(trial("sin(x)"), stage="rung"))
+    again = evaluate(replace(trial("sin(x)"), kind="rung"))
     assert (searched.curve, searched.val_score) == (again.curve, again.val_score)
     low, high = searched.details["cost"][1:]
     assert 0 < low <= searched.details["cost"][0] <= high
