@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -205,7 +206,7 @@ def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
 
 def everything(space: Space) -> Iterable[Candidate]:
     """Every candidate, in the order of its index."""
-    return (space.decode(space.digits(i)) for i in range(space.size))
+    return (space.decode(digits) for digits in product(*map(range, space.radices)))
 
 
 def extra_operators(space: Space) -> tuple[Op, ...]:

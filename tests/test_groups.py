@@ -267,7 +267,7 @@ def test_every_candidate_of_a_small_space_is_trained_once(tmp_path: Path, blobs:
 
 
 def test_a_search_with_racing_stops_what_is_behind(tmp_path: Path, blobs: Arrays) -> None:
-    run = search(tmp_path, blobs, strategy="random", budget=12, racing="loss:5=0.3")
+    run = search(tmp_path, blobs, strategy="random", budget=25, racing="loss:5=0.3")
     assert run.counts()["raced_out"] > 0
 
 
