@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from actsearch.search_space.analysis.survey import Function, describe
 
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
-from actsearch.search_space.analysis.survey import Function, describe
 from actsearch.search_space.parser import parse
 from actsearch.searching.asking import Asked
 from actsearch.searching.budget import Budget
