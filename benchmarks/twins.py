@@ -42,6 +42,7 @@ from actsearch.search_space.space import space_from
 from actsearch.searching.loop import FixedSource, run_trials
 from actsearch.searching.machinery import Machinery, make_evaluator
 from actsearch.searching.progress import Progress
+from actsearch.settings import resolve
 
 Pair = tuple[str, str]  # expressions
 
@@ -176,7 +177,7 @@ def main() -> None:
     }
     scores = train(
         given.folder,
-        make_evaluator(run.config["settings"]),
+        make_evaluator(resolve({}, run.config["settings"])),
         (e for both in pairs.values() for pair in both for e in pair),
         given.seeds,
         given.workers,

@@ -24,8 +24,8 @@ from actsearch.search_space.operators import (
     check_elementwise,
     check_name,
     operators_named,
-    unknown,
 )
+from actsearch.search_space.text import unknown
 
 Digits = tuple[int, ...]
 MAX_UNITS = 6  # keeps every candidate, its formula too, within what parse() reads

@@ -29,8 +29,9 @@ from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.networks.image_network import MakeActivation
-from actsearch.child_models.networks.zoo import CHILDREN, child_from
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.training import loop as training
 from actsearch.child_models.training.loop import OPTIMISERS, _weight_decay_groups
 from actsearch.child_models.training.recipe import RECIPES, Recipe

@@ -32,9 +32,10 @@ from actsearch.search_space.export.exporters import EXPORTERS
 from actsearch.search_space.export.lowering import GUARDS
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.kernels.compiler import compiler
-from actsearch.search_space.operators import BINARY, OPERATOR_SETS, OPERATORS, UNARY, Op
+from actsearch.search_space.operators import BINARY, OPERATORS, UNARY, Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
+from actsearch.search_space.text import OPERATOR_SETS
 
 # fmt: off
 POINTS = [-1e3, -41.0, -10.0, -3.3, -1.0, -0.5, -1e-3, -1e-4, 0.0, 1e-3, 0.03, 0.5, 1.0, 2.7, 10.0,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from actsearch.functions import find
 from actsearch.origin import HOME, PACKAGES, shadowing
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.tables import show
@@ -39,9 +40,11 @@ COUNTABLE = 10_000  # spaces up to this size are counted whole
 SAMPLE = 10_000  # of larger ones
 
 
-def show_lines(text: str, operators: str) -> list[str]:
-    """What a formula is, with plots of f and f' at the initial betas."""
-    expr = canonical(parse(text), operators)
+def show_lines(text: str, said: str | None = None) -> list[str]:
+    """What a formula, a name or RUN#RANK is, with plots of f and f' at the initial betas."""
+    found = find(text, said)
+    operators = found.operators
+    expr = canonical(found.expr, operators)
     named = sorted({node.op.name for node in expr.walk() if node.op.arity or node.beta is not None})
     betas = [f"{node.op.name} {node.beta:g}" for node in expr.walk() if node.beta is not None]
     initial = f" (initial {', '.join(betas)})" if betas else ""

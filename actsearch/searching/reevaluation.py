@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.config import ReevaluateConfig
 from actsearch.errors import NoCandidateError, UsageError
+from actsearch.functions import find
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.repeats import of_seeds
@@ -30,7 +30,6 @@ from actsearch.search_space.analysis.names import name_of
 from actsearch.search_space.analysis.survey import describe
 from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.expression import Expr, formula
-from actsearch.search_space.parser import parse
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.searching.batch import DONE, train
 from actsearch.searching.machinery import (
@@ -40,6 +39,7 @@ from actsearch.searching.machinery import (
     logging_to,
     make_evaluator,
 )
+from actsearch.settings import ReevaluateOptions, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def reevaluate(
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
-    config = ReevaluateConfig(run=path, functions=tuple(functions), **options)
+    config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
     console = Console(stderr=True, quiet=quiet)
     rows, _ = carry_out(config, console, _several(child), _several(dataset), space)
     return pd.DataFrame(rows)
@@ -105,7 +105,7 @@ def _several(given: Any) -> tuple[Any, ...]:
 
 
 def carry_out(
-    config: ReevaluateConfig,
+    config: ReevaluateOptions,
     console: Console,
     children: tuple[Any, ...] = (),
     datasets: tuple[Any, ...] = (),
@@ -143,14 +143,14 @@ def carry_out(
             store.close()
 
 
-def _open(config: ReevaluateConfig) -> Run:
+def _open(config: ReevaluateOptions) -> Run:
     if config.run is None:
         return Run.newest()
     return Run(Path(config.run)) if config.functions else Run.open(config.run)
 
 
 def _models(
-    config: ReevaluateConfig,
+    config: ReevaluateOptions,
     stored: dict[str, Any],
     children: Sequence[Any],
     datasets: Sequence[Any],
@@ -169,9 +169,8 @@ def _models(
     for dataset in datasets or (None,):
         data: Any = None  # is loaded once
         for child in children or (None,):
-            settings = config.resolved(stored, child, dataset)
-            settings["dataset"] = data or settings["dataset"]
-            evaluator = make_evaluator(settings, extra, test=True, inspect=True)
+            said = {**vars(config), "child": child, "dataset": data or dataset}
+            evaluator = make_evaluator(resolve(said, stored), extra, test=True, inspect=True)
             data = evaluator.dataset
             _check(evaluator)
             rates = _rates(evaluator.recipe.lr, config.lr_sweep)
@@ -201,12 +200,12 @@ def _rates(lr: float, n: int) -> list[float]:
 
 
 def _functions(
-    config: ReevaluateConfig, run: Run, operators: str, extra: tuple[Any, ...]
+    config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Expr, str]:
     """The functions and what people call them: baselines first."""
     beside = BASELINES if config.baselines == "paper" else BESIDE
     texts = [*beside, *(config.functions or _best(run, config.top))]
-    exprs = dict.fromkeys(canonical(parse(text, extra), operators) for text in texts)
+    exprs = dict.fromkeys(canonical(find(text, operators, extra).expr, operators) for text in texts)
     return {expr: name_of(describe(expr, operators), operators) for expr in exprs}
 
 
@@ -222,7 +221,7 @@ def _best(run: Run, n: int) -> list[str]:
     return found[:n]
 
 
-def _seeds(config: ReevaluateConfig, run: Run, models: list[Model]) -> range:
+def _seeds(config: ReevaluateOptions, run: Run, models: list[Model]) -> range:
     """The seed that chose a function is no independent one where all else is the search's."""
     identity = run.config.get("identity", {})
     same = any(e.protocol == identity.get("protocol") for e in _evaluators(models))

@@ -20,7 +20,7 @@ from actsearch.child_models.data.data import DataError, check_fits
 from actsearch.child_models.networks.transformer import END, PADDING, START
 from actsearch.child_models.training.loop import Diverged, autocast, on_device
 from actsearch.child_models.training.recipe import Recipe
-from actsearch.search_space import options
+from actsearch.search_space import text as options
 
 EVALUATION_BATCH = 250
 CHUNK = 2**24  # bytes of a file that are read at once

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.networks.image_network import ImageNetwork, MakeActivation
+from actsearch.child_models.networks.image_network import ImageNetwork, MakeActivation, Size
 
 
 class DenseLayer(nn.Module):
@@ -54,9 +56,9 @@ class DenseNet(ImageNetwork):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        depth: int = 100,
-        width: int = 12,
-        size: int | None = None,
+        depth: Annotated[int, "Layers, 6n+4."] = 100,
+        width: Annotated[int, "Channels that a layer adds, the growth rate."] = 12,
+        size: Size = None,
     ) -> None:
         super().__init__(input_shape, size)
         if depth < 10 or (depth - 4) % 6:

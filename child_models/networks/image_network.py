@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+Size = Annotated[int | None, "Side in pixels that images are averaged down to [their own]."]
 
 
 class MakeActivation(Protocol):
