@@ -17,8 +17,9 @@ from actsearch.search_space import activation
 from actsearch.search_space.activation import Activation, act_layer
 from actsearch.search_space.candidate import Candidate, OneFunction, candidate_from
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import Op, check_operator_set
+from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import ParseError
+from actsearch.search_space.text import check_operator_set
 
 __all__ = ["Activation", "Found", "act_layer", "find", "replace_activations"]
 

@@ -20,23 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import NoCandidateError, RunError, RunLostError, written
-from actsearch.results.leaderboard import (
-    BESIDE,
-    PROPERTIES,
-    Entry,
-    furthest,
-    leaderboard,
-    status_counts,
-)
+from actsearch.results.leaderboard import Entry, furthest, leaderboard, status_counts
 from actsearch.results.records import HOST_ERRORS, HostError
 from actsearch.results.store import DiskFullError, Store, StoreError
-from actsearch.results.tables import Row, scored_by, show, to_csv
+from actsearch.results.tables import scored_by, to_csv
+from actsearch.shown import counts_line, head, html_table, top_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS = Path("runs")
-SHOWN = 10  # of the best functions, where a run is shown in short
 
 _SHORT = ("rank", "formula", "name", "val accuracy", "seconds", "status")
 
@@ -70,6 +63,11 @@ class Run:
         if not found:
             raise StoreError(f"no run under {RUNS}/; 'actsearch search' makes one")
         return cls.open(found[-1].parent)
+
+    @classmethod
+    def chosen(cls, path: str | Path | None) -> Run:
+        """The run at `path`, the newest where none is said."""
+        return cls.open(path) if path else cls.newest()
 
     def store(self, *, readonly: bool = False) -> Store:
         return Store(self.path / "run.sqlite", create=not readonly, readonly=readonly)
@@ -163,7 +161,7 @@ class Run:
     def _repr_html_(self) -> str:
         """For notebooks: the head of the ranked table, and the counts."""
         return (
-            f"<div>{_html_table(scored_by(self.metric, head(self.leaderboard())))}"
+            f"<div>{html_table(scored_by(self.metric, head(self.leaderboard())))}"
             f"<p>{escape(str(self.path))}: {counts_line(self.counts())}</p></div>"
         )
 
@@ -351,63 +349,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
-    """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties."""
-    rows: list[Row] = []
-    for e in entries:
-        row: dict[str, Any] = {
-            "rank": e.rank,
-            "formula": e.formula,
-            "name": e.label,
-            "val accuracy": e.val_score,
-            "seconds": e.seconds,
-            "ms/step": e.ms_per_step,
-            "x relu": e.vs_relu,
-            "x relu 95 %": _interval(e.vs_relu_range),
-        }
-        if full:
-            extra = {"status": e.status, "seeds": e.seeds, "reason": e.reason}
-            known = {name: e.properties.get(name) for name in PROPERTIES}
-            row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
-        rows.append(row)
-    return rows
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
-
-
-def head(entries: list[Entry]) -> list[Row]:
-    """The best functions and the baselines, as rows."""
-    return top_rows(
-        [e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.label in BESIDE)]
-    )
-
-
-def counts_line(counts: Mapping[str, int]) -> str:
-    """Such as `108 functions: 93 ok, 15 diverged`."""
-    if not any(counts.values()):
-        return "no function was searched"
-    shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
-    return f"{sum(counts.values()):,} functions: {shown}"
-
-
-def _html_table(rows: list[Row]) -> str:
-    """Cells as people read them, nothing of them markup."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{escape(column)}</th>" for column in rows[0])
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(show(c, value))}</td>' for c, value in row.items())}</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def narrow(row: Row) -> Row:
-    """A full row without what a narrow terminal has no room for."""
-    short = {k: row[k] for k in ("rank", "formula", "name", "val accuracy", "seconds", "ms/step")}
-    note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-    return {**short, "x relu": row["x relu"], "x relu 95 %": row["x relu 95 %"], "note": note}

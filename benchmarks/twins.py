@@ -44,6 +44,7 @@ from actsearch.searching.loop import run_trials
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.progress import Progress
 from actsearch.searching.sources import FixedSource
+from actsearch.settings import resolve
 
 Pair = tuple[str, str]  # expressions
 
@@ -178,7 +179,7 @@ def main() -> None:
     }
     scores = train(
         given.folder,
-        make_evaluator(run.config["settings"]),
+        make_evaluator(resolve({}, run.config["settings"])),
         (e for both in pairs.values() for pair in both for e in pair),
         given.seeds,
         given.workers,

@@ -46,9 +46,10 @@ from actsearch.results.records import (
     host_error,
     is_of_the_host,
 )
-from actsearch.search_space.activation import Activation, check_kernels
+from actsearch.search_space.activation import Activation
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.operators import GRAMMAR_VERSION, Op
+from actsearch.search_space.text import check_kernels
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:

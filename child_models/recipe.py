@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from actsearch.search_space.operators import unknown
+from actsearch.search_space.text import check_among
 
 # The learning rate's factor at a step (from 0) of so many. Published schedules are of absolute
 # steps; as shares of the training they can be shortened.
@@ -65,9 +65,7 @@ class Recipe:
             ("optimiser", OPTIMISERS),
             ("loss", LOSSES),
         ):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+            check_among(name, getattr(self, name), known)
         for name, lowest in (("steps", 1), ("batch_size", 2)):
             value = getattr(self, name)
             if value < lowest or value != int(value):
@@ -107,6 +105,8 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }  # fmt: skip
 
+RECIPE_NAMES = ("published", *RECIPES)  # the first is the child's own
+
 
 # The recipe of the paper that each child is from, by the child's name without its options.
 PUBLISHED: Mapping[str, str] = {
@@ -132,6 +132,5 @@ def recipe_settings(name: str | None, child: Any) -> dict[str, Any]:
                 f"there is no published recipe of {child}, only of {', '.join(PUBLISHED)}; "
                 f"choose one of {', '.join(RECIPES)}, or give --steps, --lr and the rest"
             )
-    if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, ["published", *RECIPES]))
+    check_among("recipe", name, RECIPE_NAMES)
     return dict(vars(RECIPES[name]))

@@ -1,22 +1,19 @@
 """STRATEGIES: every search strategy by name, written `name:option=value,...`, and `+halving` behind
-any of them."""
+any of them. Importing this imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from actsearch.controller.evolution import Evolution, EvolutionConfig
-from actsearch.controller.exhaustive import Exhaustive
-from actsearch.controller.ppo import PPO, PPOConfig
-from actsearch.controller.random_search import RandomSearch
 from actsearch.controller.strategy import Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
-from actsearch.controller.surrogate import Surrogate, SurrogateConfig
-from actsearch.search_space import options
-from actsearch.search_space.operators import unknown
-from actsearch.search_space.space import Space
+from actsearch.search_space import text as options
+from actsearch.search_space.text import check_among, load
+
+if TYPE_CHECKING:
+    from actsearch.search_space.space import Space
 
 
 @dataclass(frozen=True)
@@ -26,18 +23,47 @@ class NoConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """What makes a strategy: (space, seed, config) -> Strategy, and the class of its config."""
+    """A strategy in a few words, its class, and that of its options, if it has any. Both by name,
+    since importing them imports torch."""
 
-    make: Callable[[Space, int, Any], Strategy]
-    config: type = NoConfig
+    text: str
+    cls: str
+    options: str = ""
+
+    @property
+    def config(self) -> type:
+        """A dataclass whose fields have docstrings."""
+        return load(self.options) if self.options else NoConfig
+
+    def make(self, space: Space, seed: int, chosen: Mapping[str, Any]) -> Strategy:
+        config = (self.config(**chosen),) if self.options else ()
+        return load(self.cls)(space, seed, *config)
 
 
 STRATEGIES: Mapping[str, Row] = {
-    "exhaustive": Row(lambda space, seed, config: Exhaustive(space, seed)),
-    "random": Row(lambda space, seed, config: RandomSearch(space, seed)),
-    "evolution": Row(Evolution, EvolutionConfig),
-    "surrogate": Row(Surrogate, SurrogateConfig),
-    "ppo": Row(PPO, PPOConfig),
+    "exhaustive": Row(
+        "every candidate of the space once, in order",
+        "actsearch.controller.exhaustive:Exhaustive",
+    ),
+    "random": Row(
+        "every candidate once, in random order",
+        "actsearch.controller.random_search:RandomSearch",
+    ),
+    "evolution": Row(
+        "the best of a tournament becomes a parent, one digit of it changes, the oldest dies",
+        "actsearch.controller.evolution:Evolution",
+        "actsearch.controller.evolution:EvolutionConfig",
+    ),
+    "surrogate": Row(
+        "a model predicts rewards from the shapes of functions; the most promising is next",
+        "actsearch.controller.surrogate:Surrogate",
+        "actsearch.controller.surrogate:SurrogateConfig",
+    ),
+    "ppo": Row(
+        "the paper's method: an LSTM draws candidates and learns from their rewards by PPO",
+        "actsearch.controller.ppo:PPO",
+        "actsearch.controller.ppo:PPOConfig",
+    ),
 }
 
 HALVING = "halving"
@@ -50,8 +76,7 @@ def strategy_from(text: str, space: Space, seed: int) -> Strategy:
     """
     base, halving = _parts(text)
     name, chosen = _chosen(base)
-    row = STRATEGIES[name]
-    strategy = row.make(space, seed, row.config(**chosen))
+    strategy = STRATEGIES[name].make(space, seed, chosen)
     if halving is None:
         return strategy
     return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))
@@ -93,8 +118,7 @@ def _parts(text: str) -> tuple[str, str | None]:
 def _chosen(text: str) -> tuple[str, dict[str, Any]]:
     """(name, options); options at their default are left out."""
     name, chosen = options.split(text)
-    if name not in STRATEGIES:
-        raise ValueError(unknown("strategy", name, STRATEGIES))
+    check_among("strategy", name, STRATEGIES)
     return name, _read(name, chosen, STRATEGIES[name].config)
 
 
@@ -103,16 +127,27 @@ def _halving_options(text: str) -> dict[str, Any]:
 
 
 def _read(owner: str, text: str, config: type) -> dict[str, Any]:
-    chosen = options.read(owner, text, kinds(config))
+    known = {option.name: option.kind for option in _options(config)}
+    chosen = options.read(owner, text, known)
     config(**chosen)  # raises where a value makes no sense
     defaults = asdict(config())
     return {key: value for key, value in chosen.items() if value != defaults[key]}
 
 
-def kinds(config: type) -> dict[str, options.Kind]:
-    """The options of a config class, with what each may be."""
-    hints = get_type_hints(config)
-    return {
-        f.name: get_args(hints[f.name]) if get_origin(hints[f.name]) else hints[f.name]
+def options_of_strategy(name: str) -> list[options.Option]:
+    """The options of a strategy, or of `halving`."""
+    return _options(HalvingConfig if name == HALVING else STRATEGIES[name].config)
+
+
+def _options(config: type) -> list[options.Option]:
+    """The fields of a config class, with what each may be and its docstring."""
+    hints, said = get_type_hints(config), options.docstrings(config)
+    return [
+        options.Option(
+            f.name,
+            get_args(hints[f.name]) if get_origin(hints[f.name]) else hints[f.name],
+            f.default,
+            said[f.name],
+        )
         for f in fields(config)
-    }
+    ]

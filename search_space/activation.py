@@ -12,10 +12,9 @@ from torch import nn
 
 from actsearch.search_space.expression import Expr, at_betas, formula
 from actsearch.search_space.kernels.fused import Fused
-from actsearch.search_space.operators import CONSTANT, INPUT, Op, check_operator_set, unknown
+from actsearch.search_space.operators import CONSTANT, INPUT, Op
 from actsearch.search_space.parser import parse
-
-KERNELS = ("auto", "generated", "eager")
+from actsearch.search_space.text import check_kernels, check_operator_set
 
 
 class MakeActivation(Protocol):
@@ -36,11 +35,6 @@ def read(function: Expr | str, operators: str | None = None) -> tuple[Expr, str]
     check_operator_set(operators or "guarded")
     expr = parse(function) if isinstance(function, str) else function
     return expr, operators or "guarded"
-
-
-def check_kernels(name: str) -> None:
-    if name not in KERNELS:
-        raise ValueError(unknown("kind of kernels", name, KERNELS))
 
 
 class Activation(nn.Module):

@@ -9,7 +9,6 @@ docs/conventions.md.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from actsearch.search_space.text import check_operator_set, unknown
 
 GRAMMAR_VERSION = 1  # part of a run's identity: to be raised when a formula below changes
 PAPER_EPSILON = 1e-7  # log(|x| + eps) and x1 / (x2 + eps); the paper names eps but gives no value
@@ -127,22 +128,6 @@ def check_commutative(op: Op) -> None:
                     f"{float(b[i]):.4g} it makes {float(one[i]):.4g}, and in the other order "
                     f"{float(other[i]):.4g}; leave commutative=True out"
                 )
-
-
-OPERATOR_SETS = ("paper", "guarded")
-
-
-def check_operator_set(name: str) -> None:
-    if name not in OPERATOR_SETS:
-        raise ValueError(unknown("operator set", name, OPERATOR_SETS))
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not in a table: the nearest name, then all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}"
 
 
 def _guarded_exp(x: torch.Tensor) -> torch.Tensor:

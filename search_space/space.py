@@ -23,8 +23,8 @@ from actsearch.search_space.operators import (
     UNARY,
     Op,
     operators_named,
-    unknown,
 )
+from actsearch.search_space.text import unknown
 from actsearch.search_space.units import MAX_UNITS, UnitSpace
 
 

@@ -30,8 +30,8 @@ from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.networks.image_network import MakeActivation
-from actsearch.child_models.networks.zoo import CHILDREN, child_from
+from actsearch.child_models.networks.children import CHILDREN
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import RECIPES, Recipe
 from actsearch.child_models.training import beside_relu
 from actsearch.child_models.training.beside_relu import PAIRS, STEPS_PER_PAIR, BesideReLU, cost
@@ -40,7 +40,7 @@ from actsearch.child_models.training.optimisers import OPTIMISERS, _weight_decay
 from actsearch.child_models.training.state import Training
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.records import DeviceLostError, NoDeviceError, Trial
-from actsearch.search_space.activation import Activation
+from actsearch.search_space.activation import Activation, MakeActivation
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
 

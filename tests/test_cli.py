@@ -23,7 +23,10 @@ import pytest
 
 import actsearch
 from actsearch import cli, errors
-from actsearch.config import ReevaluateConfig, ReplayConfig, SearchConfig, TopConfig
+from actsearch.commands.reevaluate import ReevaluateConfig
+from actsearch.commands.replay import ReplayConfig
+from actsearch.commands.search import SearchConfig
+from actsearch.commands.top import TopConfig
 from actsearch.run import Run
 
 from .conftest import LIMIT, wait_until
@@ -190,6 +193,27 @@ def test_bad_input_gets_a_sentence_and_its_exit_code(
     assert Run.open("runs/a").rows() == before
 
 
+def test_a_function_may_be_named_by_its_run_and_rank(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "runs/a", folder / "runs/ranked")
+    monkeypatch.chdir(folder)
+    best = Run.open("runs/ranked").best()
+    assert cli.main(["show", "runs/ranked#1"]) == 0
+    assert f"formula        {best.formula}\n" in capsys.readouterr().out
+    again = ["reevaluate", "runs/ranked", "--functions", "runs/ranked#1", "--seeds", "1", *INLINE]
+    assert cli.main([*again, "-f", "json"]) == 0
+    formulas = {row["formula"] for row in json.loads(capsys.readouterr().out)}
+    assert formulas == {best.formula, "relu(x)", "x * sigmoid(beta * x)"}
+    compared = ["compare", "runs/ranked", "--reference", "runs/ranked#1", "-f", "json"]
+    assert cli.main(compared) == 0
+    assert best.formula not in {r["formula"] for r in json.loads(capsys.readouterr().out)}
+    played = ["replay", "runs/ranked", "--find", "runs/ranked#1", "--strategy", "random"]
+    assert cli.main([*played, "--repeats", "1"]) == 0
+    assert cli.main(["show", "runs/ranked#99"]) == errors.NO_CANDIDATE
+    assert "runs/ranked has no rank 99" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("held", [False, True])
 def test_a_run_that_cannot_be_had_is_said_before_anything_trains(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held: bool
@@ -213,6 +237,7 @@ def test_a_run_that_cannot_be_had_is_said_before_anything_trains(
         (SearchConfig, {"timeout": math.nan}, "--timeout nan must be a number above 0"),
         (SearchConfig, {"lr": math.inf}, "--lr inf must be a number above 0"),
         (SearchConfig, {"steps": 2.5}, "--steps 2.5 must be a whole number"),
+        (SearchConfig, {"download": "no"}, "--download 'no' must be True or False"),
         (SearchConfig, {"budget": "3"}, "--budget '3' must be a whole number"),
         (SearchConfig, {"seed": 10**23}, "is too large"),
         (TopConfig, {"n": 0}, "--n 0 is too small"),
@@ -521,21 +546,35 @@ def test_help_fits_a_terminal_and_leaves_nothing_open(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["search", "--steps", "abc"], "--steps: 'abc' must be a whole number, such as 8"),
-        (["search", "--lr", "fast"], "--lr: 'fast' must be a number, such as 0.1"),
-        (["search", "--screen", "maybe"], "--screen: 'maybe' is not known; use on or off"),
-        (["top", "-n", "many"], "'many' must be a whole number"),
-        (["search", "--stpes", "3"], "--steps INT"),
+        (
+            ["search", "--steps", "abc"],
+            "--steps 'abc' must be a whole number, such as 8\n",
+        ),
+        (["search", "--lr", "fast"], "actsearch: --lr 'fast' must be a number, such as 0.1\n"),
+        (["search", "--screen", "maybe"], "actsearch: unknown --screen 'maybe'. Known: on, off\n"),
+        (["top", "-n", "many"], "actsearch: --n 'many' must be a whole number, such as 8\n"),
+        (
+            ["search", "--stpes", "3"],
+            "unknown option '--stpes'; did you mean '--steps'?",
+        ),
+        (["search", "--steps"], "actsearch: --steps needs a value: --steps INT\n"),
+        (["show"], "actsearch: show needs FORMULA; 'actsearch show --help' says"),
+        (["show", "relu", "gelu"], "actsearch: show does not take 'gelu'; 'actsearch show"),
+        (["worker"], "actsearch: worker needs --ray-address TEXT; "),
+        (["serch"], "unknown command 'serch'; did you mean 'search'? Known: search, stop,"),
+        ([], "actsearch: a command is missing, such as search; "),
+        (["plot", "--of", "lossess"], "unknown --of 'lossess'; did you mean 'losses'? Known:"),
+        (["export", "relu", "--to", "tourch"], "unknown --to 'tourch'; did you mean 'torch'?"),
+        (["experiment", "mnist-mpl"], "unknown EXPERIMENT 'mnist-mpl'; did you mean 'mnist-mlp'"),
     ],
 )
 def test_a_wrong_option_is_said_without_the_words_of_a_program(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == errors.USAGE
-    told = " ".join("".join(capsys.readouterr()).split())
+    assert cli.main(arguments) == errors.USAGE
+    told = capsys.readouterr().err
     assert sentence in told
+    assert told.count("\n") == 1  # a sentence, not a box
     for word in ("None", "class", "literal", "type matching"):
         assert word not in told
 

@@ -20,7 +20,7 @@ from scipy.stats import ttest_1samp
 
 import actsearch
 from actsearch import cli
-from actsearch.config import CompareConfig
+from actsearch.commands.compare import CompareConfig
 from actsearch.errors import UsageError
 from actsearch.reading.comparison import Comparison, luck
 from actsearch.reading.plotting import Found

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from actsearch.cli import COMMANDS
-from actsearch.config import PRESETS
 from actsearch.search_space.operators import BINARY, UNARY
+from actsearch.settings import PRESETS
 
 from .conftest import LIMIT
 

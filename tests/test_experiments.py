@@ -20,18 +20,18 @@ from actsearch.child_models.data.classification import Classification
 from actsearch.child_models.data.labelled import as_published, make_dataset
 from actsearch.child_models.networks.one_beta import OneBeta
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.config import ExperimentConfig
+from actsearch.commands.experiment import ExperimentConfig
 from actsearch.results.statistics import correlation_within
 from actsearch.run import Run
 from actsearch.search_space.activation import Activation
 from actsearch.studies.claims import Claim, Course, NoPrediction
 from actsearch.studies.experiments import (
-    EXPERIMENTS,
     _dataset,
     _settings,
     carry_out,
     steps_an_epoch,
 )
+from actsearch.studies.published import EXPERIMENTS
 
 QUIET = Console(quiet=True)
 SWISH = "mul(x, sigmoid(scale(x)))"
@@ -319,8 +319,8 @@ def test_what_cannot_be_run_gets_a_sentence_before_anything_trains(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"sigmas": (0.1, 0.0)}, "--sigmas 0.1 0: give standard deviations above 0"),
-        ({"sigmas": ()}, "--sigmas without a value"),
+        ({"sigmas": (0.1, 0.0)}, "--sigmas 0 must be a number above 0"),
+        ({"sigmas": ()}, "--sigmas needs standard deviations above 0, such as 0.1 0.5"),
         ({"seeds": 0}, "--seeds 0 is too small"),
         ({"batch_size": 1}, "--batch-size 1 is too small; use 2"),
         ({"lr": 0.0}, "--lr 0 must be a number above 0"),

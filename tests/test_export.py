@@ -32,9 +32,10 @@ from actsearch.search_space.export.exporters import EXPORTERS
 from actsearch.search_space.export.lowering import GUARDS
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.kernels.compiler import compiler
-from actsearch.search_space.operators import BINARY, OPERATOR_SETS, OPERATORS, UNARY, Op
+from actsearch.search_space.operators import BINARY, OPERATORS, UNARY, Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
+from actsearch.search_space.text import OPERATOR_SETS
 from actsearch.search_space.units import UnitSpace
 
 # fmt: off

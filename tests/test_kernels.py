@@ -26,9 +26,10 @@ from actsearch.search_space.kernels import c, compiler, cuda, fused, libraries
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.kernels.program import Program
 from actsearch.search_space.kernels.tracing import keeps_slope, trace
-from actsearch.search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
+from actsearch.search_space.operators import BINARY, UNARY, Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
+from actsearch.search_space.text import OPERATOR_SETS
 
 from .conftest import LIMIT
 

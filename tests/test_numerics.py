@@ -11,8 +11,9 @@ from mpmath import mpf
 
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.expression import Expr, X
-from actsearch.search_space.operators import BINARY, OPERATOR_SETS, UNARY, Op
+from actsearch.search_space.operators import BINARY, UNARY, Op
 from actsearch.search_space.parser import parse
+from actsearch.search_space.text import OPERATOR_SETS
 
 from . import oracle
 

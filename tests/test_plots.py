@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from actsearch import cli
-from actsearch.reading.plotting import FIGURES
 from actsearch.results.figures.plots import (
     COLOURS,
     DASHES,
@@ -356,11 +355,3 @@ def test_a_folder_that_cannot_be_made_gets_a_sentence(
     arguments = ["--of", "betas", "-o", str(tmp_path / "file")]
     assert cli.main(["plot", str(run), *arguments]) == 4
     assert f"cannot write {tmp_path / 'file'}: File exists" in capsys.readouterr().err
-
-
-def test_every_kind_of_figure_can_be_asked_for() -> None:
-    from typing import get_args, get_type_hints
-
-    from actsearch.config import PlotConfig
-
-    assert set(get_args(get_type_hints(PlotConfig)["of"])) == {"all", *FIGURES}

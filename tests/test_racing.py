@@ -14,7 +14,7 @@ from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
-from actsearch.config import SearchConfig
+from actsearch.commands.search import SearchConfig
 from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
 from actsearch.results.leaderboard import leaderboard

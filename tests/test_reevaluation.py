@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import nn
 import actsearch
 from actsearch.child_models.data.data import DataError
 from actsearch.child_models.data.labelled import make_dataset
-from actsearch.child_models.networks.image_network import MakeActivation
-from actsearch.config import ReevaluateConfig, SearchConfig
+from actsearch.commands.reevaluate import ReevaluateConfig
+from actsearch.commands.search import SearchConfig
 from actsearch.errors import UsageError
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
-from actsearch.search_space.activation import Activation
+from actsearch.search_space.activation import Activation, MakeActivation
 from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.parser import parse
 from actsearch.searching.batch import _to_train
@@ -33,6 +34,7 @@ from actsearch.searching.reevaluation import (
     _sweep,
     reevaluate,
 )
+from actsearch.settings import resolve
 
 Arrays = tuple[np.ndarray, np.ndarray]
 QUICK: dict[str, Any] = {
@@ -330,20 +332,20 @@ def test_the_papers_baselines_are_all_nine(tmp_path: Path, blobs: Arrays) -> Non
 def test_a_published_recipe_is_each_childs_own_and_parts_of_it_are_replaced() -> None:
     config = ReevaluateConfig(recipe="published", steps=500)
     stored = {"lr": 0.3, "steps": 9, "child": "cnn"}
-    wide, dense = (config.resolved(stored, child) for child in ("wide_resnet:width=2", "densenet"))
-    assert (wide["weight_decay"], wide["schedule"], wide["lr"]) == (5e-4, "wide-step", 0.1)
-    assert (dense["weight_decay"], dense["batch_size"]) == (1e-4, 64)
-    assert wide["optimiser"] == dense["optimiser"] == "nesterov"
-    assert wide["steps"] == dense["steps"] == 500
+    wide, dense = (
+        resolve({**vars(config), "child": child, "dataset": None}, stored)
+        for child in ("wide_resnet:width=2", "densenet")
+    )
+    assert (wide.weight_decay, wide.schedule, wide.lr) == (5e-4, "wide-step", 0.1)
+    assert (dense.weight_decay, dense.batch_size) == (1e-4, 64)
+    assert wide.optimiser == dense.optimiser == "nesterov"
+    assert wide.steps == dense.steps == 500
 
 
 def test_a_search_by_a_published_recipe_keeps_it_on_resume() -> None:
-    first = SearchConfig(child="preact_resnet", recipe="published", steps=100).resolved({})
-    assert (first["schedule"], first["steps"], first["lr"]) == ("warm-step", 100, 0.1)
-    again = SearchConfig(budget=5).resolved(first)
-    assert {k: again[k] for k in first if k not in ("budget",)} == {
-        k: v for k, v in first.items() if k != "budget"
-    }
+    first = resolve(vars(SearchConfig(child="preact_resnet", recipe="published", steps=100)))
+    assert (first.schedule, first.steps, first.lr) == ("warm-step", 100, 0.1)
+    assert resolve(vars(SearchConfig(budget=5)), vars(first)) == replace(first, budget=5)
 
 
 def test_what_became_of_the_activations_is_kept(tmp_path: Path, blobs: Arrays) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 import actsearch
 from actsearch import cli
-from actsearch.config import SearchConfig, read_command
+from actsearch.commands.line import read_command
+from actsearch.commands.search import SearchConfig
 from actsearch.errors import ENVIRONMENT
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.reading.reporting import contents, render, report
@@ -39,6 +40,7 @@ from actsearch.results.records import Outcome
 from actsearch.results.statistics import wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
+from actsearch.settings import resolve
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                None)  # fmt: skip
@@ -490,7 +492,7 @@ def test_the_command_makes_the_same_search_again(found: dict[str, Any]) -> None:
     words = shlex.split(found["command"])
     assert words[:2] == ["actsearch", "search"]
     config = read_command(words[1:], {"search": SearchConfig})
-    settings = config.resolved({})
+    settings = vars(resolve(vars(config)))
     assert {k: settings[k] for k, v in SETTINGS.items() if v is not None} == {
         k: v for k, v in SETTINGS.items() if v is not None
     }

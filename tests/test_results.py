@@ -11,7 +11,7 @@ import pytest
 
 from actsearch.results.leaderboard import leaderboard, status_counts
 from actsearch.results.tables import FORMATS, printable, to_csv, to_json, to_markdown, to_text
-from actsearch.run import top_rows
+from actsearch.shown import top_rows
 
 
 def row(expression: str, status: str | None, accuracy: float | None = None, **more: Any) -> dict:

@@ -21,7 +21,7 @@ from torch import nn
 
 import actsearch
 from actsearch.child_models.networks.zoo import source_digest
-from actsearch.config import SearchConfig
+from actsearch.commands.search import SearchConfig
 from actsearch.controller.successive_halving import HalvingConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
 from actsearch.results.store import StoreError
@@ -32,6 +32,7 @@ from actsearch.searching.launch import _default_run, make_plan
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.reevaluation import reevaluate
 from actsearch.searching.sources import StrategySource
+from actsearch.settings import resolve
 from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
 
 from .conftest import wait_until
@@ -364,10 +365,8 @@ def test_the_test_split_has_no_part_in_the_search(tmp_path: Path, blobs: Arrays)
 def test_unsaid_settings_come_from_the_run(finished: actsearch.Run) -> None:
     stored = finished.config["settings"]
     config = SearchConfig(run=str(finished.path), budget=9)
-    settings = config.resolved(stored)
-    assert settings["steps"] == 30
-    assert settings["budget"] == 9
-    assert settings["space"] == SPACE
+    settings = resolve(vars(config), stored)
+    assert (settings.steps, settings.budget, settings.space) == (30, 9, SPACE)
 
 
 def test_a_run_that_left_symmetric_functions_out_is_read_but_not_resumed(
@@ -389,8 +388,8 @@ def test_a_run_that_left_symmetric_functions_out_is_read_but_not_resumed(
 
 
 def test_a_preset_that_is_said_overrules_what_the_run_has(finished: actsearch.Run) -> None:
-    settings = SearchConfig(preset="paper").resolved(finished.config["settings"])
-    assert (settings["steps"], settings["child"]) == (10_000, "resnet20")
+    settings = resolve(vars(SearchConfig(preset="paper")), finished.config["settings"])
+    assert (settings.steps, settings.child) == (10_000, "resnet20")
 
 
 def test_the_plan_counts_functions_without_repeats(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training import cuda_graph
-from actsearch.config import SearchConfig
+from actsearch.commands.search import SearchConfig
 from actsearch.results.records import DeviceLostError, Outcome, Trial
 from actsearch.searching.launch import make_plan
 from actsearch.searching.machinery import Machinery

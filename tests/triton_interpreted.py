@@ -28,8 +28,9 @@ from actsearch.search_space.expression import Expr
 from actsearch.search_space.kernels import cuda
 from actsearch.search_space.kernels.fused import NO_BETAS, _loops
 from actsearch.search_space.kernels.tracing import trace
-from actsearch.search_space.operators import BINARY, OPERATOR_SETS, UNARY
+from actsearch.search_space.operators import BINARY, UNARY
 from actsearch.search_space.parser import parse
+from actsearch.search_space.text import OPERATOR_SETS
 
 X = parse("x")
 FORMULAS = (

@@ -19,6 +19,8 @@ Beat = Callable[[int], None]
 Evaluate = Callable[[Trial, Beat], Outcome]
 Finished = tuple[Trial, Outcome]
 
+EXECUTORS = ("ray", "inline")  # by the names that `--executor` takes
+
 
 class ExecutorError(Exception):
     """The executor cannot be had or cannot go on; the message says what to do."""

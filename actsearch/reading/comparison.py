@@ -8,7 +8,7 @@ reference on the seeds that both have. A function that failed with one of them l
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,13 +35,12 @@ from actsearch.results.statistics import (
 )
 from actsearch.results.tables import Row, score
 from actsearch.run import Run
+from actsearch.search_space.text import check_among
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_WIDE = ("formula", "child", "dataset", "interval")  # columns for which a terminal has no room
-_RATES = ("lr", "reference lr")
-_COLUMN = {"test": "test_score", "val": "val_score"}
+COLUMNS = {"test": "test_score", "val": "val_score"}
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,19 @@ def compare(
     metric: str = "test",
     decimals: int | None = None,
 ) -> Comparison:
-    """Compare the re-evaluated functions of `runs` with `reference`, a baseline or a formula.
+    """Compare the re-evaluated functions of `runs` with `reference`, a formula, a name or RUN#RANK.
 
     Wins are counted at full precision, or of per cent rounded to so many `decimals`. Raises
     RunError for a run without re-evaluations, UsageError for a reference that is not among them.
     """
-    if metric not in _COLUMN:
-        raise ValueError(f"metric {metric!r} is not known; use {' or '.join(_COLUMN)}")
+    check_among("metric", metric, COLUMNS)
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
     rows = reevaluations(opened or [Run.newest()])
     names = {row["expression"]: row["formula"] for row in rows}
     names |= {row["expression"]: row["label"] for row in rows if row["label"]}
     against = _find(reference, rows, names)
     models = chosen(rows)
-    column = _COLUMN[metric]
+    column = COLUMNS[metric]
     found = {
         expression: [
             _Pair.of(model, functions[expression], functions[against], column)
@@ -183,12 +181,12 @@ def _find(reference: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str,
     for row in rows:
         if reference in (row["label"], row["formula"], row["expression"]):
             return row["expression"]
+    from actsearch.functions import find
     from actsearch.search_space.baselines import BASELINES
-    from actsearch.search_space.candidate import candidate_from
     from actsearch.search_space.parser import ParseError
 
     try:
-        meant = candidate_from(BASELINES.get(reference, reference))
+        meant = find(BASELINES.get(reference, reference)).candidate
     except ParseError as error:
         raise UsageError(f"unknown reference {reference!r}: {error}") from error
     forms = {meant.canonical(str(row["operators"])).key for row in rows}
@@ -332,12 +330,3 @@ def _models(n: int) -> str:
 
 def _paths(runs: Iterable[Run]) -> str:
     return ", ".join(str(run.path) for run in runs) or "the newest run"
-
-
-def text(comparison: Comparison, table: Callable[[Sequence[Row]], str]) -> str:
-    """Both tables, each by `table` of results.tables.FORMATS, and the sentences."""
-    one_rate = len({row[k] for row in comparison.models for k in _RATES}) < 2
-    hidden = (*_WIDE, *_RATES) if one_rate else _WIDE
-    models = [{k: v for k, v in row.items() if k not in hidden} for row in comparison.models]
-    sentences = "\n\n".join(comparison.verdicts)
-    return f"{table(models)}\n{table(comparison.functions)}\n{sentences}\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from actsearch.functions import find
 from actsearch.origin import HOME, PACKAGES, shadowing
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.figures.functions import REACH, values_and_slopes
@@ -40,9 +41,12 @@ COUNTABLE = 10_000  # spaces up to this size are counted whole
 SAMPLE = 10_000  # of larger ones
 
 
-def show_lines(text: str, operators: str) -> list[str]:
-    """What a candidate is, with plots of f and f' of its functions at the initial betas."""
-    candidate = candidate_from(text).canonical(operators)
+def show_lines(text: str, said: str | None = None) -> list[str]:
+    """What a formula, a name or RUN#RANK is, with plots of f and f' of its functions at the initial
+    betas."""
+    asked = find(text, said)
+    operators = asked.operators
+    candidate = asked.candidate.canonical(operators)
     found = describe(candidate, operators)
     counted = ("operators", "betas")  # which stand with their names above the properties
     properties = {k: v for k, v in found.properties.items() if k not in counted}

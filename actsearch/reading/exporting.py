@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 
-from actsearch.config import ExportConfig
-from actsearch.errors import EnvironmentProblem, UsageError, written
+from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.functions import Found, find, one_function
 from actsearch.search_space.baselines import NAMED
 from actsearch.search_space.export.exporters import EXPORTERS, check_name
 from actsearch.search_space.export.lowering import Source
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import unknown
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
+from actsearch.search_space.text import check_among
 
 WRAPPED = ("state_dict", "model_state_dict", "model")  # where checkpoints keep a state_dict
 Betas = tuple[tuple[float, ...], ...]  # of an activation: for each beta one value, or one a channel
@@ -47,8 +46,7 @@ def export(
     the rank of the input of onnx. `space` is needed only for operators of your own. Raises
     ValueError or one of actsearch.errors, each with a sentence.
     """
-    if to not in EXPORTERS:
-        raise ValueError(unknown("language", to, EXPORTERS))
+    check_among("language", to, EXPORTERS)
     if dims < 2:
         raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
     found = find(function, operators, extra_operators(space) if space is not None else ())
@@ -89,25 +87,6 @@ def _initial(expr: Expr) -> Betas:
     return tuple((float(node.beta),) for node in expr.walk() if node.beta is not None)
 
 
-def carry_out(config: ExportConfig) -> str:
-    """What the command prints: the code, or the path of the file that now holds it."""
-    code = export(
-        config.function,
-        config.to,
-        operators=config.operators,
-        weights=config.from_weights,
-        layer=config.layer,
-        name=config.name,
-        dims=config.dims,
-    )
-    if config.output is None:
-        assert isinstance(code, str)  # ExportConfig wants -o for the others
-        return code
-    with written(config.output):
-        Path(config.output).write_bytes(code if isinstance(code, bytes) else code.encode())
-    return f"{config.output}\n"
-
-
 def _name(found: Found) -> str:
     candidate = found.candidate.canonical(found.operators)
     name = "" if len(candidate.functions) > 1 else describe(candidate, found.operators).name
@@ -128,8 +107,8 @@ def trained_betas(path: Path, n: int, layer: str | None = None) -> Betas:
             f"{path} holds no activation with {n} beta{'s' * (n > 1)} (keys such as "
             "blocks.0.act.beta.0); give the state_dict of a model with this function"
         )
-    if layer is not None and layer not in layers:
-        raise UsageError(unknown("layer", layer, layers))
+    if layer is not None:
+        check_among("layer", layer, layers)
     if layer is None and len(set(layers.values())) > 1:
         raise UsageError(
             f"{path} holds {len(layers)} activations with different betas; choose one by "

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actsearch.config import PlotConfig
 from actsearch.errors import NoCandidateError, RunError, UsageError, written
 from actsearch.reading.comparison import Comparison, compare
 from actsearch.results.figures.plots import Figure, write
@@ -156,17 +155,20 @@ FIGURES: Mapping[str, Kind] = {
 }
 
 
-def carry_out(config: PlotConfig) -> list[Path]:
-    """The files that were written; raises NoCandidateError where the run has nothing to draw."""
-    run = Run.open(config.run) if config.run else Run.newest()
-    found = Found(run, config.function)
-    kinds = FIGURES if config.of == "all" else [config.of]
+def plot(
+    run: Run, of: str = "all", function: str | None = None, output: str | Path | None = None
+) -> list[Path]:
+    """Draw the figures of one kind, or all, into a folder [RUN/figures]; `function` is the only one
+    whose betas and pre-activations are drawn. Returns the files that were written; raises
+    NoCandidateError where the run has nothing to draw."""
+    found = Found(run, function)
+    kinds = FIGURES if of == "all" else [of]
     figures = [figure for kind in kinds for figure in FIGURES[kind].make(found) if figure]
     if not figures:
-        raise NoCandidateError(_nothing(run, config))
-    folder = Path(config.output) if config.output else run.path / "figures"
+        raise NoCandidateError(_nothing(run, of, function))
+    folder = Path(output) if output else run.path / "figures"
     with written(folder):
-        return write(figures, folder, config.of, f"{config.of.capitalize()} of {run.path}")
+        return write(figures, folder, of, f"{of.capitalize()} of {run.path}")
 
 
 def inspected(run: Run, function: str | None = None) -> list[Inspected]:
@@ -232,15 +234,15 @@ def _summed(histograms: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     }
 
 
-def _nothing(run: Run, config: PlotConfig) -> str:
-    if config.of == "all":
+def _nothing(run: Run, of: str, function: str | None) -> str:
+    if of == "all":
         return f"{run.path} has nothing to draw yet"
-    missing = FIGURES[config.of].missing
+    missing = FIGURES[of].missing
     if missing != _AGAIN or not run.rows("reevaluate"):
         return f"{run.path} has {missing.format(run=run.path)}"
-    if config.function:
+    if function:
         return (
-            f"{run.path} has no {config.of} of {config.function} in its re-evaluations; "
+            f"{run.path} has no {of} of {function} in its re-evaluations; "
             f"without --function those of all that have any are drawn"
         )
-    return f"no function that was re-evaluated in {run.path} has {config.of} to draw"
+    return f"no function that was re-evaluated in {run.path} has {of} to draw"

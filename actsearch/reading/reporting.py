@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from actsearch.config import DEFAULTS, PRESETS, ReportConfig
 from actsearch.errors import RunError, written
+from actsearch.options import options_of
 from actsearch.reading.comparison import Worth, luck_of, worth
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.results.figures.plots import Figure, to_svg
@@ -33,6 +33,7 @@ from actsearch.results.repeats import Trained, chosen, of_seeds
 from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
 from actsearch.results.tables import Row, duration, score, show
 from actsearch.run import Run
+from actsearch.settings import SearchOptions, resolve
 
 BETWEEN = " <span>|</span> "  # the formulas of a candidate of several functions
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
@@ -90,11 +91,6 @@ def report(run: str | Path | Run, output: str | Path | None = None, *, rows: int
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page, encoding="utf-8")
     return target
-
-
-def carry_out(config: ReportConfig) -> Path:
-    run = Run.open(config.run) if config.run else Run.newest()
-    return report(run, config.output, rows=config.rows)
 
 
 def render(found: Mapping[str, Any]) -> str:
@@ -375,12 +371,13 @@ def _command(run: Run) -> str:
     own = identity.get("protocol", {}).get("extra_operators")
     if own or not settings.get("dataset") or not settings.get("child"):
         return ""
-    usual = {**PRESETS[settings.get("preset") or DEFAULTS["preset"]], **DEFAULTS}
+    usual = resolve({}, {"preset": settings.get("preset")})
     words = ["actsearch", "search", str(run.path)]
-    for name, value in settings.items():
-        if value is None or value is False or value == usual.get(name):
+    for option in options_of(SearchOptions):
+        value = settings.get(option.name)
+        if value is None or value is False or value == getattr(usual, option.name, None):
             continue
-        words.append(f"--{name.replace('_', '-')}")
+        words.append(option.flag)
         words += [] if value is True else [str(value)]
     return shlex.join(words)
 

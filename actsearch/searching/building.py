@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from actsearch.child_models.training.inspection import activations
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.records import HostError, Trial
 from actsearch.search_space.operators import Op
+from actsearch.settings import Settings
 
 WARM_UP_STEPS = {"cpu": 5, "cuda": 45}  # there it takes windows of 20, the first with compilations
 
@@ -56,30 +57,26 @@ def check_image_size(size: int | None, datasets: Iterable[Any]) -> None:
     )
 
 
-def make_evaluator(
-    settings: Mapping[str, Any], extra: tuple[Op, ...] = (), **options: Any
-) -> Evaluator:
+def make_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: Any) -> Evaluator:
     """From resolved settings: dataset, child, recipe, operator set. `options` are Evaluator's."""
     dataset = dataset_from(
-        settings["dataset"],
-        **{
-            "root": settings.get("data_root", "data"),
-            "download": settings.get("download", False),
-            "image_size": settings.get("image_size"),
-        },
+        settings.dataset,
+        root=settings.data_root,
+        download=settings.download,
+        image_size=settings.image_size,
     )
-    said = {f.name: settings.get(f.name) for f in fields(Recipe)}
+    said = {f.name: getattr(settings, f.name) for f in fields(Recipe)}
     recipe = Recipe(**{name: value for name, value in said.items() if value is not None})
-    child = child_from(settings["child"])
+    child = child_from(settings.child)
     return Evaluator(
         dataset,
         child,
         recipe,
-        operators=settings["operators"],
+        operators=settings.operators,
         extra=extra,
-        kernels=settings.get("kernels") or "auto",
-        cuda_graphs=settings.get("cuda_graphs") == "on",
-        in_turns=(settings.get("children_per_worker") or 1) > 1,
+        kernels=settings.kernels,
+        cuda_graphs=settings.cuda_graphs == "on",
+        in_turns=settings.children_per_worker > 1,
         **options,
     )
 

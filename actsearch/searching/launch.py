@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator, Evaluators
-from actsearch.config import SearchConfig
 from actsearch.controller.racing import Race, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import NoCandidateError, RunError, UsageError
@@ -41,10 +39,11 @@ from actsearch.searching.run_log import logging_to
 from actsearch.searching.sources import Raced, StrategySource, asking
 from actsearch.searching.stop import Stop
 from actsearch.searching.tracker import TensorBoard, writer_class
+from actsearch.settings import SearchOptions, Settings, resolve
 from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
-_NOT_SETTINGS = ("run", "dry_run", "groups", "halving", "tensorboard")
+_NOT_STORED = ("groups", "halving", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Plan:
     """What a search is going to do, known before anything starts."""
 
     run: Run
-    settings: dict[str, Any]
+    settings: Settings
     space: Space
     evaluator: Evaluator
     survey: Survey | None  # of a space that is small enough
@@ -68,7 +67,7 @@ class Plan:
     @property
     def total(self) -> int | None:
         """Functions to train, as far as it can be said."""
-        budget, size = self.settings["budget"], self.distinct
+        budget, size = self.settings.budget, self.distinct
         known = [n for n in (budget, size) if n is not None]
         return min(known, default=None)
 
@@ -97,23 +96,23 @@ class Plan:
             train = f"{self.done:,} done, {train}"
         lines = [
             f"run        {self.run.path}",
-            f"space      {self.space.spec}: {functions}; {train} ({s['strategy']})",
+            f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
             f"child      {self.evaluator.child.name} on {self.evaluator.dataset.name}, "
-            f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s['operators']}",
+            f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s.operators}",
         ]
-        cohorts = rungs(s["strategy"])
+        cohorts = rungs(s.strategy)
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         if self.race is not None:
             lines.append(f"racing     {self.race.words()}")
-        if s["tensorboard"]:
+        if s.tensorboard:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
-        if left and s["ray_address"] is None:
+        if left and s.ray_address is None:
             share = 1.0 if cohorts is None else cohorts.cost
             beside = 0 if self.done else len(BESIDE)
-            workers = _workers(Machinery.of(SimpleNamespace(**s)), left + beside)
+            workers = _workers(Machinery.of(s), left + beside)
             total = self.seconds_a_child * (left * share + beside) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
@@ -141,17 +140,17 @@ def search(
     """Launch a search, or resume the one in the folder `run`; returns the Run when it has ended.
 
     `space` may be a Space, `dataset` arrays (x, y), `child` a function of `make_activation` that
-    returns an nn.Module; other options are those of `actsearch search` (see SearchConfig). Each of
+    returns an nn.Module; other options are those of `actsearch search` (see SearchOptions). Each of
     `callbacks` is called in this process as `callback(trial, outcome, progress)` when a training
     has been stored; one that raises is logged and left out from then on. Raises RunError where the
     run is in use or was made with other settings.
     """
-    names = {f.name for f in fields(SearchConfig)}
+    names = {f.name for f in fields(SearchOptions)}
     if unknown := [name for name in options if name not in names]:
         raise TypeError(f"search() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
     objects = {"space": space, "dataset": dataset, "child": child}
     given = {k: v for k, v in objects.items() if isinstance(v, str)}
-    config = SearchConfig(run=None if run is None else str(run), **given, **options)
+    config = SearchOptions(run=None if run is None else str(run), **given, **options)
     made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
     console = Console(stderr=True, quiet=quiet)
     plan = make_plan(config, made)
@@ -159,8 +158,11 @@ def search(
     return plan.run
 
 
-def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Plan:
-    """Resolve the settings (given, else the run's own, else the preset's) and check them."""
+def make_plan(
+    config: SearchOptions, objects: Mapping[str, Any] | None = None, *, dry: bool = False
+) -> Plan:
+    """Resolve the settings (given, else the run's own, else the preset's) and check them. A `dry`
+    plan is only shown, so another driver may hold the run."""
     objects = objects or {}
     run = Run(Path(config.run or _default_run(config, objects)))
     stored = dict(run.config.get("settings", {}))
@@ -169,17 +171,18 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
             f"{run.path} was made with --skip-symmetric on, an option that is gone: the functions "
             "that it left out train differently. The run can be read; search in another folder."
         )
-    settings = config.resolved(stored) | objects
-    if settings["tensorboard"]:
+    settings = replace(resolve(vars(config), stored), **objects)
+    settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
+    if settings.tensorboard:
         writer_class()
     space = _space(settings)
-    check_image_size(config.image_size, [settings["dataset"]])
+    check_image_size(config.image_size, [settings.dataset])
     evaluator = make_evaluator(settings, extra_operators(space))
-    settings["strategy"] = normal(settings["strategy"], halving=settings["halving"])
-    strategy_from(settings["strategy"], space, settings["seed"])
+    strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
+    settings = replace(settings, racing="off" if race is None else str(race))
     run.check_identity(_identity(space, settings, evaluator))
-    if not config.dry_run:
+    if not dry:
         run.check_free()
     seconds = warm_up(evaluator)
     evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
@@ -187,17 +190,16 @@ def make_plan(config: SearchConfig, objects: dict[str, Any] | None = None) -> Pl
     return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
 
 
-def _space(settings: Mapping[str, Any]) -> Space:
-    space, groups = settings["space"], settings["groups"]
-    space = space_from(space) if isinstance(space, str) else space
-    return space if groups is None else in_groups(space, groups)
+def _space(settings: Settings) -> Space:
+    space = space_from(settings.space) if isinstance(settings.space, str) else settings.space
+    return space if settings.groups is None else in_groups(space, settings.groups)
 
 
-def _identity(space: Space, settings: Mapping[str, Any], evaluator: Evaluator) -> dict[str, Any]:
+def _identity(space: Space, settings: Settings, evaluator: Evaluator) -> dict[str, Any]:
     return {
         "space": space.spec,
-        "seed": settings["seed"],
-        "screen": settings["screen"],
+        "seed": settings.seed,
+        "screen": settings.screen,
         "protocol": evaluator.protocol,
     }
 
@@ -210,23 +212,22 @@ def _done(run: Run) -> int:
         return 0
 
 
-def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
+def _default_run(config: SearchOptions, objects: Mapping[str, Any]) -> Path:
     """runs/SPACE-STRATEGY-DATASET."""
-    settings = config.resolved({}) | objects
+    settings = replace(resolve(vars(config)), **objects)
     space = _space(settings).name or "custom"
-    dataset = settings["dataset"]
+    dataset = settings.dataset
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
-    strategy = short(normal(settings["strategy"], halving=settings["halving"]))
+    strategy = short(normal(settings.strategy, halving=settings.halving))
     name = f"{space}-{strategy}-{dataset}"
     return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
 
 
-def _race(settings: dict[str, Any], evaluator: Evaluator) -> RaceRules | None:
-    race = race_rules(settings["racing"], evaluator.recipe.steps)
+def _race(settings: Settings, evaluator: Evaluator) -> RaceRules | None:
+    race = race_rules(settings.racing, evaluator.recipe.steps)
     if race is None:
         return None
-    settings["racing"] = str(race)
-    if rungs(settings["strategy"]) is not None:
+    if rungs(settings.strategy) is not None:
         raise UsageError("--racing and --halving both leave functions behind; choose one of them")
     last = race.rungs[-1][0]
     if last >= evaluator.recipe.steps:
@@ -238,13 +239,13 @@ def _race(settings: dict[str, Any], evaluator: Evaluator) -> RaceRules | None:
     return race
 
 
-def _survey(space: Space, settings: dict[str, Any]) -> Survey | None:
+def _survey(space: Space, settings: Settings) -> Survey | None:
     """Of a space that is small enough to be counted."""
     if space.size > COUNTABLE:
         return None
     try:
         every = everything(space)
-        return survey(every, settings["operators"], screening=settings["screen"] == "on")
+        return survey(every, settings.operators, screening=settings.screen == "on")
     except NOT_DIFFERENTIABLE:
         return None  # a user's operator; the search sees to each function by itself
 
@@ -268,11 +269,11 @@ def carry_out(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) 
 def _config(plan: Plan) -> dict[str, Any]:
     settings = {
         name: value if isinstance(value, (str, int, float, bool, type(None))) else None
-        for name, value in plan.settings.items()
-        if name not in _NOT_SETTINGS
+        for name, value in vars(plan.settings).items()
+        if name not in _NOT_STORED
     }
-    if isinstance(plan.settings["dataset"], Path):
-        settings["dataset"] = str(plan.settings["dataset"])
+    if isinstance(plan.settings.dataset, Path):
+        settings["dataset"] = str(plan.settings.dataset)
     settings["space"] = plan.space.spec
     dataset = plan.evaluator.dataset
     return {
@@ -289,7 +290,7 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     level = _levels(store, plan, evaluators)
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
-    ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])
+    ahead = Ahead(plan.evaluator.kernel_kinds(), settings.operators)
     source = _source(plan, store, level, beside, ahead)
     try:
         with _trackers(plan, store) as trackers:
@@ -311,21 +312,21 @@ def _source(
     ahead: Ahead,
 ) -> StrategySource:
     settings = plan.settings
-    name, operators, seed = settings["strategy"], settings["operators"], settings["seed"]
+    name, operators, seed = settings.strategy, settings.operators, settings.seed
     candidates = Candidates(store, plan.space, operators, plan.evaluator.extra, seed)
     proposals = Proposals(store, strategy_from(name, plan.space, seed), name, candidates, level)
     chain = asking(
         proposals,
-        budget=settings["budget"],
-        patience=settings["patience"],
-        screening=settings["screen"] == "on",
+        budget=settings.budget,
+        patience=settings.patience,
+        screening=settings.screen == "on",
     )
     return StrategySource(proposals, chain, beside, ahead)
 
 
 @contextmanager
 def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
-    if not plan.settings["tensorboard"]:
+    if not plan.settings.tensorboard:
         yield ()
         return
     settings = _config(plan)["settings"]
@@ -344,13 +345,13 @@ def _run(
 ) -> str:
     settings, done = plan.settings, source.tally.done
     plan.run.write_config(_config(plan))  # as it trains from now on
-    machinery = Machinery.of(SimpleNamespace(**settings))
+    machinery = Machinery.of(settings)
     left = None if plan.total is None else max(0, plan.total - done)
     trainings = None if left is None else left + len(store.waiting())
     with running(machinery, evaluate, trainings, stop, console) as executor:
         title = " · ".join(
             (
-                f"{plan.run.path}  {settings['strategy']}",
+                f"{plan.run.path}  {settings.strategy}",
                 plan.evaluator.child.name,
                 plan.evaluator.dataset.name,
                 f"{plan.evaluator.recipe.steps:,} steps",
@@ -364,7 +365,7 @@ def _run(
             done_before=done,
         )
         progress.load(store.rows("search"))
-        progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
+        progress.health = [*store.health(settings.strategy)[-HISTORY:]]
         progress.update(source.tally, 0)
         with live(progress, console):
             reason = run_trials(store, source, executor, progress, stop, callbacks)
@@ -374,7 +375,7 @@ def _run(
 def _evaluators(plan: Plan, store: Store) -> dict[int, Evaluator]:
     """By the steps that they train for: the whole training, the strategy's rungs, and those of
     trials that another strategy has left."""
-    cohorts, evaluator = rungs(plan.settings["strategy"]), plan.evaluator
+    cohorts, evaluator = rungs(plan.settings.strategy), plan.evaluator
     shares = () if cohorts is None else cohorts.shares
     left = {store.protocol(trial.protocol)["recipe"]["steps"] for trial in store.waiting()}
     steps = {evaluator.recipe.steps, *(_steps(evaluator, share) for share in shares), *left}
@@ -402,9 +403,9 @@ def _levels(
 
 
 def _baseline(store: Store, name: str, plan: Plan, level: Level) -> Trial:
-    operators = plan.settings["operators"]
+    operators = plan.settings.operators
     found = describe(candidate_from(BASELINES[name]).canonical(operators), operators)
-    return submit_candidate(store, found, level, plan.settings["seed"], label=name)
+    return submit_candidate(store, found, level, plan.settings.seed, label=name)
 
 
 def check_found(run: Run) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.config import ReevaluateConfig
 from actsearch.errors import NoCandidateError, UsageError
+from actsearch.functions import find
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.repeats import of_seeds
@@ -26,13 +26,14 @@ from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.candidate import Candidate, candidate_from
+from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
 from actsearch.searching.batch import DONE, train
 from actsearch.searching.building import check_image_size, check_uses_activation, make_evaluator
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.run_log import logging_to
+from actsearch.settings import ReevaluateOptions, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ def reevaluate(
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
-    config = ReevaluateConfig(run=path, functions=tuple(functions), **options)
+    config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
     console = Console(stderr=True, quiet=quiet)
     rows, _ = carry_out(config, console, _several(child), _several(dataset), space)
     return pd.DataFrame(rows)
@@ -98,7 +99,7 @@ def _several(given: Any) -> tuple[Any, ...]:
 
 
 def carry_out(
-    config: ReevaluateConfig,
+    config: ReevaluateOptions,
     console: Console,
     children: tuple[Any, ...] = (),
     datasets: tuple[Any, ...] = (),
@@ -137,14 +138,14 @@ def carry_out(
             store.close()
 
 
-def _open(config: ReevaluateConfig) -> Run:
+def _open(config: ReevaluateOptions) -> Run:
     if config.run is None:
         return Run.newest()
     return Run(Path(config.run)) if config.functions else Run.open(config.run)
 
 
 def _models(
-    config: ReevaluateConfig,
+    config: ReevaluateOptions,
     stored: dict[str, Any],
     children: Sequence[Any],
     datasets: Sequence[Any],
@@ -163,9 +164,8 @@ def _models(
     for dataset in datasets or (None,):
         data: Any = None  # is loaded once
         for child in children or (None,):
-            settings = config.resolved(stored, child, dataset)
-            settings["dataset"] = data or settings["dataset"]
-            evaluator = make_evaluator(settings, extra, test=True, inspect=True)
+            said = {**vars(config), "child": child, "dataset": data or dataset}
+            evaluator = make_evaluator(resolve(said, stored), extra, test=True, inspect=True)
             data = evaluator.dataset
             _check(evaluator)
             rates = _rates(evaluator.recipe.lr, config.lr_sweep)
@@ -203,12 +203,12 @@ def _rates(lr: float, n: int) -> list[float]:
 
 
 def _functions(
-    config: ReevaluateConfig, run: Run, operators: str, extra: tuple[Any, ...]
+    config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
     beside = BASELINES if config.baselines == "paper" else BESIDE
     texts = [*beside, *(config.functions or _best(run, config.top))]
-    found = dict.fromkeys(candidate_from(text, extra).canonical(operators) for text in texts)
+    found = dict.fromkeys(find(t, operators, extra).candidate.canonical(operators) for t in texts)
     return {candidate: describe(candidate, operators).name for candidate in found}
 
 
@@ -224,7 +224,7 @@ def _best(run: Run, n: int) -> list[str]:
     return found[:n]
 
 
-def _seeds(config: ReevaluateConfig, run: Run, models: list[Model]) -> range:
+def _seeds(config: ReevaluateOptions, run: Run, models: list[Model]) -> range:
     """The seed that chose a function is no independent one where all else is the search's."""
     identity = run.config.get("identity", {})
     same = any(e.protocol == identity.get("protocol") for e in _evaluators(models))

@@ -1,14 +1,13 @@
 """experiment(): published comparisons of activations, re-run by one command each.
 
-An experiment is a row of EXPERIMENTS: activations, settings (a child and a recipe each), and what
-was claimed. Its trainings are trials as of any re-evaluation, so they resume, and a finished
-experiment only draws again.
+An experiment is a row of EXPERIMENTS (published.py). Its trainings are trials as of any
+re-evaluation, so they resume, and a finished experiment only draws again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +20,6 @@ from actsearch.child_models.data.labelled import Dataset, as_published
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
-from actsearch.config import ExperimentConfig
 from actsearch.errors import UsageError
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.statistics import estimate
@@ -35,87 +33,11 @@ from actsearch.searching.batch import train
 from actsearch.searching.building import dataset_from
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.run_log import logging_to
-from actsearch.studies.claims import Claim, Course, NoPrediction
+from actsearch.studies.claims import Course, NoPrediction
+from actsearch.studies.published import EXPERIMENTS, Experiment, ExperimentOptions
 
 STAGE = "reevaluate"
 OPERATORS = "guarded"
-EARLY = 0.25
-
-LINEAR, SIGMOID, RELU, SWISH_1, SWISH = "linear", "sigmoid", "ReLU", "Swish-1", "Swish-beta"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """`functions` by the names that they have in tables, figures and claims; `children` are the
-    settings by name. `epochs`, `lr` and `shuffle` are those of the publication."""
-
-    title: str
-    functions: Mapping[str, str]
-    children: Callable[[ExperimentConfig], Mapping[str, str]]
-    claims: Sequence[Claim | NoPrediction]
-    epochs: int
-    lr: float
-    shuffle: bool
-
-
-def _sigmas(config: ExperimentConfig) -> Mapping[str, str]:
-    width = f",width={config.width}" if config.width else ""
-    return {f"sigma {s:g}": f"truncated_mlp:sigma={s}{width}" for s in config.sigmas}
-
-
-def _cnn(config: ExperimentConfig) -> Mapping[str, str]:
-    return {"CNN": f"keras_cnn:width={config.width}" if config.width else "keras_cnn"}
-
-
-EXPERIMENTS: Mapping[str, Experiment] = {
-    "mnist-mlp": Experiment(
-        title="Five activations in a 784-256-64-10 network on MNIST",
-        functions={
-            LINEAR: "x",
-            SIGMOID: "sigmoid(x)",
-            RELU: "relu(x)",
-            SWISH_1: "x*sigmoid(x)",
-            SWISH: "x*sigmoid(beta*x)",
-        },
-        children=_sigmas,
-        claims=(
-            Claim("sigma 0.1", "ReLU and Swish-1 about equal", "level", SWISH_1, RELU),
-            Claim("sigma 0.1", "ReLU and Swish-beta about equal", "level", SWISH, RELU),
-            Claim("sigma 0.5", "sigmoid surprisingly good", "no worse", SIGMOID, RELU),
-            Claim("sigma 0.5", "Swish ahead of ReLU early", "ahead", SWISH_1, RELU, EARLY),
-            Claim("sigma 0.5", "Swish ahead of ReLU early", "ahead", SWISH, RELU, EARLY),
-            Claim("sigma 0.5", "Swish and ReLU level at the end", "level", SWISH_1, RELU),
-            Claim("sigma 0.5", "Swish and ReLU level at the end", "level", SWISH, RELU),
-            Claim("sigma 1", "linear good", "no worse", LINEAR, RELU),
-            Claim("sigma 1", "sigmoid good", "no worse", SIGMOID, RELU),
-            Claim("sigma 1", "Swish-1 ahead of ReLU early", "ahead", SWISH_1, RELU, EARLY),
-            Claim("sigma 1", "Swish-beta clearly better", "clearly ahead", SWISH, RELU),
-            Claim("sigma 1", "Swish-beta clearly better", "clearly ahead", SWISH, SWISH_1),
-            NoPrediction(SWISH, "net change"),
-            NoPrediction(SWISH, "length of the path"),
-        ),
-        epochs=10,
-        lr=1e-4,
-        shuffle=False,
-    ),
-    "mnist-cnn": Experiment(
-        title="A Keras CNN on MNIST with ReLU and with Swish",
-        functions={
-            RELU: "relu(x)",
-            SWISH_1: "x*sigmoid(x)",
-            SWISH: "x*sigmoid(beta*x)",
-            "2x sigmoid(beta x)": "2*x*sigmoid(beta*x)",
-        },
-        children=_cnn,
-        claims=(
-            Claim("CNN", "Swish scores higher (0.99671 against 0.99457)", "ahead", SWISH_1, RELU),
-            Claim("CNN", "20-30 % more time an epoch with Swish", "dearer", SWISH_1, RELU),
-        ),
-        epochs=30,
-        lr=1e-3,
-        shuffle=True,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -137,7 +59,7 @@ class Report:
     reason: str
 
 
-def carry_out(config: ExperimentConfig, console: Console) -> Report:
+def carry_out(config: ExperimentOptions, console: Console) -> Report:
     """Train what is missing, then write tables and figures of what is there."""
     from actsearch.results.figures.plots import plotly
 
@@ -163,7 +85,7 @@ def carry_out(config: ExperimentConfig, console: Console) -> Report:
     return _report(experiment, run.path / "figures", functions, settings, outcomes, reason)
 
 
-def _functions(experiment: Experiment, config: ExperimentConfig) -> dict[str, str]:
+def _functions(experiment: Experiment, config: ExperimentOptions) -> dict[str, str]:
     """Canonical expressions by name; what the user adds goes by its formula."""
     functions = {
         name: str(canonical(parse(text), OPERATORS)) for name, text in experiment.functions.items()
@@ -175,7 +97,7 @@ def _functions(experiment: Experiment, config: ExperimentConfig) -> dict[str, st
     return functions
 
 
-def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]:
+def _settings(experiment: Experiment, config: ExperimentOptions) -> list[Setting]:
     """Raises UsageError for a data set that the children are not made for."""
     data = _dataset(config)
     if not isinstance(data, Dataset):
@@ -219,7 +141,7 @@ def _settings(experiment: Experiment, config: ExperimentConfig) -> list[Setting]
     return settings
 
 
-def _plan(config: ExperimentConfig, settings: Sequence[Setting], functions: int) -> str:
+def _plan(config: ExperimentOptions, settings: Sequence[Setting], functions: int) -> str:
     evaluator = settings[0].evaluator
     data = settings[0].dataset
     return (
@@ -235,7 +157,7 @@ def steps_an_epoch(dataset: Dataset, batch: int) -> int:
     return math.ceil(len(dataset.x_train) / batch)
 
 
-def _dataset(config: ExperimentConfig) -> Data:
+def _dataset(config: ExperimentOptions) -> Data:
     options: dict[str, Any] = {"root": config.data_root or "data", "download": config.download}
     if config.dataset:
         return dataset_from(config.dataset, **options)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from actsearch.controller.strategy import Digits
 from actsearch.errors import UsageError
+from actsearch.functions import find
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
 from actsearch.results.records import FAILURE_REWARD, KINDS
 from actsearch.run import Run
@@ -75,7 +76,8 @@ class Table:
         the table does not have."""
         names: set[str] = set()
         for text in formulas:
-            [row] = self.rows([candidate_from(text, extra_operators(self.space))])
+            found = find(text, self.operators, extra_operators(self.space))
+            [row] = self.rows([found.candidate])
             if row is None:
                 raise UsageError(
                     f"the table does not have {text}; 'actsearch show' says what it is"

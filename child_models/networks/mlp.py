@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ class MLP(nn.Module):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        width: int = 256,
+        width: Annotated[int, "Units of the first layer; the second has a quarter of them."] = 256,
     ) -> None:
         super().__init__()
         hidden = max(2, width // 4)

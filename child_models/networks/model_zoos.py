@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.child_models.data.torchvision_import import import_torchvision
+from actsearch.child_models.networks.image_network import Size
 from actsearch.child_models.networks.replacement import (
     Make,
     Match,
@@ -143,7 +144,7 @@ class ZooModel:
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        size: int | None = None,
+        size: Size = None,
     ) -> nn.Module:
         if len(input_shape) != 3 or input_shape[0] not in (1, 3):
             raise ValueError(

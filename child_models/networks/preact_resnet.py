@@ -7,10 +7,12 @@ branches share that activation, as in the authors' code.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
-from actsearch.child_models.networks.image_network import ImageNetwork
+from actsearch.child_models.networks.image_network import ImageNetwork, Size
 from actsearch.search_space.activation import MakeActivation
 
 
@@ -93,9 +95,9 @@ class PreActResNet(_PreActNet):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        depth: int = 164,
-        width: int = 1,
-        size: int | None = None,
+        depth: Annotated[int, "Layers, 9n+2."] = 164,
+        width: Annotated[int, "Stages have so many times 16, 32 and 64 channels."] = 1,
+        size: Size = None,
     ) -> None:
         if depth < 11 or (depth - 2) % 9:
             raise ValueError(
@@ -117,9 +119,9 @@ class WideResNet(_PreActNet):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        depth: int = 28,
-        width: int = 10,
-        size: int | None = None,
+        depth: Annotated[int, "Layers, 6n+4."] = 28,
+        width: Annotated[int, "Stages have so many times 16, 32 and 64 channels."] = 10,
+        size: Size = None,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"a Wide ResNet has 6n+4 layers (10, 16, ..., 28), not {depth}")

@@ -3,11 +3,13 @@ without parameters. ResNet-20 of width 16 has 269,722 parameters."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.networks.image_network import ImageNetwork
+from actsearch.child_models.networks.image_network import ImageNetwork, Size
 from actsearch.search_space.activation import MakeActivation
 
 
@@ -45,9 +47,9 @@ class ResNet(ImageNetwork):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        depth: int = 20,
-        width: int = 16,
-        size: int | None = None,
+        depth: Annotated[int, "Layers, 6n+2."] = 20,
+        width: Annotated[int, "Channels of the first stage; the others have 2 and 4 times."] = 16,
+        size: Size = None,
     ) -> None:
         super().__init__(input_shape, size)
         if depth < 8 or (depth - 2) % 6:

@@ -8,6 +8,7 @@ both sides and the output, as published.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -104,10 +105,10 @@ class Transformer(nn.Module):
         vocabulary: int,
         length: int,
         *,
-        width: int = 512,
-        layers: int = 6,
-        heads: int = 8,
-        feedforward: int = 2048,
+        width: Annotated[int, "Numbers a token, a multiple of twice the heads."] = 512,
+        layers: Annotated[int, "Layers of the encoder, and as many of the decoder."] = 6,
+        heads: Annotated[int, "Heads of each attention."] = 8,
+        feedforward: Annotated[int, "Hidden units of each feed-forward layer."] = 2048,
     ) -> None:
         super().__init__()
         if width % (2 * heads):

@@ -4,6 +4,7 @@ normal, one beta a layer. The standard deviation decides which activations can l
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -27,8 +28,8 @@ class TruncatedMLP(nn.Module):
         *,
         input_shape: tuple[int, ...],
         classes: int,
-        sigma: float = 0.1,
-        width: int = 256,
+        sigma: Annotated[float, "Standard deviation of the initial weights and biases."] = 0.1,
+        width: Annotated[int, "Units of the first layer; the second has a quarter of them."] = 256,
     ) -> None:
         super().__init__()
         hidden = max(2, width // 4)

@@ -1,5 +1,5 @@
-"""CHILDREN: every child model by name, with the options it takes as `name:option=value,...`. Those
-of other packages are named as `torchvision:NAME` and `timm:NAME` (model_zoos.py).
+"""child_from(): a child by its name with its options, `name:option=value,...`, of CHILDREN, or of
+another package as `torchvision:NAME` and `timm:NAME` (model_zoos.py).
 
 A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
 `input_shape` and `classes` (of sentences `vocabulary` and `length`) too if it has parameters of
@@ -16,43 +16,17 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
-from actsearch.child_models.networks.cnn import CNN
-from actsearch.child_models.networks.densenet import DenseNet
-from actsearch.child_models.networks.keras_cnn import KerasCNN
-from actsearch.child_models.networks.mlp import MLP
+from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
-from actsearch.child_models.networks.preact_resnet import PreActResNet, WideResNet
-from actsearch.child_models.networks.resnet import ResNet
-from actsearch.child_models.networks.transformer import Transformer
-from actsearch.child_models.networks.truncated_mlp import TruncatedMLP
-from actsearch.search_space import options
+from actsearch.search_space import text as options
 from actsearch.search_space.activation import MakeActivation
-from actsearch.search_space.operators import unknown
+from actsearch.search_space.text import unknown
 
 Builder = Callable[..., nn.Module]
-
-CHILDREN: dict[str, Builder] = {
-    "resnet8": partial(ResNet, depth=8),
-    "resnet14": partial(ResNet, depth=14),
-    "resnet20": partial(ResNet, depth=20),
-    "resnet32": partial(ResNet, depth=32),
-    "resnet44": partial(ResNet, depth=44),
-    "resnet56": partial(ResNet, depth=56),
-    "resnet110": partial(ResNet, depth=110),
-    "resnet": ResNet,
-    "preact_resnet": PreActResNet,
-    "wide_resnet": WideResNet,
-    "densenet": DenseNet,
-    "mlp": MLP,
-    "cnn": CNN,
-    "transformer": Transformer,
-    "truncated_mlp": TruncatedMLP,
-    "keras_cnn": KerasCNN,
-}
 
 # Networks that are not what they were under the same name, with what is new. Their digest says it,
 # so that no run takes up, or compares itself with, trainings of the former one.
@@ -104,18 +78,8 @@ def child_from(child: str | Child | Builder) -> Child:
         raise ValueError(
             f"the child is a {type(child).__name__}; give a name or a function of make_activation"
         )
-    name, text = options.split(child)
-    build = CHILDREN.get(name)
-    if name in ZOOS:
-        model, text = options.split(text)
-        name, build = f"{name}:{model}", zoo_model(name, model)
-    if build is None:
-        raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
-    known = {
-        p.name: float if isinstance(p.default, float) else int
-        for p in inspect.signature(build).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("input_shape", "classes")
-    }
+    name, build, text = _found(child)
+    known = {option.name: option.kind for option in options_of(build)}
     chosen = options.read(name, text, known)
     for key, value in chosen.items():
         if known[key] is int and value < 1:
@@ -125,6 +89,31 @@ def child_from(child: str | Child | Builder) -> Child:
     written = options.written(name, chosen)
     digest = f"{written} ({CHANGED[name]})" if name in CHANGED else written
     return Child(written, build, chosen, digest)
+
+
+def _found(child: str) -> tuple[str, Builder, str]:
+    """The name of a child, what builds it, and its options in text."""
+    name, text = options.split(child)
+    if name in ZOOS:
+        model, text = options.split(text)
+        return f"{name}:{model}", zoo_model(name, model), text
+    if name not in CHILDREN:
+        raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
+    return name, CHILDREN[name].builder(), text
+
+
+def options_of(build: Builder) -> list[options.Option]:
+    """The options of a child: its keyword-only parameters, but for facts of the data."""
+    return [
+        options.Option(
+            p.name,
+            float if isinstance(p.default, float) else int,
+            p.default,
+            next(iter(get_args(p.annotation)[1:]), ""),
+        )
+        for p in inspect.signature(build, eval_str=True).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("input_shape", "classes")
+    ]
 
 
 def _users_own(build: Builder) -> Child:

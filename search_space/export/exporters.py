@@ -1,33 +1,43 @@
-"""EXPORTERS: what a function can be exported to, one row each."""
+"""EXPORTERS: what a function can be exported to, one row each. No torch here: the writers are
+imported when they write."""
 
 from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from actsearch.search_space.export import c, jax, latex, onnx, python, sympy, torch
+from actsearch.search_space.text import load
+
+if TYPE_CHECKING:
+    from actsearch.search_space.export.lowering import Source
 
 
 @dataclass(frozen=True)
 class Exporter:
-    """`write` returns the file, bytes where it is no text. `values` says whether it holds values
-    of betas, or only their names, `several` whether a file can hold several sources."""
+    """`module` beside this one has `write(*sources)`, which returns the file, bytes where it is not
+    text. `text` says what it is, `values` whether it holds values of betas, or only their names,
+    `several` whether it can hold several sources."""
 
-    write: Callable[..., str | bytes]
+    module: str
+    text: str
     values: bool = True
     several: bool = False
 
+    def write(self, *sources: Source) -> str | bytes:
+        return load(f"{__package__}.{self.module}:write")(*sources)
+
 
 EXPORTERS: Mapping[str, Exporter] = {
-    "python": Exporter(python.write, several=True),
-    "torch": Exporter(torch.write, several=True),
-    "jax": Exporter(jax.write, several=True),
-    "sympy": Exporter(sympy.write),
-    "latex": Exporter(latex.write, values=False, several=True),
-    "onnx": Exporter(onnx.write),
-    "c": Exporter(c.write),
+    "python": Exporter("python", "a function of Python's math", several=True),
+    "torch": Exporter("torch", "an nn.Module", several=True),
+    "jax": Exporter("jax", "a function of jax.numpy", several=True),
+    "sympy": Exporter("sympy", "an expression of SymPy"),
+    "latex": Exporter("latex", "the bare formula", values=False, several=True),
+    "onnx": Exporter("onnx", "a model of ONNX, which needs -o"),
+    "c": Exporter("c", "a function of C"),
 }
 
 # What exported files use themselves: words of C, functions of math.h, names of ours.
@@ -39,15 +49,20 @@ gamma hypot j0 j1 jn log log1p log2 max min pow round signbit sin sinh sqrt supe
 y1 yn
 a b x initial jax jnp math nn sp torch
 """
-_HELPERS = {*python.PYTHON.helpers, *jax.JAX.helpers, *sympy.SYMPY.helpers, *c.C.helpers}
-_TAKEN = frozenset(_WORDS.split()) | _HELPERS
+# The templates of those that write text, whose helpers have names of their own.
+_TEMPLATES = ("python:PYTHON", "jax:JAX", "sympy:SYMPY", "c:C")
 _NUMBERED = re.compile(r"t\d+|beta(_\d+)?|(guarded|op)_.*")
+
+
+def _taken() -> set[str]:
+    helpers = (load(f"{__package__}.{home}").helpers for home in _TEMPLATES)
+    return set(_WORDS.split()).union(*helpers)
 
 
 def check_name(name: str) -> str:
     """`name`, if an exported function can have it in every language."""
     valid = name.isascii() and name.isidentifier() and name.islower()
-    if not valid or keyword.iskeyword(name) or name in _TAKEN or _NUMBERED.fullmatch(name):
+    if not valid or keyword.iskeyword(name) or name in _taken() or _NUMBERED.fullmatch(name):
         raise ValueError(
             f"an exported function cannot be called {name!r}; give a lower-case ASCII identifier "
             "that no language uses itself, like 'my_activation'"

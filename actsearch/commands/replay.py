@@ -1,0 +1,117 @@
+"""actsearch replay: strategies against each other on results that are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from actsearch.errors import DONE, UsageError, written
+from actsearch.options import (
+    Count,
+    Format,
+    Formulas,
+    Int,
+    OperatorSet,
+    Options,
+    Positive,
+    Text,
+    Typed,
+    Whole,
+    Word,
+)
+from actsearch.shown import put, say
+
+if TYPE_CHECKING:
+    from actsearch.studies.known_results import Table
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Options):
+    """Compare strategies on results that are known already, without training.
+
+    A function of the table costs one training the first time it is proposed, a repeat nothing.
+
+    Example: actsearch replay one-unit --strategy random evolution
+    """
+
+    table: Annotated[str, Word(), Typed(place="TABLE")]
+    """Folder of a finished run, a .csv or .parquet with the columns formula and accuracy, or
+    one-unit, the table of that space which comes with actsearch."""
+    strategy: Annotated[
+        tuple[str, ...], Word("actsearch.controller.strategies:STRATEGIES", "TEXT ...")
+    ] = ("random", "evolution", "surrogate", "ppo")
+    """Strategies, {names}, with options as in a search; the others are tested against the first."""
+    repeats: Count = 30
+    """Replays a strategy, each with a seed of its own."""
+    budget: Int = None
+    """Trainings a replay [as many as the table has functions, without --find at most 300]."""
+    top: Annotated[float, Positive()] = 1.0
+    """How good a function must be to count as found: among the best so many per cent."""
+    find: Formulas = ()
+    """Functions one of which is to be found, in the place of the best so many per cent, each a
+    formula, a name or RUN#RANK; a replay ends with it."""
+    workers: Count = 1
+    """How many trainings go on at once: a reward comes while so many others are on their way."""
+    space: Text = None
+    """Space that the strategies search [that of the run; one-unit for a file]."""
+    operators: OperatorSet = None
+    """Operator set of a file's results [guarded]."""
+    seed: Annotated[int, Whole(0)] = 0
+    """The first seed."""
+    curves: Text = None
+    """A CSV file for the regret after each training: median, quartiles and deciles."""
+    format: Format = "table"
+    """{names}."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.strategy:
+            raise ValueError("--strategy needs a name, such as random")
+        if self.top > 100:
+            raise ValueError(f"--top {self.top:g} must be above 0 and at most 100 per cent")
+
+
+def run(config: ReplayConfig) -> int:
+    from actsearch.results.tables import FORMATS, to_csv
+    from actsearch.studies.known_results import table_from
+    from actsearch.studies.replay import curves, replay, summary
+
+    if config.curves and not Path(config.curves).absolute().parent.is_dir():
+        raise UsageError(f"--curves {config.curves}: there is no such folder")
+    table = table_from(config.table, config.space, config.operators)
+    goal = table.named(config.find)
+    _check_covered(table, config)
+    replayed = replay(
+        table,
+        config.strategy,
+        repeats=config.repeats,
+        budget=config.budget,
+        workers=config.workers,
+        seed=config.seed,
+        goal=goal,
+    )
+    put(FORMATS[config.format](summary(table, replayed, config.top, goal)), end="")
+    if config.curves:
+        with written(config.curves):
+            Path(config.curves).write_text(to_csv(curves(table, replayed)))
+    return DONE
+
+
+def _check_covered(table: Table, config: ReplayConfig) -> None:
+    """Say what the table is. Raises UsageError for one that knows too little of its space."""
+    covered = table.coverage()
+    say(
+        f"{config.table}: {len(table):,} functions of {table.space.spec}, best "
+        f"{table.top(0.0):.2%}, top {config.top:g} % from {table.top(config.top):.2%}"
+    )
+    if covered < 0.1:
+        raise UsageError(
+            f"{config.table} has only {covered:.1%} of the candidates of {table.space.spec}: a "
+            "replay would tell nothing; give the table of a space trained whole, or --space"
+        )
+    if covered < 0.5:
+        say(
+            f"Only {covered:.0%} of the space's candidates are in the table; the others count as "
+            "rejected, which no real search would tell."
+        )

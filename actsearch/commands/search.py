@@ -1,0 +1,74 @@
+"""actsearch search: train a network with each function of a space, and rank them."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from actsearch.errors import DONE, RESUMABLE
+from actsearch.options import Flag
+from actsearch.settings import SearchOptions
+from actsearch.shown import counts_line, head, put, say
+
+if TYPE_CHECKING:
+    from actsearch.run import Run
+
+
+@dataclass(frozen=True)
+class SearchConfig(SearchOptions):
+    """Search a space: train a child network with each function, and rank them.
+
+    The same command on the same folder goes on where it stopped; --budget is the total. What is not
+    said comes from the run if there is one, else from the preset.
+
+    Example: actsearch search runs/a --strategy random --budget 50
+    """
+
+    dry_run: Flag = False
+    """Show the plan and stop."""
+
+
+def run(config: SearchConfig) -> int:
+    from rich.console import Console
+
+    from actsearch.searching.launch import carry_out, check_found, make_plan
+    from actsearch.searching.loop import STOPPED
+
+    plan = make_plan(config, dry=config.dry_run)
+    say(*plan.lines(), "")
+    if config.dry_run:
+        return DONE
+    start = time.monotonic()
+    reason = carry_out(plan, Console(stderr=True))
+    if reason != STOPPED or any(n for s, n in plan.run.counts().items() if s != "waiting"):
+        check_found(plan.run)
+    put("\n".join(_closing(plan.run, reason, time.monotonic() - start)))
+    return RESUMABLE if reason == STOPPED else DONE
+
+
+def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
+    """The end of a search: the ranked head, the counts, and what to type next."""
+    from actsearch.results.leaderboard import BESIDE
+    from actsearch.results.tables import duration, scored_by, to_text
+    from actsearch.searching.loop import STOPPED
+
+    entries = searched.leaderboard()
+    hours = sum(e.seconds for e in entries)
+    path = shlex.quote(str(searched.path))
+    lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
+    following = [
+        f"the run is in {searched.path}; next:",
+        f"  actsearch reevaluate {path} --top 5 --seeds 3",
+        f"  actsearch report {path}",
+        f"  actsearch export {path}#1",
+    ]
+    found = any(e.rank is not None and e.label not in BESIDE for e in entries)
+    return [
+        to_text(scored_by(searched.metric, head(entries))),
+        counts_line(searched.counts()),
+        f"ended: {reason}{lost}",
+        f"{duration(seconds)} this time, {duration(hours)} of training in all",
+        *(following if found else [f"the run is in {searched.path}"]),
+    ]

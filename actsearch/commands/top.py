@@ -1,0 +1,73 @@
+"""actsearch top: rank the functions of a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from actsearch.errors import DONE
+from actsearch.options import Flag, Format, Options, RunFolder, Typed, Whole, Word
+from actsearch.shown import counts_line, narrow, put, top_rows
+
+if TYPE_CHECKING:
+    from actsearch.run import Run
+
+WATCH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class TopConfig(Options):
+    """Rank a run's functions by validation accuracy; works while it searches.
+
+    Example: actsearch top runs/a -n 10 --where 'betas<=1'
+    """
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+    n: Annotated[int, Whole(), Typed(short="-n")] = 20
+    """How many functions."""
+    format: Format = "table"
+    """{names}."""
+    where: Annotated[str, Word(metavar="CONDITIONS")] = ""
+    """Conditions, such as 'monotonic=no, betas<=1, val_accuracy>0.9'."""
+    wide: Flag = False
+    """Show every column: canonical form, symmetry class, properties."""
+    watch: Flag = False
+    """Show it again every two seconds."""
+
+
+def run(config: TopConfig) -> int:
+    from actsearch.run import Run
+
+    chosen = Run.chosen(config.run)
+    if not config.watch:
+        _show(chosen, config)
+        return DONE
+    try:
+        while True:
+            if config.format == "table":
+                sys.stdout.write("\x1b[2J\x1b[H")
+            _show(chosen, config)
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return DONE  # there is no other way out
+
+
+def _show(chosen: Run, config: TopConfig) -> None:
+    from actsearch.results.filters import where
+    from actsearch.results.tables import FORMATS, scored_by
+
+    counts = chosen.counts()
+    rows = where(config.where, top_rows(chosen.leaderboard(), full=True))[: config.n]
+    if config.format in ("table", "markdown"):
+        shown = scored_by(chosen.metric, rows if config.wide else map(narrow, rows))
+    else:
+        shown = rows
+    put(FORMATS[config.format](shown), end="")
+    if config.format == "table":
+        if config.where and not rows:
+            put(f"no function with {config.where}; scores are fractions, as val_accuracy>0.9")
+        put(f"{chosen.path}: {counts_line(counts)}")
+    sys.stdout.flush()

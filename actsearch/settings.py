@@ -1,0 +1,267 @@
+"""Settings: groups of options that several commands share, and what follows from them.
+
+`resolve` says every setting of a search or of a training: what was said, else what the run has
+stored, else what the preset says. No torch here, so --help is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from actsearch.child_models.recipe import recipe_settings
+from actsearch.options import (
+    Count,
+    Flag,
+    Float,
+    Formulas,
+    Int,
+    OneOf,
+    OnOff,
+    OperatorSet,
+    Options,
+    RunFolder,
+    Text,
+    Texts,
+    Whole,
+    Word,
+)
+
+_RECIPE = "actsearch.child_models.recipe:"
+_CHILDREN = "actsearch.child_models.networks.children:CHILDREN"
+_DATASETS = "actsearch.child_models.data.datasets:DATASETS"
+Recipe = Annotated[str | None, OneOf(_RECIPE + "RECIPE_NAMES")]
+Schedule = Annotated[str | None, OneOf(_RECIPE + "SCHEDULES")]
+Precision = Annotated[str | None, OneOf(_RECIPE + "PRECISIONS")]
+Executor = Annotated[str | None, OneOf("actsearch.workers.executor:EXECUTORS")]
+Kernels = Annotated[str | None, OneOf("actsearch.search_space.text:KERNELS")]
+Preset = Annotated[str | None, OneOf("actsearch.settings:PRESETS")]
+Strategy = Annotated[str | None, Word("actsearch.controller.strategies:STRATEGIES")]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "quick": {
+        "space": "tiny",
+        "dataset": "mnist5k",
+        "child": "resnet8:width=8,size=14",
+        "steps": 200,
+        "batch_size": 64,
+        "lr": 0.1,
+        "schedule": "cosine",
+        "precision": "fp32",
+        "operators": "guarded",
+        "screen": "on",
+    },
+    "paper": {
+        "space": "one-unit",
+        "dataset": "cifar10",
+        "child": "resnet20",
+        "steps": 10_000,
+        "batch_size": 128,
+        "lr": 0.1,
+        "schedule": "step",
+        "precision": "fp32",
+        "operators": "paper",
+        "screen": "off",
+    },
+}
+
+
+# A command lists its groups from the last to the first: dataclasses put the fields of the last base
+# first, and help shows them in that order.
+
+
+@dataclass(frozen=True)
+class TrainingOptions(Options):
+    """How children are trained."""
+
+    recipe: Recipe = None
+    """Published settings of a training: {names}. The first is the child's own; the options below
+    replace parts of it."""
+    steps: Int = None
+    """Training steps a child."""
+    batch_size: Annotated[int | None, Whole(2)] = None
+    """Examples a training step."""
+    lr: Float = None
+    """Learning rate at the start."""
+    schedule: Schedule = None
+    """How the learning rate falls: {names}."""
+    precision: Precision = None
+    """What children compute in: bf16 pays on GPUs and on processors made for it, tf32 on GPUs
+    [fp32]."""
+
+
+@dataclass(frozen=True)
+class MachineryOptions(Options):
+    """Who trains, and by what means."""
+
+    workers: Int = None
+    """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
+    workers_per_gpu: Int = None
+    """Workers that share a GPU [1]."""
+    children_per_worker: Int = None
+    """Children that a worker trains at once, for a GPU that one leaves idle [1]."""
+    executor: Executor = None
+    """Ray workers, or one child at a time in this process [ray]."""
+    ray_address: Text = None
+    """A running Ray cluster to join, such as 10.0.0.1:6379."""
+    timeout: Float = None
+    """Seconds after which a child is stopped and recorded as timed_out [never]."""
+    kernels: Kernels = None
+    """Activations as generated code where there can be any, always, or never [auto]."""
+    cuda_graphs: OnOff = None
+    """Have a GPU take each training step as one launch, of children of this package [off]."""
+
+
+@dataclass(frozen=True)
+class DataOptions(Options):
+    """Where named data sets are found."""
+
+    data_root: Text = None
+    """Where torchvision's data sets lie [data]."""
+    download: Flag = False
+    """Download the data set if it is not there."""
+
+
+@dataclass(frozen=True)
+class ImageOptions(DataOptions):
+    """The same, of folders of images too."""
+
+    image_size: Int = None
+    """Side to which images of a folder are resized."""
+
+
+@dataclass(frozen=True)
+class CandidateOptions(Options):
+    """What is searched, how, and on what it is tried."""
+
+    run: RunFolder = None
+    """Folder of the run [runs/SPACE-STRATEGY-DATASET]."""
+    space: Text = None
+    """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
+    groups: Annotated[int | None, Whole(2)] = None
+    """Search one function for each of so many groups of layers, first to last, all of the space
+    [the same function in every layer]."""
+    strategy: Strategy = None
+    """{names}; options as ppo:lr=0.001, which 'actsearch options ppo' lists [exhaustive]."""
+    halving: Flag = False
+    """Train cohorts for a few steps first and only their best to the end; short for +halving behind
+    the strategy."""
+    racing: Text = None
+    """Stop trainings that are not among the best after some steps: on, or such as
+    loss:20=0.4,50=0.15 [off]."""
+    budget: Int = None
+    """Functions to train in total [all of the space]."""
+    dataset: Annotated[str | None, Word(_DATASETS)] = None
+    """{names}, an .npz file, a folder of images a class, or FOLDER:en-de with sentences."""
+    child: Annotated[str | None, Word(_CHILDREN)] = None
+    """Child network: {names}, with options as resnet20:width=8,size=16, which 'actsearch options
+    resnet20' lists; or torchvision:NAME or timm:NAME, with :size=64 to resize."""
+
+
+@dataclass(frozen=True)
+class SearchOptions(ImageOptions, MachineryOptions, TrainingOptions, CandidateOptions):
+    """All that a search can be told."""
+
+    operators: OperatorSet = None
+    """Operator set: guarded forms that stay finite, or the paper's plain formulas."""
+    screen: OnOff = None
+    """Reject functions that are constant, affine, without a gradient or not finite before training
+    them [on; off in the preset paper]."""
+    preset: Preset = None
+    """quick (the default): minutes on a laptop. paper: ResNet-20, CIFAR-10, plain formulas."""
+    seed: Annotated[int | None, Whole(0)] = None
+    """Of initial weights, batches and the strategy [0]."""
+    patience: Int = None
+    """Stop after so many proposals in a row of functions that are known already [20,000]."""
+    tensorboard: Flag = False
+    """Keep RUN/tensorboard, scalars of the search for TensorBoard."""
+
+
+@dataclass(frozen=True)
+class FunctionOptions(Options):
+    """What is trained again, and on what."""
+
+    run: RunFolder = None
+    """Folder of the run [the newest under runs/]."""
+    top: Count = 5
+    """How many of the best functions."""
+    functions: Formulas = ()
+    """Formulas, names or RUN#RANK to evaluate in their place."""
+    baselines: Annotated[str, OneOf(also=("beside", "paper"))] = "beside"
+    """ReLU and Swish alone, or all nine of the paper."""
+    child: Texts = ()
+    """Child networks [that of the search]."""
+    dataset: Texts = ()
+    """Data sets [that of the search]."""
+    seeds: Count = 3
+    """Trainings a function."""
+    lr_sweep: Count = 1
+    """Try so many learning rates around the usual one, each half a power of ten from the next, for
+    each function and model, and keep the best by validation score."""
+
+
+@dataclass(frozen=True)
+class ReevaluateOptions(ImageOptions, MachineryOptions, TrainingOptions, FunctionOptions):
+    """All that a re-evaluation can be told."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of a search, or of the training of one model. From Python `space`, `dataset`
+    and `child` may be objects. The last six are said by recipes alone."""
+
+    space: Any
+    dataset: Any
+    child: Any
+    steps: int
+    batch_size: int
+    lr: float
+    schedule: str
+    precision: str
+    operators: str
+    screen: str
+    groups: int | None = None
+    strategy: str = "exhaustive"
+    halving: bool = False
+    racing: str = "off"
+    budget: int | None = None
+    recipe: str | None = None
+    workers: int | None = None
+    workers_per_gpu: int | None = None
+    children_per_worker: int = 1
+    executor: str = "ray"
+    ray_address: str | None = None
+    timeout: float | None = None
+    kernels: str = "auto"
+    cuda_graphs: str = "off"
+    preset: str = "quick"
+    seed: int = 0
+    patience: int = 20_000
+    data_root: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    tensorboard: bool = False
+    momentum: float | None = None
+    weight_decay: float | None = None
+    optimiser: str | None = None
+    label_smoothing: float | None = None
+    loss: str | None = None
+    shuffle: bool | None = None
+
+
+_NAMES = frozenset(f.name for f in fields(Settings))
+
+
+def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Settings:
+    """Every setting: what was `said`, else by a recipe that was said, else what the run has
+    `stored`, else by the preset. None and False are unsaid. A preset that is said goes before what
+    is stored."""
+    said = {k: v for k, v in said.items() if k in _NAMES and v is not None and v is not False}
+    stored = {k: v for k, v in (stored or {}).items() if k in _NAMES and v is not None}
+    preset = said.get("preset") or stored.get("preset") or "quick"
+    if "preset" in said:
+        stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
+    known = {**PRESETS[preset], "preset": preset, **stored, **said}
+    published = recipe_settings(said.get("recipe"), known["child"])
+    return Settings(**{**known, **published, **said})

@@ -1,0 +1,84 @@
+"""What people see of a run: rows and lines, and how they reach the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from actsearch.results.leaderboard import BESIDE, PROPERTIES, Entry
+from actsearch.results.tables import Row, printable, show
+
+SHOWN = 10  # of the best functions, where a run is shown in short
+LAYOUT = "\n\t"  # of what is printed
+
+
+def say(*lines: str) -> None:
+    """On stderr: all that is not the result."""
+    print(printable("\n".join(lines), keep=LAYOUT), file=sys.stderr, flush=True)
+
+
+def put(text: object, end: str = "\n") -> None:
+    """On stdout, and nothing of it that a terminal obeys: runs come from others, too."""
+    print(printable(str(text), keep=LAYOUT), end=end)
+
+
+def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
+    """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties."""
+    rows: list[Row] = []
+    for e in entries:
+        row: dict[str, Any] = {
+            "rank": e.rank,
+            "formula": e.formula,
+            "name": e.label,
+            "val accuracy": e.val_score,
+            "seconds": e.seconds,
+            "ms/step": e.ms_per_step,
+            "x relu": e.vs_relu,
+            "x relu 95 %": _interval(e.vs_relu_range),
+        }
+        if full:
+            extra = {"status": e.status, "seeds": e.seeds, "reason": e.reason}
+            known = {name: e.properties.get(name) for name in PROPERTIES}
+            row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
+        rows.append(row)
+    return rows
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
+
+
+def head(entries: list[Entry]) -> list[Row]:
+    """The best functions and the baselines, as rows."""
+    return top_rows(
+        [e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.label in BESIDE)]
+    )
+
+
+def counts_line(counts: Mapping[str, int]) -> str:
+    """Such as `108 functions: 93 ok, 15 diverged`."""
+    if not any(counts.values()):
+        return "no function was searched"
+    shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
+    return f"{sum(counts.values()):,} functions: {shown}"
+
+
+def html_table(rows: list[Row]) -> str:
+    """Cells as people read them, nothing of them markup."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(column)}</th>" for column in rows[0])
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(show(c, value))}</td>' for c, value in row.items())}</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def narrow(row: Row) -> Row:
+    """A full row without what a narrow terminal has no room for."""
+    short = {k: row[k] for k in ("rank", "formula", "name", "val accuracy", "seconds", "ms/step")}
+    note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
+    return {**short, "x relu": row["x relu"], "x relu 95 %": row["x relu 95 %"], "note": note}

@@ -1,0 +1,36 @@
+"""DATASETS: every data set that has a name. No torch and no numpy here: a row says where its loader
+is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actsearch.search_space.text import load
+
+# What a data set can be instead of a name.
+FILES = (
+    "an .npz file with x_train y_train x_test y_test, a folder of images a class, or FOLDER:en-de "
+    "of sentences"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A data set in a few words, and the name of its loader in sources.py."""
+
+    text: str
+    loader: str
+
+    def __call__(self, name: str, root: Any, download: bool) -> Any:
+        return load(f"{__package__}.sources:{self.loader}")(name, root, download)
+
+
+DATASETS: Mapping[str, Row] = {
+    "mnist5k": Row("5,000 MNIST digits that come with the installation", "mnist5k"),
+    "cifar10": Row("60,000 colour images of 10 classes, 32x32", "cifar10"),
+    "cifar100": Row("60,000 colour images of 100 classes, 32x32", "cifar100"),
+    "mnist": Row("70,000 digits, 28x28, grey", "mnist"),
+    "svhn": Row("99,289 house numbers in colour, 32x32", "svhn"),
+}
