@@ -198,7 +198,7 @@ def test_what_fails_on_one_child_is_said_and_the_rest_is_a_table(
         ({"child": ["mlp", "resmet8"]}, ValueError, "unknown child 'resmet8'"),
         ({"child": ["resnet8"]}, UsageError, r"resnet8 cannot be built for arrays: .*images"),
         ({"recipe": "published"}, ValueError, "no published recipe of"),
-        ({"recipe": "he2015"}, ValueError, "unknown recipe 'he2015'; did you mean 'he2016"),
+        ({"recipe": "he2015"}, ValueError, "unknown --recipe 'he2015'; did you mean 'he2016"),
         ({"functions": ["tanh(x"]}, ValueError, "tanh"),
         ({"lr_sweep": 0}, ValueError, "--lr-sweep 0 is too small"),
     ],
