@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from actsearch.notebooks import register_here
+
 if TYPE_CHECKING:
     from actsearch.functions import Activation, act_layer, replace_activations
     from actsearch.reading.comparison import compare
@@ -72,3 +74,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'actsearch' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), _NAMES.get(name, name))
+
+
+register_here()

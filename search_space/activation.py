@@ -183,12 +183,6 @@ class Activation(nn.Module):
         betas it is a summary, and the function of no one channel."""
         return formula(self.fixed())
 
-    def _repr_html_(self) -> str:
-        """For notebooks: `formula()` and its curves."""
-        from actsearch.search_space.drawing import function_html
-
-        return function_html(self.fixed(), operators=self.operators)
-
     def extra_repr(self) -> str:
         width = "" if self.channels is None else f", channels={self.channels}"
         return f"{formula(self.expr)}{width}"

@@ -58,12 +58,6 @@ class Expr:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
-        """For notebooks: the formula and its curves, guarded, at the initial betas."""
-        from actsearch.search_space.drawing import function_html
-
-        return function_html(self)
-
     def walk(self) -> Iterator[Expr]:
         """Every node, arguments before the operator that uses them, repeats included."""
         for arg in self.args:

@@ -427,41 +427,6 @@ def test_the_plainest_spelling_stands_for_a_function(script: Any) -> None:
     assert all(any(map(module.takes_raw_x, spellings[row.key])) for row in rewards)
 
 
-def test_a_run_that_was_lost_goes_on_from_the_tables(
-    tmp_path: Path, blobs: tuple[np.ndarray, np.ndarray], script: Any
-) -> None:
-    """The same tables come of it, and what they have is not trained again."""
-    from .test_search import QUICK, small_net
-
-    space = "units=1;unary=identity,relu,neg,tanh;binary=add,mul,max"
-    mine: dict[str, Any] = {"space": space, "dataset": blobs, "child": small_net, **QUICK}
-    run = actsearch.search(tmp_path / "lost", **{**mine, "budget": 6})
-    options = {k: mine[k] for k in ("dataset", "child", "executor", "quiet")}
-    for more in ({}, {"lr": 0.02}):
-        actsearch.reevaluate(run, functions=["relu(x) + tanh(x)"], seeds=2, **options, **more)
-    tables = script("one_unit_table")
-    given = argparse.Namespace(run=run.path, rung=[], commit=["c"], hardware="h", output=tmp_path)
-    tables.write(given)
-    frame, again = (pd.read_parquet(tmp_path / name) for name in BENCHMARKS.values())
-
-    new = actsearch.search(tmp_path / "new", **{**mine, "budget": 1})
-    resume = script("one_unit_resume").resume
-    assert resume(new, frame, again) == {"functions": len(frame) - 3, "further trainings": 12}
-    assert resume(new, frame, again) == {"functions": 0, "further trainings": 0}
-    respelled = frame.assign(expression=[f"neg(neg({e}))" for e in frame["expression"]])
-    assert resume(new, respelled, again)["functions"] == 0
-    same, same_again = tables.tables(new, {})
-    kept = [c for c in frame.columns if c not in ("seconds", "ms per step", "loss at 100")]
-    pd.testing.assert_frame_equal(same[kept], frame[kept])
-    pd.testing.assert_frame_equal(same_again, again)
-    actsearch.search(new.path, **{**mine, "budget": 6})
-    assert sum(row["host"] != "" for row in new.rows()) == 3  # ReLU, Swish and the first
-
-    other = actsearch.search(tmp_path / "other", **{**mine, "budget": 1, "steps": 5})
-    with pytest.raises(SystemExit, match="by another protocol"):
-        resume(other, frame, again)
-
-
 # -- benchmarks/racing.py
 
 

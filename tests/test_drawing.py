@@ -1,35 +1,45 @@
-"""What notebooks show: the curves of a function as SVG, and the head of a run's table."""
+"""What notebooks show: the curves of a function, and the head of a run's table."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import actsearch
+from actsearch.notebooks import register
+from actsearch.results.figures.functions import curve_of, function_svg, gallery_figure
+from actsearch.results.figures.plots import Line
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.drawing import curve_svg
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
 
+from .conftest import LIMIT
+
 SVG = "{http://www.w3.org/2000/svg}"
-WIDTH, HEIGHT = 200, 120
+IPYTHON = "IPython is not installed: pip install ipykernel"
 
 
-def polylines(svg: str) -> dict[bool, list[list[tuple[float, float]]]]:
-    """Those of f (False) and of f' (True, dashed), as points in pixels."""
-    found: dict[bool, list[list[tuple[float, float]]]] = {False: [], True: []}
-    for line in ElementTree.fromstring(svg).iter(f"{SVG}polyline"):
-        points = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
-        found["stroke-dasharray" in line.attrib].append([(x, y) for x, y in points])
-    return found
+def lines(text: str, operators: str = "guarded") -> tuple[Line, Line]:
+    """Those of f and of f'."""
+    figure = gallery_figure([curve_of(parse(text), operators)])
+    assert figure is not None
+    [panel] = figure.panels
+    f, slope = panel.marks
+    assert isinstance(f, Line)
+    assert isinstance(slope, Line)
+    return f, slope
 
 
 def swish(x: float) -> float:
@@ -41,35 +51,25 @@ def swish_slope(x: float) -> float:
     return gate + x * gate * (1 - gate)
 
 
-# f, f', and the range of -5..5 that they span with 0, both known without a grid.
+# f, f', and the heights of a panel: a quarter more than f's values between -5 and 5, and -1 to 1.
 CURVES: dict[str, tuple[Callable[[float], float], Callable[[float], float], float, float]] = {
-    "relu(x)": (lambda x: max(x, 0.0), lambda x: float(x > 0), 0.0, 5.0),
-    "2 * sin(x)": (lambda x: 2 * math.sin(x), lambda x: 2 * math.cos(x), -2.0, 2.0),
-    "x * sigmoid(beta * x)": (swish, swish_slope, -0.27846, swish(5)),
-    "exp(x)": (math.exp, math.exp, 0.0, 5.0),
-    "x**3": (lambda x: x**3, lambda x: 3 * x * x, -5.0, 5.0),
-    "x - x": (lambda x: 0.0, lambda x: 0.0, -1.0, 1.0),
+    "relu(x)": (lambda x: max(x, 0.0), lambda x: float(x > 0), -1.75, 5.75),
+    "2 * sin(x)": (lambda x: 2 * math.sin(x), lambda x: 2 * math.cos(x), -2.5, 2.5),
+    "exp(x)": (math.exp, math.exp, -1.75, 5.75),
+    "x**3": (lambda x: x**3, lambda x: 3 * x * x, -6.25, 6.25),
+    "x * sigmoid(beta * x)": (swish, swish_slope, -1.74582, 5.71235),
 }
 
 
 @pytest.mark.parametrize("text", CURVES)
 def test_the_curves_go_through_the_function_and_its_slope(text: str) -> None:
     f, slope, low, high = CURVES[text]
-    margin = 0.05 * (high - low)
-    found = polylines(curve_svg(parse(text), width=WIDTH, height=HEIGHT))
-    for dashed, function in ((False, f), (True, slope)):
-        [points] = found[dashed]
-        assert [x for x, _ in points] == pytest.approx([2 * i for i in range(101)])
-        seen = 0
-        for x, y in points:
-            value = function(x / WIDTH * 10 - 5)
-            expected = (high + margin - value) / (high - low + 2 * margin) * HEIGHT
-            if -HEIGHT <= expected <= 2 * HEIGHT:
-                assert y == pytest.approx(expected, abs=1)
-                seen += 1
-            else:
-                assert not 0 <= y <= HEIGHT
-        assert seen > 30
+    for line, function in zip(lines(text), (f, slope), strict=True):
+        assert line.x == pytest.approx([-5 + i / 40 for i in range(401)])
+        assert line.y == pytest.approx([*map(function, line.x)], rel=1e-6, abs=1e-9)
+    figure = gallery_figure([curve_of(parse(text))])
+    assert figure is not None
+    assert figure.panels[0].y_range == pytest.approx((low, high), abs=1e-4)
 
 
 @pytest.mark.parametrize("operators", ["guarded", "paper"])
@@ -77,34 +77,40 @@ def test_the_curves_go_through_the_function_and_its_slope(text: str) -> None:
     "text", [*BASELINES.values(), "sqrt(x)", "1 / x", "log_abs(x)", "1e38 * x", "sqrt(-1 - x**2)"]
 )
 def test_a_drawing_is_well_formed_and_has_no_number_that_is_none(text: str, operators: str) -> None:
-    svg = curve_svg(parse(text), operators=operators)
-    root = ElementTree.fromstring(svg)
-    assert root.attrib["viewBox"] == "0 0 280 160"
+    svg = function_svg(parse(text), operators)
+    ElementTree.fromstring(svg)
     assert "nan" not in svg
     assert "inf" not in svg
-    for line in [line for lines in polylines(svg).values() for line in lines]:
-        assert all(0 <= x <= 280 and -160 <= y <= 320 for x, y in line)
 
 
 def test_a_curve_is_broken_where_there_is_no_value() -> None:
-    [line] = polylines(curve_svg(parse("sqrt(x)"), operators="paper"))[False]
-    assert line[0][0] == pytest.approx(140.0)
-    two = polylines(curve_svg(parse("sqrt(x**2 - 4)"), operators="paper"))[False]
-    assert [len(piece) for piece in two] == [43, 43]  # every 1/14 from -5 to -2, and from 2 to 5
+    root, _ = lines("sqrt(x)", "paper")
+    assert [math.isnan(y) for y in root.y] == [x < 0 for x in root.x]
+    svg = ElementTree.fromstring(function_svg(parse("sqrt(x**2 - 4)"), "paper"))
+    blue = [path for path in svg.iter(f"{SVG}path") if "stroke: #0072b2" in path.attrib["style"]]
+    pieces = {path.attrib["d"].count("M ") for path in blue if "clip-path" in path.attrib}
+    assert pieces == {2}  # from -5 to -2, and from 2 to 5
+
+
+def html_of(shown: object) -> str:
+    """As a notebook asks for it."""
+    formatters = pytest.importorskip("IPython.core.formatters", reason=IPYTHON)
+    shell = SimpleNamespace(display_formatter=formatters.DisplayFormatter())
+    register(shell)
+    data, _ = shell.display_formatter.format(shown)
+    return data["text/html"]
 
 
 def test_a_function_shows_its_formula_and_its_curves() -> None:
-    expr = parse("x * sigmoid(beta * x)")
-    shown = ElementTree.fromstring(expr._repr_html_().replace("<br>", "<br/>"))
-    assert shown.findtext("code") == "x * sigmoid(beta * x)"
-    assert shown.find(f"{SVG}svg") is not None
+    shown = html_of(parse("x * sigmoid(beta * x)"))
+    assert shown.startswith("<div><code>x * sigmoid(beta * x)</code><br><svg")
 
 
 def test_an_activation_shows_what_training_has_made_of_it() -> None:
     trained = actsearch.Activation("x * sigmoid(beta * x)", channels=2)
     with torch.no_grad():
         trained.beta[0].fill_(2.0)
-    assert trained._repr_html_() == parse("x * sigmoid(2 * x)")._repr_html_()
+    assert html_of(trained) == html_of(parse("x * sigmoid(2 * x)"))
 
 
 def test_a_function_that_cannot_be_differentiated_shows_its_formula_alone() -> None:
@@ -112,7 +118,23 @@ def test_a_function_that_cannot_be_differentiated_shows_its_formula_alone() -> N
         raise NotImplementedError
 
     op = Op("refuse", 1, refuse)
-    assert Expr(op, (parse("x"),))._repr_html_() == "<div><code>refuse(x)</code><br></div>"
+    assert html_of(Expr(op, (parse("x"),))) == "<div><code>refuse(x)</code><br></div>"
+
+
+NOTEBOOK = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+import actsearch
+assert "torch" not in sys.modules
+assert "<svg" in shell.display_formatter.format(actsearch.parse("sin(x)"))[0]["text/html"]
+"""
+
+
+def test_importing_actsearch_in_a_notebook_is_enough(tmp_path: Path) -> None:
+    pytest.importorskip("IPython", reason=IPYTHON)
+    env = {**os.environ, "IPYTHONDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", NOTEBOOK], check=True, timeout=LIMIT, env=env)
 
 
 def test_a_run_shows_its_best_functions_and_counts_with_no_markup_of_theirs(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from actsearch.child_models.data.labelled import as_published, make_dataset
 from actsearch.child_models.networks.one_beta import OneBeta
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.config import ExperimentConfig
-from actsearch.results.claims import Claim, Course, NoPrediction
 from actsearch.results.statistics import correlation_within
 from actsearch.run import Run
 from actsearch.search_space.activation import Activation
+from actsearch.studies.claims import Claim, Course, NoPrediction
 from actsearch.studies.experiments import (
     EXPERIMENTS,
     _dataset,

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from actsearch import cli
-from actsearch.results.paper import (
+from actsearch.results.statistics import Wins, sign_test
+from actsearch.run import Run
+from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.parser import parse
+from actsearch.studies.beside_paper import measured, recount_lines, side_by_side
+from actsearch.studies.paper import (
     MODELS,
     NUMBERS,
     TABLES,
@@ -20,11 +25,6 @@ from actsearch.results.paper import (
     printed_counts,
     recounted,
 )
-from actsearch.results.statistics import Wins, sign_test
-from actsearch.run import Run
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.parser import parse
-from actsearch.studies.beside_paper import measured, recount_lines, side_by_side
 
 from .test_compare import add, seeds
 

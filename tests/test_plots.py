@@ -16,7 +16,6 @@ from PIL import Image
 
 from actsearch import cli
 from actsearch.reading.plotting import FIGURES
-from actsearch.results.claims import Course
 from actsearch.results.figures.plots import (
     COLOURS,
     DASHES,
@@ -34,7 +33,6 @@ from actsearch.results.figures.plots import (
 from actsearch.results.figures.trainings import (
     Inspected,
     beta_figure,
-    course_figures,
     file_name,
     histogram,
     preactivation_figure,
@@ -42,6 +40,8 @@ from actsearch.results.figures.trainings import (
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.run import Run
+from actsearch.studies.claims import Course
+from actsearch.studies.course_figures import course_figures
 
 from .conftest import LIMIT
 

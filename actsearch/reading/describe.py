@@ -17,11 +17,10 @@ import torch
 
 from actsearch.origin import HOME, PACKAGES, shadowing
 from actsearch.results.benchmarks import load_benchmark
+from actsearch.results.figures.functions import REACH, values_and_slopes
 from actsearch.results.tables import show
 from actsearch.search_space.activation import Activation
-from actsearch.search_space.analysis.evaluation import curves
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
-from actsearch.search_space.drawing import REACH
 from actsearch.search_space.expression import Expr, X, formula
 from actsearch.search_space.kernels import c, compiler, libraries
 from actsearch.search_space.kernels.tracing import trace
@@ -107,14 +106,6 @@ def _shown(name: str, value: object) -> str:
     if value is None:
         return "does not settle" if name in ("slope_left", "slope_right") else "not finite"
     return show("", value)
-
-
-def values_and_slopes(
-    expr: Expr, x: torch.Tensor, operators: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """f and f' at x (N,), in float64, at the initial betas."""
-    [batch] = curves([expr], x, operators=operators)
-    return batch.value[0, 0], batch.slope[0, 0]
 
 
 def plot(title: str, values: torch.Tensor) -> list[str]:

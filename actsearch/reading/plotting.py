@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,11 @@ from actsearch.results.figures.plots import Figure, write
 from actsearch.results.figures.searches import (
     OPERATORS_FROM,
     SHOWN,
-    Curve,
     LossCurve,
     controller_figure,
     cost_figure,
     difference_figure,
     failure_figure,
-    gallery_figure,
     loss_figure,
     operator_figure,
     progress_figure,
@@ -37,7 +36,6 @@ from actsearch.results.leaderboard import BESIDE, Entry
 from actsearch.results.records import Outcome
 from actsearch.run import Run
 
-POINTS = 401
 COURSES = 5  # functions whose loss is drawn, beside the baselines
 
 
@@ -95,29 +93,22 @@ class Found:
         finally:
             store.close()
 
-    def curves(self, n: int = SHOWN) -> list[Curve]:
-        """Of the best `n` functions, and of those that the parser knows: a user's own operators are
-        not in the store."""
-        import torch
-
-        from actsearch.reading.describe import values_and_slopes
+    def gallery(self, n: int = SHOWN) -> Figure | None:
+        """Of the best `n` candidates, a panel a function; of those that the parser knows: a user's
+        own operators are not in the store."""
+        from actsearch.results.figures.functions import Curve, curve_of, gallery_figure
         from actsearch.search_space.candidate import candidate_from
-        from actsearch.search_space.drawing import REACH
         from actsearch.search_space.expression import formula
         from actsearch.search_space.parser import ParseError
 
-        x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
+        operators = self.settings.get("operators", "guarded")
         found: list[Curve] = []
         for entry in self.ranked[:n]:
-            try:
-                functions = candidate_from(entry.expression).functions
-            except ParseError:
-                continue
-            for expr in functions:
-                f, slope = values_and_slopes(expr, x, self.settings.get("operators", "guarded"))
-                title = f"#{entry.rank}  {formula(expr)}"
-                found.append(Curve(title, *(tuple(v.tolist()) for v in (x, f, slope))))
-        return found
+            with suppress(ParseError):
+                for expr in candidate_from(entry.expression).functions:
+                    title = f"#{entry.rank}  {formula(expr)}"
+                    found.append(curve_of(expr, operators, title))
+        return gallery_figure(found)
 
     @cached_property
     def compared(self) -> Comparison | None:
@@ -145,7 +136,7 @@ _FEW = "fewer than {n} functions that have trained: 'actsearch search {{run}}' g
 _AGAIN = "no re-evaluation, which records them: 'actsearch reevaluate {run}' makes one"
 
 FIGURES: Mapping[str, Kind] = {
-    "functions": Kind(lambda found: [gallery_figure(found.curves())], _SEARCHED),
+    "functions": Kind(lambda found: [found.gallery()], _SEARCHED),
     "progress": Kind(lambda found: [progress_figure(found.rows, found.metric)], _SEARCHED),
     "losses": Kind(lambda found: [loss_figure(found.courses())], _SEARCHED),
     "cost": Kind(

@@ -181,7 +181,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "left_out": max(0, len(found.entries) - rows),
         "expected": known is not None,
         "uncertainty": any(f["error"] is not None for f in functions),
-        "gallery": list(_gallery(found)),
+        "gallery": list(_gallery(found, sheet)),
         "pictures": list(_pictures(found, sheet)),
         "again": again,
         "differences": _difference_picture(found, sheet),
@@ -477,17 +477,17 @@ def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) ->
 # -- pictures
 
 
-def _gallery(found: Found) -> Iterator[dict[str, Any]]:
+def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
     """f and f' of the best functions, each with its formula."""
+    from actsearch.results.figures.functions import function_svg
     from actsearch.search_space.candidate import candidate_from
-    from actsearch.search_space.drawing import curve_svg
     from actsearch.search_space.parser import ParseError
 
     operators = found.settings.get("operators", "guarded")
     for entry in found.ranked[:SHOWN]:
         with suppress(ParseError):
             functions = candidate_from(entry.expression).functions
-            svg = "".join(curve_svg(expr, operators=operators) for expr in functions)
+            svg = "".join(sheet.drawn(function_svg(expr, operators)) for expr in functions)
             yield _formula(vars(entry)) | {
                 "rank": entry.rank,
                 "accuracy": entry.val_accuracy,

@@ -14,7 +14,11 @@ from typing import Any
 
 from actsearch.errors import UsageError
 from actsearch.reading.comparison import reevaluations
-from actsearch.results.paper import (
+from actsearch.results.repeats import Trained, chosen
+from actsearch.results.statistics import LEVEL
+from actsearch.results.tables import Row
+from actsearch.run import Run
+from actsearch.studies.paper import (
     NUMBERS,
     SWISHES,
     TABLES,
@@ -26,10 +30,6 @@ from actsearch.results.paper import (
     table_3,
     tested,
 )
-from actsearch.results.repeats import Trained, chosen
-from actsearch.results.statistics import LEVEL
-from actsearch.results.tables import Row
-from actsearch.run import Run
 
 Render = Callable[[Sequence[Row]], str]
 

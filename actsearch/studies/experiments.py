@@ -23,7 +23,6 @@ from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.training.recipe import Recipe
 from actsearch.config import ExperimentConfig
 from actsearch.errors import UsageError
-from actsearch.results.claims import Claim, Course, NoPrediction
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.statistics import estimate
 from actsearch.results.store import Store
@@ -36,6 +35,7 @@ from actsearch.searching.batch import train
 from actsearch.searching.building import dataset_from
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.run_log import logging_to
+from actsearch.studies.claims import Claim, Course, NoPrediction
 
 STAGE = "reevaluate"
 OPERATORS = "guarded"
@@ -283,7 +283,7 @@ def _report(
     reason: str,
 ) -> Report:
     from actsearch.results.figures.plots import write
-    from actsearch.results.figures.trainings import course_figures
+    from actsearch.studies.course_figures import course_figures
 
     epoch = {s.name: _epoch(s) for s in settings}
     courses = [

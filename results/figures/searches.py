@@ -18,7 +18,6 @@ SHOWN = 12  # functions in a gallery
 OPERATORS_FROM = 20  # finished functions, for shares of operators
 SHARE = 0.25  # of all finished functions: the best and the worst that are compared
 NAMED_AT_THE_FRONT = 8
-TALLER = 1.25  # a panel of the gallery than f's values; slopes are cut there
 
 
 # -- how it went
@@ -124,45 +123,6 @@ def _smoothed(
 
 
 # -- what it found
-
-
-@dataclass(frozen=True)
-class Curve:
-    """f and f' at x, with betas at their initial values; not finite where they are not."""
-
-    title: str
-    x: tuple[float, ...]
-    f: tuple[float, ...]
-    slope: tuple[float, ...]
-
-
-def gallery_figure(curves: Sequence[Curve]) -> Figure | None:
-    """f and f' of each, a panel a function, as high as f is."""
-    if not curves:
-        return None
-    panels = tuple(_curve_panel(curve) for curve in curves)
-    caption = "f and its derivative f', betas at their initial values"
-    return Figure("functions", "The best functions", panels, caption, panel=(3.4, 2.5))
-
-
-def _curve_panel(c: Curve) -> Panel:
-    value = Line("f", *_finite(c.x, c.f))
-    slope = Line("f'", *_finite(c.x, c.slope), style=1, dash=1)
-    ends = (c.x[0], c.x[-1])
-    return Panel(c.title, "x", "", (value, slope), ends, y_range=_heights(c.f), at=(0.0,))
-
-
-def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    kept = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
-    return tuple(a for a, _ in kept), tuple(b for _, b in kept)
-
-
-def _heights(f: Sequence[float]) -> tuple[float, float]:
-    """Where f's values are, from -1 to 1 at least."""
-    values = [y for y in f if math.isfinite(y)]
-    low, high = min([-1.0, *values]), max([1.0, *values])
-    middle, half = (low + high) / 2, TALLER * (high - low) / 2
-    return middle - half, middle + half
 
 
 def front(entries: Iterable[Entry]) -> list[Entry]:

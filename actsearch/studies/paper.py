@@ -144,5 +144,5 @@ def long_rows(numbers: Sequence[int] = tuple(TABLES)) -> Iterator[Row]:
 
 
 def _read(number: int) -> list[dict[str, str]]:
-    file = files("actsearch.results") / "paper_tables" / f"table_{number}.csv"
+    file = files("actsearch.studies") / "paper_tables" / f"table_{number}.csv"
     return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
