@@ -115,9 +115,6 @@ class OneFunction:
     def __str__(self) -> str:
         return self.key
 
-    def _repr_html_(self) -> str:
-        return self.expr._repr_html_()
-
 
 @dataclass(frozen=True)
 class FunctionPerGroup:
@@ -197,9 +194,6 @@ class FunctionPerGroup:
 
     def __str__(self) -> str:
         return self.key
-
-    def _repr_html_(self) -> str:
-        return "".join(expr._repr_html_() for expr in self.functions)
 
 
 def group_of(number: int, total: int, groups: int) -> int:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from actsearch.search_space.analysis.survey import Function, describe
 
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
-from actsearch.search_space.parser import parse
+from actsearch.search_space.candidate import candidate_from
+from actsearch.search_space.survey import Described, describe
 from actsearch.searching.asking import Asked
 from actsearch.searching.budget import Budget
 from actsearch.searching.duplicates import Duplicates
@@ -31,7 +31,7 @@ class Inner:
         self.wanted: list[int] = []
         self.told: list[tuple[int, str]] = []
 
-    def foresee(self, n: int) -> list[Function]:
+    def foresee(self, n: int) -> list[Described]:
         self.wanted.append(n)
         return [asked.new for asked in self.asked if asked.new][:n]
 
@@ -45,10 +45,10 @@ class Inner:
 
 def new(store: Store, text: str) -> Asked:
     """A function that is proposed for the first time."""
-    function = describe(parse(text))
-    trial = store.submit("search", function.expression, "p", 0)
+    found = describe(candidate_from(text))
+    trial = store.submit("search", found.candidate.key, "p", 0)
     store.propose("s", trial.id, (0,), trial)
-    return Asked(trial, None, function)
+    return Asked(trial, None, found)
 
 
 def known(asked: Asked, outcome: Outcome | None = None) -> Asked:
@@ -103,7 +103,7 @@ def test_rejections_record_the_reason_and_pass_on_the_rest(store: Store) -> None
     zero, relu = new(store, "x - x"), new(store, "relu(x)")
     inner = Inner(zero, relu, known(zero))
     rejections = Rejections(inner, store)
-    assert [f.formula for f in rejections.foresee(2)] == ["relu(x)"]
+    assert [f.candidate.formula for f in rejections.foresee(2)] == ["relu(x)"]
     assert [asked.trial for asked in rejections.ask(3)] == [relu.trial, zero.trial]
     found = store.outcome(zero.trial)
     assert found is not None

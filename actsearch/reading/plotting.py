@@ -93,8 +93,8 @@ class Found:
             store.close()
 
     def gallery(self, n: int = SHOWN) -> Figure | None:
-        """Of the best `n` candidates, those that the parser knows: a user's own operators are not
-        in the store."""
+        """Of the best `n` candidates, a panel a function; of those that the parser knows: a user's
+        own operators are not in the store."""
         from actsearch.results.figures.functions import Curve, curve_of, gallery_figure
         from actsearch.search_space.candidate import candidate_from
         from actsearch.search_space.expression import formula
@@ -105,7 +105,8 @@ class Found:
         for entry in self.ranked[:n]:
             with suppress(ParseError):
                 for expr in candidate_from(entry.expression).functions:
-                    found.append(curve_of(expr, operators, f"#{entry.rank}  {formula(expr)}"))
+                    title = f"#{entry.rank}  {formula(expr)}"
+                    found.append(curve_of(expr, operators, title))
         return gallery_figure(found)
 
     @cached_property

@@ -484,7 +484,7 @@ def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
     for entry in found.ranked[:SHOWN]:
         with suppress(ParseError):
             functions = candidate_from(entry.expression).functions
-            svg = sheet.drawn("".join(function_svg(expr, operators) for expr in functions))
+            svg = "".join(sheet.drawn(function_svg(expr, operators)) for expr in functions)
             yield _formula(vars(entry)) | {
                 "rank": entry.rank,
                 "accuracy": entry.val_score,
