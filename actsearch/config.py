@@ -153,9 +153,9 @@ def _check_whole(config: Any, *names: str, least: int = 1) -> None:
 def _check_positive(config: Any, *names: str) -> None:
     """Numbers above 0, where they are given."""
     for name in names:
-        value = getattr(config, name)
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} {value:g} must be a number above 0")
+            raise ValueError(f"{option} {value:g} must be a number above 0")
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,9 @@ class SearchConfig:
     """A running Ray cluster to join, such as 10.0.0.1:6379."""
     timeout: Float = None
     """Seconds after which a child is stopped and recorded as timed_out [never]."""
+    checkpoint_every: Float = None
+    """Seconds between checkpoints in RUN/checkpoints, from which a training goes on that was killed
+    [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: Switch = None
@@ -244,7 +247,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _check_whole(self, "budget", "steps", "batch_size", "patience", *WORKERS)
         _check_whole(self, "seed", least=0)
-        _check_positive(self, "lr", "timeout")
+        _check_positive(self, "lr", "timeout", "checkpoint_every")
         choices = {
             "executor": ("ray", "inline"),
             "screen": ("on", "off"),
@@ -382,6 +385,9 @@ class ReevaluateConfig:
     """A running Ray cluster to join."""
     timeout: Float = None
     """Seconds after which a child is stopped [never]."""
+    checkpoint_every: Float = None
+    """Seconds between checkpoints in RUN/checkpoints, from which a training goes on that was killed
+    [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: Switch = None
@@ -397,7 +403,7 @@ class ReevaluateConfig:
 
     def __post_init__(self) -> None:
         _check_whole(self, "top", "seeds", "steps", "lr_sweep", "batch_size", *WORKERS)
-        _check_positive(self, "lr", "timeout")
+        _check_positive(self, "lr", "timeout", "checkpoint_every")
 
     def resolved(
         self, stored: Mapping[str, Any], child: Any = None, dataset: Any = None
@@ -505,6 +511,9 @@ class ExperimentConfig:
     """A running Ray cluster to join."""
     timeout: Float = None
     """Seconds after which a child is stopped [never]."""
+    checkpoint_every: Float = None
+    """Seconds between checkpoints in RUN/checkpoints, from which a training goes on that was killed
+    [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: Switch = None
@@ -519,7 +528,7 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         _check_whole(self, "epochs", "seeds", "width", "looks", *WORKERS)
         _check_whole(self, "batch_size", least=2)
-        _check_positive(self, "lr", "timeout")
+        _check_positive(self, "lr", "timeout", "checkpoint_every")
         if not self.sigmas or not all(0 < sigma < float("inf") for sigma in self.sigmas):
             said = " ".join(f"{sigma:g}" for sigma in self.sigmas) or "without a value"
             raise ValueError(f"--sigmas {said}: give standard deviations above 0, such as 0.1 0.5")

@@ -23,6 +23,7 @@ from actsearch.child_models.networks.model_zoos import ZOOS
 from actsearch.child_models.networks.zoo import Child, source_digest
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.beside_relu import BesideReLU, cost
+from actsearch.child_models.training.checkpoint import Checkpoints
 from actsearch.child_models.training.cuda_graph import own_stream
 from actsearch.child_models.training.looks import (
     Inspection,
@@ -64,7 +65,8 @@ class Evaluator:
     Activation; `test` adds the score on the test split, `inspect` what became of the activations
     (see `inspection`), both for trials of the stage `reevaluate` alone; `track` adds the score and
     the betas before the first step, after every so many, and after the last; `cuda_graphs` is as in
-    `train`; `in_turns` lets several threads call it, on a GPU for a stream each.
+    `train`; `in_turns` lets several threads call it, on a GPU for a stream each; `checkpoints` are
+    where a training goes on that was killed.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Evaluator:
         track: int = 0,
         cuda_graphs: bool = False,
         in_turns: bool = False,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         check_kernels(kernels)
         self.dataset = dataset
@@ -94,6 +97,7 @@ class Evaluator:
         self.track = track
         self.cuda_graphs = cuda_graphs
         self.in_turns = in_turns
+        self.checkpoints = checkpoints
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -157,13 +161,19 @@ class Evaluator:
                 raise host_error(error, doing) from error
             what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
             ended = _ended("failed", f"{what}: {_short(error)}")
-        seconds = time.perf_counter() - start
-        return Outcome(**ended, seconds=seconds, host=host, device=name, versions=versions())
+        ended["seconds"] += time.perf_counter() - start
+        return Outcome(**ended, host=host, device=name, versions=versions())
 
     def with_recipe(self, **changes: Any) -> Evaluator:
         """The same evaluator with other settings of the recipe, on the same device data."""
         other = copy.copy(self)
         other.recipe = replace(self.recipe, **changes)
+        return other
+
+    def keeping(self, checkpoints: Checkpoints | None) -> Evaluator:
+        """The same evaluator with these checkpoints."""
+        other = copy.copy(self)
+        other.checkpoints = checkpoints
         return other
 
     def build(self, expression: str) -> torch.nn.Module:
@@ -196,11 +206,32 @@ class Evaluator:
 
     def _train(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Training:
         task = task_of(self.dataset, device)
-        model = self.build(trial.expression).to(device)
         recipe = replace(self.recipe, steps=trial.steps or self.recipe.steps)
-        training = Training(model, task, recipe, trial.seed, beat)
+
+        def new() -> Training:
+            model = self.build(trial.expression).to(device)
+            return Training(model, task, recipe, trial.seed, beat)
+
         looks = self._looks(trial, recipe.steps, device)
-        return train(training, looks, cuda_graphs=self.cuda_graphs)
+        if self.checkpoints is None:
+            return train(new(), looks, cuda_graphs=self.cuda_graphs)
+        checkpoint = self.checkpoints.of(trial, self._identity(trial, recipe, device))
+        training = checkpoint.resumed(new)
+        return train(training, [*looks, checkpoint], cuda_graphs=self.cuda_graphs)
+
+    def _identity(self, trial: Trial, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+        """All that a training depends on, to the last digit and in what it notes."""
+        return {
+            **versions(),
+            "protocol": self.protocol_hash,
+            "trial": [trial.stage, trial.expression, trial.seed, recipe.steps],
+            "race": [[rung.step, rung.metric] for rung in trial.race],
+            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            "device": _device_name(device),
+            "kernels": self.kernels,
+            "graphs": self.cuda_graphs,
+            "track": self.track,
+        }
 
     def _looks(self, trial: Trial, steps: int, device: torch.device) -> list[Look]:
         """In their order where several are due."""
@@ -216,14 +247,16 @@ class Evaluator:
         return looks
 
 
-def _ended(status: str, reason: str = "", **rest: Any) -> dict[str, Any]:
-    return {"status": status, "reason": reason, **rest}
+def _ended(status: str, reason: str = "", seconds: float = 0.0, **rest: Any) -> dict[str, Any]:
+    """Fields of an outcome; `seconds` are those before this process."""
+    return {"status": status, "reason": reason, "seconds": seconds, **rest}
 
 
 def _ok(training: Training) -> dict[str, Any]:
     found = {"cost": cost(training.ratios), "track": training.track}
     return _ended(
         "ok",
+        seconds=training.earlier,
         val_accuracy=training.scores["val"],
         test_accuracy=training.scores.get("test"),
         curve=training.curve,
@@ -237,6 +270,7 @@ def _raced_out(reason: str, training: Training) -> dict[str, Any]:
     return _ended(
         "raced_out",
         reason,
+        training.earlier,
         step=training.step,
         curve=training.curve,
         rungs=tuple(training.rungs),

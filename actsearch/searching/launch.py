@@ -334,7 +334,10 @@ def _run(
     machinery = Machinery.of(SimpleNamespace(**settings))
     left = None if plan.total is None else max(0, plan.total - source.done)
     trainings = None if left is None else left + len(store.waiting())
-    with running(machinery, plan.evaluator, trainings, stop, console) as executor:
+    kept = machinery.checkpoints(plan.run)
+    evaluate = plan.evaluator.keeping(kept)
+    forget = () if kept is None else (kept.forget,)
+    with running(machinery, evaluate, trainings, stop, console) as executor:
         title = " · ".join(
             (
                 f"{plan.run.path}  {settings['strategy']}",
@@ -354,7 +357,7 @@ def _run(
         progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
         progress.update(source.done, source.repeats, source.rejected, 0)
         with live(progress, console):
-            reason = run_trials(store, source, executor, progress, stop, callbacks)
+            reason = run_trials(store, source, executor, progress, stop, (*forget, *callbacks))
     return reason
 
 

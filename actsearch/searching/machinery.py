@@ -27,9 +27,10 @@ from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator, task_of
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training.checkpoint import Checkpoints
 from actsearch.child_models.training.inspection import activations
 from actsearch.errors import EnvironmentProblem, UsageError
-from actsearch.origin import shadowing
+from actsearch.origin import code_version, shadowing
 from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.run import Run
 from actsearch.search_space.operators import Op
@@ -53,6 +54,7 @@ class Machinery:
     children_per_worker: int = 1
     ray_address: str | None = None
     timeout: float | None = None
+    checkpoint_every: float | None = None
 
     @classmethod
     def of(cls, config: Any) -> Machinery:
@@ -77,6 +79,13 @@ class Machinery:
             return most, ""
         start = "worker starts" if most == 1 else "workers start"
         return most, f"--workers {self.workers}: {most} {start}, since {why}."
+
+    def checkpoints(self, run: Run) -> Checkpoints | None:
+        """Those that the trainings of `run` are to leave, None where none are asked for."""
+        if self.checkpoint_every is None:
+            return None
+        folder = run.path.resolve() / "checkpoints"
+        return Checkpoints(folder, self.checkpoint_every, code_version())
 
     def start(
         self,
