@@ -2,6 +2,7 @@
 
 config.json  identity (what cannot change on resume), settings, data, environment
 run.sqlite   the store         top.csv  the ranked table         run.log  the log
+checkpoints/ trainings that have begun, where they are kept
 run.lock     held by the driver that is writing, with its host and process id
 """
 

@@ -107,6 +107,9 @@ class MachineryOptions(Options):
     """A running Ray cluster to join, such as 10.0.0.1:6379."""
     timeout: Float = None
     """Seconds after which a child is stopped and recorded as timed_out [never]."""
+    checkpoint_every: Float = None
+    """Seconds between checkpoints in RUN/checkpoints, from which a training goes on that was killed
+    [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
     cuda_graphs: OnOff = None
@@ -233,6 +236,7 @@ class Settings:
     executor: str = "ray"
     ray_address: str | None = None
     timeout: float | None = None
+    checkpoint_every: float | None = None
     kernels: str = "auto"
     cuda_graphs: str = "off"
     preset: str = "quick"

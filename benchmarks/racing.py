@@ -27,7 +27,7 @@ from actsearch.results.records import AtRung, Outcome
 from actsearch.run import Run
 
 BEST = (20, 9, 4)
-LAST_STEPS = 5  # as RUNG_STEPS of child_models/training/loop.py
+LAST_STEPS = 5  # as RUNG_STEPS of child_models/training/looks.py
 TABLE_STEPS = (20, 50, 100, 200)  # of which the table has losses
 SEEDS = 2  # at least, of a mean of further trainings
 

@@ -23,6 +23,7 @@ from actsearch.child_models.networks.model_zoos import ZOOS
 from actsearch.child_models.networks.zoo import Child, source_digest
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.beside_relu import BesideReLU, cost
+from actsearch.child_models.training.checkpoint import Checkpoints
 from actsearch.child_models.training.cuda_graph import own_stream
 from actsearch.child_models.training.looks import (
     Inspection,
@@ -66,7 +67,8 @@ class Evaluator:
     Activation; `test` adds the score on the test split, `inspect` what became of the activations
     (see `inspection`), both for trials of the kinds that have them; `track` adds the score and
     the betas before the first step, after every so many, and after the last; `cuda_graphs` is as in
-    `train`; `in_turns` lets several threads call it, on a GPU for a stream each.
+    `train`; `in_turns` lets several threads call it, on a GPU for a stream each; `checkpoints` are
+    where a training goes on that was killed.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Evaluator:
         track: int = 0,
         cuda_graphs: bool = False,
         in_turns: bool = False,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         check_kernels(kernels)
         self.dataset = dataset
@@ -96,6 +99,7 @@ class Evaluator:
         self.track = track
         self.cuda_graphs = cuda_graphs
         self.in_turns = in_turns
+        self.checkpoints = checkpoints
         self._places: int | None = None
 
     @property
@@ -160,13 +164,19 @@ class Evaluator:
                 raise host_error(error, doing) from error
             what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
             ended = _ended("failed", f"{what}: {_short(error)}")
-        seconds = time.perf_counter() - start
-        return Outcome(**ended, seconds=seconds, host=host, device=name, versions=versions())
+        ended["seconds"] += time.perf_counter() - start
+        return Outcome(**ended, host=host, device=name, versions=versions())
 
     def with_recipe(self, **changes: Any) -> Evaluator:
         """The same evaluator with other settings of the recipe, on the same device data."""
         other = copy.copy(self)
         other.recipe = replace(self.recipe, **changes)
+        return other
+
+    def keeping(self, checkpoints: Checkpoints | None) -> Evaluator:
+        """The same evaluator with these checkpoints."""
+        other = copy.copy(self)
+        other.checkpoints = checkpoints
         return other
 
     def build(self, key: str) -> torch.nn.Module:
@@ -210,10 +220,31 @@ class Evaluator:
 
     def _train(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Training:
         task = task_of(self.dataset, device)
-        model = self.build(trial.subject).to(device)
-        training = Training(model, task, self.recipe, trial.seed, beat)
+
+        def new() -> Training:
+            model = self.build(trial.subject).to(device)
+            return Training(model, task, self.recipe, trial.seed, beat)
+
         looks = self._looks(trial, self.recipe.steps, device)
-        return train(training, looks, cuda_graphs=self.cuda_graphs)
+        if self.checkpoints is None:
+            return train(new(), looks, cuda_graphs=self.cuda_graphs)
+        checkpoint = self.checkpoints.of(trial, self._identity(trial, device))
+        training = checkpoint.resumed(new)
+        return train(training, [*looks, checkpoint], cuda_graphs=self.cuda_graphs)
+
+    def _identity(self, trial: Trial, device: torch.device) -> dict[str, Any]:
+        """All that a training depends on, to the last digit and in what it notes."""
+        return {
+            **versions(),
+            "protocol": self.protocol_hash,
+            "trial": [trial.kind, trial.subject, trial.seed],
+            "race": [[rung.step, rung.metric] for rung in trial.race],
+            "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            "device": _device_name(device),
+            "kernels": self.kernels,
+            "graphs": self.cuda_graphs,
+            "track": self.track,
+        }
 
     def _looks(self, trial: Trial, steps: int, device: torch.device) -> list[Look]:
         """In their order where several are due."""
@@ -229,14 +260,16 @@ class Evaluator:
         return looks
 
 
-def _ended(status: str, reason: str = "", **rest: Any) -> dict[str, Any]:
-    return {"status": status, "reason": reason, **rest}
+def _ended(status: str, reason: str = "", seconds: float = 0.0, **rest: Any) -> dict[str, Any]:
+    """Fields of an outcome; `seconds` are those before this process."""
+    return {"status": status, "reason": reason, "seconds": seconds, **rest}
 
 
 def _ok(training: Training) -> dict[str, Any]:
     found = {"cost": cost(training.ratios), "track": training.track}
     return _ended(
         "ok",
+        seconds=training.earlier,
         val_score=training.scores["val"],
         test_score=training.scores.get("test"),
         curve=training.curve,
@@ -250,6 +283,7 @@ def _raced_out(reason: str, training: Training) -> dict[str, Any]:
     return _ended(
         "raced_out",
         reason,
+        training.earlier,
         step=training.step,
         curve=training.curve,
         rungs=tuple(training.rungs),

@@ -235,6 +235,7 @@ def test_a_run_that_cannot_be_had_is_said_before_anything_trains(
     [
         (ReevaluateConfig, {"timeout": -5.0}, "--timeout -5 must be a number above 0"),
         (SearchConfig, {"timeout": math.nan}, "--timeout nan must be a number above 0"),
+        (SearchConfig, {"checkpoint_every": 0.0}, "--checkpoint-every 0 must be a number above 0"),
         (SearchConfig, {"lr": math.inf}, "--lr inf must be a number above 0"),
         (SearchConfig, {"steps": 2.5}, "--steps 2.5 must be a whole number"),
         (SearchConfig, {"download": "no"}, "--download 'no' must be True or False"),

@@ -35,14 +35,16 @@ def train(
     if not missing:
         return DONE
     evaluators = [*evaluators]
-    evaluate = Evaluators(evaluators)
+    kept = machinery.checkpoints(run)
+    evaluate = Evaluators(e.keeping(kept) for e in evaluators)
     metrics = {e.dataset.metric for e in evaluators}
     metric = metrics.pop() if len(metrics) == 1 else ""
     stop = Stop(run)
     with running(machinery, evaluate, len(missing), stop, console) as executor:
         progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
         with live(progress, console):
-            return run_trials(store, FixedSource(missing), executor, progress, stop)
+            forget = () if kept is None else (kept.forget,)
+            return run_trials(store, FixedSource(missing), executor, progress, stop, forget)
 
 
 def _to_train(outcome: Outcome | None, timeout: float | None) -> bool:

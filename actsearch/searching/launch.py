@@ -298,8 +298,8 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
             if not source.anything_left(stop):
                 return STOPPED if stop() else source.ended
             raced = source if plan.race is None else Raced(source, Race(plan.race), store, beside)
-            evaluate = Evaluators(evaluators.values())
-            return _run(plan, store, raced, evaluate, stop, console, (*trackers, *callbacks))
+            told = (*trackers, *callbacks)
+            return _run(plan, store, raced, evaluators.values(), stop, console, told)
     finally:
         ahead.close()
 
@@ -338,7 +338,7 @@ def _run(
     plan: Plan,
     store: Store,
     source: Source,
-    evaluate: Evaluators,
+    evaluators: Iterable[Evaluator],
     stop: Stop,
     console: Console,
     callbacks: Iterable[Callback],
@@ -348,6 +348,9 @@ def _run(
     machinery = Machinery.of(settings)
     left = None if plan.total is None else max(0, plan.total - done)
     trainings = None if left is None else left + len(store.waiting())
+    kept = machinery.checkpoints(plan.run)
+    evaluate = Evaluators(evaluator.keeping(kept) for evaluator in evaluators)
+    forget = () if kept is None else (kept.forget,)
     with running(machinery, evaluate, trainings, stop, console) as executor:
         title = " · ".join(
             (
@@ -368,7 +371,7 @@ def _run(
         progress.health = [*store.health(settings.strategy)[-HISTORY:]]
         progress.update(source.tally, 0)
         with live(progress, console):
-            reason = run_trials(store, source, executor, progress, stop, callbacks)
+            reason = run_trials(store, source, executor, progress, stop, (*forget, *callbacks))
     return reason
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from actsearch.child_models.training.checkpoint import Checkpoints
 from actsearch.errors import EnvironmentProblem
-from actsearch.origin import shadowing
+from actsearch.origin import code_version, shadowing
 from actsearch.results.records import Outcome, Trial
+from actsearch.run import Run
 from actsearch.searching.stop import Stop
 from actsearch.versions import untested
 from actsearch.workers.executor import Beat, Evaluate, Executor, InlineExecutor
@@ -34,6 +36,7 @@ class Machinery:
     children_per_worker: int = 1
     ray_address: str | None = None
     timeout: float | None = None
+    checkpoint_every: float | None = None
 
     @classmethod
     def of(cls, config: Any) -> Machinery:
@@ -58,6 +61,13 @@ class Machinery:
             return most, ""
         start = "worker starts" if most == 1 else "workers start"
         return most, f"--workers {self.workers}: {most} {start}, since {why}."
+
+    def checkpoints(self, run: Run) -> Checkpoints | None:
+        """Those that the trainings of `run` are to leave, None where none are asked for."""
+        if self.checkpoint_every is None:
+            return None
+        folder = run.path.resolve() / "checkpoints"
+        return Checkpoints(folder, self.checkpoint_every, code_version())
 
     def start(
         self,

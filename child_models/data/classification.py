@@ -125,9 +125,9 @@ class Classification:
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
         return (x.to(torch.float32) - self.mean) / self.std
 
-    def batches(self, recipe: Recipe, seed: int) -> Iterator[Batch]:
+    def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
         """Training batches without end, shuffled anew each epoch unless the recipe says no; the
-        same for the same seed."""
+        same for the same seed. The first `start` are left out, but for their random numbers."""
         generator = torch.Generator(self.device).manual_seed(seed)
         x, y = self.splits["train"]
         size = min(recipe.batch_size, len(x))
@@ -135,20 +135,31 @@ class Classification:
         while True:
             if recipe.shuffle:
                 order = torch.randperm(len(x), generator=generator, device=self.device)
-            for start in range(0, len(x) - size + 1, size):
-                index = order[start : start + size]
+            for at in range(0, len(x) - size + 1, size):
+                index = order[at : at + size]
+                if start > 0:
+                    self._moves(size, generator)
+                    start -= 1
+                    continue
                 yield self.standardise(self._augmented(index, generator)), y[index]
+
+    def _moves(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of so many images: offsets (2, N), and for `crop_flip` whether they are mirrored (N,)."""
+        offsets, mirror = torch.empty(2, 0), torch.empty(0)
+        if self.augment:
+            size = (2, count)
+            offsets = torch.randint(2 * PAD + 1, size, generator=generator, device=self.device)
+        if self.augment == "crop_flip":
+            mirror = torch.rand(count, generator=generator, device=self.device) < 0.5
+        return offsets, mirror
 
     def _augmented(self, index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Images cropped at random offsets and, for `crop_flip`, mirrored half of the time."""
         if self.crops is None:
             return self.splits["train"][0][index]
-        offsets = torch.randint(
-            2 * PAD + 1, (2, len(index)), generator=generator, device=self.device
-        )
+        offsets, mirror = self._moves(len(index), generator)
         images = self.crops[index, :, offsets[0], offsets[1]]
         if self.augment == "crop_flip":
-            mirror = torch.rand(len(index), generator=generator, device=self.device) < 0.5
             images = torch.where(mirror[:, None, None, None], images.flip(3), images)
         return images
 

@@ -46,7 +46,10 @@ class Task(Protocol):
 
     device: torch.device
 
-    def batches(self, recipe: Recipe, seed: int) -> Iterator[Any]: ...
+    def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Any]:
+        """Without end, the same for the same seed; from number `start` on, for a training that goes
+        on from its checkpoint."""
+        ...
 
     def loss(self, model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor: ...
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,9 @@ class StreamedTask:
             torch.tensor(v, device=device).view(3, 1, 1) * 255 for v in (MEAN, STD)
         )
 
-    def batches(self, recipe: Recipe, seed: int) -> Iterator[Batch]:
-        """Training batches without end; the same for the same seed, whatever reads faster."""
+    def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Training batches without end, from number `start` on; the same for the same seed,
+        whatever reads faster."""
         files, _ = self.data.splits["train"]
         size = min(recipe.batch_size, len(files))
 
@@ -223,11 +225,12 @@ class StreamedTask:
                 order = np.arange(len(files))
                 if recipe.shuffle:
                     order = np.random.default_rng((seed, epoch)).permutation(len(files))
-                for start in range(0, len(files) - size + 1, size):
-                    yield epoch, order[start : start + size]
+                for at in range(0, len(files) - size + 1, size):
+                    yield epoch, order[at : at + size]
                 epoch += 1
 
-        return self._read("train", indices(), lambda epoch, i: (seed, epoch, i))
+        left = islice(indices(), start, None)
+        return self._read("train", left, lambda epoch, i: (seed, epoch, i))
 
     def _read(
         self, split: str, indices: Iterator[tuple[int, np.ndarray]], seeds: Any = None

@@ -207,9 +207,9 @@ class TranslationTask:
         self.source = {n: _cut(s.source, s.source_at) for n, s in data.splits.items()}
         self.target = {n: _cut(s.target, s.target_at) for n, s in data.splits.items()}
 
-    def batches(self, recipe: Recipe, seed: int) -> Iterator[Batch]:
+    def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
         """Source (N, S) and target (N, T), padded; sentences of like length together, the batches
-        in random order; the same for the same seed."""
+        in random order, from number `start` on; the same for the same seed."""
         random = np.random.default_rng(seed)
         sources, targets = self.source["train"], self.target["train"]
         size = min(recipe.batch_size, len(sources))
@@ -217,14 +217,15 @@ class TranslationTask:
         while True:
             order = random.permutation(len(sources)) if recipe.shuffle else np.arange(len(sources))
             batches: list[np.ndarray] = []
-            for start in range(0, len(order), POOL * size):
-                pool = order[start : start + POOL * size]
+            for at in range(0, len(order), POOL * size):
+                pool = order[at : at + POOL * size]
                 pool = pool[np.argsort(lengths[pool], kind="stable")]
                 batches += [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
             if recipe.shuffle:
                 batches = [batches[i] for i in random.permutation(len(batches))]
-            for index in batches:
+            for index in batches[start:]:
                 yield self._padded(sources, index), self._padded(targets, index)
+            start = max(0, start - len(batches))
 
     def _padded(self, sentences: list[torch.Tensor], index: Sequence[int] | np.ndarray) -> Any:
         rows = [sentences[i] for i in index]

@@ -55,11 +55,12 @@ class BesideReLU:
             self._at = set()
 
     def _take(self, training: Training) -> float | None:
-        """The seconds of a step of ReLU; None of the first."""
+        """The seconds of a step of ReLU; None of the first, which warms up."""
         if self._step is None:
             self._step = _relu_step(self._make(), training)
             self._step(training.batch)
-            return None
+            if training.step == min(self._at):  # later ones are of a training that was resumed
+                return None
         begun = time.thread_time()
         self._step(training.batch)
         return time.thread_time() - begun

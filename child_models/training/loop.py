@@ -43,7 +43,7 @@ def _train(training: Training, looks: Sequence[Look], captured: bool) -> Trainin
     take = step_of(training.model, training.optimiser, training.task, training.recipe)
     if captured:
         take = CapturedStep(take, training.optimiser, training.task.device)
-    batches = training.task.batches(training.recipe, training.seed)
+    batches = training.batches()
     while training.step < training.recipe.steps:
         _take_step(training, take, batches)
         _look(training, looks)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from actsearch.results.records import AtRung
 CURVE_POINTS = 200
 
 Tracked = tuple[int, float, list[float | None]]  # a step, its score, the mean betas
+
+_NOTED = ("step_seconds", "ratios", "track")  # that are plain values
 
 
 class Training:
@@ -39,6 +42,8 @@ class Training:
         self.model, self.task, self.recipe, self.seed, self.beat = model, task, recipe, seed, beat
         self.optimiser = optimiser_of(model, recipe)
         self.step = self.checked = 0
+        self._begun = time.perf_counter()
+        self.earlier = 0.0  # seconds of wall time before it was resumed
         self.losses = torch.zeros(recipe.steps, device=task.device)
         self.norms = torch.zeros(recipe.steps, device=task.device)
         # One thread computes all of a step on a processor (`_one_thread` of evaluate.py), so its
@@ -63,6 +68,37 @@ class Training:
         self.model.train()
         return found
 
+    def state(self) -> dict[str, Any]:
+        """All that goes on from here, as tensors and plain values; every step is `checked`."""
+        return {
+            "step": self.step,
+            "seconds": self.earlier + time.perf_counter() - self._begun,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "losses": self.losses,
+            "random": _random_state(self.task.device),
+            "rungs": [astuple(at) for at in self.rungs],
+            **{name: getattr(self, name) for name in _NOTED},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state()` was taken, of a training of the same model and recipe. Random
+        numbers are the process's."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.losses.copy_(state["losses"])
+        self.rungs = [AtRung(*at) for at in state["rungs"]]
+        for name in _NOTED:
+            setattr(self, name, state[name])
+        self.earlier = state["seconds"]
+        self.step = self.checked = state["step"]
+        _set_random_state(state["random"], self.task.device)
+
+    def batches(self) -> Iterator[Any]:
+        """From this step on."""
+        start = (self.step,) if self.step else ()  # a task that nothing resumes needs none
+        return self.task.batches(self.recipe, self.seed, *start)
+
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:
         return self.curve_to(self.step)
@@ -80,3 +116,14 @@ class Training:
     def ms_per_step(self) -> float:
         """The median."""
         return 1e3 * statistics.median(self.step_seconds)
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *gpu]
+
+
+def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
