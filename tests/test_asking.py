@@ -17,7 +17,7 @@ from actsearch.searching.duplicates import Duplicates
 from actsearch.searching.progress import Tally
 from actsearch.searching.rejections import Rejections
 
-GOOD = Outcome("ok", val_accuracy=0.5)
+GOOD = Outcome("ok", val_score=0.5)
 
 
 class Inner:

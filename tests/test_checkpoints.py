@@ -130,7 +130,7 @@ def test_the_seconds_of_all_parts_count(tmp_path: Path) -> None:
 
 def test_a_cost_beside_relu_is_whole_after_a_break(tmp_path: Path) -> None:
     evaluate = evaluator("mlp:width=4", replace(RECIPE, steps=100))
-    trial = replace(TRIAL, stage="search")
+    trial = replace(TRIAL, kind="search")
     keeping = evaluate.keeping(kept(tmp_path))
     broken_at(55, keeping, trial)
     low, high = keeping(trial).details["cost"][1:]
@@ -231,7 +231,7 @@ def test_short_trainings_leave_none_and_an_outcome_removes_its_own(tmp_path: Pat
     broken_at(20, evaluator().keeping(keeping))
     (tmp_path / "checkpoints" / "7-123.part").touch()  # of a worker that was killed as it wrote
     (tmp_path / "checkpoints" / "77.pt").touch()
-    keeping.forget(TRIAL, Outcome("ok", val_accuracy=0.5), None)
+    keeping.forget(TRIAL, Outcome("ok", val_score=0.5), None)
     keeping.forget(TRIAL)
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["77.pt"]
 

@@ -208,7 +208,7 @@ def test_one_function_in_every_group_trains_as_the_function_does_to_the_digit(
     plain, repeated = (evaluate(Trial(0, "search", k, "", 1)) for k in (function, key))
     assert plain.status == repeated.status == "ok"
     assert repeated.curve == plain.curve
-    assert repeated.val_accuracy == plain.val_accuracy
+    assert repeated.val_score == plain.val_score
 
 
 def test_betas_are_recorded_function_by_function() -> None:
