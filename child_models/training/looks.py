@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -42,11 +43,12 @@ class Reading:
         return regular or any(look.due(step) for look in self._others)
 
     def __call__(self, training: Training) -> None:
-        begun = training.now()
+        begun = time.perf_counter()
         turns.wait()
         self._check_finite(training)
-        seconds = training.unread + training.now() - begun  # a GPU has done its steps only now
-        training.step_seconds.append(seconds / (training.step - training.checked))
+        if training.now is time.perf_counter:  # a GPU has done its steps only now
+            training.unread += time.perf_counter() - begun
+        training.step_seconds.append(training.unread / (training.step - training.checked))
         training.unread, training.checked = 0.0, training.step
 
     @staticmethod
