@@ -27,9 +27,12 @@ from actsearch.controller.strategies import strategy_from
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.space import SPACES
-from actsearch.searching.loop import Level, StrategySource, run_trials
+from actsearch.searching.identity import Functions, Level
+from actsearch.searching.loop import run_trials
 from actsearch.searching.progress import Progress
+from actsearch.searching.proposals import Proposals
 from actsearch.searching.ray_actors import QueueActor, WorkerActor
+from actsearch.searching.sources import StrategySource, asking
 from actsearch.workers.candidate_queue import CandidateQueue
 from actsearch.workers.executor import Executor, InlineExecutor
 from actsearch.workers.ray_executor import AHEAD, RayExecutor
@@ -120,19 +123,13 @@ def searched(executor: Executor, budget: int) -> tuple[float, list[float]]:
         store = Store(Path(folder, "run.sqlite"), create=True)
         store.add_protocol("p", {})
         space = SPACES["two-units"]
-        source = StrategySource(
-            store,
-            space,
-            strategy_from("random", space, 0),
-            name="random",
-            level=lambda share: Level("search", "p"),
-            seed=0,
-            budget=budget,
-            patience=100_000,
-        )
+        strategy, functions = strategy_from("random", space, 0), Functions(store, space)
+        level = Level("search", "p")
+        proposals = Proposals(store, strategy, "random", functions, lambda share: level)
+        source = StrategySource(proposals, asking(proposals, budget=budget, patience=100_000))
 
         def look() -> bool:
-            if source.done >= len(memory) * budget / 10:
+            if source.tally.done >= len(memory) * budget / 10:
                 memory.append(process.memory_info().rss / MIB)
             return False
 

@@ -25,7 +25,7 @@ from actsearch.run import Run
 from actsearch.search_space.analysis.survey import describe_all
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
-from actsearch.searching.loop import Level, submit_function
+from actsearch.searching.identity import Level, submit_function
 from actsearch.studies.known_results import table_from
 
 

@@ -35,9 +35,10 @@ from actsearch.child_models.training.recipe import Recipe
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.parser import parse
-from actsearch.searching.loop import FixedSource, run_trials
+from actsearch.searching.loop import run_trials
 from actsearch.searching.progress import Progress
 from actsearch.searching.ray_actors import QueueActor, WorkerActor
+from actsearch.searching.sources import FixedSource
 from actsearch.workers.ray_executor import RayExecutor
 
 

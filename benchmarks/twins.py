@@ -39,9 +39,11 @@ from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import space_from
-from actsearch.searching.loop import FixedSource, run_trials
-from actsearch.searching.machinery import Machinery, make_evaluator
+from actsearch.searching.building import make_evaluator
+from actsearch.searching.loop import run_trials
+from actsearch.searching.machinery import Machinery
 from actsearch.searching.progress import Progress
+from actsearch.searching.sources import FixedSource
 
 Pair = tuple[str, str]  # expressions
 

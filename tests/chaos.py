@@ -55,26 +55,22 @@ def drive(folder: Path, address: str, budget: int, workers: int = 2, seconds: fl
     from actsearch.controller.strategies import strategy_from
     from actsearch.results.store import Store
     from actsearch.search_space.space import SPACES
-    from actsearch.searching.loop import Level, StrategySource, run_trials
+    from actsearch.searching.identity import Functions, Level
+    from actsearch.searching.loop import run_trials
     from actsearch.searching.progress import Progress
+    from actsearch.searching.proposals import Proposals
     from actsearch.searching.ray_actors import QueueActor, WorkerActor
+    from actsearch.searching.sources import StrategySource, asking
     from actsearch.workers.ray_executor import RayExecutor
 
     logging.basicConfig(filename=folder / "driver.log", level=logging.INFO)
     store = Store(folder / "run.sqlite", create=True)
     store.add_protocol("p", {})
     space, name = SPACES["one-unit"], "evolution"
-    source = StrategySource(
-        store,
-        space,
-        strategy_from(name, space, 0),
-        name=name,
-        level=lambda share: Level("search", "p"),
-        seed=0,
-        budget=budget,
-        patience=100_000,
-    )
-    if not source.anything_left:
+    strategy, functions = strategy_from(name, space, 0), Functions(store, space)
+    proposals = Proposals(store, strategy, name, functions, lambda share: Level("search", "p"))
+    source = StrategySource(proposals, asking(proposals, budget=budget, patience=100_000))
+    if not source.anything_left():
         return
     executor = RayExecutor(
         sleeper(str(folder / "ledger"), seconds),

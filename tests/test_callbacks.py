@@ -21,8 +21,11 @@ from actsearch.search_space.analysis.survey import describe
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
 from actsearch.searching.callbacks import Callback
-from actsearch.searching.loop import Level, StrategySource, run_trials, submit_function
+from actsearch.searching.identity import Functions, Level, submit_function
+from actsearch.searching.loop import run_trials
 from actsearch.searching.progress import Progress
+from actsearch.searching.proposals import Proposals
+from actsearch.searching.sources import StrategySource, asking
 from actsearch.searching.tracker import TensorBoard
 from actsearch.workers.executor import Beat, InlineExecutor
 
@@ -60,18 +63,11 @@ def searched(
     store: Store, callbacks: Iterable[Callback], budget: int, strategy: str = PPO
 ) -> Progress:
     """A search by stub children, ReLU beside it."""
-    relu = submit_function(store, describe(parse("relu(x)")), Level("search", "p"), 0, "relu")
-    source = StrategySource(
-        store,
-        SPACES["tiny"],
-        strategy_from(strategy, SPACES["tiny"], 0),
-        name=strategy,
-        level=lambda share: Level("search", "p"),
-        seed=0,
-        budget=budget,
-        patience=1000,
-        first=[relu],
-    )
+    space, level = SPACES["tiny"], Level("search", "p")
+    relu = submit_function(store, describe(parse("relu(x)")), level, 0, "relu")
+    made, functions = strategy_from(strategy, space, 0), Functions(store, space)
+    proposals = Proposals(store, made, strategy, functions, lambda share: level)
+    source = StrategySource(proposals, asking(proposals, budget=budget, patience=1000), [relu])
     progress = Progress("t", "w", None)
     progress.load(store.rows("search"))
     run_trials(store, source, InlineExecutor(child), progress, callbacks=callbacks)

@@ -229,7 +229,7 @@ def search(run: Path, blobs: Any, look: Callable[..., None], threads: int = 1) -
 
 @pytest.fixture
 def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actsearch.searching.machinery.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("actsearch.searching.stop.LOOK_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("looks_always")

@@ -23,9 +23,12 @@ from actsearch.search_space.analysis.fingerprint import fingerprint
 from actsearch.search_space.analysis.survey import describe, describe_all, survey
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space, space_from
+from actsearch.searching.identity import Functions, Level
 from actsearch.searching.live import lines, plain_line
-from actsearch.searching.loop import STOPPED, FixedSource, Level, StrategySource, run_trials
+from actsearch.searching.loop import STOPPED, run_trials
 from actsearch.searching.progress import Progress
+from actsearch.searching.proposals import Proposals
+from actsearch.searching.sources import FixedSource, StrategySource, asking
 from actsearch.studies.known_results import Table
 from actsearch.workers.executor import Beat, Executor, InlineExecutor
 from actsearch.workers.thread_executor import ThreadExecutor
@@ -63,20 +66,20 @@ def level(share: float) -> Level:
 
 
 def source(
-    store: Store, space: Space = SMALL, strategy: str = "exhaustive", **options: Any
+    store: Store,
+    space: Space = SMALL,
+    strategy: str = "exhaustive",
+    budget: int | None = None,
+    patience: int = 1000,
+    screening: bool = False,
+    **options: Any,
 ) -> StrategySource:
     for share in (1 / 4, 1 / 3, 1 / 2):
         store.add_protocol(level(share).protocol, {})
-    settings: dict[str, Any] = {"budget": None, "patience": 1000, "screening": False, **options}
-    return StrategySource(
-        store,
-        space,
-        strategy_from(strategy, space, 0),
-        name=strategy,
-        level=level,
-        seed=0,
-        **settings,
-    )
+    made = strategy_from(strategy, space, 0)
+    proposals = Proposals(store, made, strategy, Functions(store, space), level)
+    chain = asking(proposals, budget=budget, patience=patience, screening=screening)
+    return StrategySource(proposals, chain, **options)
 
 
 def run(store: Store, child: Child, **options: Any) -> str:
@@ -121,13 +124,13 @@ def test_functions_looked_at_together_are_what_they_are_alone() -> None:
 def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None:
     told: dict[int, float] = {}
     made = source(store)
-    tell = made.strategy.tell
+    tell = made.proposals.strategy.tell
 
     def note(proposal: Any, reward: float) -> None:
         told[proposal.number] = reward
         tell(proposal, reward)
 
-    made.strategy.tell = note  # type: ignore[method-assign]
+    made.proposals.strategy.tell = note  # type: ignore[method-assign]
     run_trials(store, made, InlineExecutor(Child()), Progress("t", "w", None))
     assert len(told) == SMALL.size
     for number, reward in told.items():
@@ -263,8 +266,8 @@ def test_what_one_strategy_proposed_and_another_saw_to_its_end_is_told_on_return
     assert len(store.open_proposals("exhaustive")) >= 1
     back = source(store, strategy="exhaustive", budget=5)
     assert store.open_proposals("exhaustive") == []
-    assert back.charged == 5
     assert back.ended == "budget spent"
+    assert source(store, strategy="exhaustive", budget=6).ended == ""
 
 
 def all_proposals(store: Store) -> list[tuple[Any, ...]]:
@@ -387,7 +390,7 @@ def test_the_health_of_a_strategy_is_stored_and_shown(store: Store, strategy: st
     assert [row["proposals"] for row in stored] == sorted(row["proposals"] for row in stored)
     assert {"reward", "repeats"} <= stored[-1].keys()
     assert 0 < stored[-1]["repeats"] < 1
-    assert made.repeats == store.proposals() - store.proposed_trials() > 0
+    assert made.tally.repeats == store.proposals() - store.proposed_trials() > 0
     [line] = [line for line in lines(progress, 100) if line.startswith(" controller")]
     assert f"reward {stored[-1]['reward']:.3f}" in line
     if strategy.startswith("ppo"):
@@ -405,7 +408,7 @@ def test_a_stop_is_heard_while_the_strategy_only_repeats_itself(store: Store) ->
         asked += 1
         return [Proposal(asked - 1, SMALL.digits(0))]
 
-    made.strategy.ask = ask  # type: ignore[method-assign]
+    made.proposals.strategy.ask = ask  # type: ignore[method-assign]
     executor, progress = InlineExecutor(Child()), Progress("t", "w", None)
     reason = run_trials(store, made, executor, progress, should_stop=lambda: asked >= 25)
     assert reason == STOPPED
@@ -500,11 +503,11 @@ def test_patience_counts_repeats_in_a_row_only(
     order = [SPACES["tiny"].digits(i) for i in (1, 3, 5, 6) for _ in range(3)]
 
     def ask(n: int) -> list[Proposal]:
-        at = made.proposals
+        at = made.proposals.made
         return [Proposal(at, order[at])] if at < len(order) else []
 
-    monkeypatch.setattr(made.strategy, "ask", ask)
-    monkeypatch.setattr(made.strategy, "peek", lambda n: ())
+    monkeypatch.setattr(made.proposals.strategy, "ask", ask)
+    monkeypatch.setattr(made.proposals.strategy, "peek", lambda n: ())
     child = Child()
     run_trials(store, made, InlineExecutor(child), Progress("t", "w", None))
     assert len(child.trained) == 4

@@ -21,6 +21,7 @@ from actsearch.results.leaderboard import leaderboard
 from actsearch.results.records import AtRung, Outcome, Rung, Trial, reward
 from actsearch.results.store import Store
 from actsearch.searching.launch import make_plan
+from actsearch.searching.sources import Raced
 
 from .test_loop import source
 from .test_search import small_net
@@ -169,7 +170,7 @@ def test_a_restored_race_has_seen_what_raced_and_no_baseline(store: Store) -> No
     for i in range(FIRST - 1):
         store.record(store.submit("search", f"f{i}", "p", 0), went(1 + i / 100, 0.5))
     limits = [
-        source(store, race=(race := Race(RULES)), first=first) and race.rungs()[0].limit
+        Raced(source(store), race := Race(RULES), store, first) and race.rungs()[0].limit
         for first in ((baseline,), ())
     ]
     assert limits == [None, 1.03]

@@ -29,9 +29,9 @@ from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
 from actsearch.searching.launch import _default_run, make_plan
-from actsearch.searching.loop import StrategySource
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.reevaluation import reevaluate
+from actsearch.searching.sources import StrategySource
 from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
 
 from .conftest import wait_until

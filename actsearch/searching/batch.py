@@ -12,9 +12,11 @@ from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.searching.live import live
-from actsearch.searching.loop import FixedSource, run_trials
-from actsearch.searching.machinery import Machinery, Stop, running
+from actsearch.searching.loop import run_trials
+from actsearch.searching.machinery import Machinery, running
 from actsearch.searching.progress import Progress
+from actsearch.searching.sources import FixedSource
+from actsearch.searching.stop import Stop
 
 DONE = "all trained"
 

@@ -29,21 +29,17 @@ from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space, extra_operators, space_from
+from actsearch.searching.building import check_image_size, environment, make_evaluator, warm_up
 from actsearch.searching.callbacks import Callback
+from actsearch.searching.identity import Functions, Level, submit_function
 from actsearch.searching.live import live
-from actsearch.searching.loop import STOPPED, Level, StrategySource, run_trials, submit_function
-from actsearch.searching.machinery import (
-    Machinery,
-    Stop,
-    check_image_size,
-    environment,
-    local_workers,
-    logging_to,
-    make_evaluator,
-    running,
-    warm_up,
-)
+from actsearch.searching.loop import STOPPED, Source, run_trials
+from actsearch.searching.machinery import Machinery, local_workers, running
 from actsearch.searching.progress import HISTORY, Progress
+from actsearch.searching.proposals import Proposals
+from actsearch.searching.run_log import logging_to
+from actsearch.searching.sources import Raced, StrategySource, asking
+from actsearch.searching.stop import Stop
 from actsearch.searching.tracker import TensorBoard, writer_class
 from actsearch.versions import untested
 
@@ -287,27 +283,36 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     with store.transaction():
         beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings["operators"])
-    source = StrategySource(
-        store,
-        plan.space,
-        strategy_from(settings["strategy"], plan.space, settings["seed"]),
-        name=settings["strategy"],
-        level=level,
-        seed=settings["seed"],
-        budget=settings["budget"],
-        patience=settings["patience"],
-        first=beside,
-        operators=settings["operators"],
-        extra=plan.evaluator.extra,
-        screening=settings["screen"] == "on",
-        race=None if plan.race is None else Race(plan.race),
-        prepare=ahead,
-    )
+    source = _source(plan, store, level, beside, ahead)
     try:
         with _trackers(plan, store) as trackers:
-            return _run(plan, store, source, console, (*trackers, *callbacks))
+            stop = Stop(plan.run)
+            if not source.anything_left(stop):
+                return STOPPED if stop() else source.ended
+            raced = source if plan.race is None else Raced(source, Race(plan.race), store, beside)
+            return _run(plan, store, raced, stop, console, (*trackers, *callbacks))
     finally:
         ahead.close()
+
+
+def _source(
+    plan: Plan,
+    store: Store,
+    level: Callable[[float], Level],
+    beside: Iterable[Trial],
+    ahead: Ahead,
+) -> StrategySource:
+    settings = plan.settings
+    name, operators, seed = settings["strategy"], settings["operators"], settings["seed"]
+    functions = Functions(store, plan.space, operators, plan.evaluator.extra, seed)
+    proposals = Proposals(store, strategy_from(name, plan.space, seed), name, functions, level)
+    chain = asking(
+        proposals,
+        budget=settings["budget"],
+        patience=settings["patience"],
+        screening=settings["screen"] == "on",
+    )
+    return StrategySource(proposals, chain, beside, ahead)
 
 
 @contextmanager
@@ -323,16 +328,15 @@ def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
 def _run(
     plan: Plan,
     store: Store,
-    source: StrategySource,
+    source: Source,
+    stop: Stop,
     console: Console,
     callbacks: Iterable[Callback],
 ) -> str:
-    settings, stop = plan.settings, Stop(plan.run)
-    if not source.anything_left(stop):
-        return STOPPED if stop() else source.ended
+    settings, done = plan.settings, source.tally.done
     plan.run.write_config(_config(plan))  # as it trains from now on
     machinery = Machinery.of(SimpleNamespace(**settings))
-    left = None if plan.total is None else max(0, plan.total - source.done)
+    left = None if plan.total is None else max(0, plan.total - done)
     trainings = None if left is None else left + len(store.waiting())
     with running(machinery, plan.evaluator, trainings, stop, console) as executor:
         title = " · ".join(
@@ -348,11 +352,11 @@ def _run(
             executor.description,
             plan.total,
             plan.evaluator.dataset.metric,
-            done_before=source.done,
+            done_before=done,
         )
         progress.load(store.rows("search"))
         progress.health = [*store.health(settings["strategy"])[-HISTORY:]]
-        progress.update(source.done, source.repeats, source.rejected, 0)
+        progress.update(source.tally, 0)
         with live(progress, console):
             reason = run_trials(store, source, executor, progress, stop, callbacks)
     return reason

@@ -1,46 +1,27 @@
-"""What a search and a re-evaluation share: the evaluator, the executor, the signals, the log."""
+"""Machinery: which executor trains, with how many workers, and its life around a search."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import signal
-import statistics
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
-from actsearch.child_models.data.data import Data, DataError
-from actsearch.child_models.data.labelled import image_augment, make_dataset
-from actsearch.child_models.data.sources import load
-from actsearch.child_models.evaluate import Evaluator, task_of
-from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.training.inspection import activations
-from actsearch.child_models.training.recipe import Recipe
-from actsearch.errors import EnvironmentProblem, UsageError
+from actsearch.errors import EnvironmentProblem
 from actsearch.origin import shadowing
-from actsearch.results.records import HostError, Outcome, Trial
-from actsearch.run import Run
-from actsearch.search_space.operators import Op
+from actsearch.results.records import Outcome, Trial
+from actsearch.searching.stop import Stop
 from actsearch.versions import untested
 from actsearch.workers.executor import Beat, Evaluate, Executor, InlineExecutor
 from actsearch.workers.thread_executor import ThreadExecutor
 
 log = logging.getLogger("actsearch")
-
-WARM_UP_STEPS = {"cpu": 5, "cuda": 45}  # there it takes windows of 20, the first with compilations
-LOOK_SECONDS = 0.5  # between looks for a request to stop
 
 
 @dataclass(frozen=True)
@@ -126,165 +107,9 @@ def _looking(evaluate: Evaluate, look: Callable[[], object]) -> Evaluate:
     return evaluated
 
 
-def dataset_from(data: Any, **options: Any) -> Data:
-    """From a name, arrays (x, y) or (x_train, y_train, x_test, y_test), or itself."""
-    if hasattr(data, "facts"):
-        return data
-    if isinstance(data, (str, Path)):
-        return load(str(data), **options)
-    if isinstance(data, (tuple, list)) and len(data) in (2, 4):
-        train, test = tuple(data[:2]), tuple(data[2:]) or None
-        augment = image_augment(np.asarray(data[0]))
-        return make_dataset("arrays", train, test, augment=augment)  # type: ignore[arg-type]
-    raise UsageError(
-        "dataset must be a name, a file, arrays (x, y) or (x_train, y_train, x_test, y_test), "
-        f"or a Dataset, not {type(data).__name__}"
-    )
-
-
-def check_image_size(size: int | None, datasets: Iterable[Any]) -> None:
-    """Raises UsageError where a size was asked for and no data set is a folder."""
-    if size is None or any(isinstance(d, (str, Path)) and Path(d).is_dir() for d in datasets):
-        return
-    raise UsageError(
-        f"--image-size {size} is for folders of images; other data has a size of its own, which "
-        f"children can average down to, as resnet20:size={size} does"
-    )
-
-
-def make_evaluator(
-    settings: Mapping[str, Any], extra: tuple[Op, ...] = (), **options: Any
-) -> Evaluator:
-    """From resolved settings: dataset, child, recipe, operator set. `options` are Evaluator's."""
-    dataset = dataset_from(
-        settings["dataset"],
-        **{
-            "root": settings.get("data_root", "data"),
-            "download": settings.get("download", False),
-            "image_size": settings.get("image_size"),
-        },
-    )
-    said = {f.name: settings.get(f.name) for f in fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in said.items() if value is not None})
-    child = child_from(settings["child"])
-    return Evaluator(
-        dataset,
-        child,
-        recipe,
-        operators=settings["operators"],
-        extra=extra,
-        kernels=settings.get("kernels") or "auto",
-        cuda_graphs=settings.get("cuda_graphs") == "on",
-        in_turns=(settings.get("children_per_worker") or 1) > 1,
-        **options,
-    )
-
-
-def warm_up(evaluator: Evaluator) -> float:
-    """Seconds that a ReLU child takes here and now, from a few steps; raises UsageError where it
-    fails, DataError where its data do, EnvironmentProblem where the machine does."""
-    relu = Trial(0, "search", "relu(x)", "", 0)
-    steps = WARM_UP_STEPS["cuda" if torch.cuda.is_available() else "cpu"]
-    beats: list[tuple[int, float]] = []
-    try:
-        outcome = evaluator.with_recipe(steps=steps)(
-            relu, lambda step: beats.append((step, time.perf_counter()))
-        )
-    except DataError:
-        raise
-    except HostError as error:  # nothing has begun that could go on
-        raise EnvironmentProblem(
-            f"the child {evaluator.child.name} fails with ReLU: {error.__cause__}"
-        ) from error
-    if outcome.status == "failed":
-        raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
-    check_uses_activation(evaluator.build("relu(x)"), evaluator.child.name)
-    if torch.cuda.is_available():  # the memory is the workers'
-        task_of.cache_clear()
-        torch.cuda.empty_cache()
-    a_step = [(b - a) / (n - m) for (m, a), (n, b) in pairwise(beats) if n > m]
-    return statistics.median(a_step or [0.0]) * evaluator.recipe.steps
-
-
 def local_workers(per_gpu: int | None) -> int:
     """How many workers this machine has where no number is asked for."""
     return torch.cuda.device_count() * (per_gpu or 1) or os.cpu_count() or 1
-
-
-def check_uses_activation(model: nn.Module, child: str) -> None:
-    """Raises UsageError for a child in which the candidate has no place."""
-    if not activations(model):
-        raise UsageError(
-            f"the child {child} has no activation by make_activation in it, so all functions would "
-            "score the same"
-        )
-
-
-class Stop:
-    """The first SIGINT or SIGTERM asks for a drain, the second interrupts at once. So does the file
-    by which `actsearch stop` asks. A look raises RunLostError where the run is another by now."""
-
-    def __init__(self, run: Run) -> None:
-        self.requested = False
-        self.run = run
-        self._looked = 0.0
-
-    def __call__(self) -> bool:
-        if time.monotonic() - self._looked >= LOOK_SECONDS:
-            self._looked = time.monotonic()
-            self.run.check_held()
-            self.requested = self.requested or self.run.stop_request.exists()
-        return self.requested
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """To be entered after Ray has started, since that replaces the handler of SIGTERM."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-
-class RunLog(logging.FileHandler):
-    """What cannot be logged, on a full disk, is not worth a traceback on the screen."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # it opens the file first, and its folder may be gone
-            super().emit(record)
-
-
-@contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """All that actsearch logs, tracebacks too, goes to this file."""
-    handler = RunLog(path, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    before, log.propagate = (log.level, log.propagate), False
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    except BaseException:
-        log.exception("ended by an exception")
-        raise
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before[0])
-        log.propagate = before[1]
-        with contextlib.suppress(OSError):
-            handler.close()
 
 
 @contextlib.contextmanager
@@ -305,12 +130,3 @@ def running(
             yield executor
     finally:
         executor.close()
-
-
-def environment() -> dict[str, Any]:
-    """What a run's config.json says of the machine."""
-    import platform
-
-    from actsearch.child_models.evaluate import versions
-
-    return {**versions(), "platform": platform.platform(), "cpus": os.cpu_count()}

@@ -27,6 +27,18 @@ class Scored:
     at: float  # time.time()
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How far a source of trials is."""
+
+    done: int = 0
+    """Trials that it counts and that are finished, earlier sessions included."""
+    repeats: int = 0
+    """Proposals that cost nothing because their function was known."""
+    rejected: int = 0
+    """Functions that were rejected before training."""
+
+
 @dataclass
 class Progress:
     """Written by the loop, read by the screen's thread: what is iterated over is replaced, never
@@ -49,9 +61,9 @@ class Progress:
     health: list[Mapping[str, float]] = field(default_factory=list)  # of the strategy, latest last
     last: tuple[Scored, ...] = ()
 
-    def update(self, done: int, repeats: int, rejected: int, running: int) -> None:
-        self.done, self.repeats, self.running = done, repeats, running
-        self.counts["rejected"] = rejected
+    def update(self, tally: Tally, running: int) -> None:
+        self.done, self.repeats, self.running = tally.done, tally.repeats, running
+        self.counts["rejected"] = tally.rejected
 
     def watch(self, health: Mapping[str, float]) -> None:
         """How the strategy is doing; kept where it has changed."""

@@ -33,13 +33,9 @@ from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.searching.batch import DONE, train
-from actsearch.searching.machinery import (
-    Machinery,
-    check_image_size,
-    check_uses_activation,
-    logging_to,
-    make_evaluator,
-)
+from actsearch.searching.building import check_image_size, check_uses_activation, make_evaluator
+from actsearch.searching.machinery import Machinery
+from actsearch.searching.run_log import logging_to
 
 if TYPE_CHECKING:
     import pandas as pd

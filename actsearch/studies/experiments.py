@@ -33,7 +33,9 @@ from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
 from actsearch.searching.batch import train
-from actsearch.searching.machinery import Machinery, dataset_from, logging_to
+from actsearch.searching.building import dataset_from
+from actsearch.searching.machinery import Machinery
+from actsearch.searching.run_log import logging_to
 
 STAGE = "reevaluate"
 OPERATORS = "guarded"

@@ -1,0 +1,60 @@
+"""Budget: how many functions a search may train. A link of `Asking`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from actsearch.results.records import Outcome, Trial
+from actsearch.results.store import Store
+from actsearch.search_space.analysis.survey import Function
+from actsearch.searching.asking import Asked, Asking
+from actsearch.searching.progress import Tally
+
+
+class Budget:
+    """Asks for no more than the budget pays for (None: as many as wanted). It pays for a function
+    once, when it is proposed and whatever its level: rejected ones cost nothing."""
+
+    def __init__(self, inner: Asking, store: Store, budget: int | None) -> None:
+        self.inner = inner
+        self.store = store
+        self.budget = budget
+        self._trained = store.trained()  # expressions, as are those on their way
+        self._paid = {t.expression for t in store.waiting() if store.has_proposals(t)}
+
+    @property
+    def charged(self) -> int:
+        """What the budget has been spent on: functions trained, and those on their way."""
+        return len(self._trained) + len(self._paid - self._trained)
+
+    def _most(self, n: int) -> int:
+        return n if self.budget is None else min(n, max(0, self.budget - self.charged))
+
+    def foresee(self, n: int) -> list[Function]:
+        return self.inner.foresee(self._most(n))
+
+    def ask(self, n: int) -> Iterator[Asked]:
+        """Also where nothing is left: a strategy that trains in rungs ends its cohort then."""
+        for asked in self.inner.ask(self._most(n)):
+            if asked.outcome is None:
+                self._paid.add(asked.trial.expression)
+            elif asked.outcome.status != "rejected":
+                self._trained.add(asked.trial.expression)
+            yield asked
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        if trial.expression in self._paid:
+            self._paid.discard(trial.expression)
+            # A baseline that nobody proposed is not paid for.
+            if outcome.status != "rejected" and self.store.has_proposals(trial):
+                self._trained.add(trial.expression)
+        self.inner.tell(trial, outcome)
+
+    @property
+    def ended(self) -> str:
+        return "budget spent" if self._most(1) == 0 else self.inner.ended
+
+    @property
+    def tally(self) -> Tally:
+        return replace(self.inner.tally, done=len(self._trained))

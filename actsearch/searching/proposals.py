@@ -1,0 +1,104 @@
+"""Proposals: the strategy, and all that it was told, in the store. The innermost link of `Asking`.
+
+A proposal waits until its trial has an outcome. Proposals and rewards are rows, and the strategy's
+state is stored in the transactions that write them, so that a resumed strategy has seen exactly
+what the store holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.results.records import Outcome, Trial, reward
+from actsearch.results.store import Store
+from actsearch.search_space.analysis.survey import Function
+from actsearch.searching.asking import Asked
+from actsearch.searching.identity import Functions, Level
+from actsearch.searching.progress import Tally
+
+
+class Proposals:
+    """Asks a strategy. `level(share)` says how a proposal for this share of the steps is trained.
+    The strategy's state and its open proposals are taken from the store, if it has any."""
+
+    def __init__(
+        self,
+        store: Store,
+        strategy: Strategy,
+        name: str,
+        functions: Functions,
+        level: Callable[[float], Level],
+    ) -> None:
+        self.store = store
+        self.strategy = strategy
+        self.name = name
+        self.functions = functions
+        self.level = level
+        self.made = store.proposals()
+        self.health: Mapping[str, float] = {}
+        self._trials = store.proposed_trials()
+        self._settled = 0  # how many of the next proposals were foreseen
+        self._open: dict[int, list[Proposal]] = {}  # what to tell when a trial has its outcome
+        self._restore()
+
+    def _restore(self) -> None:
+        state = self.store.strategy(self.name)
+        if state is not None:
+            self.strategy.load_state_dict(state)
+            self.health = self.strategy.health()
+        with self.store.transaction():
+            for p in self.store.open_proposals(self.name):
+                self._open.setdefault(p.trial, []).append(Proposal(p.number, p.digits))
+            # Another strategy may have seen to their end what this one had proposed.
+            waiting = {trial.id for trial in self.store.waiting()}
+            for trial in self.store.finished_among(self._open.keys() - waiting):
+                outcome = self.store.outcome(trial)
+                assert outcome is not None
+                self.tell(trial, outcome)
+            if state is not None:
+                self.save()
+
+    def foresee(self, n: int) -> list[Function]:
+        if self._settled:
+            return []
+        coming = self.strategy.peek(n)
+        self._settled = len(coming)
+        return self.functions.foresee(coming)
+
+    def ask(self, n: int) -> Iterator[Asked]:
+        proposals = self.strategy.ask(n)
+        self._settled = max(0, self._settled - len(proposals))
+        for proposal in proposals:
+            yield self._asked(proposal)
+
+    def _asked(self, proposal: Proposal) -> Asked:
+        trial, new = self.functions.trial(proposal.digits, self.level(proposal.share))
+        self.made += 1
+        self._trials += not self.store.has_proposals(trial)
+        self.store.propose(self.name, proposal.number, proposal.digits, trial, proposal.share)
+        self._open.setdefault(trial.id, []).append(proposal)
+        return Asked(trial, None if new else self.store.outcome(trial), new)
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        value = reward(outcome)
+        for proposal in self._open.pop(trial.id, []):
+            self.strategy.tell(proposal, value)
+            self.store.tell(self.name, proposal.number, value)
+
+    def save(self) -> None:
+        """Store the strategy's state, and its health where that has changed."""
+        self.store.save_strategy(self.name, self.strategy.state_dict())
+        numbers = self.strategy.health()
+        if numbers != self.health:
+            self.health = dict(numbers)
+            repeats = self.tally.repeats / max(1, self.made)
+            self.store.save_health(self.name, self.made, {**numbers, "repeats": repeats})
+
+    @property
+    def ended(self) -> str:
+        return "space exhausted" if self.strategy.exhausted else ""
+
+    @property
+    def tally(self) -> Tally:
+        return Tally(repeats=self.made - self._trials)
