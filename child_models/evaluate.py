@@ -26,6 +26,7 @@ from actsearch.child_models.training.inspection import activations, inspection, 
 from actsearch.child_models.training.loop import Diverged, RacedOut, Task, Track, Training, train
 from actsearch.child_models.training.recipe import Recipe
 from actsearch.child_models.training.turns import taking_turns
+from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import (
     OUT_OF_MEMORY,
     DeviceLostError,
@@ -85,6 +86,11 @@ class Evaluator:
         self.track = track
         self.cuda_graphs = cuda_graphs
         self.in_turns = in_turns
+
+    @property
+    def metric(self) -> Metric:
+        """What a score is."""
+        return metric_from(self.dataset.metric)
 
     @property
     def protocol(self) -> dict[str, Any]:

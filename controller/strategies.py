@@ -11,9 +11,11 @@ from actsearch.controller.evolution import Evolution, EvolutionConfig
 from actsearch.controller.exhaustive import Exhaustive
 from actsearch.controller.ppo import PPO, PPOConfig
 from actsearch.controller.random_search import RandomSearch
+from actsearch.controller.scales import Scale, scale_of
 from actsearch.controller.strategy import Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
 from actsearch.controller.surrogate import Surrogate, SurrogateConfig
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.search_space import options
 from actsearch.search_space.operators import unknown
 from actsearch.search_space.space import Space
@@ -26,16 +28,18 @@ class NoConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """What makes a strategy: (space, seed, config) -> Strategy, and the class of its config."""
+    """How a strategy is made: (space, seed, config, scale) -> Strategy; and its config's class."""
 
-    make: Callable[[Space, int, Any], Strategy]
+    make: Callable[[Space, int, Any, Scale], Strategy]
     config: type = NoConfig
 
 
 STRATEGIES: Mapping[str, Row] = {
-    "exhaustive": Row(lambda space, seed, config: Exhaustive(space, seed)),
-    "random": Row(lambda space, seed, config: RandomSearch(space, seed)),
-    "evolution": Row(Evolution, EvolutionConfig),
+    "exhaustive": Row(lambda space, seed, config, scale: Exhaustive(space, seed)),
+    "random": Row(lambda space, seed, config, scale: RandomSearch(space, seed)),
+    "evolution": Row(
+        lambda space, seed, config, scale: Evolution(space, seed, config), EvolutionConfig
+    ),
     "surrogate": Row(Surrogate, SurrogateConfig),
     "ppo": Row(PPO, PPOConfig),
 }
@@ -43,15 +47,16 @@ STRATEGIES: Mapping[str, Row] = {
 HALVING = "halving"
 
 
-def strategy_from(text: str, space: Space, seed: int) -> Strategy:
-    """A new strategy from `ppo`, `ppo:lr=0.001,mode=async` or `evolution+halving:eta=3`.
+def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY) -> Strategy:
+    """A new strategy from `ppo`, `ppo:lr=0.001,mode=async` or `evolution+halving:eta=3`, for the
+    rewards of `metric`.
 
     Raises ValueError for a name, an option or a value that is not known.
     """
     base, halving = _parts(text)
     name, chosen = _chosen(base)
     row = STRATEGIES[name]
-    strategy = row.make(space, seed, row.config(**chosen))
+    strategy = row.make(space, seed, row.config(**chosen), scale_of(metric))
     if halving is None:
         return strategy
     return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))

@@ -9,6 +9,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from actsearch.results.metrics import Metric
+
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
@@ -147,17 +149,10 @@ class Outcome:
         return asdict(self)
 
 
-FAILURE_REWARD = -0.1
-
-
-def reward(outcome: Outcome) -> float:
-    """What a strategy is told: the validation accuracy (of a raced-out child that at its last
-    rung), or FAILURE_REWARD where there is none.
-
-    It is below every accuracy, as far from 0 as chance among ten classes; the paper does not say
-    what it used.
-    """
-    accuracy = outcome.val_accuracy
+def reward(outcome: Outcome, metric: Metric) -> float | None:
+    """What a strategy is told: the validation score (of a raced-out child that at its last rung),
+    turned so that higher is better; None where there is none."""
+    score = outcome.val_accuracy
     if outcome.status == "raced_out" and outcome.rungs:
-        accuracy = outcome.rungs[-1].accuracy
-    return FAILURE_REWARD if accuracy is None or not math.isfinite(accuracy) else accuracy
+        score = outcome.rungs[-1].accuracy
+    return None if score is None or not math.isfinite(score) else metric.reward(score)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from actsearch.controller.strategies import STRATEGIES, strategy_from
-from actsearch.results.records import FAILURE_REWARD
 from actsearch.search_space.space import space_from
 
 GOLDEN = Path(__file__).parent / "golden" / "first_proposals.json"
@@ -48,8 +47,7 @@ def first_proposals(key: str) -> list[list[float]]:
         asked = strategy.ask(AT_ONCE)
         found += [[space.index(p.digits), p.share] for p in asked]
         for proposal in reversed(asked):
-            value = pseudo_accuracy(proposal.digits)
-            strategy.tell(proposal, FAILURE_REWARD if value is None else value)
+            strategy.tell(proposal, pseudo_accuracy(proposal.digits))
     return found[:PROPOSALS]
 
 

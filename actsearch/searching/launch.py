@@ -305,7 +305,9 @@ def _source(
     settings = plan.settings
     name, operators, seed = settings["strategy"], settings["operators"], settings["seed"]
     functions = Functions(store, plan.space, operators, plan.evaluator.extra, seed)
-    proposals = Proposals(store, strategy_from(name, plan.space, seed), name, functions, level)
+    metric = plan.evaluator.metric
+    strategy = strategy_from(name, plan.space, seed, metric)
+    proposals = Proposals(store, strategy, name, functions, level, metric)
     chain = asking(
         proposals,
         budget=settings["budget"],
