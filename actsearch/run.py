@@ -44,7 +44,7 @@ _SHORT = ("rank", "formula", "name", "val accuracy", "seconds", "status")
 _FUNCTION = ("expression", "formula", "label")
 _PROTOCOL = ("child", "dataset", "dataset_digest", "operators", "recipe")
 _TRAINING = (
-    "protocol", "seed", "status", "reason", "val_accuracy", "test_accuracy", "seconds",
+    "protocol", "seed", "status", "reason", "val_score", "test_score", "seconds",
     "ms_per_step",
 )  # fmt: skip
 
@@ -361,7 +361,7 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             "rank": e.rank,
             "formula": e.formula,
             "name": e.label,
-            "val accuracy": e.val_accuracy,
+            "val accuracy": e.val_score,
             "seconds": e.seconds,
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,

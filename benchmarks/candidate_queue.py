@@ -71,7 +71,7 @@ def simulated(workers: int, child: float, rounds: int = 20) -> tuple[float, floa
         now, worker, lease = heapq.heappop(ends)
         begun = time.perf_counter()
         queue.beat(lease, 1)
-        queue.complete(lease, Outcome("ok", val_accuracy=0.5))
+        queue.complete(lease, Outcome("ok", val_score=0.5))
         queue.reclaim()
         queue.drain()
         spent += time.perf_counter() - begun
@@ -92,7 +92,7 @@ def commits(seconds: float, *, reader: bool) -> tuple[float, float]:
         def rank() -> None:
             beside = Store(path, readonly=True)
             while not ended.is_set():
-                sorted(beside.rows("search"), key=lambda r: r["val_accuracy"] or 0.0)
+                sorted(beside.rows("search"), key=lambda r: r["val_score"] or 0.0)
             beside.close()
 
         thread = threading.Thread(target=rank)
@@ -103,7 +103,7 @@ def commits(seconds: float, *, reader: bool) -> tuple[float, float]:
             begun = time.perf_counter()
             with store.transaction():
                 trial = store.submit("search", f"f{len(times)}", "p", 0)
-                store.record(trial, Outcome("ok", val_accuracy=0.5))
+                store.record(trial, Outcome("ok", val_score=0.5))
             times.append(time.perf_counter() - begun)
         ended.set()
         if reader:
@@ -113,7 +113,7 @@ def commits(seconds: float, *, reader: bool) -> tuple[float, float]:
 
 
 def trivial(trial: Trial, beat: Any) -> Outcome:
-    return Outcome("ok", val_accuracy=(sum(map(ord, trial.expression)) % 97) / 100)
+    return Outcome("ok", val_score=(sum(map(ord, trial.expression)) % 97) / 100)
 
 
 def searched(executor: Executor, budget: int) -> tuple[float, list[float]]:

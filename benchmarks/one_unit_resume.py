@@ -66,7 +66,7 @@ def searched(store: Store, table: pd.DataFrame, level: Level, seed: int) -> int:
         outcome = Outcome(
             row["status"],
             row["reason"],
-            val_accuracy=number(row["accuracy"]),
+            val_score=number(row["accuracy"]),
             curve=tuple((s, at) for s in STEPS if (at := number(row[f"loss at {s}"])) is not None),
             seconds=row["seconds"],
             ms_per_step=number(row["ms per step"]),
@@ -90,8 +90,8 @@ def trained_again(store: Store, again: pd.DataFrame, protocol: dict[str, Any]) -
         )  # fmt: skip
         outcome = Outcome(
             row["status"],
-            val_accuracy=number(row["accuracy"]),
-            test_accuracy=number(row["test accuracy"]),
+            val_score=number(row["accuracy"]),
+            test_score=number(row["test accuracy"]),
             seconds=row["seconds"],
         )
         new += store.record(trial, outcome)

@@ -53,7 +53,7 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
                 "name": row["label"],
                 "status": row["status"],
                 "reason": row["reason"],
-                "accuracy": row["val_accuracy"],
+                "accuracy": row["val_score"],
                 **{name: known(expr) for name, known in rungs.items()},
                 **{f"loss at {step}": loss_at(curve, step) for step in STEPS},
                 "seconds": row["seconds"],
@@ -126,8 +126,8 @@ def trained_again(run: Run, plain: Callable[[str], Expr]) -> pd.DataFrame:
             "lr": row["recipe"]["lr"],
             "seed": row["seed"],
             "status": row["status"],
-            "accuracy": row["val_accuracy"],
-            "test accuracy": row["test_accuracy"],
+            "accuracy": row["val_score"],
+            "test accuracy": row["test_score"],
             "seconds": row["seconds"],
         }
         for row in run.reevaluations()

@@ -57,7 +57,7 @@ def known(run: Run) -> list[Known]:
         if row["status"] in ("ok", "diverged") and not row["label"]:
             curve = dict(store.curve(row["id"]))
             steps = whole if row["status"] == "ok" else max(curve, default=0) + 1
-            found.append(Known(row["val_accuracy"], steps, row["seconds"], curve))
+            found.append(Known(row["val_score"], steps, row["seconds"], curve))
     store.close()
     return found
 
@@ -109,7 +109,7 @@ def play(
             race.tell(Outcome("diverged", step=training.steps))
         else:
             ended.add(int(i))
-            race.tell(Outcome("ok", val_accuracy=training.accuracy, rungs=tuple(stood)))
+            race.tell(Outcome("ok", val_score=training.accuracy, rungs=tuple(stood)))
     whole = sum(t.steps for t in trainings), sum(t.seconds for t in trainings)
     return steps / whole[0], seconds / whole[1], ended
 

@@ -51,7 +51,7 @@ Pair = tuple[str, str]  # expressions
 def trained(run: Run) -> dict[str, tuple[float, str]]:
     """Accuracy and symmetry class of each function that was trained to its end."""
     return {
-        row["expression"]: (row["val_accuracy"], row["symmetry"])
+        row["expression"]: (row["val_score"], row["symmetry"])
         for row in run.rows()
         if row["status"] == "ok" and not row["label"]
     }
@@ -126,7 +126,7 @@ def train(
     for trial in trials:
         outcome = store.outcome(trial)
         if outcome is not None and outcome.status in ("ok", "diverged"):
-            found[trial.expression][trial.seed] = outcome.val_accuracy or 0.0
+            found[trial.expression][trial.seed] = outcome.val_score or 0.0
     store.close()
     return found
 

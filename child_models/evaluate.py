@@ -170,8 +170,8 @@ class Evaluator:
             return outcome("failed", f"{what}: {_short(error)}", seconds=seconds)
         return outcome(
             "ok",
-            val_accuracy=scores["val"],
-            test_accuracy=scores.get("test"),
+            val_score=scores["val"],
+            test_score=scores.get("test"),
             curve=training.curve,
             rungs=training.rungs,
             ms_per_step=training.ms_per_step,

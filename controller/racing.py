@@ -95,7 +95,7 @@ class Race:
 
     def tell(self, outcome: Outcome) -> None:
         """The outcome of a training that was raced; others say nothing."""
-        values = {rung.step: getattr(rung, self.rules.metric) for rung in outcome.rungs}
+        values = {rung.step: rung.by(self.rules.metric) for rung in outcome.rungs}
         if outcome.status == "diverged":
             values = dict.fromkeys(self._seen, None)
         elif outcome.status == "raced_out":

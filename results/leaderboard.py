@@ -47,7 +47,7 @@ class Entry:
     formula: str
     label: str
     status: str
-    val_accuracy: float | None
+    val_score: float | None
     seeds: int
     seconds: float
     ms_per_step: float | None
@@ -61,8 +61,8 @@ class Entry:
     def __str__(self) -> str:
         """Such as `#1 x * sigmoid(x) (silu): 0.9440`, or why it has no accuracy."""
         name = f" ({self.label})" if self.label not in ("", self.formula) else ""
-        scored = self.val_accuracy is not None
-        what = f"{self.val_accuracy:.4f}" if scored else f"{self.status}, {self.reason}"
+        scored = self.val_score is not None
+        what = f"{self.val_score:.4f}" if scored else f"{self.status}, {self.reason}"
         return f"{f'#{self.rank} ' * scored}{self.formula}{name}: {what}"
 
 
@@ -76,7 +76,7 @@ def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     relu = _ms_per_step(functions.get("relu(x)", []))
     entries = [_entry(expression, runs, relu) for expression, runs in functions.items()]
     entries.sort(key=_best_first)
-    ranked = (e for e in entries if e.val_accuracy is not None)
+    ranked = (e for e in entries if e.val_score is not None)
     ranks = {e.expression: rank for rank, e in enumerate(ranked, 1)}
     return [Entry(**{**vars(e), "rank": ranks.get(e.expression)}) for e in entries]
 
@@ -100,14 +100,14 @@ def furthest(
 def _dropped(row: Mapping[str, Any]) -> Mapping[str, Any]:
     if row["status"] != "ok":
         return row
-    score = f"left after {row['steps']:,} steps with validation accuracy {row['val_accuracy']:.4f}"
-    return {**row, "status": DROPPED, "reason": score, "rung": (row["steps"], row["val_accuracy"])}
+    score = f"left after {row['steps']:,} steps with validation accuracy {row['val_score']:.4f}"
+    return {**row, "status": DROPPED, "reason": score, "rung": (row["steps"], row["val_score"])}
 
 
 def _best_first(entry: Entry) -> tuple[int, float, float, str]:
     """Whole trainings by accuracy, then those left in a rung, the furthest first, then failures."""
-    if entry.val_accuracy is not None:
-        return 0, -entry.val_accuracy, 0.0, entry.expression
+    if entry.val_score is not None:
+        return 0, -entry.val_score, 0.0, entry.expression
     if entry.rung is not None:
         steps, accuracy = entry.rung
         return 1, -steps, -accuracy, entry.expression
@@ -123,7 +123,7 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         formula=runs[0]["formula"],
         label=next((r["label"] for r in runs if r["label"]), FORMS.get(expression, "")),
         status=failed["status"] if failed else "ok",
-        val_accuracy=None if failed else statistics.fmean(r["val_accuracy"] for r in runs),
+        val_score=None if failed else statistics.fmean(r["val_score"] for r in runs),
         seeds=len(runs),
         seconds=sum(r["seconds"] for r in runs),
         ms_per_step=ms,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from actsearch.results.metrics import Metric
@@ -74,12 +74,16 @@ class Rung:
 
 @dataclass(frozen=True)
 class AtRung:
-    """How a training stood after `step`: the mean loss of its last steps, and the accuracy on a
-    part of the validation split, where that was measured."""
+    """How a training stood after `step`: the mean loss of its last steps, and the score on a part
+    of the validation split, where that was measured."""
 
     step: int
     loss: float
-    accuracy: float | None = None
+    score: float | None = None
+
+    def by(self, metric: str) -> float | None:
+        """The one of the two by which trainings race."""
+        return self.loss if metric == "loss" else self.score
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended as. Accuracies are fractions of 1 (of a translation they are BLEU / 100)
-    and are None unless status is `ok`.
+    """What a trial ended as. Scores are of the data's metric: accuracies as fractions of 1, of a
+    translation BLEU / 100. They are finite, and None unless status is `ok`.
 
     `reason` says why a trial is not ok, in a sentence. `curve` is the training loss, thinned to at
     most 200 points of (step, loss); `rungs` says how it stood in a race. `seconds` is the wall time
@@ -120,8 +124,8 @@ class Outcome:
 
     status: str
     reason: str = ""
-    val_accuracy: float | None = None
-    test_accuracy: float | None = None
+    val_score: float | None = None
+    test_score: float | None = None
     step: int | None = None  # where it ended, if not at the recipe's last step
     curve: tuple[tuple[int, float], ...] = ()
     rungs: tuple[AtRung, ...] = ()
@@ -135,24 +139,22 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"unknown status {self.status!r}; known: {', '.join(STATUSES)}")
-        for name in ("val_accuracy", "test_accuracy"):
+        for name in ("val_score", "test_score"):
             value = getattr(self, name)
-            if value is not None and (self.status != "ok" or not 0.0 <= value <= 1.0):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, but a score must be a finite number")
+            if value is not None and self.status != "ok":
                 raise ValueError(
-                    f"{name} {value} with status {self.status}: only an ok outcome has one, "
-                    "from 0 to 1"
+                    f"{name} {value} with status {self.status}: only an ok outcome has one"
                 )
-        if self.status == "ok" and self.val_accuracy is None:
-            raise ValueError("an ok outcome needs its val_accuracy")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        if self.status == "ok" and self.val_score is None:
+            raise ValueError("an ok outcome needs its val_score")
 
 
 def reward(outcome: Outcome, metric: Metric) -> float | None:
     """What a strategy is told: the validation score (of a raced-out child that at its last rung),
     turned so that higher is better; None where there is none."""
-    score = outcome.val_accuracy
+    score = outcome.val_score
     if outcome.status == "raced_out" and outcome.rungs:
-        score = outcome.rungs[-1].accuracy
+        score = outcome.rungs[-1].score
     return None if score is None or not math.isfinite(score) else metric.reward(score)

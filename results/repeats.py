@@ -38,7 +38,7 @@ class Trained:
 
     def validated(self) -> float:
         """The mean validation accuracy, by which learning rates are chosen."""
-        scores = self.scores("val_accuracy", self.rows)
+        scores = self.scores("val_score", self.rows)
         return statistics.fmean(scores.values()) if len(scores) == len(self.rows) else FAILED
 
 

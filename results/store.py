@@ -13,14 +13,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from actsearch.results.migrations import NEWEST, OLDEST, migrate, run
 from actsearch.results.records import STAGES, STATUSES, AtRung, Outcome, Trial
-
-SCHEMA_VERSION = 4
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -50,8 +49,8 @@ CREATE TABLE outcomes (
     trial INTEGER PRIMARY KEY REFERENCES trials (id),
     status TEXT NOT NULL CHECK (status IN {STATUSES}),
     reason TEXT NOT NULL,
-    val_accuracy REAL CHECK (val_accuracy BETWEEN 0 AND 1),
-    test_accuracy REAL CHECK (test_accuracy BETWEEN 0 AND 1),
+    val_score REAL CHECK (val_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
+    test_score REAL CHECK (test_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     step INTEGER,
     curve TEXT NOT NULL,
     rungs TEXT NOT NULL,
@@ -62,8 +61,8 @@ CREATE TABLE outcomes (
     versions TEXT NOT NULL,
     details TEXT NOT NULL,
     finished REAL NOT NULL,
-    CHECK ((status = 'ok') = (val_accuracy IS NOT NULL)),
-    CHECK (status = 'ok' OR test_accuracy IS NULL)
+    CHECK ((status = 'ok') = (val_score IS NOT NULL)),
+    CHECK (status = 'ok' OR test_score IS NULL)
 );
 CREATE TABLE proposals (
     strategy TEXT NOT NULL,
@@ -93,7 +92,7 @@ CREATE TABLE health (
 
 _ROWS = """
 SELECT t.id, t.stage, t.expression, t.protocol, t.seed, t.formula, t.label, t.steps, t.submitted,
-       o.status, o.reason, o.val_accuracy, o.test_accuracy, o.step, o.rungs,
+       o.status, o.reason, o.val_score, o.test_score, o.step, o.rungs,
        o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t LEFT JOIN outcomes o ON o.trial = t.id
@@ -191,6 +190,15 @@ class _Connection(sqlite3.Connection):
         return self.cursor(_Cursor).execute(sql, parameters)
 
 
+def _connect(path: Path, uri: str) -> _Connection:
+    """To the database at `uri`, whose errors name `path`."""
+    with _explained(path):
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30, factory=_Connection)
+    db.path = path
+    db.row_factory = sqlite3.Row
+    return db
+
+
 @dataclass(frozen=True)
 class OpenProposal:
     """A proposal whose trial has no outcome yet."""
@@ -202,6 +210,11 @@ class OpenProposal:
 
 class Store:
     """Opens `path`; creates it if `create`. With `readonly` nothing is ever written.
+
+    A file of an earlier release is brought to today's schema in one transaction, so a driver that
+    is killed meanwhile leaves it as it was. A reader has no right to do so, and another release may
+    be searching there: it migrates a copy, temporary and its own, of what was committed when it
+    opened (0.2 s for 100 MB), and does not see later trials.
 
     Raises StoreError for a file that is missing, damaged, or of a newer version; a file that is
     opened for writing is looked through for damage first (0.5 s of processor time per 50,000
@@ -217,28 +230,38 @@ class Store:
             uri += "&immutable=1"  # SQLite would write a file beside it
         self._saved: dict[tuple[str, str], str] = {}  # what save_strategy has written
         self.path = path
-        with _explained(path):
-            self._db = sqlite3.connect(
-                uri, uri=True, isolation_level=None, timeout=30, factory=_Connection
-            )
-        self._db.path = path
-        self._db.row_factory = sqlite3.Row
+        self._db = _connect(path, uri)
         try:
-            self._check_version(create)
+            if create and self._empty():
+                self._create()
+            version = self._version()
             if not readonly:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-                self._db.execute("PRAGMA foreign_keys = ON")
                 self._check_whole()
+            if version < NEWEST:
+                self._migrate(readonly)
+            if not readonly:
+                self._db.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             self._db.close()
             raise
 
+    def _migrate(self, readonly: bool) -> None:
+        if readonly:
+            copy = _connect(self.path, "")  # to SQLite, a temporary database that only it sees
+            with closing(self._db) as old, _explained(self.path):
+                old.backup(copy)
+            self._db = copy
+        with self.transaction():
+            migrate(self._db, self._version())  # which another driver may have raised meanwhile
+        if readonly:
+            self._db.execute("PRAGMA query_only = ON")
+
     def _create(self) -> None:
         with self.transaction():
-            for statement in filter(str.strip, _SCHEMA.split(";\n")):
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+            run(self._db, _SCHEMA)
+            self._db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(NEWEST),))
 
     def _check_whole(self) -> None:
         """A search that goes on into a damaged file would spread the damage. (`quick_check` takes
@@ -249,19 +272,24 @@ class Store:
         if found != "ok":
             raise damaged(self.path, " ".join(found.split()))
 
-    def _check_version(self, create: bool) -> None:
-        """An empty file, as a driver leaves that is killed at once, counts as none."""
-        if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            if not create:
-                raise StoreError(f"nothing is stored in {self.path} yet; start the search again")
-            self._create()
+    def _empty(self) -> bool:
+        """As a driver leaves a file that is killed at once."""
+        return not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+
+    def _version(self) -> int:
+        """That of the file's schema; raises StoreError for one that cannot be read."""
+        if self._empty():
+            raise StoreError(f"nothing is stored in {self.path} yet; start the search again")
         row = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if row is None or row[0] != str(SCHEMA_VERSION):
-            found = "none" if row is None else row[0]
+        found = row[0] if row is not None and str(row[0]).isdecimal() else "none"
+        if found == "none" or not OLDEST <= int(found) <= NEWEST:
+            wrote = "a newer" if found != "none" and int(found) > NEWEST else "another"
             raise StoreError(
-                f"{self.path} has schema {found}, this actsearch reads {SCHEMA_VERSION}; "
-                "use the version that wrote it, or search in another folder"
+                f"{self.path} has schema {found} of {wrote} actsearch, and this one reads schemas "
+                f"{OLDEST} to {NEWEST}; install the version that wrote it, or search in another "
+                "folder"
             )
+        return int(found)
 
     def close(self) -> None:
         self._db.close()
@@ -337,8 +365,8 @@ class Store:
                 trial.id,
                 outcome.status,
                 outcome.reason,
-                outcome.val_accuracy,
-                outcome.test_accuracy,
+                outcome.val_score,
+                outcome.test_score,
                 outcome.step,
                 json.dumps([p for p in outcome.curve if math.isfinite(p[1])], allow_nan=False),
                 json.dumps([astuple(rung) for rung in outcome.rungs], allow_nan=False),

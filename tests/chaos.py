@@ -103,7 +103,7 @@ def sleeper(ledger: str, seconds: float) -> Any:
         file = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(file, line)
         os.close(file)
-        return Outcome("ok", val_accuracy=accuracy)
+        return Outcome("ok", val_score=accuracy)
 
     return evaluate
 
@@ -287,7 +287,7 @@ def accounts(folder: Path, budget: int) -> dict[str, Any]:
     lines = [line.split() for line in (folder / "ledger").read_text().splitlines()]
     ledger = Counter(int(trial) for trial, _ in lines)
     scores = {int(trial): float(accuracy) for trial, accuracy in lines}
-    ok = {row["id"]: row["val_accuracy"] for row in rows if row["status"] == "ok"}
+    ok = {row["id"]: row["val_score"] for row in rows if row["status"] == "ok"}
     crashed = [row for row in rows if row["status"] == "crashed"]
     names = Counter(row["expression"] for row in rows)
     open_proposals = store.open_proposals("evolution")

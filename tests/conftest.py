@@ -176,7 +176,7 @@ def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
 
 
 def ok(accuracy: float, **fields: Any) -> Outcome:
-    return Outcome("ok", val_accuracy=accuracy, **fields)
+    return Outcome("ok", val_score=accuracy, **fields)
 
 
 def trial(number: int, expression: str = "relu(x)", seed: int = 0) -> Trial:

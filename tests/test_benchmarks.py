@@ -375,7 +375,7 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
     trained = [row for row in run.rows() if row["status"] not in (None, "rejected")]
     assert len(frame) == len(trained)
     assert sorted(frame["accuracy"].dropna()) == sorted(
-        row["val_accuracy"] for row in trained if row["val_accuracy"] is not None
+        row["val_score"] for row in trained if row["val_score"] is not None
     )
     assert frame.loc[frame["status"] == "ok", "accuracy@0.33"].notna().mean() > 0.9
     assert frame["rank"].iloc[0] == 1
@@ -493,7 +493,7 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     run = actsearch.search(tmp_path / "run", budget=9, **mine)
     rows = [row for row in run.rows() if row["status"] == "ok" and not row["label"]]
     trained = [k for k in racing.known(run) if k.accuracy is not None]
-    assert sorted(k.accuracy for k in trained) == sorted(row["val_accuracy"] for row in rows)
+    assert sorted(k.accuracy for k in trained) == sorted(row["val_score"] for row in rows)
     assert {k.steps for k in trained} == {30}
     assert all(0 < k.loss_at(20) < 10 for k in trained)
 

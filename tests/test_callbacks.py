@@ -56,7 +56,7 @@ def written() -> Any:
 def child(trial: Trial, beat: Beat) -> Outcome:
     if "sin" in trial.expression:
         return Outcome("diverged", "loss nan at step 3", step=3, seconds=1.0)
-    return Outcome("ok", val_accuracy=len(trial.expression) / 100, seconds=2.0)
+    return Outcome("ok", val_score=len(trial.expression) / 100, seconds=2.0)
 
 
 def searched(
@@ -124,7 +124,7 @@ def test_tensorboard_shows_a_step_for_each_training(
     tracker.close()
     found, rows = written(tmp_path / "events"), finished(store)
     assert found["search/seconds"] == [(n, row["seconds"]) for n, row in enumerate(rows, 1)]
-    scores = [(n, row["val_accuracy"]) for n, row in enumerate(rows, 1) if row["val_accuracy"]]
+    scores = [(n, row["val_score"]) for n, row in enumerate(rows, 1) if row["val_score"]]
     mine = [(n, score) for n, score in scores if rows[n - 1]["label"] != "relu"]
     assert found["search/val_accuracy"] == pytest.approx(np.array(mine))
     best = [(n, max(s for m, s in mine if m <= n)) for n, _ in mine]

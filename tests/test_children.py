@@ -312,8 +312,8 @@ def test_real_cifar10_trains_above_chance() -> None:
     evaluate = Evaluator(data, child_from("resnet8:width=8,size=16"), recipe, test=True)
     outcome = evaluate(replace(trial("mul(x, sigmoid(scale(x)))"), stage="reevaluate"))
     assert outcome.status == "ok"
-    assert outcome.test_accuracy is not None
-    assert outcome.test_accuracy > 0.2
+    assert outcome.test_score is not None
+    assert outcome.test_score > 0.2
 
 
 # Accuracies of the one-unit table by the vectors of the processor that trained: docs/one_unit.md.
@@ -356,7 +356,7 @@ def test_a_row_of_the_one_unit_table_trains_again_to_its_accuracy(
     assert evaluate.protocol_hash == provenance["protocol hash"]
     outcome = evaluate(trial(str(parse(formula))))
     # Two of 5,000 images; batch normalisation by loops of our own moved ReLU by twelve.
-    assert outcome.val_accuracy == pytest.approx(accuracies[vectors], abs=4.5e-4)
+    assert outcome.val_score == pytest.approx(accuracies[vectors], abs=4.5e-4)
 
 
 # -- training
@@ -369,7 +369,7 @@ def test_the_same_seed_gives_the_same_outcome_in_any_process(child: str, picture
     assert one.status == "ok", one.reason
     for other in (evaluate, pickle.loads(pickle.dumps(evaluate))):
         again = other(trial(seed=3))
-        assert (again.curve, again.val_accuracy) == (one.curve, one.val_accuracy)
+        assert (again.curve, again.val_score) == (one.curve, one.val_score)
     assert evaluate(trial(seed=4)).curve != one.curve
 
 
@@ -433,7 +433,7 @@ def test_bf16_computes_in_bfloat16_and_trains_as_well(kernels: str, pictures: Da
     (_, one), (_, two) = (outcomes[p].curve[0] for p in ("fp32", "bf16"))
     assert one != two
     assert two == pytest.approx(one, rel=0.05)
-    assert outcomes["bf16"].val_accuracy > 0.6
+    assert outcomes["bf16"].val_score > 0.6
 
 
 def test_our_convolutional_children_lie_channels_last_and_a_users_as_it_was_written(
@@ -559,7 +559,7 @@ def test_a_child_that_stops_being_finite_has_no_accuracy_but_a_reason_and_a_step
 
     outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE, test=True)(trial())
     assert (outcome.status, outcome.reason, outcome.step) == ("diverged", reason, step)
-    assert outcome.val_accuracy is outcome.test_accuracy is None
+    assert outcome.val_score is outcome.test_score is None
     assert all(math.isfinite(loss) for _, loss in outcome.curve)
 
 
@@ -704,7 +704,7 @@ def test_a_child_that_is_timed_beside_relu_trains_as_without(child: str, picture
     evaluate = Evaluator(pictures, child_from(child), TIMED)
     searched = evaluate(trial("sin(x)"))
     again = evaluate(replace(trial("sin(x)"), stage="rung"))
-    assert (searched.curve, searched.val_accuracy) == (again.curve, again.val_accuracy)
+    assert (searched.curve, searched.val_score) == (again.curve, again.val_score)
     low, high = searched.details["cost"][1:]
     assert 0 < low <= searched.details["cost"][0] <= high
     assert again.details == {}
@@ -979,8 +979,8 @@ def test_a_large_folder_is_read_while_training_and_learned_from(streamed: Stream
     evaluate = Evaluator(streamed, child_from("resnet8:width=4"), recipe, test=True)
     outcome = evaluate(replace(trial(), stage="reevaluate"))
     assert outcome.status == "ok", outcome.reason
-    assert outcome.test_accuracy is not None
-    assert outcome.test_accuracy > 0.5  # of three classes
+    assert outcome.test_score is not None
+    assert outcome.test_score > 0.5  # of three classes
 
 
 def test_what_is_read_while_training_depends_on_the_seed_alone(streamed: StreamedImages) -> None:

@@ -134,7 +134,7 @@ def test_every_format_of_top_parses_and_tells_the_same(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    expected = [(e.expression, e.val_accuracy) for e in Run.open("runs/a").leaderboard()]
+    expected = [(e.expression, e.val_score) for e in Run.open("runs/a").leaderboard()]
     assert cli.main(["top", "runs/a", "-f", "json"]) == 0
     parsed = json.loads(capsys.readouterr().out)
     assert [(row["expression"], row["val accuracy"]) for row in parsed] == expected

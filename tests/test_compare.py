@@ -68,7 +68,7 @@ def add(
             outcome = Outcome("diverged", score)
         else:
             val, test = score if isinstance(score, tuple) else (score, score)
-            outcome = Outcome("ok", val_accuracy=val, test_accuracy=test, seconds=2.0)
+            outcome = Outcome("ok", val_score=val, test_score=test, seconds=2.0)
         store.record(trial, outcome)
     store.close()
 
@@ -221,7 +221,7 @@ def test_only_finished_re_evaluations_are_read(path: Path) -> None:
     store.submit("reevaluate", "tanh(x)", protocol, 0)
     store.close()
     rows = Run(path).reevaluations()
-    assert [(r["label"], r["test_accuracy"]) for r in rows] == [("relu", 0.5), ("swish", 0.6)]
+    assert [(r["label"], r["test_score"]) for r in rows] == [("relu", 0.5), ("swish", 0.6)]
     assert rows[0]["child"] == "resnet8"
     assert rows[0]["recipe"]["steps"] == 100
     assert [row["function"] for row in actsearch.compare(path).models] == ["swish"]

@@ -44,7 +44,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
                 if i % 6:
                     curve = tuple((k, chance.random()) for k in range(100))
                     rungs = (AtRung(5, 0.5, 0.25),)
-                    outcome = Outcome("ok", val_accuracy=0.5, curve=curve, rungs=rungs)
+                    outcome = Outcome("ok", val_score=0.5, curve=curve, rungs=rungs)
                     store.record(trial, outcome)
                     store.tell("s", i, 0.5)
                 store.save_strategy("s", {"told": i, "weights": "x" * 3000})
@@ -64,7 +64,7 @@ def drive(path: Path) -> tuple[object, ...]:
         )  # fmt: skip
         with store.transaction():
             trial = store.submit("search", "new", "p", 0)
-            store.record(trial, Outcome("ok", val_accuracy=0.25))
+            store.record(trial, Outcome("ok", val_score=0.25))
             store.save_strategy("s", {"told": 1})
     with closing(Store(path, readonly=True)) as reader:
         assert reader.find("search", "new", "p", 0) is not None

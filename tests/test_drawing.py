@@ -122,7 +122,7 @@ def test_a_run_shows_its_best_functions_and_counts_with_no_markup_of_theirs(tmp_
     store.add_protocol("p", {})
     for number in range(14):
         trial = store.submit("search", f"e{number}", "p", 0, formula=f"<script>{number}</script>")
-        store.record(trial, Outcome("ok", val_accuracy=number / 20))
+        store.record(trial, Outcome("ok", val_score=number / 20))
     store.record(store.submit("search", "bad", "p", 0, formula="bad"), Outcome("failed", "<b>"))
     store.close()
     shown = actsearch.Run.open(folder)._repr_html_()

@@ -70,7 +70,7 @@ def test_waiting_for_workers_makes_no_classes(
 ) -> None:
     """Each ray.remote(cls) is a class that stays in memory, and a look is taken ten times a
     second."""
-    executor = ray_executor(lambda t, beat: Outcome("ok", val_accuracy=0.5))
+    executor = ray_executor(lambda t, beat: Outcome("ok", val_score=0.5))
     monkeypatch.setattr(ray_session, "remote", None)
     executor.submit(trial(1))
     assert len(finish(executor, 1)) == 1
@@ -81,7 +81,7 @@ def test_waiting_for_workers_makes_no_classes(
 def test_looks_become_rarer_while_nothing_finishes_and_a_result_ends_that(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = ray_executor(lambda t, beat: Outcome("ok", val_accuracy=0.5))
+    executor = ray_executor(lambda t, beat: Outcome("ok", val_score=0.5))
     assert isinstance(executor, RayExecutor)
     pauses: list[float] = []
     monkeypatch.setattr("actsearch.workers.ray_executor.time.sleep", pauses.append)
@@ -93,7 +93,7 @@ def test_looks_become_rarer_while_nothing_finishes_and_a_result_ends_that(
     assert rising == sorted(rising)
     assert rising[0] < 0.1
     assert rising[-1] == pytest.approx(0.3)
-    monkeypatch.setattr(executor, "_collect", lambda: [(trial(1), Outcome("ok", val_accuracy=0.5))])
+    monkeypatch.setattr(executor, "_collect", lambda: [(trial(1), Outcome("ok", val_score=0.5))])
     executor.completed(2.0)
     monkeypatch.setattr(executor, "_collect", lambda: [])
     before = len(pauses)
@@ -108,7 +108,7 @@ def by_seed() -> Evaluate:
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         beat(1)
-        return Outcome("ok", val_accuracy=trial.seed / 100)
+        return Outcome("ok", val_score=trial.seed / 100)
 
     return evaluate
 
@@ -122,7 +122,7 @@ def test_every_submitted_trial_is_completed_once(make_executor: MakeExecutor) ->
             executor.submit(waiting.pop())
         finished += executor.completed(0.5)
     assert sorted(t.id for t, _ in finished) == list(range(1, 21))
-    assert all(o.val_accuracy == t.seed / 100 for t, o in finished)
+    assert all(o.val_score == t.seed / 100 for t, o in finished)
     assert executor.completed(0.2) == []
 
 
@@ -145,7 +145,7 @@ def test_a_look_does_not_wait_for_the_child_that_is_trained(
         Path(folder, "begun").touch()
         while not Path(folder, "looked").exists():
             time.sleep(0.02)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = EXECUTORS[name](evaluate)
     try:
@@ -164,7 +164,7 @@ def test_hold_starts_nothing_more(make_executor: MakeExecutor, tmp_path: Path) -
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         Path(started, str(trial.id)).touch()
         time.sleep(0.5)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = make_executor(evaluate)
     number = 0
@@ -206,7 +206,7 @@ def test_threads_train_at_the_same_time(
         Path(folder, str(trial.id)).touch()
         while len(os.listdir(folder)) < 2:
             time.sleep(0.02)
-        return Outcome("ok", val_accuracy=0.5, device=str(os.getpid()))
+        return Outcome("ok", val_score=0.5, device=str(os.getpid()))
 
     executor = EXECUTORS[name](evaluate)
     try:
@@ -237,7 +237,7 @@ def test_what_breaks_in_a_thread_is_raised_after_what_has_finished() -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
             raise DeviceLostError("gone")
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ThreadExecutor(evaluate, 2)
     executor.submit(trial(1))
@@ -261,7 +261,7 @@ def test_a_thread_that_runs_out_of_memory_is_tried_again_when_no_other_runs() ->
         inside.remove(trial.id)
         if trial.id == 3 or (trial.id == 1 and others):
             return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ThreadExecutor(evaluate, 2)
     waiting = [trial(i) for i in (3, 2, 1)]
@@ -287,7 +287,7 @@ def test_a_thread_that_runs_out_of_memory_ends_its_worker_with_the_others_childr
         if trial.id == 1 and len(os.listdir(folder)) == 2:
             return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
         time.sleep(0.3)
-        return Outcome("ok", val_accuracy=0.5, device=str(os.getpid()))
+        return Outcome("ok", val_score=0.5, device=str(os.getpid()))
 
     executor = ray_executor(evaluate, workers=1, children=2)
     try:
@@ -309,7 +309,7 @@ def test_a_killed_workers_candidate_is_trained_by_another(ray_session: Any, tmp_
         if trial.id == 1 and not os.path.exists(flag):
             Path(flag).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ray_executor(evaluate)
     try:
@@ -338,7 +338,7 @@ def test_a_crash_is_told_with_its_evidence(ray_session: Any, how: str) -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
             crash()
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ray_executor(evaluate)
     try:
@@ -366,7 +366,7 @@ def test_a_candidate_whose_process_is_killed_from_outside_is_innocent(
         if deaths < 5:
             Path(folder, str(deaths)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ray_executor(evaluate)
     try:
@@ -388,7 +388,7 @@ def test_a_child_that_hears_beats_is_stopped_in_time(
         for step in count() if trial.id == 1 else range(2):  # nothing but a beat ends the first
             time.sleep(0.05)
             beat(step)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = make_executor(evaluate, timeout=1.0)
     executor.submit(trial(1))
@@ -410,7 +410,7 @@ def test_a_child_that_hears_nothing_is_ended_with_its_worker(
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
             os.kill(os.getpid(), signal.SIGSTOP)  # as a GPU that hangs
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = RayExecutor(
         evaluate, workers=2, timeout=1.0, queue_class=QueueActor, worker_class=WorkerActor
@@ -433,7 +433,7 @@ class ShortLived(WorkerActor):
 
 def test_a_worker_makes_room_for_a_new_process_after_some_candidates(ray_session: Any) -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
-        return Outcome("ok", val_accuracy=0.5, host=str(os.getpid()))
+        return Outcome("ok", val_score=0.5, host=str(os.getpid()))
 
     executor = RayExecutor(evaluate, workers=1, queue_class=QueueActor, worker_class=ShortLived)
     try:
@@ -458,7 +458,7 @@ def test_what_runs_out_of_memory_is_tried_alone_before_it_counts(
         tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
         if trial.id == 2 or (trial.id == 1 and tries.read_text() == "x"):
             return Outcome("failed", "out of memory: 11 GB", host=str(os.getpid()))
-        return Outcome("ok", val_accuracy=0.5, host=str(os.getpid()))
+        return Outcome("ok", val_score=0.5, host=str(os.getpid()))
 
     executor = RayExecutor(evaluate, workers=1, queue_class=QueueActor, worker_class=WorkerActor)
     try:
@@ -484,7 +484,7 @@ def test_a_gpu_that_works_no_more_takes_its_worker_with_it_and_no_candidate(
         if trial.id == 2 and (not (tmp_path / "tried").exists() or trial.seed):
             (tmp_path / "tried").touch()
             raise DeviceLostError("an illegal memory access")
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     for seed, status, reason in ((0, "ok", ""), (1, "crashed", "illegal memory access")):
         executor = ray_executor(evaluate)
@@ -574,7 +574,7 @@ def test_a_worker_with_other_code_is_refused_in_a_sentence(ray_session: Any) -> 
 def test_a_killed_queue_is_made_again_and_nothing_is_lost(ray_session: Any) -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         time.sleep(0.2)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ray_executor(evaluate)
     try:
@@ -605,7 +605,7 @@ def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         time.sleep(0.2)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ray_executor(evaluate)
     assert isinstance(executor, RayExecutor)
@@ -625,7 +625,7 @@ def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
         assert any("the queue's process has been silent for" in text for text in troubles)
         assert executor.trouble == ""
         with pytest.raises(ray_session.exceptions.RayActorError):
-            ray_session.get(former.complete.remote(1, Outcome("ok", val_accuracy=0.9)))
+            ray_session.get(former.complete.remote(1, Outcome("ok", val_score=0.9)))
         assert executor.completed(0.5) == []
     finally:
         executor.close()
@@ -725,7 +725,7 @@ def test_what_a_slow_look_has_found_is_returned_before_a_stop_ends(
         executor._leased = 0
         drained.set()
         thaw.wait()
-        return [(trial(1), Outcome("ok", val_accuracy=0.5))]
+        return [(trial(1), Outcome("ok", val_score=0.5))]
 
     try:
         executor.hold()
@@ -747,7 +747,7 @@ def test_what_a_look_has_found_is_returned_before_the_loss_of_the_head_is_raised
     executor = ray_executor(by_seed())
     assert isinstance(executor, RayExecutor)
     assert executor._head is not None
-    found = [(trial(1), Outcome("ok", val_accuracy=0.5))]
+    found = [(trial(1), Outcome("ok", val_score=0.5))]
     lost = executor._head.lost("is gone")
 
     def look(*, at_once: bool) -> None:
@@ -769,7 +769,7 @@ def test_what_a_look_has_found_is_returned_before_a_workers_own_fault_is_raised(
 ) -> None:
     executor = ray_executor(by_seed())
     assert isinstance(executor, RayExecutor)
-    found = [(trial(1), Outcome("ok", val_accuracy=0.5))]
+    found = [(trial(1), Outcome("ok", val_score=0.5))]
 
     def replace_dead_workers() -> None:
         raise ExecutorError("a worker failed outside its child")
@@ -790,7 +790,7 @@ def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_pa
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         Path(started, str(trial.id)).touch()
         time.sleep(1.0)
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = ray_executor(evaluate)
     try:

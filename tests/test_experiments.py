@@ -265,7 +265,7 @@ def test_an_experiment_writes_its_tables_and_figures(finished: Path) -> None:
         child = f"truncated_mlp:sigma={row['where'].split()[1]},width=8"
         store = Run.open(finished).store(readonly=True)
         mine = [
-            r["test_accuracy"]
+            r["test_score"]
             for r in stored
             if r["label"] == row["name"] and store.protocol(r["protocol"])["child"] == child
         ]

@@ -35,8 +35,8 @@ def run(tmp_path: Path) -> Run:
     store = Store(folder / "run.sqlite", create=True)
     store.add_protocol("p", {"child": "mlp", "operators": "paper"})
     for expression, formula, outcome in (
-        (SQUARE_ROOT, "x * sqrt(x)", Outcome("ok", val_accuracy=0.9, seconds=2.0)),
-        ("mul(x, sigmoid(x))", "x * sigmoid(x)", Outcome("ok", val_accuracy=0.8, seconds=3.0)),
+        (SQUARE_ROOT, "x * sqrt(x)", Outcome("ok", val_score=0.9, seconds=2.0)),
+        ("mul(x, sigmoid(x))", "x * sigmoid(x)", Outcome("ok", val_score=0.8, seconds=3.0)),
         ("cube(x)", "x**3", Outcome("diverged", "loss inf at step 3")),
     ):
         trial = store.submit("search", expression, "p", 0, formula=formula)
@@ -64,7 +64,7 @@ def test_the_table_shows_accuracies_in_eighty_columns_and_all_columns_where_aske
 
 def test_the_best_is_what_rank_1_of_the_table_is(run: Run, tmp_path: Path) -> None:
     best = run.best()
-    assert (best.formula, best.val_accuracy, best.rank) == ("x * sqrt(x)", 0.9, 1)
+    assert (best.formula, best.val_score, best.rank) == ("x * sqrt(x)", 0.9, 1)
     assert str(best) == "#1 x * sqrt(x): 0.9000"
     assert [str(e) for e in run.leaderboard()[1:]] == [
         "#2 x * sigmoid(x) (silu): 0.8000",

@@ -96,7 +96,7 @@ def test_executors_raise_it_after_all_that_had_finished(
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 4:
             raise DataError("/data/x.jpg cannot be read as an image")
-        return Outcome("ok", val_accuracy=0.5)
+        return Outcome("ok", val_score=0.5)
 
     executor = make_executor(evaluate)
     for i in range(1, 4):
@@ -131,7 +131,7 @@ def without_room(trial: Trial, beat: Beat) -> Outcome:
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    return Outcome("ok", val_accuracy=0.5)
+    return Outcome("ok", val_score=0.5)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "no such file", "w.pt"), MemoryError("w")])

@@ -57,7 +57,7 @@ class Child:
         self.trials[trial.id] += 1
         if "sigmoid" in trial.expression:
             return Outcome("diverged", "loss nan at step 3", step=3)
-        return Outcome("ok", val_accuracy=accuracy(trial.expression))
+        return Outcome("ok", val_score=accuracy(trial.expression))
 
 
 def level(share: float) -> Level:
@@ -106,7 +106,7 @@ def test_functions_are_prepared_before_they_are_trained(store: Store, strategy: 
     def child(trial: Trial, beat: Beat) -> Outcome:
         if trial.expression not in prepared:
             late.append(trial.expression)
-        return Outcome("ok", val_accuracy=accuracy(trial.expression))
+        return Outcome("ok", val_score=accuracy(trial.expression))
 
     options: dict[str, Any] = {"space": SPACES["two-units"], "strategy": strategy, "budget": 30}
     made = source(store, prepare=lambda exprs: prepared.extend(map(str, exprs)), **options)
@@ -200,7 +200,7 @@ def test_what_the_screen_iterates_over_never_changes() -> None:
         before = progress.last, progress.best, progress.baselines
         copies = tuple(before[0]), tuple(before[1]), dict(before[2])
         trial = Trial(i, "search", "relu(x)", "p", 0, label=label)
-        progress.add(trial, Outcome("ok", val_accuracy=i / 10))
+        progress.add(trial, Outcome("ok", val_score=i / 10))
         assert (tuple(before[0]), tuple(before[1]), dict(before[2])) == copies
         assert progress.last[-1].trial == i
     assert [scored.trial for scored in progress.best] == [4, 3, 1]
@@ -213,7 +213,7 @@ def test_the_screen_says_what_a_score_is(metric: str, said: str) -> None:
     progress = Progress("t", "w", None, metric)
     for label in ("relu", ""):
         trial = Trial(1, "search", "tanh(x)", "p", 0, label=label, formula="tanh(x)")
-        progress.add(trial, Outcome("ok", val_accuracy=0.2))
+        progress.add(trial, Outcome("ok", val_score=0.2))
     _, _, _, best, baselines, last = lines(progress)
     assert best.startswith(f" best  {said}  tanh(x)")
     assert baselines.strip() == f"relu {said}"
@@ -317,7 +317,7 @@ def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
     assert all_proposals(unbroken) == all_proposals(broken)
     assert unbroken.health(strategy) == broken.health(strategy)
     tables = [
-        [(e.rank, e.expression, e.status, e.val_accuracy) for e in leaderboard(s.rows("search"))]
+        [(e.rank, e.expression, e.status, e.val_score) for e in leaderboard(s.rows("search"))]
         for s in (unbroken, broken)
     ]
     assert tables[0] == tables[1]

@@ -145,7 +145,7 @@ def test_a_run_of_before_names_were_stored_has_them_too(
     store = Store(tmp_path / "run.sqlite", create=True)
     store.add_protocol("p", {"child": "mlp", "operators": "guarded"})
     trial = store.submit("search", "mul(x, sigmoid(x))", "p", 0, formula="x * sigmoid(x)")
-    store.record(trial, Outcome("ok", val_accuracy=0.9))
+    store.record(trial, Outcome("ok", val_score=0.9))
     store.close()
     assert [e.label for e in Run.open(tmp_path).leaderboard()] == ["silu"]
     assert cli.main(["top", str(tmp_path), "-f", "json"]) == 0

@@ -291,7 +291,7 @@ def run(tmp_path: Path) -> Path:
         counted = {"low": -10.0, "high": 10.0, "counts": [1, 3], "below": 0, "above": 0}
         details = {"betas": betas, "preactivations": counted}
         trial = store.submit("reevaluate", expression, "p", seed, formula=formula)
-        store.record(trial, Outcome("ok", val_accuracy=0.9, test_accuracy=0.9, details=details))
+        store.record(trial, Outcome("ok", val_score=0.9, test_score=0.9, details=details))
     store.close()
     return folder
 

@@ -66,7 +66,7 @@ def went(*losses: float) -> Outcome:
         AtRung(step, x, x / 10) for (step, _), x in zip(RULES.rungs, losses, strict=False)
     )
     if len(losses) == 2:
-        return Outcome("ok", val_accuracy=0.5, rungs=rungs)
+        return Outcome("ok", val_score=0.5, rungs=rungs)
     return Outcome("raced_out", step=rungs[-1].step, rungs=rungs)
 
 
@@ -104,14 +104,14 @@ def test_what_did_not_race_and_what_was_lost_says_nothing() -> None:
         for _ in range(FIRST):
             race.tell(Outcome(status, "r"))
     for _ in range(FIRST):
-        race.tell(Outcome("ok", val_accuracy=0.9))
+        race.tell(Outcome("ok", val_score=0.9))
     assert [rung.limit for rung in race.rungs()] == [None, None]
 
 
 def test_by_accuracy_more_is_better() -> None:
     race = Race(RaceRules("accuracy", ((5, 0.25),)))
     for i in range(FIRST):
-        race.tell(Outcome("ok", val_accuracy=0.5, rungs=(AtRung(5, 1.0, i / 100),)))
+        race.tell(Outcome("ok", val_score=0.5, rungs=(AtRung(5, 1.0, i / 100),)))
     [rung] = race.rungs()
     assert rung.limit == pytest.approx(0.12)
     assert rung.passed_by(0.12)
@@ -138,24 +138,24 @@ def test_a_child_that_passes_is_trained_as_without_a_race(metric: str, evaluate:
     passed = evaluate(
         raced(Rung(7, metric, None), Rung(11, metric, 9.0 if metric == "loss" else 0))
     )
-    assert (passed.status, passed.val_accuracy) == ("ok", alone.val_accuracy)
+    assert (passed.status, passed.val_score) == ("ok", alone.val_score)
     assert passed.curve == alone.curve
     assert [at.step for at in passed.rungs] == [7, 11]
     losses = dict(alone.curve)
     for at in passed.rungs:
         mean = np.mean([losses[step] for step in range(at.step - 4, at.step + 1)])
         assert at.loss == pytest.approx(mean, rel=1e-4)
-        assert (at.accuracy is not None) == (metric == "accuracy")
+        assert (at.score is not None) == (metric == "accuracy")
     assert alone.rungs == ()
 
 
 def test_a_child_that_is_behind_leaves_with_its_step_and_accuracy(evaluate: Evaluator) -> None:
     outcome = evaluate(raced(Rung(7, "loss", None), Rung(11, "loss", 1e-6), Rung(20, "loss", None)))
     assert (outcome.status, outcome.step) == ("raced_out", 11)
-    assert outcome.val_accuracy is None
+    assert outcome.val_score is None
     assert [at.step for at in outcome.rungs] == [7, 11]
-    assert outcome.rungs[-1].accuracy is not None
-    assert reward(outcome, ACCURACY) == outcome.rungs[-1].accuracy > 0.2
+    assert outcome.rungs[-1].score is not None
+    assert reward(outcome, ACCURACY) == outcome.rungs[-1].score > 0.2
     assert [step for step, _ in outcome.curve] == list(range(1, 12))
     assert "left after 11 steps with validation accuracy" in outcome.reason
     assert "is above 1e-06" in outcome.reason

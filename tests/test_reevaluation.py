@@ -94,7 +94,7 @@ def test_every_function_trains_on_every_model_with_the_same_seeds(
         child = {8: "narrow", 24: "wide"}[len(betas)]  # as wide as the child that had it
         data = models[store.protocol(protocol)["dataset_digest"]]
         scores = {
-            formula: [outcomes[formula, seed].test_accuracy or 0 for seed in (0, 1)]
+            formula: [outcomes[formula, seed].test_score or 0 for seed in (0, 1)]
             for formula, _ in outcomes
         }
         for formula, mine in scores.items():
@@ -143,7 +143,7 @@ def test_a_swept_rate_is_the_best_on_validation_data_and_each_function_has_its_o
     run = actsearch.Run.open(tmp_path / "run")
     sweep, final = run.rows("sweep"), run.rows("reevaluate")
     assert {row["seed"] for row in sweep} == {SWEEP_SEED}
-    assert all(row["test_accuracy"] is None for row in sweep)
+    assert all(row["test_score"] is None for row in sweep)
     assert {row["seed"] for row in final} == {0, 1}
     store = run.store(readonly=True)
     rates = {p: store.protocol(p)["recipe"]["lr"] for p in {row["protocol"] for row in sweep}}
@@ -151,7 +151,7 @@ def test_a_swept_rate_is_the_best_on_validation_data_and_each_function_has_its_o
     assert sorted(rates.values()) == pytest.approx([0.0158, 0.05, 0.158])
     for formula in set(table["formula"]):
         scores = {
-            rates[row["protocol"]]: row["val_accuracy"] or -1.0
+            rates[row["protocol"]]: row["val_score"] or -1.0
             for row in sweep
             if row["formula"] == formula
         }
@@ -236,7 +236,7 @@ def test_of_a_sweep_what_failed_is_never_the_best_rate(tmp_path: Path, blobs: Ar
     [model] = _models(config, {}, [narrow], [blobs], ())
     failed = Outcome("failed", "OutOfMemoryError")
     outcomes = {
-        parse("sin(x)"): [failed, Outcome("ok", val_accuracy=0.1), Outcome("diverged", "nan")],
+        parse("sin(x)"): [failed, Outcome("ok", val_score=0.1), Outcome("diverged", "nan")],
         parse("tanh(x)"): [failed, failed, Outcome("timed_out", "longer than 1 s")],
     }
     functions = dict.fromkeys(outcomes, "")
@@ -271,7 +271,7 @@ def test_seeds_that_chose_a_function_are_not_used_to_judge_it(
     ("outcome", "timeout", "again"),
     [
         (None, None, True),
-        (Outcome("ok", val_accuracy=0.5, seconds=5.0), None, False),
+        (Outcome("ok", val_score=0.5, seconds=5.0), None, False),
         (Outcome("failed", "RuntimeError", seconds=5.0), None, False),
         (Outcome("timed_out", "longer than 5 s", seconds=5.0), None, True),
         (Outcome("timed_out", "longer than 5 s", seconds=5.0), 6.0, True),
@@ -293,7 +293,7 @@ def test_the_best_of_a_search_are_others_than_those_trained_beside_it(
     )
     store = run.store()
     store._db.execute(
-        "UPDATE outcomes SET val_accuracy = (SELECT CASE label WHEN '' THEN 0.5 ELSE 0.9 END "
+        "UPDATE outcomes SET val_score = (SELECT CASE label WHEN '' THEN 0.5 ELSE 0.9 END "
         "FROM trials WHERE id = outcomes.trial) WHERE status = 'ok'"
     )
     store._db.commit()

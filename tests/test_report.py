@@ -88,7 +88,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("swish", "mul(x, sigmoid(scale(x)))", 0.82, 12.0),
     ):
         outcome = Outcome(
-            "ok", val_accuracy=score, curve=curve, ms_per_step=ms, seconds=2.0,
+            "ok", val_score=score, curve=curve, ms_per_step=ms, seconds=2.0,
             details={"cost": (ms / 10, ms / 10 - 0.01, ms / 10 + 0.01)},
         )  # fmt: skip
         add(expression, outcome, label=name)
@@ -96,7 +96,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         u, b = UNARY[i % 10], BINARY[i // 10]
         store.add_function(f"{b}({u}(x), x)", f"f{i}", f"s{i}", {"smooth": True, "betas": 0})
         outcome = Outcome(
-            "ok", val_accuracy=accuracy(i), curve=curve, ms_per_step=10.0 + i, seconds=1.0,
+            "ok", val_score=accuracy(i), curve=curve, ms_per_step=10.0 + i, seconds=1.0,
             device="cpu", details={"cost": (1 + i / 10, 0.99 + i / 10, 1.01 + i / 10)},
         )  # fmt: skip
         add(f"{b}({u}(x), x)", outcome)
@@ -108,7 +108,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     top = f"{BINARY[best // 10]}({UNARY[best % 10]}(x), x)"
     for seed, (of_top, of_relu) in enumerate([(0.86, 0.79), (0.88, 0.81), (0.84, 0.80)], 1):
         for expression, score, name in ((top, of_top, ""), ("relu(x)", of_relu, "relu")):
-            outcome = Outcome("ok", val_accuracy=score, test_accuracy=score - 0.01, seconds=1.0)
+            outcome = Outcome("ok", val_score=score, test_score=score - 0.01, seconds=1.0)
             add(expression, outcome, "reevaluate", seed, name)
     for n in range(4):
         store.save_health("ppo", 10 * n, {"reward": 0.1 * n, "entropy": 2.0 - n})
@@ -132,7 +132,7 @@ def found(run: Run) -> dict[str, Any]:
 
 def test_the_best_so_far_is_a_staircase_over_trainings_and_failures_have_a_step() -> None:
     rows = [
-        {"status": s, "val_accuracy": a, "finished": t, "formula": str(t), "label": name}
+        {"status": s, "val_score": a, "finished": t, "formula": str(t), "label": name}
         for t, s, a, name in (
             (4, "ok", 0.7, ""), (1, "ok", 0.5, "relu"), (2, "diverged", None, ""),
             (3, "ok", 0.4, ""), (0, "rejected", None, ""), (5, "ok", 0.6, ""), (6, None, None, ""),
@@ -153,7 +153,7 @@ def test_the_best_so_far_is_a_staircase_over_trainings_and_failures_have_a_step(
 def entry(i: int, score: float | None, ms: float | None = None, **other: Any) -> Entry:
     usual: dict[str, Any] = {
         "rank": i, "expression": f"f{i}(x)", "formula": f"f{i}(x)", "label": "", "status": "ok",
-        "val_accuracy": score, "seeds": 1, "seconds": 1.0, "ms_per_step": ms, "vs_relu": None,
+        "val_score": score, "seeds": 1, "seconds": 1.0, "ms_per_step": ms, "vs_relu": None,
         "reason": "", "symmetry": "", "properties": {},
     }  # fmt: skip
     return Entry(**{**usual, **other})
@@ -370,7 +370,7 @@ def test_how_much_is_luck_is_promised_where_it_can_be_said(
     store.add_protocol("p", {})
     for i in range(functions):
         trial = store.submit("search", f"mul({i + 2}, sin(x))", "p", 0, formula=f"{i + 2} * sin(x)")
-        store.record(trial, Outcome("ok", val_accuracy=0.5 + i / 100))
+        store.record(trial, Outcome("ok", val_score=0.5 + i / 100))
     store.close()
     said = contents(Run.open(tmp_path), 500)["sentences"][-1]
     wanted = sentence or f"'actsearch reevaluate {tmp_path}', with the settings of the search,"
@@ -383,7 +383,7 @@ def again(run: Run, scores: dict[str, tuple[float, ...]]) -> None:
     for name, found in scores.items():
         for seed, score in enumerate(found, 1):
             trial = store.submit("reevaluate", name, "p", seed, formula=name)
-            store.record(trial, Outcome("ok", val_accuracy=score, test_accuracy=score))
+            store.record(trial, Outcome("ok", val_score=score, test_score=score))
     store.close()
 
 
@@ -419,7 +419,7 @@ def test_equal_scores_share_a_place_and_are_not_better_than_relu(own: Run) -> No
     store = own.store()
     with store.transaction():
         store._db.execute(
-            "UPDATE outcomes SET test_accuracy = 0.8 "
+            "UPDATE outcomes SET test_score = 0.8 "
             "WHERE trial IN (SELECT id FROM trials WHERE stage = 'reevaluate')"
         )
     store.close()
@@ -537,7 +537,7 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) ->
 def test_functions_without_a_score_say_what_became_of_them(own: Run) -> None:
     store = own.store()
     trial = store.submit("rung", "cos(x)", "p", 0, steps=50, formula="cos(x)")
-    store.record(trial, Outcome("ok", val_accuracy=0.4))
+    store.record(trial, Outcome("ok", val_score=0.4))
     store.close()
     found = contents(own, 500)
     assert "1 left behind in a rung of halving" in " ".join(found["sentences"])
@@ -576,7 +576,7 @@ def test_a_run_of_re_evaluations_alone_is_reported_and_an_empty_one_is_not(
     for name, score in (("relu", 0.5), ("", 0.6)):
         text = "relu(x)" if name else "tanh(x)"
         trial = store.submit("reevaluate", text, "p", 0, formula=text, label=name)
-        store.record(trial, Outcome("ok", val_accuracy=score, test_accuracy=score))
+        store.record(trial, Outcome("ok", val_score=score, test_score=score))
     store.close()
     assert cli.main(["report", str(tmp_path)]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
@@ -671,7 +671,7 @@ def test_of_many_functions_fifty_are_shown_until_all_are_asked_for(own: Run, bro
     store = own.store()
     for i in range(40):
         trial = store.submit("search", f"scale[{i}](x)", "p", 0, formula=f"{i} * x")
-        store.record(trial, Outcome("ok", val_accuracy=0.1, ms_per_step=5.0))
+        store.record(trial, Outcome("ok", val_score=0.1, ms_per_step=5.0))
     store.close()
     shown = browser.new_page()
     shown.goto(report(own).as_uri())

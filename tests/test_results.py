@@ -20,7 +20,7 @@ def row(expression: str, status: str | None, accuracy: float | None = None, **mo
         "expression": expression,
         "formula": expression,
         "status": status,
-        "val_accuracy": accuracy,
+        "val_score": accuracy,
         **filled,
         **more,
     }
@@ -48,10 +48,10 @@ def test_several_seeds_are_averaged_and_one_failed_seed_fails_the_function() -> 
     rows = [row("a", "ok", 0.5), row("a", "ok", 0.7, seed=1), row("b", "ok", 0.9)]
     rows.append(row("b", "diverged", reason="r", seed=1))
     by_name = {e.expression: e for e in leaderboard(rows)}
-    assert by_name["a"].val_accuracy == pytest.approx(0.6)
+    assert by_name["a"].val_score == pytest.approx(0.6)
     assert by_name["a"].seeds == 2
     assert by_name["a"].seconds == 4.0
-    assert (by_name["b"].status, by_name["b"].val_accuracy) == ("diverged", None)
+    assert (by_name["b"].status, by_name["b"].val_score) == ("diverged", None)
 
 
 def test_time_against_relu_is_a_ratio_of_steps_in_the_same_run() -> None:

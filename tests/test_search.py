@@ -331,7 +331,7 @@ def test_reevaluation_gives_every_function_the_same_seeds_and_a_paired_differenc
     assert list(table["test accuracy"]) == sorted(table["test accuracy"], reverse=True)
     scores: dict[str, dict[int, float]] = {}
     for row in finished.rows("reevaluate"):
-        scores.setdefault(row["formula"], {})[row["seed"]] = row["test_accuracy"]
+        scores.setdefault(row["formula"], {})[row["seed"]] = row["test_score"]
     for _, row in table.iterrows():
         own, relu = scores[row["formula"]], scores["relu(x)"]
         assert own.keys() == relu.keys() == {1, 2, 3}  # 0 chose them
@@ -344,7 +344,7 @@ def test_reevaluation_gives_every_function_the_same_seeds_and_a_paired_differenc
 
 
 def test_the_search_never_reads_the_test_split(finished: actsearch.Run) -> None:
-    assert all(row["test_accuracy"] is None for row in finished.rows())
+    assert all(row["test_score"] is None for row in finished.rows())
 
 
 def test_the_test_split_has_no_part_in_the_search(tmp_path: Path, blobs: Arrays) -> None:

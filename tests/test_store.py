@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from actsearch.results.leaderboard import leaderboard
 from actsearch.results.metrics import ACCURACY, METRICS
 from actsearch.results.records import Outcome, Trial, reward
 from actsearch.results.store import DiskFullError, Store, StoreError
@@ -55,15 +56,15 @@ def test_a_second_outcome_is_refused_and_changes_nothing(store: Store) -> None:
     assert not store.record(trial, ok(0.9))
     outcome = store.outcome(trial)
     assert outcome is not None
-    assert outcome.val_accuracy == 0.5
+    assert outcome.val_score == 0.5
 
 
 def test_an_outcome_reads_back_as_it_was_written(store: Store) -> None:
     trial = submit(store)
     written = Outcome(
         "ok",
-        val_accuracy=0.5,
-        test_accuracy=0.25,
+        val_score=0.5,
+        test_score=0.25,
         curve=((1, 2.5), (2, 1.5)),
         seconds=3.5,
         ms_per_step=7.25,
@@ -79,30 +80,52 @@ def test_an_outcome_reads_back_as_it_was_written(store: Store) -> None:
 
 def test_a_cost_beside_relu_is_a_column_of_rows(store: Store) -> None:
     costs = {"cost": (1.5, 1.25, 2.0)}
-    store.record(submit(store), Outcome("ok", val_accuracy=0.5, details=costs))
+    store.record(submit(store), Outcome("ok", val_score=0.5, details=costs))
     assert json.loads(store.rows("search")[0]["cost"]) == [1.5, 1.25, 2.0]
 
 
 @pytest.mark.parametrize(
-    ("status", "accuracy", "test", "refused"),
-    [("ok", None, None, True), ("ok", math.nan, None, True), ("ok", 1.5, None, True),
-     ("ok", 0.5, 1.5, True), ("diverged", 0.1, None, True), ("diverged", None, 0.1, True),
-     ("nonsense", None, None, True), ("diverged", None, None, False), ("ok", 0.5, 0.4, False)],
+    ("status", "score", "test", "refused"),
+    [("ok", None, None, True), ("ok", math.nan, None, True), ("ok", math.inf, None, True),
+     ("ok", 0.5, -math.inf, True), ("ok", "much", None, True), ("diverged", 0.1, None, True),
+     ("diverged", None, 0.1, True), ("nonsense", None, None, True),
+     ("diverged", None, None, False), ("ok", 0.5, 0.4, False), ("ok", -3.25, 41.5, False)],
 )  # fmt: skip
-def test_the_file_itself_refuses_what_is_no_accuracy(
-    store: Store, status: str, accuracy: float | None, test: float | None, refused: bool
+def test_the_file_itself_refuses_what_is_no_score(
+    store: Store, status: str, score: float | str | None, test: float | None, refused: bool
 ) -> None:
-    row = (submit(store).id, status, "", accuracy, test, None, "[]", "[]", 0.0, None, "", "", "{}",
+    row = (submit(store).id, status, "", score, test, None, "[]", "[]", 0.0, None, "", "", "{}",
            "{}", 0.0)  # fmt: skip
     insert = f"INSERT INTO outcomes VALUES ({', '.join('?' * len(row))})"  # noqa: S608
     with pytest.raises(sqlite3.IntegrityError, match="CHECK") if refused else nullcontext():
         store._db.execute(insert, row)
 
 
-@pytest.mark.parametrize("accuracy", [math.nan, math.inf, -0.1, 1.01])
-def test_an_outcome_cannot_hold_an_accuracy_that_is_none(accuracy: float) -> None:
-    with pytest.raises(ValueError, match="only an ok outcome"):
-        ok(accuracy)
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_must_be_finite(score: float) -> None:
+    with pytest.raises(ValueError, match=r"val_score is .* must be a finite number"):
+        ok(score)
+    with pytest.raises(ValueError, match=r"test_score is .* must be a finite number"):
+        ok(0.5, test_score=score)
+
+
+def test_only_an_ok_outcome_has_scores() -> None:
+    for name in ("val_score", "test_score"):
+        with pytest.raises(ValueError, match=f"{name} 0.5 .* only an ok outcome"):
+            Outcome("diverged", "loss nan", **{name: 0.5})
+    with pytest.raises(ValueError, match="needs its val_score"):
+        Outcome("ok", test_score=0.5)
+
+
+def test_a_score_of_any_size_is_stored_and_ranked(store: Store) -> None:
+    scores = {"sin(x)": -3.25, "relu(x)": 41.5, "tanh(x)": 0.0}
+    for expression, score in scores.items():
+        store.record(submit(store, expression), ok(score, test_score=-score))
+    entries = leaderboard(store.rows("search"))
+    assert [(e.expression, e.val_score) for e in entries] == [
+        ("relu(x)", 41.5), ("tanh(x)", 0.0), ("sin(x)", -3.25),
+    ]  # fmt: skip
+    assert [row["test_score"] for row in store.rows("search")] == [3.25, -41.5, -0.0]
 
 
 def test_a_name_that_comes_later_is_of_every_trial_of_its_function(store: Store) -> None:
@@ -187,16 +210,6 @@ def test_a_missing_run_is_answered_with_how_to_make_one(tmp_path: Path) -> None:
         Store(tmp_path / "none" / "run.sqlite", readonly=True)
 
 
-@pytest.mark.parametrize("schema", ["999", "3"])
-def test_a_store_of_another_version_is_refused(tmp_path: Path, schema: str) -> None:
-    path = tmp_path / "run.sqlite"
-    opened = Store(path, create=True)
-    opened._db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (schema,))
-    opened.close()
-    with pytest.raises(StoreError, match=f"schema {schema}"):
-        Store(path)
-
-
 def test_a_full_disk_is_named_and_what_was_committed_is_there_afterwards(
     store: Store, tmp_path: Path
 ) -> None:
@@ -228,8 +241,7 @@ def test_a_driver_that_was_killed_as_it_made_the_store_is_no_harm(
     if bytes_there:  # killed inside the transaction that makes the tables
         code = (
             "import os, sys; from pathlib import Path; from actsearch.results import store\n"
-            "store.Store._check_version = lambda self, create: self._create()\n"
-            "store.SCHEMA_VERSION = type('V', (), {'__str__': lambda v: os._exit(9)})()\n"
+            "store.NEWEST = type('V', (), {'__str__': lambda v: os._exit(9)})()\n"
             "store.Store(Path(sys.argv[1]), create=True)"
         )
         assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9

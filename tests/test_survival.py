@@ -35,7 +35,7 @@ def test_the_store_opens_wherever_the_writing_of_it_was_cut_off(tmp_path: Path) 
     for i in range(25):
         with store.transaction():
             trial = store.submit("search", f"function {i}", "p", 0)
-            store.record(trial, Outcome("ok", val_accuracy=0.5))
+            store.record(trial, Outcome("ok", val_score=0.5))
             store.save_strategy("s", {"told": i + 1})
     log = (whole / "run.sqlite-wal").read_bytes()
     seen = set()
@@ -60,7 +60,7 @@ def test_the_store_opens_wherever_the_writing_of_it_was_cut_off(tmp_path: Path) 
 
 def ranked(run: Path) -> list[tuple[str, str, str]]:
     """What a leaderboard says, to the last digit; not how long it took."""
-    rows = [(e.formula, e.status, repr(e.val_accuracy)) for e in Run.open(run).leaderboard()]
+    rows = [(e.formula, e.status, repr(e.val_score)) for e in Run.open(run).leaderboard()]
     assert len(rows) >= 24
     return rows
 

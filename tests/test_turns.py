@@ -53,7 +53,7 @@ def check_as_alone(child: Any, rtol: float = 0.0, **options: Any) -> None:
     for a, b in zip(one_by_one, at_once, strict=True):
         assert (a.status, b.status) == ("ok", "ok"), b.reason
         assert dict(b.curve) == pytest.approx(dict(a.curve), rel=rtol)
-        assert b.val_accuracy == pytest.approx(a.val_accuracy, abs=0.05 * (rtol > 0))
+        assert b.val_score == pytest.approx(a.val_score, abs=0.05 * (rtol > 0))
 
 
 class FakeGenerator:
@@ -234,7 +234,7 @@ def test_a_search_with_children_at_once_has_the_results_of_one_by_one(
         actsearch.search(tmp_path / str(n), children_per_worker=n, **options) for n in (1, 3)
     )
     results = [
-        sorted((e.formula, e.status, repr(e.val_accuracy)) for e in run.leaderboard())
+        sorted((e.formula, e.status, repr(e.val_score)) for e in run.leaderboard())
         for run in (one, other)
     ]
     assert len(results[0]) >= 14

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _WIDE = ("formula", "child", "dataset", "interval")  # columns for which a terminal has no room
 _RATES = ("lr", "reference lr")
-_COLUMN = {"test": "test_accuracy", "val": "val_accuracy"}
+_COLUMN = {"test": "test_score", "val": "val_score"}
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,15 @@ class Worth:
 def worth(run: Run) -> Worth | None:
     """By the re-evaluations under the search's own protocol; None where there are none with two
     seeds, or too few functions."""
-    found = [e for e in run.leaderboard() if e.val_accuracy is not None]
+    found = [e for e in run.leaderboard() if e.val_score is not None]
     protocol = {row["protocol"] for row in run.rows("search")}
     again: dict[str, dict[int, float]] = {}
     for row in run.rows("reevaluate"):
-        if row["protocol"] in protocol and row["val_accuracy"] is not None:
-            again.setdefault(row["expression"], {})[row["seed"]] = row["val_accuracy"]
+        if row["protocol"] in protocol and row["val_score"] is not None:
+            again.setdefault(row["expression"], {})[row["seed"]] = row["val_score"]
     try:
         scatter = noise(list(with_usual_seeds(again).values()))
-        shrunk = expected_on_retraining([e.val_accuracy or 0.0 for e in found], scatter.sd)
+        shrunk = expected_on_retraining([e.val_score or 0.0 for e in found], scatter.sd)
     except ValueError:
         return None
     head = found[: head_of(len(found))]
@@ -155,7 +155,7 @@ def luck_of(found: Sequence[Entry], known: Worth, metric: str) -> str:
     return (
         f"The best of {len(found):,} functions is partly luck. One training scatters by "
         f"{score(known.noise.sd, metric)}, not counting what a seed does to all functions alike. "
-        f"{best.formula} had {score(best.val_accuracy or 0.0, metric)} in the search; trained "
+        f"{best.formula} had {score(best.val_score or 0.0, metric)} in the search; trained "
         f"again it should have about {score(known.expected[best.expression], metric)} on "
         f"validation data, give or take what is common to all{then}."
     )

@@ -218,8 +218,8 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
     if known is not None:
         yield luck_of(found.ranked, known, found.metric)
         reach = known.noise.reach()
-        limit = (best.val_accuracy or 0.0) - reach
-        near = sum((e.val_accuracy or 0.0) >= limit for e in found.ranked)
+        limit = (best.val_score or 0.0) - reach
+        near = sum((e.val_score or 0.0) >= limit for e in found.ranked)
         noise = (
             f"within the noise of the best, {100 * reach:.2f} points, by which trainings of "
             f"equally good functions differ (95 %, Student's t with {known.noise.freedom:,} "
@@ -241,7 +241,7 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
 
 
 def _scored(entry: Entry, found: Found) -> str:
-    return score(entry.val_accuracy or 0.0, found.metric)
+    return score(entry.val_score or 0.0, found.metric)
 
 
 def _verdicts(found: Found) -> Iterator[Verdict]:
@@ -249,7 +249,7 @@ def _verdicts(found: Found) -> Iterator[Verdict]:
     its seeds tell it from ReLU, and where the search's first stands."""
     models = chosen(found.run.reevaluations())
     for name, functions in models.items():
-        tested = {e: t.scores("test_accuracy", t.rows) for e, t in functions.items()}
+        tested = {e: t.scores("test_score", t.rows) for e, t in functions.items()}
         scores = with_usual_seeds(
             {e: v for e, v in tested.items() if v and not functions[e].failures}
         )
@@ -325,7 +325,7 @@ class Error:
     examples: int
 
     def of(self, entry: Entry) -> float | None:
-        p = entry.val_accuracy
+        p = entry.val_score
         if p is None:
             return None
         counted = math.sqrt(p * (1 - p) / self.examples) if self.examples else 0.0
@@ -420,7 +420,7 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "mathml": mathml,
                 "label": e.label,
                 "beside": e.label in BESIDE,
-                "accuracy": e.val_accuracy,
+                "accuracy": e.val_score,
                 "error": error.of(e),
                 "expected": known.expected.get(e.expression) if known else None,
                 "ms": e.ms_per_step,
@@ -454,7 +454,7 @@ def _again(run: Run) -> list[Row]:
 
 def _scores(group: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """Test score by seed, of the seeds that trained."""
-    return {r["seed"]: r["test_accuracy"] for r in group if r["test_accuracy"] is not None}
+    return {r["seed"]: r["test_score"] for r in group if r["test_score"] is not None}
 
 
 def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) -> dict[str, Any]:
@@ -485,7 +485,7 @@ def _gallery(found: Found) -> Iterator[dict[str, Any]]:
             svg = curve_svg(parse(entry.expression), operators=operators)
             yield _formula(vars(entry)) | {
                 "rank": entry.rank,
-                "accuracy": entry.val_accuracy,
+                "accuracy": entry.val_score,
                 "svg": svg,
             }
 

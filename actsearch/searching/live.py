@@ -69,7 +69,7 @@ def _pace(progress: Progress) -> str:
 def _best(i: int, scored: Scored, metric: str, width: int) -> str:
     ago = f"#{scored.trial}, {duration(max(0, time.time() - scored.at))} ago"
     text = scored.formula[: width - 20 - len(ago)]
-    line = f" {'best' if i == 0 else '    '}  {_score(scored.accuracy, metric)}  {text}"
+    line = f" {'best' if i == 0 else '    '}  {_score(scored.score, metric)}  {text}"
     return f"{line.ljust(width - 1 - len(ago))}{ago}"
 
 
@@ -87,8 +87,8 @@ def _health(history: Sequence[Mapping[str, float]]) -> str:
 def _last(scored: Scored, metric: str) -> str:
     text = scored.formula
     return (
-        f"{text} {_score(scored.accuracy, metric)}"
-        if scored.accuracy is not None
+        f"{text} {_score(scored.score, metric)}"
+        if scored.score is not None
         else (f"{text} {scored.status}: {scored.reason}")
     )
 
@@ -100,7 +100,7 @@ def _score(value: float | None, metric: str) -> str:
 def plain_line(progress: Progress) -> str:
     """The block in one line, for logs."""
     best = progress.best[0] if progress.best else None
-    found = f", best {_score(best.accuracy, progress.metric)} {best.formula}" if best else ""
+    found = f", best {_score(best.score, progress.metric)} {best.formula}" if best else ""
     of = f"/{progress.total:,}" if progress.total else ""
     reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
     trouble = f"; {progress.trouble}" if progress.trouble else ""

@@ -109,6 +109,6 @@ def _record(store: Store, source: Source, finished: Sequence[tuple[Trial, Outcom
 
 def log_line(trial: Trial, outcome: Outcome) -> str:
     """One line of the log."""
-    result = outcome.reason or f"validation {outcome.val_accuracy:.4f}"
+    result = outcome.reason or f"validation {outcome.val_score:.4f}"
     head = f"trial {trial.id} {trial.formula} seed {trial.seed}"
     return f"{head}: {outcome.status}, {result}, {outcome.seconds:.1f} s"

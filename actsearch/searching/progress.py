@@ -22,7 +22,7 @@ class Scored:
     trial: int
     formula: str
     status: str
-    accuracy: float | None
+    score: float | None
     reason: str
     at: float  # time.time()
 
@@ -71,12 +71,12 @@ class Progress:
             self.health = [*self.health[1 - HISTORY :], dict(health)]
 
     def add(self, trial: Trial, outcome: Outcome) -> None:
-        accuracy = outcome.test_accuracy if trial.stage == "reevaluate" else outcome.val_accuracy
+        score = outcome.test_score if trial.stage == "reevaluate" else outcome.val_score
         if trial.stage == "rung":
             return  # a shorter training, not to be compared
         self._add(
             trial.label,
-            Scored(trial.id, trial.formula, outcome.status, accuracy, outcome.reason, time.time()),
+            Scored(trial.id, trial.formula, outcome.status, score, outcome.reason, time.time()),
         )
 
     def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -87,7 +87,7 @@ class Progress:
                     row["id"],
                     row["formula"],
                     row["status"],
-                    row["val_accuracy"],
+                    row["val_score"],
                     row["reason"],
                     row["finished"],
                 )
@@ -98,10 +98,10 @@ class Progress:
         self.counts[scored.status] += 1
         self.last = (*self.last, scored)[-LAST:]
         if label in BESIDE:
-            self.baselines = {**self.baselines, label: scored.accuracy}
-        elif scored.accuracy is not None:
-            by_accuracy = sorted((*self.best, scored), key=lambda s: -(s.accuracy or 0.0))
-            self.best = tuple(by_accuracy[:BEST])
+            self.baselines = {**self.baselines, label: scored.score}
+        elif scored.score is not None:
+            by_score = sorted((*self.best, scored), key=lambda s: -(s.score or 0.0))
+            self.best = tuple(by_score[:BEST])
 
     @property
     def rate(self) -> float | None:

@@ -276,7 +276,7 @@ def _cells(store: Store, functions: dict[Expr, str], models: list[Model]) -> lis
     def score(expr: Expr, evaluator: Evaluator) -> float:
         trial = store.find("sweep", str(expr), evaluator.protocol_hash, SWEEP_SEED)
         outcome = store.outcome(trial) if trial is not None else None
-        found = outcome.val_accuracy if outcome is not None else None
+        found = outcome.val_score if outcome is not None else None
         return -1.0 if found is None else found
 
     return [
@@ -310,7 +310,7 @@ def _outcomes(store: Store, cell: Cell, seeds: range) -> dict[int, Outcome]:
 
 def _scores(outcomes: dict[int, Outcome]) -> dict[int, float]:
     """Test score by seed, of the seeds that trained."""
-    return {s: o.test_accuracy for s, o in outcomes.items() if o.test_accuracy is not None}
+    return {s: o.test_score for s, o in outcomes.items() if o.test_score is not None}
 
 
 def _row(

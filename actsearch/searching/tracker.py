@@ -21,7 +21,7 @@ from actsearch.searching.progress import Progress
 
 log = logging.getLogger("actsearch")
 
-_COLUMNS = ("label", "status", "val_accuracy", "seconds", "finished")
+_COLUMNS = ("label", "status", "val_score", "seconds", "finished")
 
 
 def writer_class() -> Any:
@@ -64,7 +64,7 @@ class TensorBoard:
 
     def __call__(self, trial: Trial, outcome: Outcome, progress: Progress) -> None:
         if trial.stage == "search":
-            scores = (outcome.status, outcome.val_accuracy, outcome.seconds)
+            scores = (outcome.status, outcome.val_score, outcome.seconds)
             self._add(trial.label, *scores, time.time())
         self._add_health()
 
@@ -76,16 +76,16 @@ class TensorBoard:
             log.exception("the events for TensorBoard are not complete")
 
     def _add(
-        self, label: str, status: str, val_accuracy: float | None, seconds: float, at: float
+        self, label: str, status: str, val_score: float | None, seconds: float, at: float
     ) -> None:
         """A finished training; baselines have scores of their own and are not the best found."""
         self._statuses[status] += 1
         numbers = {"search/seconds": seconds}
-        if val_accuracy is not None:
+        if val_score is not None:
             beside = label in BESIDE
-            numbers[f"baselines/{label}" if beside else "search/val_accuracy"] = val_accuracy
+            numbers[f"baselines/{label}" if beside else "search/val_accuracy"] = val_score
             if not beside:
-                self._best = max(self._best, val_accuracy)
+                self._best = max(self._best, val_score)
                 numbers["search/best"] = self._best
         if status != "ok":
             numbers[f"failures/{status}"] = self._statuses[status]

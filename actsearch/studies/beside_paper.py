@@ -177,9 +177,9 @@ def _measured_rows(number: int, models: Sequence[Measured]) -> Iterator[Row]:
 def _per_cent(trained: Trained | None) -> float | None:
     if trained is None:
         return None
-    median = trained.median("test_accuracy", list(trained.rows))
+    median = trained.median("test_score", list(trained.rows))
     return 100 * median if math.isfinite(median) else None
 
 
 def _n(trained: Trained | None) -> int | None:
-    return None if trained is None else len(trained.scores("test_accuracy", trained.rows))
+    return None if trained is None else len(trained.scores("test_score", trained.rows))

@@ -319,7 +319,7 @@ def _epoch(setting: Setting) -> int:
 def course(key: Key, outcome: Outcome, epoch: int) -> Course:
     """Of a trained outcome, in a setting with `epoch` steps an epoch."""
     setting, name, seed = key
-    assert outcome.test_accuracy is not None
+    assert outcome.test_score is not None
     track = outcome.details.get("track", [])
     return Course(
         setting,
@@ -328,7 +328,7 @@ def course(key: Key, outcome: Outcome, epoch: int) -> Course:
         steps=tuple(step for step, _, _ in track),
         accuracy=tuple(score for _, score, _ in track),
         betas=tuple(tuple(betas) for _, _, betas in track),
-        test_accuracy=outcome.test_accuracy,
+        test_accuracy=outcome.test_score,
         seconds_an_epoch=(outcome.ms_per_step or 0.0) * epoch / 1e3,
     )
 

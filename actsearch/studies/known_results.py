@@ -190,7 +190,7 @@ def _of_run(run: Run, space: str | None) -> Table:
     metric = metric_from(run.metric)
     rewards = {
         parse(row["expression"], extra_operators(made)): {
-            1.0: None if row["val_accuracy"] is None else metric.reward(row["val_accuracy"])
+            1.0: None if row["val_score"] is None else metric.reward(row["val_score"])
         }
         for row in rows
     }

@@ -195,7 +195,7 @@ def _train(
             if rung is not None:
                 with _ends_at(checked, losses):
                     stood.append(_at(rung, model, task, recipe, losses, partial(beat, checked)))
-                if not rung.passed_by(getattr(stood[-1], rung.metric)):
+                if not rung.passed_by(stood[-1].by(rung.metric)):
                     ms = 1e3 * statistics.median(times)
                     training = Training(_thin(losses, checked), ms, tuple(stood))
                     raise RacedOut(_why(rung, stood[-1]), training)
@@ -310,9 +310,9 @@ def _at(
 
 def _why(rung: Rung, at: AtRung) -> str:
     worse = "above" if rung.metric == "loss" else "below"
-    value, name = getattr(at, rung.metric), {"loss": "training loss"}.get(rung.metric, rung.metric)
+    value, name = at.by(rung.metric), {"loss": "training loss"}.get(rung.metric, rung.metric)
     return (
-        f"left after {rung.step:,} steps with validation accuracy {at.accuracy:.4f}: its {name} "
+        f"left after {rung.step:,} steps with validation accuracy {at.score:.4f}: its {name} "
         f"{value:.4g} is {worse} {rung.limit:.4g}"
     )
 

@@ -33,7 +33,7 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy")
     """Every training of a search that has ended, and the best so far; `rows` of the store."""
     ended = [r for r in rows if r["status"] not in (None, "rejected")]
     ended.sort(key=lambda r: r["finished"])
-    scored = [(i, r) for i, r in enumerate(ended, 1) if r["val_accuracy"] is not None]
+    scored = [(i, r) for i, r in enumerate(ended, 1) if r["val_score"] is not None]
     if not scored:
         return None
     steps, best = _best_so_far(scored, len(ended))
@@ -41,13 +41,13 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy")
         Points(
             "a function",
             tuple(float(i) for i, _ in scored),
-            tuple(100 * r["val_accuracy"] for _, r in scored),
+            tuple(100 * r["val_score"] for _, r in scored),
             style=5, symbol=0, names=tuple(r["formula"] for _, r in scored), size=3.5,
         ),
         Line("best so far", steps, best, style=0),
     ]  # fmt: skip
     for row in (r for _, r in scored if r["label"] in BESIDE):
-        level, style = 100 * row["val_accuracy"], 1 + BESIDE.index(row["label"])
+        level, style = 100 * row["val_score"], 1 + BESIDE.index(row["label"])
         ends = (0.0, float(len(ended)))
         marks.append(Line(row["label"], ends, (level, level), style=style, dash=style))
     failed = len(ended) - len(scored)
@@ -66,7 +66,7 @@ def _best_so_far(
     x: list[float] = []
     y: list[float] = []
     for i, row in scored:
-        score = 100 * row["val_accuracy"]
+        score = 100 * row["val_score"]
         if not y or score > y[-1]:
             if y:
                 x.append(float(i))
@@ -188,11 +188,11 @@ def front(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _timed(entries: Iterable[Entry]) -> list[Entry]:
-    return [e for e in entries if e.val_accuracy is not None and e.ms_per_step is not None]
+    return [e for e in entries if e.val_score is not None and e.ms_per_step is not None]
 
 
 def _score(entry: Entry) -> float:
-    return entry.val_accuracy or 0.0
+    return entry.val_score or 0.0
 
 
 def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | None:
@@ -205,7 +205,7 @@ def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | 
 
     def at(kept: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         cost = tuple(float((e.vs_relu if relative else e.ms_per_step) or 0.0) for e in kept)
-        return cost, tuple(100 * (e.val_accuracy or 0.0) for e in kept)
+        return cost, tuple(100 * (e.val_score or 0.0) for e in kept)
 
     best = front(timed)
     names = [f"#{e.rank} {e.label or e.formula}" for e in best]
@@ -283,7 +283,7 @@ def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
     trained = [e for e in entries if e.status in ("ok", "diverged") and e.label not in BESIDE]
     if len(trained) < OPERATORS_FROM:
         return []
-    ranked = sorted(trained, key=lambda e: -(e.val_accuracy or 0.0))
+    ranked = sorted(trained, key=lambda e: -(e.val_score or 0.0))
     size = max(1, round(SHARE * len(ranked)))
     best, worst = (Counter(n for e in part for n in operators_in(e.expression))
                    for part in (ranked[:size], ranked[-size:]))  # fmt: skip
