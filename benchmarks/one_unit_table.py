@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from actsearch.results.benchmarks import BENCHMARKS
-from actsearch.results.records import FAILURE_REWARD
 from actsearch.run import Run
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.candidate import OneFunction, candidate_from
@@ -111,8 +110,7 @@ def rung(run: Run) -> Callable[[Expr], float | None]:
 
     def known(expr: Expr) -> float | None:
         [name] = table.named([str(expr)])  # raises where it was not trained
-        accuracy = table.rewards[candidate_from(name)][1.0]
-        return None if accuracy == FAILURE_REWARD else accuracy
+        return table.rewards[candidate_from(name)][1.0]
 
     return known
 

@@ -29,7 +29,6 @@ from scipy.stats import mannwhitneyu
 
 from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Digits
-from actsearch.results.records import FAILURE_REWARD
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.evaluation import curves
 from actsearch.search_space.space import SPACES
@@ -73,7 +72,7 @@ class Recover:
         [found] = curves([expr], GRID)
         value = found.value[0, 0].numpy()
         if not np.isfinite(value).all():
-            return Known(str(expr), FAILURE_REWARD)
+            return Known(str(expr), None)
         distance = math.sqrt(np.mean(np.clip(value - TARGET, -1e6, 1e6) ** 2))
         return Known(str(expr), 1 / (1 + distance))
 

@@ -36,6 +36,7 @@ from actsearch.child_models.training.looks import (
 from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.state import Training
 from actsearch.child_models.turns import taking_turns
+from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import (
     KINDS,
     OUT_OF_MEMORY,
@@ -101,6 +102,11 @@ class Evaluator:
         self.in_turns = in_turns
         self.checkpoints = checkpoints
         self._places: int | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What a score is."""
+        return metric_from(self.dataset.metric)
 
     @property
     def protocol(self) -> dict[str, Any]:

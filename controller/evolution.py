@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.strategy import Digits, Proposal, Reward, order, trained
 from actsearch.search_space.space import Space
 
 
@@ -40,7 +40,7 @@ class Evolution:
         self.config = config
         self.random = np.random.default_rng(seed)
         self.number = 0
-        self.alive: deque[tuple[Digits, float]] = deque(maxlen=config.population)
+        self.alive: deque[tuple[Digits, Reward]] = deque(maxlen=config.population)
 
     def ask(self, n: int) -> list[Proposal]:
         return [self._proposal() for _ in range(n)]
@@ -58,13 +58,13 @@ class Evolution:
             return self._random()
         size = min(self.config.tournament, len(self.alive))
         chosen = self.random.choice(len(self.alive), size, replace=False)
-        parent, _ = max((self.alive[i] for i in chosen), key=lambda member: member[1])
+        parent, _ = max((self.alive[i] for i in chosen), key=lambda member: order(member[1]))
         return mutated(parent, self.radices, self.free, self.random)
 
     def peek(self, n: int) -> tuple[Digits, ...]:
         return ()
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
         self.alive.append((proposal.digits, reward))  # the oldest falls out at the other end
 
     @property
@@ -72,9 +72,9 @@ class Evolution:
         return False
 
     def health(self) -> dict[str, float]:
-        if not self.alive:
+        rewards = trained(reward for _, reward in self.alive)
+        if not rewards:
             return {}
-        rewards = [reward for _, reward in self.alive]
         return {"reward": float(np.mean(rewards)), "best alive": max(rewards)}
 
     def state_dict(self) -> dict[str, Any]:

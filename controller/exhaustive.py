@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.strategy import Digits, Proposal, Reward
 from actsearch.search_space.space import Space
 
 
@@ -25,7 +25,7 @@ class Exhaustive:
         stop = min(self.position + n, self.space.size)
         return [self.space.digits(i) for i in range(self.position, stop)]
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
         pass
 
     @property

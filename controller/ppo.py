@@ -1,6 +1,6 @@
 """PPO on whole candidates (Schulman et al. 2017; paper, Section 2): one page from samples to step.
 
-A   = (R**power - b) / sd                       b: moving average of earlier R**power
+A   = (R**power - b) / sd                       R: scaled reward; b: moving average of R**power
 r   = exp(log p(d) - log p_behaviour(d))
 L   = -mean min(r A, clip(r, 1 - c, 1 + c) A) - ent_coef * entropy
 KL  = mean((q - 1) - log q),  q = p / p_start   on the batch; ends the epochs
@@ -8,6 +8,7 @@ KL  = mean((q - 1) - log q),  q = p / p_start   on the batch; ends the epochs
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.controller.policy import Policy
+from actsearch.controller.scales import Scale, fractions
 from actsearch.controller.state import pack, unpack
-from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.strategy import Digits, Proposal, Reward
 from actsearch.controller.threads import one_thread
 from actsearch.search_space.space import Space
 
@@ -47,8 +49,9 @@ class PPOConfig:
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm (not stated; as usual for PPO)."""
     power: float = 3.0
-    """Learnt from is reward ** power, so that good candidates differ more than bad ones (3: Zoph,
-    Le 2017, section 4.1, cube the accuracy)."""
+    """Learnt from is R ** power, so that good candidates differ more than bad ones (3: Zoph, Le
+    2017, section 4.1, cube the accuracy). R is an accuracy, or the rank of a score whose range
+    nothing says (controller/scales.py)."""
     ema_decay: float = 0.95
     """Of the moving average of rewards, per reward (Zoph et al. 2018)."""
     scale_advantage: Literal["yes", "no"] = "yes"
@@ -93,6 +96,7 @@ def approximate_kl(logratio: Tensor) -> Tensor:
     return (torch.expm1(logratio) - logratio).mean()
 
 
+SEEN = 1_000  # rewards, the latest
 MIN_SCALE = 1e-3  # rewards that differ by less do not blow an advantage up
 
 
@@ -141,24 +145,28 @@ class Sample:
     number: int
     digits: tuple[int, ...]
     logprob: float
-    reward: float | None = None
+    reward: Reward = None
 
 
 class PPO:
     """The strategy: draw candidates from the policy, and update it on each batch of rewards."""
 
-    def __init__(self, space: Space, seed: int, config: PPOConfig) -> None:
+    def __init__(
+        self, space: Space, seed: int, config: PPOConfig, scale: Scale = fractions
+    ) -> None:
         self.config = config
+        self.scale = scale
         self.generator = torch.Generator().manual_seed(seed)
         self.policy = Policy(space.radices, config.hidden, config.init, self.generator)
         self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.lr)
         self.drawn = 0
         self.updates = 0
-        self.baseline: float | None = None  # moving average of reward ** power
-        self.average = 0.0  # moving average of rewards, to be looked at
+        self.baseline: float | None = None  # moving average of R ** power
+        self.average = 0.0  # moving average of R, to be looked at
         self.waiting: list[Sample] = []  # drawn, not asked for yet (sync)
         self.open: dict[int, Sample] = {}  # asked for, no reward yet
         self.told: list[Sample] = []  # to be learnt from
+        self.seen: deque[Reward] = deque(maxlen=SEEN)  # among which rewards are ranked
         self._health: dict[str, Any] = {}
         self._network: str | None = None  # packed, until the next update
 
@@ -183,16 +191,18 @@ class PPO:
     def peek(self, n: int) -> list[Digits]:
         return [sample.digits for sample in self.waiting[:n]]
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
         sample = self.open.pop(proposal.number)
         sample.reward = reward
         self.told.append(sample)
+        self.seen.append(reward)
         if len(self.told) == self.config.batch_size:
             batch, self.told = sorted(self.told, key=lambda s: s.number), []
             self._learn(batch)
 
     def _learn(self, batch: Sequence[Sample]) -> None:
-        told = torch.tensor([s.reward for s in batch], dtype=torch.float64)
+        scaled = self.scale([s.reward for s in batch], self.seen)
+        told = torch.tensor(scaled, dtype=torch.float64)
         rewards = told.sign() * told.abs() ** self.config.power
         if self.baseline is None:
             self.baseline, self.average = rewards.mean().item(), told.mean().item()
@@ -232,6 +242,7 @@ class PPO:
             "generator": pack(self.generator.get_state()),
             "counts": [self.drawn, self.updates],
             "averages": [self.baseline, self.average],
+            "seen": [*self.seen],
             "health": self._health,
             **{name: [list(vars(s).values()) for s in kept] for name, kept in lists.items()},
         }
@@ -244,6 +255,8 @@ class PPO:
         self.generator.set_state(unpack(state["generator"]))
         self.drawn, self.updates = state["counts"]
         self.baseline, self.average = state["averages"]
+        self.seen.clear()
+        self.seen.extend(state.get("seen", ()))  # older runs have none
         self._health = state["health"]
         lists = {
             name: [Sample(number, tuple(digits), logprob, reward)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.strategy import Digits, Proposal, Reward
 from actsearch.search_space.space import Space
 
 ROUNDS = 4  # of the Feistel network; four make a pseudo-random permutation (Luby and Rackoff 1988)
@@ -30,7 +30,7 @@ class RandomSearch:
         places = (permuted(i, self.space.size, self.seed) for i in range(self.position, stop))
         return [self.space.digits(place) for place in places]
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
         pass
 
     @property

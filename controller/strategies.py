@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from actsearch.controller.scales import Scale, scale_of
 from actsearch.controller.strategy import Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.search_space import text as options
 from actsearch.search_space.text import check_among, load
 
@@ -24,20 +26,22 @@ class NoConfig:
 @dataclass(frozen=True)
 class Row:
     """A strategy in a few words, its class, and that of its options, if it has any. Both by name,
-    since importing them imports torch."""
+    since importing them imports torch. One that is `scaled` is told the scale of rewards, since it
+    does arithmetic with them."""
 
     text: str
     cls: str
     options: str = ""
+    scaled: bool = False
 
     @property
     def config(self) -> type:
         """A dataclass whose fields have docstrings."""
         return load(self.options) if self.options else NoConfig
 
-    def make(self, space: Space, seed: int, chosen: Mapping[str, Any]) -> Strategy:
+    def make(self, space: Space, seed: int, chosen: Mapping[str, Any], scale: Scale) -> Strategy:
         config = (self.config(**chosen),) if self.options else ()
-        return load(self.cls)(space, seed, *config)
+        return load(self.cls)(space, seed, *config, *((scale,) if self.scaled else ()))
 
 
 STRATEGIES: Mapping[str, Row] = {
@@ -58,25 +62,28 @@ STRATEGIES: Mapping[str, Row] = {
         "a model predicts rewards from the shapes of functions; the most promising is next",
         "actsearch.controller.surrogate:Surrogate",
         "actsearch.controller.surrogate:SurrogateConfig",
+        scaled=True,
     ),
     "ppo": Row(
         "the paper's method: an LSTM draws candidates and learns from their rewards by PPO",
         "actsearch.controller.ppo:PPO",
         "actsearch.controller.ppo:PPOConfig",
+        scaled=True,
     ),
 }
 
 HALVING = "halving"
 
 
-def strategy_from(text: str, space: Space, seed: int) -> Strategy:
-    """A new strategy from `ppo`, `ppo:lr=0.001,mode=async` or `evolution+halving:eta=3`.
+def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY) -> Strategy:
+    """A new strategy from `ppo`, `ppo:lr=0.001,mode=async` or `evolution+halving:eta=3`, for the
+    rewards of `metric`.
 
     Raises ValueError for a name, an option or a value that is not known.
     """
     base, halving = _parts(text)
     name, chosen = _chosen(base)
-    strategy = STRATEGIES[name].make(space, seed, chosen)
+    strategy = STRATEGIES[name].make(space, seed, chosen, scale_of(metric))
     if halving is None:
         return strategy
     return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))

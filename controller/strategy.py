@@ -7,11 +7,13 @@ proposals of one `ask`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 Digits = tuple[int, ...]
+Reward = float | None  # higher is better; None: the training failed
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Strategy(Protocol):
         are none. Nothing changes: they serve to prepare many at once."""
         ...
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
-        """The reward of an earlier proposal: a validation accuracy, or FAILURE_REWARD."""
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
+        """The reward of an earlier proposal: any finite number, higher for better functions, such
+        as a validation accuracy or a loss times -1; None where its training failed."""
         ...
 
     @property
@@ -61,3 +64,13 @@ class Strategy(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state` exactly as the strategy that gave it would have."""
         ...
+
+
+def order(reward: Reward) -> float:
+    """To sort by: a failure is below everything."""
+    return -math.inf if reward is None else reward
+
+
+def trained(rewards: Iterable[Reward]) -> list[float]:
+    """Those of trainings that did not fail."""
+    return [reward for reward in rewards if reward is not None]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actsearch.controller.strategy import Digits, Proposal, Strategy
+from actsearch.controller.strategy import Digits, Proposal, Reward, Strategy, order
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Entrant:
 
     number: int
     digits: Digits
-    reward: float | None = None
+    reward: Reward = None
     told: bool = False
 
 
@@ -118,7 +118,7 @@ class SuccessiveHalving:
         room = self.config.cohort - len(self.entrants)
         return [*known, *self.inner.peek(min(n - len(known), room))]
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
         self.entrants[self.open.pop(proposal.number)].reward = reward
         self._next_rung()
 
@@ -126,7 +126,7 @@ class SuccessiveHalving:
         """Once all of a full cohort have their reward: the best go on, the others are told."""
         if self.filling or self.open or self.waiting:
             return
-        ranked = sorted(self.entrants, key=lambda e: (-_reward(e), e.number))
+        ranked = sorted(self.entrants, key=lambda e: (-order(e.reward), e.number))
         last = self.rung + 1 == self.config.rungs
         kept = 0 if last else max(1, len(ranked) // self.config.eta)
         waited = any(entrant.told for entrant in ranked)
@@ -141,7 +141,7 @@ class SuccessiveHalving:
         for entrant in sorted(entrants, key=lambda e: e.number):
             if not entrant.told:
                 entrant.told = True
-                self.inner.tell(Proposal(entrant.number, entrant.digits), _reward(entrant))
+                self.inner.tell(Proposal(entrant.number, entrant.digits), entrant.reward)
 
     @property
     def exhausted(self) -> bool:
@@ -172,8 +172,3 @@ class SuccessiveHalving:
         ]
         self.waiting = state["waiting"]
         self.open = dict(state["open"])
-
-
-def _reward(entrant: Entrant) -> float:
-    assert entrant.reward is not None
-    return entrant.reward

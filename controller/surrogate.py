@@ -19,7 +19,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from actsearch.controller.evolution import mutated
-from actsearch.controller.strategy import Digits, Proposal
+from actsearch.controller.scales import Scale, fractions
+from actsearch.controller.strategy import Digits, Proposal, Reward, order, trained
 from actsearch.controller.threads import one_thread
 from actsearch.search_space.space import Space
 
@@ -58,13 +59,16 @@ class SurrogateConfig:
 class Surrogate:
     """The strategy. Points that were proposed are left out of the pool."""
 
-    def __init__(self, space: Space, seed: int, config: SurrogateConfig) -> None:
+    def __init__(
+        self, space: Space, seed: int, config: SurrogateConfig, scale: Scale = fractions
+    ) -> None:
         self.space = space
+        self.scale = scale
         self.config = config
         self.free = [t for t, radix in enumerate(space.radices) if radix > 1]
         self.random = np.random.default_rng(seed)
         self.number = 0
-        self.known: dict[Digits, float] = {}  # rewards told
+        self.known: dict[Digits, Reward] = {}  # rewards told
         self.open: dict[int, Digits] = {}  # on their way
         self.kernel: list[float] | None = None  # its fitted hyper-parameters
         self.fitted_to = 0
@@ -94,7 +98,8 @@ class Surrogate:
     def _promising(self, chosen: list[Digits]) -> Digits:
         """The point of the pool with the largest upper confidence bound."""
         waiting = [*self.open.values(), *chosen]
-        x, y = self._features([*self.known]), np.array([*self.known.values()])
+        rewards = [*self.known.values()]
+        x, y = self._features([*self.known]), np.array(self.scale(rewards, rewards))
         lies = self._features(waiting)
         pool, shapes = self._pool(np.concatenate([x, lies]))
         if not pool:
@@ -118,7 +123,7 @@ class Surrogate:
 
     def _pool(self, seen: np.ndarray) -> tuple[list[Digits], np.ndarray]:
         """Random points and mutants of the best whose shape differs from all that were seen."""
-        best = sorted(self.known, key=lambda d: -self.known[d])[:PARENTS]
+        best = sorted(self.known, key=lambda d: -order(self.known[d]))[:PARENTS]
         half = self.config.pool // 2
         drawn = [self._random() for _ in range(half)]
         for i in range(self.config.pool - half):
@@ -149,11 +154,11 @@ class Surrogate:
     def peek(self, n: int) -> tuple[Digits, ...]:
         return ()
 
-    def tell(self, proposal: Proposal, reward: float) -> None:
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
         del self.open[proposal.number]
         self.known[proposal.digits] = reward
         if len(self.known) > 2 * KEPT:
-            by_reward = sorted(self.known, key=lambda d: -self.known[d])
+            by_reward = sorted(self.known, key=lambda d: -order(self.known[d]))
             keep = {*by_reward[: KEPT // 2], *list(self.known)[-KEPT // 2 :]}
             self.known = {d: r for d, r in self.known.items() if d in keep}
             self.fitted_to = min(self.fitted_to, len(self.known))
@@ -163,9 +168,9 @@ class Surrogate:
         return False
 
     def health(self) -> dict[str, float]:
-        if not self.known:
+        rewards = trained(self.known.values())
+        if not rewards:
             return {}
-        rewards = list(self.known.values())
         return {"reward": float(np.mean(rewards[-20:])), "best": max(rewards)}
 
     def state_dict(self) -> dict[str, Any]:

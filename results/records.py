@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from actsearch.results.metrics import Metric
+
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
@@ -197,17 +199,10 @@ class Outcome(Renamed):
             raise ValueError("an ok outcome needs its val_score")
 
 
-FAILURE_REWARD = -0.1
-
-
-def reward(outcome: Outcome) -> float:
+def reward(outcome: Outcome, metric: Metric) -> float | None:
     """What a strategy is told: the validation score (of a raced-out child that at its last rung),
-    or FAILURE_REWARD where there is none.
-
-    It is below every accuracy, as far from 0 as chance among ten classes; the paper does not say
-    what it used.
-    """
+    turned so that higher is better; None where there is none."""
     score = outcome.val_score
     if outcome.status == "raced_out" and outcome.rungs:
         score = outcome.rungs[-1].score
-    return FAILURE_REWARD if score is None or not math.isfinite(score) else score
+    return None if score is None or not math.isfinite(score) else metric.reward(score)

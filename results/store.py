@@ -389,10 +389,11 @@ class Store:
             (strategy, number, json.dumps(list(digits)), share, trial.id),
         )
 
-    def tell(self, strategy: str, number: int, reward: float) -> None:
+    def tell(self, strategy: str, number: int, reward: float | None) -> None:
+        """A reward, None for a failure: that is -infinity here, since NULL is not told yet."""
         self._db.execute(
             "UPDATE proposals SET reward = ? WHERE strategy = ? AND number = ?",
-            (reward, strategy, number),
+            (-math.inf if reward is None else reward, strategy, number),
         )
 
     def save_strategy(self, name: str, state: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Proposal
 from actsearch.results.leaderboard import furthest, leaderboard
-from actsearch.results.records import FAILURE_REWARD, Outcome, Trial
+from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.fingerprint import fingerprint
@@ -125,11 +125,11 @@ def test_functions_looked_at_together_are_what_they_are_alone() -> None:
 
 
 def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None:
-    told: dict[int, float] = {}
+    told: dict[int, float | None] = {}
     made = source(store)
     tell = made.proposals.strategy.tell
 
-    def note(proposal: Any, reward: float) -> None:
+    def note(proposal: Any, reward: float | None) -> None:
         told[proposal.number] = reward
         tell(proposal, reward)
 
@@ -139,7 +139,7 @@ def test_every_proposal_is_told_the_reward_of_its_function(store: Store) -> None
     for number, reward in told.items():
         expression = str(canonical(SMALL.expression(SMALL.digits(number))))
         failed = "sigmoid" in expression
-        assert reward == (FAILURE_REWARD if failed else accuracy(expression))
+        assert reward == (None if failed else accuracy(expression))
     assert store.open_proposals("exhaustive") == []
 
 

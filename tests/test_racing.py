@@ -18,6 +18,7 @@ from actsearch.commands.search import SearchConfig
 from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
 from actsearch.results.leaderboard import leaderboard
+from actsearch.results.metrics import ACCURACY
 from actsearch.results.records import AtRung, Outcome, Rung, Trial, reward
 from actsearch.results.store import Store
 from actsearch.searching.launch import make_plan
@@ -154,7 +155,7 @@ def test_a_child_that_is_behind_leaves_with_its_step_and_accuracy(evaluate: Eval
     assert outcome.val_score is None
     assert [at.step for at in outcome.rungs] == [7, 11]
     assert outcome.rungs[-1].score is not None
-    assert reward(outcome) == outcome.rungs[-1].score > 0.2
+    assert reward(outcome, ACCURACY) == outcome.rungs[-1].score > 0.2
     assert [step for step, _ in outcome.curve] == list(range(1, 12))
     assert "left after 11 steps with validation accuracy" in outcome.reason
     assert "is above 1e-06" in outcome.reason
@@ -265,5 +266,5 @@ def test_strategies_hear_of_every_child_that_left(tmp_path: Path, blobs: Any) ->
     assert store.proposals() >= 24
     left = [o for _, o in store.outcomes("search") if o.status == "raced_out"]
     assert left
-    assert all(0 <= reward(o) <= 1 for o in left)
+    assert all(0 <= (reward(o, ACCURACY) or -1) <= 1 for o in left)
     store.close()

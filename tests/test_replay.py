@@ -19,7 +19,6 @@ import actsearch
 from actsearch.cli import main
 from actsearch.controller.strategies import strategy_from
 from actsearch.errors import UsageError
-from actsearch.results.records import FAILURE_REWARD
 from actsearch.results.tables import to_csv
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.parser import parse
@@ -70,7 +69,7 @@ def test_a_rejected_function_costs_nothing_and_is_told_the_reward_of_a_failure(
     table: Table,
 ) -> None:
     constant = TINY.index((0, 0, 0, 1, 0))  # x + -x
-    assert table.look_up(TINY.digits(constant), 1.0) == Known(None, FAILURE_REWARD)
+    assert table.look_up(TINY.digits(constant), 1.0) == Known(None, None)
 
 
 def test_any_spelling_finds_the_row_of_the_table(table: Table) -> None:
@@ -304,7 +303,7 @@ def test_an_empty_accuracy_is_a_failed_training(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("formula,accuracy\nrelu(x),0.5\nsin(x),\n")
     rewards = {str(e): told[1.0] for e, told in table_from(path, "tiny").rewards.items()}
-    assert rewards == {"relu(x)": 0.5, "sin(x)": FAILURE_REWARD}
+    assert rewards == {"relu(x)": 0.5, "sin(x)": None}
 
 
 # -- the command

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from actsearch.results.leaderboard import leaderboard
+from actsearch.results.metrics import ACCURACY, METRICS
 from actsearch.results.records import KINDS, Outcome, Trial, reward
 from actsearch.results.store import DiskFullError, Store, StoreError
 
@@ -159,8 +160,11 @@ def test_a_name_that_comes_later_is_of_every_trial_of_its_function(store: Store)
     assert labels == {("relu(x)", 0): "relu", ("relu(x)", 1): "relu", ("sin(x)", 0): ""}
 
 
-def test_a_failure_is_rewarded_below_every_trained_child() -> None:
-    assert reward(Outcome("diverged", "loss nan at step 3")) < reward(ok(0.001))
+def test_a_reward_is_higher_for_better_scores_and_none_for_a_failure() -> None:
+    assert reward(ok(0.25), ACCURACY) == 0.25
+    assert reward(ok(0.25), METRICS["loss"]) == -0.25
+    for metric in METRICS.values():
+        assert reward(Outcome("diverged", "loss nan at step 3"), metric) is None
 
 
 def test_a_transaction_is_stored_whole_or_not_at_all(store: Store) -> None:
@@ -206,6 +210,12 @@ def test_open_proposals_are_those_without_a_reward(store: Store) -> None:
         (1, (3, 4), two.id)
     ]
     assert store.open_proposals("exhaustive") == []
+
+
+def test_a_failure_has_been_told(store: Store) -> None:
+    store.propose("random", 0, (1, 2), submit(store))
+    store.tell("random", 0, None)
+    assert store.open_proposals("random") == []
 
 
 def test_the_budget_counts_finished_proposed_functions_only(store: Store) -> None:

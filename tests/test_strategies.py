@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,10 +17,12 @@ import pytest
 
 from actsearch.controller.evolution import Evolution, EvolutionConfig
 from actsearch.controller.random_search import RandomSearch, permuted
+from actsearch.controller.scales import FAILED, fractions, ranks
 from actsearch.controller.strategies import STRATEGIES, normal, short, strategy_from
-from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.controller.strategy import Proposal, Reward, Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
 from actsearch.controller.surrogate import Surrogate
+from actsearch.results.metrics import METRICS
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
@@ -191,6 +195,61 @@ def test_every_option_says_where_its_value_comes_from() -> None:
         source = inspect.getsource(config)
         for name in config.__dataclass_fields__:
             assert re.search(rf"\n    {name}: .*\n    \"\"\"\w", source), name
+
+
+# -- rewards of any metric
+
+
+def told(strategy: Strategy, reward: Callable[[Proposal], Reward], n: int) -> list[Proposal]:
+    """The first `n` proposals, asked for in fours."""
+    seen: list[Proposal] = []
+    while len(seen) < n:
+        proposals = strategy.ask(4)
+        for proposal in proposals:
+            strategy.tell(proposal, reward(proposal))
+        seen += proposals
+    return seen
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, *(f"{s}+halving:cohort=8" for s in STRATEGIES)])
+def test_only_the_order_of_rewards_counts_where_nothing_says_their_range(name: str) -> None:
+    """Losses from 1.2 to 8 nats, their squares and their logarithms make the same proposals."""
+
+    def loss(proposal: Proposal) -> float | None:
+        part = sum(d * (t + 2) for t, d in enumerate(proposal.digits)) % 11
+        return None if part == 0 else 1.2 + 0.68 * (part - 1)
+
+    def proposals(worth: Callable[[float], float]) -> list[Proposal]:
+        strategy = strategy_from(name, SPACES["one-unit"], 2, METRICS["loss"])
+        return told(strategy, lambda p: None if (x := loss(p)) is None else -worth(x), 44)
+
+    found = proposals(lambda x: x)
+    assert found == proposals(lambda x: 1000 * x**2) == proposals(math.log)
+
+
+def test_ranks_are_shares_of_what_is_below_and_failures_are_under_all() -> None:
+    # Of -8, -3, -3, -1 the places are 0, 1 and 2 (on average 1.5), 3; the highest is 3.
+    known = [-3.0, None, -8.0, -1.0, -3.0]
+    assert ranks([-8.0, -3.0, -1.0, None], known) == [0.0, 0.5, 1.0, FAILED]
+    assert ranks([-9.0, 0.0], known) == [0.0, 1.0]  # of rewards that the memory has lost
+    assert ranks([5.0], [5.0]) == [0.0]
+    assert fractions([0.3, None], []) == [0.3, FAILED]
+    assert FAILED < 0
+
+
+def test_a_failure_is_below_every_loss() -> None:
+    """Of 16 the four that trained go on, though their rewards are far below 0; evolution takes its
+    parents from those that trained."""
+    halving = strategy_from("exhaustive+halving:cohort=16,rungs=2", SPACES["tiny"], 0)
+    for i, proposal in enumerate(halving.ask(16)):
+        halving.tell(proposal, -1e6 * i if i % 4 == 3 else None)
+    assert [p.digits for p in halving.ask(4)] == [SPACES["tiny"].digits(i) for i in (3, 7, 11, 15)]
+    evolution = Evolution(SPACES["one-unit"], 0, EvolutionConfig(population=3, tournament=3))
+    first = evolution.ask(3)
+    for proposal, reward in zip(first, (None, -1e9, None), strict=True):
+        evolution.tell(proposal, reward)
+    for child in evolution.ask(20):
+        assert sum(a != b for a, b in zip(child.digits, first[1].digits, strict=True)) == 1
 
 
 # -- evolution

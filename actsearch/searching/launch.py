@@ -314,7 +314,9 @@ def _source(
     settings = plan.settings
     name, operators, seed = settings.strategy, settings.operators, settings.seed
     candidates = Candidates(store, plan.space, operators, plan.evaluator.extra, seed)
-    proposals = Proposals(store, strategy_from(name, plan.space, seed), name, candidates, level)
+    metric = plan.evaluator.metric
+    strategy = strategy_from(name, plan.space, seed, metric)
+    proposals = Proposals(store, strategy, name, candidates, level, metric)
     chain = asking(
         proposals,
         budget=settings.budget,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import Outcome, Trial, reward
 from actsearch.results.store import Store
 from actsearch.search_space.survey import Described
@@ -19,8 +20,9 @@ from actsearch.searching.progress import Tally
 
 
 class Proposals:
-    """Asks a strategy. `level(share)` says how a proposal for this share of the steps is trained.
-    The strategy's state and its open proposals are taken from the store, if it has any."""
+    """Asks a strategy. `level(share)` says how a proposal for this share of the steps is trained,
+    `metric` which scores are better. The strategy's state and its open proposals are taken from the
+    store, if it has any."""
 
     def __init__(
         self,
@@ -29,12 +31,14 @@ class Proposals:
         name: str,
         candidates: Candidates,
         level: Callable[[float], Level],
+        metric: Metric = ACCURACY,
     ) -> None:
         self.store = store
         self.strategy = strategy
         self.name = name
         self.candidates = candidates
         self.level = level
+        self.metric = metric
         self.made = store.proposals()
         self.health: Mapping[str, float] = {}
         self._trials = store.proposed_trials()
@@ -81,7 +85,7 @@ class Proposals:
         return Asked(trial, None if new else self.store.outcome(trial), new)
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        value = reward(outcome)
+        value = reward(outcome, self.metric)
         for proposal in self._open.pop(trial.id, []):
             self.strategy.tell(proposal, value)
             self.store.tell(self.name, proposal.number, value)

@@ -11,11 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from actsearch.controller.strategy import Digits
+from actsearch.controller.scales import FAILED
+from actsearch.controller.strategy import Digits, Reward, trained
 from actsearch.errors import UsageError
 from actsearch.functions import find
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
-from actsearch.results.records import FAILURE_REWARD, KINDS
+from actsearch.results.metrics import ACCURACY, METRICS, Metric, metric_from
+from actsearch.results.records import KINDS
 from actsearch.run import Run
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.parser import ParseError
@@ -35,27 +37,33 @@ LEFT_BEHIND = (
 @dataclass(frozen=True)
 class Known:
     """What a function is worth: its name, and its reward; `name` is None for one that would never
-    be trained."""
+    be trained, the reward None for one that fails."""
 
     name: str | None
-    reward: float
+    reward: Reward
 
 
 LookUp = Callable[[Digits, float], Known]
 
 
 class Table:
-    """Known results of a space: what each function reached, by share of the steps.
+    """Known results of a space: the reward of each function by share of the steps, None where it
+    failed. `metric` is that of the scores from which the rewards are.
 
-    A function that the table does not have was rejected, or never tried: it is worth
-    FAILURE_REWARD, is never trained, and costs nothing.
+    A function that the table does not have was rejected, or never tried: it fails, is never
+    trained, and costs nothing.
     """
 
     def __init__(
-        self, space: Space, rewards: Mapping[Candidate, Mapping[float, float]], operators: str
+        self,
+        space: Space,
+        rewards: Mapping[Candidate, Mapping[float, Reward]],
+        operators: str,
+        metric: Metric = ACCURACY,
     ) -> None:
         self.space = space
         self.operators = operators
+        self.metric = metric
         self.rewards = dict(rewards)
         self._by_key: dict[str, list[Candidate]] = {}
         for candidate, print_ in with_fingerprints(self.rewards, operators):
@@ -67,9 +75,20 @@ class Table:
         return len(self.rewards)
 
     def top(self, percent: float) -> float:
-        """The accuracy from which on a function is among the best `percent` of the table."""
-        accuracies = sorted((r[1.0] for r in self.rewards.values() if 1.0 in r), reverse=True)
-        return accuracies[max(1, math.ceil(percent / 100 * len(accuracies))) - 1]
+        """The reward from which on a function is among the best `percent` of the table."""
+        best = sorted(trained(self._whole), reverse=True)
+        place = max(1, math.ceil(percent / 100 * len(self._whole))) - 1
+        return best[min(place, len(best) - 1)]
+
+    @property
+    def floor(self) -> float:
+        """What a failure counts as where rewards are subtracted: the worst that is known, or less
+        where the metric has a range."""
+        return FAILED if self.metric.fraction else min(trained(self._whole))
+
+    @property
+    def _whole(self) -> list[Reward]:
+        return [told[1.0] for told in self.rewards.values() if 1.0 in told]
 
     def named(self, formulas: Iterable[str]) -> set[str]:
         """The names of these functions, however they are written; raises UsageError for one that
@@ -106,12 +125,12 @@ class Table:
     def look_up(self, digits: Digits, share: float) -> Known:
         row = self.find(digits)
         if row is None:
-            return Known(None, FAILURE_REWARD)
+            return Known(None, None)
         rewards = self.rewards[row]
         if share not in rewards:
             raise UsageError(
-                f"the table has no accuracy of {row.key} at {share:g} of the steps, which a "
-                f"strategy in rungs asks for; give it a column accuracy@{share:g}"
+                f"the table has no {self.metric.name} of {row.key} at {share:g} of the steps, "
+                f"which a strategy in rungs asks for; give it a column {self.metric.name}@{share:g}"
             )
         return Known(row.key, rewards[share])
 
@@ -140,8 +159,9 @@ class Table:
 def table_from(source: str | Path, space: str | None = None, operators: str | None = None) -> Table:
     """The table of a finished run, or of a CSV or Parquet file with the columns `formula` (or
     `expression`) and `accuracy` (or `val accuracy`), and for rungs `accuracy@0.25`; an empty
-    accuracy is a failed training. Where there is neither, `one-unit` is the table that comes with
-    the package. Raises UsageError where there is none of that."""
+    accuracy is a failed training. In the place of `accuracy` stands any name of METRICS. Where
+    there is neither run nor file, `one-unit` is the table that comes with the package. Raises
+    UsageError where there is none of that."""
     path = Path(source)
     if path.is_dir():
         return _of_run(Run.open(path), space)
@@ -167,13 +187,14 @@ def _of_run(run: Run, space: str | None) -> Table:
         raise UsageError(f"{run.path} has no finished function yet; search first")
     if any(row["status"] == "raced_out" or not KINDS[row["kind"]].ranked for row in rows):
         raise UsageError(f"{run.path} {LEFT_BEHIND}")
+    metric = metric_from(run.metric)
     rewards = {
         candidate_from(row["expression"], extra_operators(made)): {
-            1.0: FAILURE_REWARD if row["val_score"] is None else row["val_score"]
+            1.0: None if row["val_score"] is None else metric.reward(row["val_score"])
         }
         for row in rows
     }
-    return Table(made, rewards, settings.get("operators", "guarded"))
+    return _checked(Table(made, rewards, settings.get("operators", "guarded"), metric), run.path)
 
 
 def _frame(path: Path) -> pd.DataFrame:
@@ -188,33 +209,51 @@ def _frame(path: Path) -> pd.DataFrame:
 def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> Table:
     names = {str(name).replace("_", " "): name for name in frame.columns}
     formulas = names.get("expression", names.get("formula"))
-    accuracies = names.get("accuracy", names.get("val accuracy"))
-    if formulas is None or accuracies is None:
+    metric, shares = _scores(names, path)
+    if formulas is None or metric is None:
         raise UsageError(
-            f"{path} has the columns {', '.join(names)}; a table needs formula and accuracy"
+            f"{path} has the columns {', '.join(names)}; a table needs formula and accuracy, or in "
+            f"its place one of {', '.join(METRICS)}"
         )
-    shares = {1.0: accuracies}
-    for name, column in names.items():
-        if name.startswith("accuracy@"):
-            shares[_number(name.removeprefix("accuracy@"), path)] = column
     if "status" in names:
         if {"raced_out", "dropped"} & set(frame[names["status"]]):
             raise UsageError(f"{path} {LEFT_BEHIND}")
         frame = frame.loc[frame[names["status"]] != "rejected"]
-    rewards: dict[Candidate, dict[float, float]] = {}
+    rewards: dict[Candidate, dict[float, Reward]] = {}
     for row in frame.to_dict("records"):
         try:
             read = candidate_from(str(row[formulas]).lstrip("'"), extra_operators(space))
         except ParseError as error:
             raise UsageError(f"{path}: {error}") from error
         told = {share: _number(row[column], path) for share, column in shares.items()}
-        told = {s: FAILURE_REWARD if math.isnan(v) else v for s, v in told.items()}
-        rewards[read.canonical(operators)] = told
-    if not rewards:
+        scored = {s: None if math.isnan(v) else metric.reward(v) for s, v in told.items()}
+        rewards[read.canonical(operators)] = scored
+    return _checked(Table(space, rewards, operators, metric), path)
+
+
+def _scores(names: Mapping[str, Any], path: Path) -> tuple[Metric | None, dict[float, Any]]:
+    """The metric of a file's scores, and its columns by share of the steps."""
+    for name, metric in METRICS.items():
+        whole = names.get(name, names.get(metric.column("val")))
+        if whole is not None:
+            rungs = (n for n in names if n.startswith(f"{name}@"))
+            shares = {_number(n.removeprefix(f"{name}@"), path): names[n] for n in rungs}
+            return metric, {1.0: whole} | shares
+    return None, {}
+
+
+def _checked(table: Table, path: Path) -> Table:
+    """Raises UsageError for a table without any function that trained, or of accuracies in per
+    cent."""
+    if not table.rewards:
         raise UsageError(f"{path} holds no function")
-    if max(max(told.values()) for told in rewards.values()) > 1.0:
-        raise UsageError(f"{path} has accuracies above 1; write them as fractions of 1")
-    return Table(space, rewards, operators)
+    best = trained(reward for told in table.rewards.values() for reward in told.values())
+    if not best:
+        raise UsageError(f"{path} holds no function that has trained")
+    if table.metric.fraction and max(best) > 1.0:
+        name = "accuracies" if table.metric == ACCURACY else "scores"
+        raise UsageError(f"{path} has {name} above 1; write them as fractions of 1")
+    return table
 
 
 def _number(value: Any, path: Path) -> float:

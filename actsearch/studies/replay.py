@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from actsearch.controller.strategies import strategy_from
-from actsearch.controller.strategy import Proposal, Strategy
-from actsearch.results.records import FAILURE_REWARD
+from actsearch.controller.strategy import Proposal, Reward, Strategy
 from actsearch.results.tables import Row
 from actsearch.studies.known_results import LookUp, Table
 
@@ -63,12 +62,14 @@ def play(
     until: float = math.inf,
     goal: Collection[str] = (),
     patience: int = PATIENCE,
+    floor: float = -math.inf,
 ) -> Trace:
     """Let `strategy` search until it has spent `budget` whole trainings, has found a reward of
     `until` or a function of `goal`, is exhausted, or has proposed nothing new `patience` times.
-    With several `workers` a reward is told while as many others are on their way."""
+    With several `workers` a reward is told while as many others are on their way. A function that
+    failed counts as `floor` among the best."""
     seen: set[tuple[str, float]] = set()
-    on_their_way: deque[tuple[Proposal, float]] = deque()
+    on_their_way: deque[tuple[Proposal, Reward]] = deque()
     found: dict[str, float] = {}
     cost, best, costs, bests, repeats = 0.0, -math.inf, [], [], 0
     while cost < budget and best < until and repeats < patience and found.keys().isdisjoint(goal):
@@ -85,7 +86,7 @@ def play(
             repeats = 0
             cost += proposal.share
             if proposal.share == 1.0:
-                best = max(best, known.reward)
+                best = max(best, floor if known.reward is None else known.reward)
                 found[known.name] = cost
             costs.append(cost)
             bests.append(best)
@@ -121,7 +122,7 @@ def replay(
     budget = budget or (len(table) if goal else min(len(table), 300))
     strategies = list(dict.fromkeys(strategies))  # a second time would be the same replays
     for text in strategies:
-        strategy_from(text, table.space, seed)
+        strategy_from(text, table.space, seed, table.metric)
     jobs = [(text, seed + i) for text in strategies for i in range(repeats)]
     run = partial(_one, table, budget, workers, frozenset(goal))
     processes = min(processes or os.cpu_count() or 1, len(jobs))
@@ -157,13 +158,14 @@ def _one(
 ) -> Trace:
     text, seed = job
     return play(
-        strategy_from(text, table.space, seed),
+        strategy_from(text, table.space, seed, table.metric),
         table.look_up,
         budget,
         workers=workers,
         until=math.inf if goal else table.top(0.0),
         goal=goal,
         patience=min(PATIENCE, 10 * len(table)),
+        floor=table.floor,
     )
 
 
@@ -174,7 +176,7 @@ def summary(
     goal: Collection[str] = (),
 ) -> list[Row]:
     """One row a strategy: trainings until a function of the top `percent`, or one of the names of
-    `goal` where there are any; else also the median regret (the accuracy still missing to the
+    `goal` where there are any; else also the median regret (how far the score still is from the
     table's best) after some numbers of trainings.
 
     A replay that never got there counts as longer than all others. The 95 % interval of the median
@@ -221,11 +223,12 @@ def curves(table: Table, replayed: Sequence[Replayed]) -> list[Row]:
     """The regret curve of each strategy: median, quartiles and deciles over its replays after each
     whole training."""
     best = table.top(0.0)
+    most = best - table.floor
     longest = max((trace.cost[-1] for r in replayed for trace in r.traces), default=0.0)
     rows: list[Row] = []
     for r in replayed:
         for n in range(1, round(longest) + 1):
-            regrets = [min(best - trace.best_at(n), best - FAILURE_REWARD) for trace in r.traces]
+            regrets = [min(best - trace.best_at(n), most) for trace in r.traces]
             spread = {f"q{q:.0%}".rstrip("%"): float(np.quantile(regrets, q)) for q in SPREAD}
             rows.append({"strategy": r.strategy, "trainings": n, **spread})
     return rows

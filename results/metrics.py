@@ -1,0 +1,139 @@
+"""Metrics: what a score is, which way is better, and how people read it.
+
+A score is any finite real number. It is stored and computed with as it is; only a reward, which a
+strategy is told, is turned so that higher is better, and only what is printed has a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`direction` is that of better scores. `unit` is what people read behind a number, and
+    `points` behind a difference. A `fraction` is a share of 1 that is shown in hundredths, such as
+    an accuracy in per cent; strategies take its range for granted (controller/scales.py)."""
+
+    name: str
+    direction: Direction = "higher"
+    unit: str = ""
+    points: str = ""
+    fraction: bool = False
+    decimals: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not self.name.isprintable() or set(self.name) & set("<>=!,"):
+            raise ValueError(
+                f"a metric's name is a column's, in one line and without any of < > = ! and commas,"
+                f" but it is {self.name!r}; call it for example 'perplexity'"
+            )
+        if self.direction not in get_args(Direction):
+            raise ValueError(
+                f"the direction of {self.name} is {self.direction!r}; say which scores are better, "
+                f"{' or '.join(get_args(Direction))}"
+            )
+
+    @property
+    def lower(self) -> bool:
+        return self.direction == "lower"
+
+    @property
+    def factor(self) -> float:
+        """Of a score as people read it, over the score as it is stored."""
+        return 100.0 if self.fraction else 1.0
+
+    def reward(self, score: float) -> float:
+        """The score turned so that higher is better; its own inverse."""
+        return -score if self.lower else score
+
+    def column(self, split: str) -> str:
+        """The name of a table's column, such as `val accuracy`."""
+        return f"{split} {self.name}"
+
+    def axis(self, split: str) -> str:
+        """The label of a figure's axis, such as `validation accuracy [%]`."""
+        unit = f" [{self.unit}]" if self.unit not in ("", self.name) else ""
+        return f"{split} {self.name}{unit}"
+
+    def number(self, score: float) -> str:
+        """As people read it, without the unit: `91.20` of an accuracy."""
+        return f"{self.factor * score:.{self.decimals}f}"
+
+    def signed(self, difference: float) -> str:
+        """Such as `+1.20`."""
+        sign = "+" if difference > 0 else ""
+        return f"{sign}{self.number(difference)}"
+
+    def text(self, score: float) -> str:
+        """Such as `91.20 %`, `23.10 BLEU` or `1.2031 nats`."""
+        return f"{self.number(score)} {self.unit}".rstrip()
+
+    def distance(self, difference: float) -> str:
+        """A size, such as `1.20 points`."""
+        return f"{self.number(abs(difference))} {self.points or self.unit}".rstrip()
+
+    def cell(self, value: float | None, *, signed: bool = False) -> Cell | None:
+        """`value` for a table, a score or, `signed`, a difference of two."""
+        return None if value is None else Cell(value, self, signed=signed)
+
+    def to_config(self) -> str | dict[str, Any]:
+        """What config.json and protocols keep: the name where METRICS has it."""
+        return self.name if METRICS.get(self.name) == self else asdict(self)
+
+
+class Cell(float):
+    """A number in a table that knows how people read it; to everything else it is a float."""
+
+    metric: Metric
+    is_signed: bool
+
+    def __new__(cls, value: float, metric: Metric, *, signed: bool = False) -> Cell:
+        made = super().__new__(cls, value)
+        made.metric, made.is_signed = metric, signed
+        return made
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float(self),)  # elsewhere it is a number like others
+
+    def shown(self) -> str:
+        return self.metric.signed(self) if self.is_signed else self.metric.number(self)
+
+
+ACCURACY = Metric("accuracy", unit="%", points="points", fraction=True, decimals=2)
+
+METRICS: Mapping[str, Metric] = {
+    m.name: m
+    for m in (
+        ACCURACY,
+        Metric("BLEU", unit="BLEU", fraction=True, decimals=2),
+        Metric("loss", "lower", unit="nats"),
+        Metric("bits per byte", "lower", unit="bits per byte"),
+        Metric("R2"),
+    )
+}
+
+
+def metric_from(given: str | Mapping[str, Any] | Metric) -> Metric:
+    """A metric by its name in METRICS, or as `to_config` gave it. Raises ValueError, with the way
+    out, for a name that the table does not have."""
+    if isinstance(given, Metric):
+        return given
+    if not isinstance(given, str):
+        return Metric(**given)
+    if given not in METRICS:
+        raise ValueError(
+            f"the metric {given!r} is not known; known: {', '.join(METRICS)}. One of your own is "
+            f"Metric({given!r}, 'higher') or Metric({given!r}, 'lower')"
+        )
+    return METRICS[given]
+
+
+def common(metrics: Any) -> Metric | None:
+    """The one metric of all, None where they differ."""
+    found = set(metrics)
+    return found.pop() if len(found) == 1 else None
