@@ -51,14 +51,15 @@ def _more(name: str) -> str:
 def _check_flags(name: str, config: type[Options], words: Sequence[str]) -> None:
     """Raises ValueError for an option that the command does not have, and for one without the value
     that it needs."""
-    known = {option.flag: option for option in options_of(config)}
-    short = {option.typed.short: option for option in options_of(config) if option.typed.short}
+    flags = [option for option in options_of(config) if not option.typed.place]
+    known = {option.flag: option for option in flags}
+    known |= {option.typed.short: option for option in flags if option.typed.short}
     for word, following in zip(words, [*words, None][1:], strict=True):
         flag, equals, _ = word.partition("=")
         flag = flag.replace("_", "-") if flag.startswith("--") else flag
         if flag in ("-h", "--help"):
             return
-        option = known.get(flag) or short.get(flag)
+        option = known.get(flag)
         if option is None and flag.startswith("--"):
             raise ValueError(f"unknown option {flag!r}{nearest(flag, known)} {_more(name)}")
         alone = following is None or following.startswith("--")
