@@ -70,7 +70,7 @@ def search(config: SearchConfig) -> int:
 def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
     from actsearch.results.leaderboard import BESIDE
-    from actsearch.results.tables import duration, scored_by, to_text
+    from actsearch.results.tables import duration, to_text
     from actsearch.run import counts_line, head
     from actsearch.searching.loop import STOPPED
 
@@ -86,7 +86,7 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
     ]
     searched = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
-        to_text(scored_by(run.metric, head(entries))),
+        to_text(head(entries)),
         counts_line(run.counts()),
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
@@ -96,7 +96,7 @@ def _closing(run: Run, reason: str, seconds: float) -> list[str]:
 
 def top(config: TopConfig) -> int:
     from actsearch.results.filters import where
-    from actsearch.results.tables import FORMATS, scored_by
+    from actsearch.results.tables import FORMATS
     from actsearch.run import Run, counts_line, narrow, top_rows
 
     run = Run.open(config.run) if config.run else Run.newest()
@@ -104,13 +104,14 @@ def top(config: TopConfig) -> int:
         counts, text = run.counts(), config.format == "table"
         rows = top_rows(run.leaderboard(), full=True)
         rows = where(config.where, rows)[: config.n]
-        if config.format in ("table", "markdown"):
-            rows = scored_by(run.metric, rows if config.wide else map(narrow, rows))
+        if config.format in ("table", "markdown") and not config.wide:
+            rows = [narrow(row) for row in rows]
         if config.watch and text:
             sys.stdout.write("\x1b[2J\x1b[H")
         _print(FORMATS[config.format](rows), end="")
         if text and config.where and not rows:
-            _print(f"no function with {config.where}; scores are fractions, as val_accuracy>0.9")
+            fractions = "; scores are fractions, as val_accuracy>0.9" * run.metric.fraction
+            _print(f"no function with {config.where}{fractions}")
         if text:
             _print(f"{run.path}: {counts_line(counts)}")
         sys.stdout.flush()

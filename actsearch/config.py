@@ -308,7 +308,7 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class TopConfig:
-    """Rank a run's functions by validation accuracy; works while it searches.
+    """Rank a run's functions by validation score; works while it searches.
 
     Example: actsearch top runs/a -n 10 --where 'betas<=1'
     """
@@ -420,7 +420,7 @@ class CompareConfig:
     """Compare re-evaluated functions with one of them, over models and by seed.
 
     A model is a child on a data set with a recipe. Where a function was trained at several learning
-    rates, the one with the best mean validation accuracy counts.
+    rates, the one with the best mean validation score counts.
 
     Example: actsearch compare runs/a --reference gelu
     """
@@ -430,7 +430,7 @@ class CompareConfig:
     reference: Annotated[str, tyro.conf.arg(metavar="FUNCTION")] = "relu"
     """What the others are compared with: a baseline's name or a formula."""
     metric: Literal["test", "val"] = "test"
-    """Accuracy on the test or on the validation split."""
+    """Score on the test or on the validation split."""
     round: Int = None
     """Decimals of a per cent to which medians are rounded before wins are counted, such as the
     paper's 1 [full precision]."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,10 @@ from actsearch.results.leaderboard import (
     leaderboard,
     status_counts,
 )
+from actsearch.results.metrics import ACCURACY, Metric, metric_from
 from actsearch.results.records import HOST_ERRORS, HostError
 from actsearch.results.store import DiskFullError, Store, StoreError
-from actsearch.results.tables import Row, scored_by, show, to_csv
+from actsearch.results.tables import Row, show, to_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 SHOWN = 10  # of the best functions, where a run is shown in short
 
-_SHORT = ("rank", "formula", "name", "val accuracy", "seconds", "status")
 
 # The columns of a re-evaluation: of the function, of its protocol's description, of the training.
 _FUNCTION = ("expression", "formula", "label")
@@ -97,9 +98,9 @@ class Run:
         return config
 
     @property
-    def metric(self) -> str:
-        """What a score of the search is: accuracy, or BLEU of a translation."""
-        return self.config.get("data", {}).get("metric", "accuracy")
+    def metric(self) -> Metric:
+        """What a score of the search is, such as an accuracy."""
+        return metric_from(self.config.get("data", {}).get("metric", ACCURACY))
 
     def rows(self, stage: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
@@ -109,7 +110,7 @@ class Run:
             store.close()
 
     def leaderboard(self) -> list[Entry]:
-        return leaderboard(self.functions())
+        return leaderboard(self.functions(), self.metric)
 
     def counts(self) -> dict[str, int]:
         """How many functions of each status there are."""
@@ -119,7 +120,7 @@ class Run:
         """One row a function of the search: its whole training, or how far it came."""
         store = self.store(readonly=True)
         try:
-            return furthest(store.rows("search"), store.rows("rung"))
+            return furthest(store.rows("search"), store.rows("rung"), self.metric)
         finally:
             store.close()
 
@@ -135,9 +136,16 @@ class Run:
         return [
             {k: row[k] for k in _FUNCTION}
             | {k: protocols[row["protocol"]].get(k) for k in _PROTOCOL}
+            | {"metric": self._metric_of(protocols[row["protocol"]])}
             | {k: row[k] for k in _TRAINING}
             for row in rows
         ]
+
+    def _metric_of(self, protocol: Mapping[str, Any]) -> Metric:
+        """Older runs have not noted it: it is the search's where the data are the search's."""
+        searched = self.config.get("identity", {}).get("protocol", {})
+        same = protocol.get("dataset_digest") == searched.get("dataset_digest")
+        return metric_from(protocol.get("metric", self.metric if same else ACCURACY))
 
     def table(self, *, wide: bool = False) -> pd.DataFrame:
         """All functions of the search, ranked, in the columns that a terminal has room for or, if
@@ -145,7 +153,8 @@ class Run:
         import pandas as pd
 
         rows = top_rows(self.leaderboard(), full=True)
-        table = pd.DataFrame(rows if wide else [{k: row[k] for k in _SHORT} for row in rows])
+        short = ("rank", "formula", "name", self.metric.column("val"), "seconds", "status")
+        table = pd.DataFrame(rows if wide else [{k: row[k] for k in short} for row in rows])
         return table.astype({"rank": "Int64"}) if rows else table  # whole, where some have none
 
     def best(self) -> Entry:
@@ -163,7 +172,7 @@ class Run:
     def _repr_html_(self) -> str:
         """For notebooks: the head of the ranked table, and the counts."""
         return (
-            f"<div>{_html_table(scored_by(self.metric, head(self.leaderboard())))}"
+            f"<div>{_html_table(head(self.leaderboard()))}"
             f"<p>{escape(str(self.path))}: {counts_line(self.counts())}</p></div>"
         )
 
@@ -353,6 +362,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+NARROW = 8  # columns that every row has, full or not
+
+
 def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
     """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties."""
     rows: list[Row] = []
@@ -361,7 +373,7 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             "rank": e.rank,
             "formula": e.formula,
             "name": e.label,
-            "val accuracy": e.val_score,
+            e.metric.column("val"): e.metric.cell(e.val_score),
             "seconds": e.seconds,
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,
@@ -400,7 +412,7 @@ def _html_table(rows: list[Row]) -> str:
         return ""
     head = "".join(f"<th>{escape(column)}</th>" for column in rows[0])
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(show(c, value))}</td>' for c, value in row.items())}</tr>"
+        f"<tr>{''.join(f'<td>{escape(show(value))}</td>' for value in row.values())}</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -408,6 +420,5 @@ def _html_table(rows: list[Row]) -> str:
 
 def narrow(row: Row) -> Row:
     """A full row without what a narrow terminal has no room for."""
-    short = {k: row[k] for k in ("rank", "formula", "name", "val accuracy", "seconds", "ms/step")}
     note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-    return {**short, "x relu": row["x relu"], "x relu 95 %": row["x relu 95 %"], "note": note}
+    return {**dict(islice(row.items(), NARROW)), "note": note}

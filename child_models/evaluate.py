@@ -106,6 +106,11 @@ class Evaluator:
         }
 
     @property
+    def description(self) -> dict[str, Any]:
+        """The protocol, and what readers of a store ask besides: what its scores are."""
+        return self.protocol | {"metric": self.metric.to_config()}
+
+    @property
     def protocol_hash(self) -> str:
         return hash_of(self.protocol)
 

@@ -36,11 +36,12 @@ def train(
         return DONE
     evaluators = [*evaluators]
     evaluate = Evaluators(evaluators)
-    metrics = {e.dataset.metric for e in evaluators}
-    metric = metrics.pop() if len(metrics) == 1 else ""
+    metrics = {e.protocol_hash: e.metric for e in evaluators}
     stop = Stop(run)
     with running(machinery, evaluate, len(missing), stop, console) as executor:
-        progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
+        progress = Progress(
+            f"{run.path}  {title}", executor.description, len(missing), metrics=metrics
+        )
         with live(progress, console):
             return run_trials(store, FixedSource(missing), executor, progress, stop)
 

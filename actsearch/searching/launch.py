@@ -217,7 +217,7 @@ def _default_run(config: SearchConfig, objects: dict[str, Any]) -> Path:
 
 
 def _race(settings: dict[str, Any], evaluator: Evaluator) -> RaceRules | None:
-    race = race_rules(settings["racing"], evaluator.recipe.steps)
+    race = race_rules(settings["racing"], evaluator.recipe.steps, evaluator.metric)
     if race is None:
         return None
     settings["racing"] = str(race)
@@ -227,7 +227,7 @@ def _race(settings: dict[str, Any], evaluator: Evaluator) -> RaceRules | None:
     if last >= evaluator.recipe.steps:
         raise UsageError(
             f"--racing {race} has a rung at step {last}, but children train for "
-            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.metric}:"
+            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.name}:"
             f"{max(1, evaluator.recipe.steps // 10)}=0.25"
         )
     return race
@@ -272,7 +272,7 @@ def _config(plan: Plan) -> dict[str, Any]:
     return {
         "identity": plan.identity,
         "settings": settings,
-        "data": {"metric": dataset.metric, "examples": dataset.sizes},
+        "data": {"metric": plan.evaluator.metric.to_config(), "examples": dataset.sizes},
         "environment": environment(),
     }
 
@@ -323,7 +323,9 @@ def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
         yield ()
         return
     settings = _config(plan)["settings"]
-    with closing(TensorBoard(plan.events, store, settings["strategy"], settings)) as tracker:
+    with closing(
+        TensorBoard(plan.events, store, settings["strategy"], settings, plan.evaluator.metric)
+    ) as tracker:
         yield (tracker,)
 
 
@@ -353,7 +355,7 @@ def _run(
             title,
             executor.description,
             plan.total,
-            plan.evaluator.dataset.metric,
+            plan.evaluator.metric,
             done_before=done,
         )
         progress.load(store.rows("search"))
@@ -371,7 +373,7 @@ def _levels(store: Store, evaluator: Evaluator) -> Callable[[float], Level]:
     def level(share: float) -> Level:
         steps = max(1, round(share * evaluator.recipe.steps))
         protocol = evaluator.with_recipe(steps=steps)
-        store.add_protocol(protocol.protocol_hash, protocol.protocol)
+        store.add_protocol(protocol.protocol_hash, protocol.description)
         whole = steps == evaluator.recipe.steps
         return Level("search" if whole else "rung", protocol.protocol_hash, 0 if whole else steps)
 

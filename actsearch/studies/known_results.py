@@ -15,7 +15,7 @@ from actsearch.controller.scales import FAILED
 from actsearch.controller.strategy import Digits, Reward, trained
 from actsearch.errors import UsageError
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
-from actsearch.results.metrics import ACCURACY, METRICS, Metric, metric_from
+from actsearch.results.metrics import ACCURACY, METRICS, Metric
 from actsearch.run import Run
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import canonical
@@ -187,7 +187,7 @@ def _of_run(run: Run, space: str | None) -> Table:
         raise UsageError(f"{run.path} has no finished function yet; search first")
     if any(row["status"] == "raced_out" or row["steps"] for row in rows):
         raise UsageError(f"{run.path} {LEFT_BEHIND}")
-    metric = metric_from(run.metric)
+    metric = run.metric
     rewards = {
         parse(row["expression"], extra_operators(made)): {
             1.0: None if row["val_score"] is None else metric.reward(row["val_score"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from actsearch.results.metrics import Metric
 from actsearch.results.records import HostError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class DataError(HostError):
 
 class Data(Protocol):
     """What a child is trained on: its `facts` are what a child may ask for, `metric` is what its
-    score is, `sizes` are the numbers of examples in `train`, `val` and `test`, and `digest` stands
-    for all of it in a run's identity."""
+    score is (or a name of METRICS), `sizes` are the numbers of examples in `train`, `val` and
+    `test`, and `digest` stands for all of it in a run's identity."""
 
     @property
     def name(self) -> str: ...
@@ -36,7 +37,7 @@ class Data(Protocol):
     def digest(self) -> str: ...
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> Metric | str: ...
 
     @property
     def facts(self) -> dict[str, Any]: ...

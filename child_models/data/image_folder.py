@@ -25,6 +25,7 @@ from actsearch.child_models.data.data import DataError, check_fits, first_line, 
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.training.loop import on_device
 from actsearch.child_models.training.recipe import Recipe
+from actsearch.results.metrics import ACCURACY
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
 HELD_OUT = 10_000  # images of the validation split, at most
@@ -162,7 +163,7 @@ class StreamedImages:
     size: int
     digest: str
 
-    metric = "accuracy"
+    metric = ACCURACY
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from actsearch.child_models.data.data import DataError, check_fits
 from actsearch.child_models.networks.transformer import END, PADDING, START
 from actsearch.child_models.training.loop import Diverged, autocast, on_device
 from actsearch.child_models.training.recipe import Recipe
+from actsearch.results.metrics import METRICS
 from actsearch.search_space import options
 
 EVALUATION_BATCH = 250
@@ -59,7 +60,7 @@ class Translation:
     length: int
     digest: str = ""
 
-    metric = "BLEU"
+    metric = METRICS["BLEU"]
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -59,9 +59,9 @@ class RacedOut(Exception):
 
 
 class Task(Protocol):
-    """A data set on a device, and what a child is trained for. A score is from 0 to 1, higher is
-    better; it raises Diverged where the child's outputs are not finite, and calls `beat` after each
-    batch."""
+    """A data set on a device, and what a child is trained for. A score is a finite number of
+    the data's metric; it raises Diverged where the child's outputs are not finite, and calls `beat`
+    after each batch."""
 
     device: torch.device
 
@@ -195,7 +195,7 @@ def _train(
             if rung is not None:
                 with _ends_at(checked, losses):
                     stood.append(_at(rung, model, task, recipe, losses, partial(beat, checked)))
-                if not rung.passed_by(stood[-1].by(rung.metric)):
+                if not rung.passed_by(stood[-1].value(rung.by)):
                     ms = 1e3 * statistics.median(times)
                     training = Training(_thin(losses, checked), ms, tuple(stood))
                     raise RacedOut(_why(rung, stood[-1]), training)
@@ -301,7 +301,7 @@ def _at(
 ) -> AtRung:
     """How the child stands; it is scored only where that decides, or where it is about to leave."""
     loss = float(losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
-    if rung.metric == "loss" and rung.passed_by(loss):
+    if rung.by == "loss" and rung.passed_by(loss):
         return AtRung(rung.step, loss)
     score = task.score(model, recipe, "val", RUNG_EXAMPLES, beat)
     model.train()
@@ -309,12 +309,11 @@ def _at(
 
 
 def _why(rung: Rung, at: AtRung) -> str:
-    worse = "above" if rung.metric == "loss" else "below"
-    value, name = at.by(rung.metric), {"loss": "training loss"}.get(rung.metric, rung.metric)
-    return (
-        f"left after {rung.step:,} steps with validation accuracy {at.score:.4f}: its {name} "
-        f"{value:.4g} is {worse} {rung.limit:.4g}"
-    )
+    worse = "above" if rung.lower else "below"
+    value, name = at.value(rung.by), "training loss" if rung.by == "loss" else rung.metric.name
+    scored = f"validation {rung.metric.name} {at.score:.4f}"
+    left = f"left after {rung.step:,} steps with {scored}"
+    return f"{left}: its {name} {value:.4g} is {worse} {rung.limit:.4g}"
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
