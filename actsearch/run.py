@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import NoCandidateError, RunError, RunLostError, written
 from actsearch.results.leaderboard import Entry, furthest, leaderboard, status_counts
+from actsearch.results.metrics import ACCURACY, Metric, metric_from
 from actsearch.results.records import HOST_ERRORS, HostError
 from actsearch.results.store import DiskFullError, Store, StoreError
-from actsearch.results.tables import scored_by, to_csv
+from actsearch.results.tables import to_csv
 from actsearch.shown import counts_line, head, html_table, top_rows
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 
-_SHORT = ("rank", "formula", "name", "val accuracy", "seconds", "status")
 
 # The columns of a re-evaluation: of the function, of its protocol's description, of the training.
 _FUNCTION = ("expression", "formula", "label")
@@ -96,9 +96,9 @@ class Run:
         return config
 
     @property
-    def metric(self) -> str:
-        """What a score of the search is: accuracy, or BLEU of a translation."""
-        return self.config.get("data", {}).get("metric", "accuracy")
+    def metric(self) -> Metric:
+        """What a score of the search is, such as an accuracy."""
+        return metric_from(self.config.get("data", {}).get("metric", ACCURACY))
 
     def rows(self, kind: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
@@ -108,7 +108,7 @@ class Run:
             store.close()
 
     def leaderboard(self) -> list[Entry]:
-        return leaderboard(self.functions())
+        return leaderboard(self.functions(), self.metric)
 
     def counts(self) -> dict[str, int]:
         """How many functions of each status there are."""
@@ -118,7 +118,7 @@ class Run:
         """One row a function of the search: its whole training, or how far it came."""
         store = self.store(readonly=True)
         try:
-            return furthest(store.rows("search"), store.rows("rung"))
+            return furthest(store.rows("search"), store.rows("rung"), self.metric)
         finally:
             store.close()
 
@@ -134,9 +134,16 @@ class Run:
         return [
             {k: row[k] for k in _FUNCTION}
             | {k: protocols[row["protocol"]].get(k) for k in _PROTOCOL}
+            | {"metric": self._metric_of(protocols[row["protocol"]])}
             | {k: row[k] for k in _TRAINING}
             for row in rows
         ]
+
+    def _metric_of(self, protocol: Mapping[str, Any]) -> Metric:
+        """Older runs have not noted it: it is the search's where the data are the search's."""
+        searched = self.config.get("identity", {}).get("protocol", {})
+        same = protocol.get("dataset_digest") == searched.get("dataset_digest")
+        return metric_from(protocol.get("metric", self.metric if same else ACCURACY))
 
     def table(self, *, wide: bool = False) -> pd.DataFrame:
         """All functions of the search, ranked, in the columns that a terminal has room for or, if
@@ -144,7 +151,8 @@ class Run:
         import pandas as pd
 
         rows = top_rows(self.leaderboard(), full=True)
-        table = pd.DataFrame(rows if wide else [{k: row[k] for k in _SHORT} for row in rows])
+        short = ("rank", "formula", "name", self.metric.column("val"), "seconds", "status")
+        table = pd.DataFrame(rows if wide else [{k: row[k] for k in short} for row in rows])
         return table.astype({"rank": "Int64"}) if rows else table  # whole, where some have none
 
     def best(self) -> Entry:
@@ -162,7 +170,7 @@ class Run:
     def _repr_html_(self) -> str:
         """For notebooks: the head of the ranked table, and the counts."""
         return (
-            f"<div>{html_table(scored_by(self.metric, head(self.leaderboard())))}"
+            f"<div>{html_table(head(self.leaderboard()))}"
             f"<p>{escape(str(self.path))}: {counts_line(self.counts())}</p></div>"
         )
 

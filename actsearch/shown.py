@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from html import escape
+from itertools import islice
 from typing import Any
 
 from actsearch.results.leaderboard import BESIDE, PROPERTIES, Entry
@@ -32,7 +33,7 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             "rank": e.rank,
             "formula": e.formula,
             "name": e.label,
-            "val accuracy": e.val_score,
+            e.metric.column("val"): e.metric.cell(e.val_score),
             "seconds": e.seconds,
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,
@@ -71,14 +72,16 @@ def html_table(rows: list[Row]) -> str:
         return ""
     head = "".join(f"<th>{escape(column)}</th>" for column in rows[0])
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(show(c, value))}</td>' for c, value in row.items())}</tr>"
+        f"<tr>{''.join(f'<td>{escape(show(value))}</td>' for value in row.values())}</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+NARROW = 8  # columns that every row has, full or not
+
+
 def narrow(row: Row) -> Row:
     """A full row without what a narrow terminal has no room for."""
-    short = {k: row[k] for k in ("rank", "formula", "name", "val accuracy", "seconds", "ms/step")}
     note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-    return {**short, "x relu": row["x relu"], "x relu 95 %": row["x relu 95 %"], "note": note}
+    return {**dict(islice(row.items(), NARROW)), "note": note}

@@ -33,6 +33,7 @@ from actsearch.results.figures.plots import (
     to_matplotlib,
 )
 from actsearch.results.figures.searches import operators_in
+from actsearch.results.metrics import ACCURACY
 from actsearch.results.statistics import expected_on_retraining, interval, noise, with_usual_seeds
 from actsearch.results.tables import to_markdown
 from actsearch.search_space.analysis.confirmation import same_function
@@ -178,10 +179,10 @@ class Findings:
         return [
             {
                 "formula": formulas[e],
-                "again accuracy": self.mean(e),
+                "again accuracy": ACCURACY.cell(self.mean(e)),
                 "n": len(self.seeds[e]),
-                "expected accuracy": expected[e],
-                "in the search accuracy": self.searched[e],
+                "expected accuracy": ACCURACY.cell(expected[e]),
+                "in the search accuracy": ACCURACY.cell(self.searched[e]),
                 "its rank": f"{self.rank[e]:,.0f}",
             }
             for e in sorted(names, key=lambda e: -self.mean(e))[:n]
@@ -201,8 +202,8 @@ class Findings:
             rows.append(
                 {
                     "function": names.get(e, formulas.get(e, e)),
-                    "chosen by accuracy": self.mean(e) if e in self.seeds else None,
-                    "fresh accuracy": float(np.mean(list(found.values()))),
+                    "chosen by accuracy": ACCURACY.cell(self.mean(e) if e in self.seeds else None),
+                    "fresh accuracy": ACCURACY.cell(float(np.mean(list(found.values())))),
                     "n": len(found),
                     "above relu, points": "" if found is relu else f"{np.mean(gaps):+.2f}",
                     "95 %": "" if gap is None else f"{gap.low:+.2f} to {gap.high:+.2f}",
@@ -221,9 +222,9 @@ class Findings:
             rows.append(
                 {
                     "function": name,
-                    "in the search accuracy": accuracy,
+                    "in the search accuracy": ACCURACY.cell(accuracy),
                     "its rank": None if rank is None else f"{rank:,}",
-                    "again accuracy": mean,
+                    "again accuracy": ACCURACY.cell(mean),
                     "n": len(self.seeds.get(key, {})),
                     "better again": None if mean is None else sum(m > mean for m in means),
                 }
@@ -299,7 +300,9 @@ class Findings:
                 | {
                     "luck, points": f"{self._gap(names) - 100 * shift:.2f} "
                     f"({100 * low:.2f} to {100 * high:.2f})",
-                    "expected accuracy": float(np.mean([expected[e] for e in names])),
+                    "expected accuracy": ACCURACY.cell(
+                        float(np.mean([expected[e] for e in names]))
+                    ),
                 }
             )
         columns = dict.fromkeys(name for row in rows for name in row)
@@ -315,8 +318,8 @@ class Findings:
             "n": len(names),
             "a training's sd, points": 100 * self._scatter(names),
             "Spearman, search and again": rho,
-            "in the search accuracy": float(found.searched.mean()),
-            "again accuracy": float(fresh.mean()),
+            "in the search accuracy": ACCURACY.cell(float(found.searched.mean())),
+            "again accuracy": ACCURACY.cell(float(fresh.mean())),
             "search less again, points": f"{self._gap(names):+.2f}"
             + (f" ({gap.low:.2f} to {gap.high:.2f})" if gap else ""),
         }
@@ -446,7 +449,7 @@ class Findings:
                         "child": f"{child}, {dataset}, {steps} steps, lr {lr:g}",
                         "functions": part,
                         "n": len(kept),
-                        "its mean accuracy": float(theirs.mean()),
+                        "its mean accuracy": ACCURACY.cell(float(theirs.mean())),
                         "above 15 %": f"{100 * (theirs >= CHANCE).mean():.0f} %",
                         "against the search's child, points": f"{100 * gap.low:+.2f} to "
                         f"{100 * gap.high:+.2f}",

@@ -130,7 +130,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for text in given.racing:
         rules = race_rules(text, max(t.steps for t in trainings))
-        if rules is None or rules.metric != "loss":
+        if rules is None or rules.by != "loss":
             parser.error(f"{text}: only races by loss can be played")
         unknown = [step for step, _ in rules.rungs if of_table and step not in TABLE_STEPS]
         if unknown:

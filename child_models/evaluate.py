@@ -122,6 +122,11 @@ class Evaluator:
         }
 
     @property
+    def description(self) -> dict[str, Any]:
+        """The protocol, and what readers of a store ask besides: what its scores are."""
+        return self.protocol | {"metric": self.metric.to_config()}
+
+    @property
     def protocol_hash(self) -> str:
         return hash_of(self.protocol)
 
@@ -244,7 +249,7 @@ class Evaluator:
             **versions(),
             "protocol": self.protocol_hash,
             "trial": [trial.kind, trial.subject, trial.seed],
-            "race": [[rung.step, rung.metric] for rung in trial.race],
+            "race": [[rung.step, rung.by] for rung in trial.race],
             "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "device": _device_name(device),
             "kernels": self.kernels,

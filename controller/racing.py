@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from bisect import insort
 from dataclasses import dataclass
+from typing import cast
 
-from actsearch.results.records import METRICS, Outcome, Rung
+from actsearch.results.metrics import ACCURACY, Metric
+from actsearch.results.records import Outcome, RacedBy, Rung
 
 # After a share of the steps, this share of all goes on: chosen on the table of the one-unit space.
 USUAL = (1 / 15, 0.7), (1 / 6, 0.35), (1 / 3, 0.12)
@@ -23,25 +25,37 @@ FIRST = 16  # trainings that a rung lets pass before it compares
 
 @dataclass(frozen=True)
 class RaceRules:
-    """(step, share): the best `share` of all go on after `step`. The metric is the mean training
-    loss of the last steps, or the accuracy on a part of the validation split."""
+    """(step, share): the best `share` of all go on after `step`, by the mean training loss of the
+    last steps, or by the score, of this metric, on a part of the validation split."""
 
-    metric: str
+    by: RacedBy
     rungs: tuple[tuple[int, float], ...]
+    metric: Metric = ACCURACY
+
+    @property
+    def name(self) -> str:
+        """How --racing calls what counts."""
+        return self.by if self.by == "loss" else _score_name(self.metric)
 
     def __str__(self) -> str:
-        return f"{self.metric}:" + ",".join(f"{step}={share:g}" for step, share in self.rungs)
+        return f"{self.name}:" + ",".join(f"{step}={share:g}" for step, share in self.rungs)
 
     def words(self) -> str:
         """Such as `the best 40 % by loss go on after 20 steps, 15 % after 50`."""
         (step, share), *rest = self.rungs
         more = "".join(f", {100 * share:g} % after {step:,}" for step, share in rest)
-        return f"the best {100 * share:g} % by {self.metric} go on after {step:,} steps{more}"
+        return f"the best {100 * share:g} % by {self.name} go on after {step:,} steps{more}"
 
 
-def race_rules(text: str, steps: int) -> RaceRules | None:
+def _score_name(metric: Metric) -> str:
+    """`loss` is the training loss."""
+    name = metric.name.replace(" ", "")
+    return "score" if name == "loss" else name
+
+
+def race_rules(text: str, steps: int, metric: Metric = ACCURACY) -> RaceRules | None:
     """From `on`, `off` (None), or such as `loss:20=0.4,50=0.15` or `accuracy:100=0.5`, for
-    trainings of `steps`; raises ValueError with a way out."""
+    trainings of `steps` with scores of `metric`; raises ValueError with a way out."""
     if text == "off":
         return None
     if text == "on":
@@ -49,11 +63,11 @@ def race_rules(text: str, steps: int) -> RaceRules | None:
         for part, share in USUAL:
             before = usual[-1][0] if usual else 0
             usual.append((max(before + 1, round(part * steps)), share))
-        return RaceRules("loss", tuple(usual))
-    metric, _, rest = text.replace(" ", "").partition(":")
-    if metric not in METRICS:
+        return RaceRules("loss", tuple(usual), metric)
+    name, _, rest = text.replace(" ", "").partition(":")
+    if name not in ("loss", "score", _score_name(metric)):
         raise ValueError(
-            f"racing by {metric!r} is not known; use on, off, or {' or '.join(METRICS)} with "
+            f"racing by {name!r} is not known; use on, off, or loss or {_score_name(metric)} with "
             f"steps and the share that goes on, as {EXAMPLE}"
         )
     try:
@@ -69,7 +83,7 @@ def race_rules(text: str, steps: int) -> RaceRules | None:
             f"racing {text!r}: steps must rise from 1, and shares of all must fall from below 1, "
             f"as {EXAMPLE}"
         )
-    return RaceRules(metric, rungs)
+    return RaceRules(cast(RacedBy, name if name == "loss" else "score"), rungs, metric)
 
 
 class Race:
@@ -82,7 +96,7 @@ class Race:
     def rungs(self) -> tuple[Rung, ...]:
         """For the next training."""
         return tuple(
-            Rung(step, self.rules.metric, self._limit(step, share))
+            Rung(step, self.rules.by, self._limit(step, share), self.rules.metric)
             for step, share in self.rules.rungs
         )
 
@@ -95,7 +109,7 @@ class Race:
 
     def tell(self, outcome: Outcome) -> None:
         """The outcome of a training that was raced; others say nothing."""
-        values = {rung.step: rung.by(self.rules.metric) for rung in outcome.rungs}
+        values = {rung.step: rung.value(self.rules.by) for rung in outcome.rungs}
         if outcome.status == "diverged":
             values = dict.fromkeys(self._seen, None)
         elif outcome.status == "raced_out":
@@ -107,4 +121,4 @@ class Race:
     @property
     def _sign(self) -> float:
         """1 where less is better."""
-        return 1.0 if self.rules.metric == "loss" else -1.0
+        return 1.0 if self.rules.by == "loss" or self.rules.metric.lower else -1.0

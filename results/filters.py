@@ -23,20 +23,21 @@ _CONDITION = re.compile(r"\s*([A-Za-z_0-9/ ]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)
 def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows for which every condition holds; one without a value holds for none but `!=`.
 
-    Column names may have `_` for a space; `val BLEU` is the column `val accuracy`. Raises
-    ValueError, with the near name, for a column that the rows do not have, and for text that is no
-    condition.
+    Column names may have `_` for a space, and capitals or none. Raises ValueError, with the near
+    name, for a column that the rows do not have, and for text that is no condition.
     """
     if not text.strip() or not rows:
         return list(rows)
     columns = {name.replace(" ", "_"): name for name in rows[0]}
+    folded = {name.lower(): name for name in columns}
     kept = list(rows)
     for part in text.split(","):
         match = _CONDITION.fullmatch(part)
         if match is None:
             raise ValueError(f"{part.strip()!r} is no condition; write for example betas<=1")
         name, sign, value = match.groups()
-        name = name.replace(" ", "_").replace("BLEU", "accuracy")
+        name = name.replace(" ", "_")
+        name = folded.get(name.lower(), name)
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."

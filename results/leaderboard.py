@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import STATUSES, Renamed
 from actsearch.results.store import read_json
 from actsearch.search_space.baselines import FORMS
@@ -36,7 +38,7 @@ PROPERTIES = (
 class Entry(Renamed):
     """One function: its mean over seeds, and its rank among the functions that trained.
 
-    `label` is what people call it, "" where they do not. Accuracies are fractions of 1. `vs_relu`
+    `label` is what people call it, "" where they do not. Scores are of `metric`. `vs_relu`
     is its time per step over ReLU's and `vs_relu_range` the 95 % interval of that, from steps of
     both in turns; where no such steps were timed (on a GPU, in short trainings, in runs from
     before), it is the ratio of two medians of the run, and how much it varies is not known.
@@ -56,25 +58,31 @@ class Entry(Renamed):
     symmetry: str
     properties: Mapping[str, Any]
     vs_relu_range: tuple[float, float] | None = None
-    rung: tuple[int, float] | None = None  # steps and accuracy where it left a race or a cohort
+    rung: tuple[int, float] | None = None  # steps and score where it left a race or a cohort
+    metric: Metric = ACCURACY
+
+    @property
+    def merit(self) -> float:
+        """Its score turned so that higher is better; below all where it has none."""
+        return -math.inf if self.val_score is None else self.metric.reward(self.val_score)
 
     def __str__(self) -> str:
-        """Such as `#1 x * sigmoid(x) (silu): 0.9440`, or why it has no accuracy."""
+        """Such as `#1 x * sigmoid(x) (silu): 0.9440`, or why it has no score."""
         name = f" ({self.label})" if self.label not in ("", self.formula) else ""
         scored = self.val_score is not None
         what = f"{self.val_score:.4f}" if scored else f"{self.status}, {self.reason}"
         return f"{f'#{self.rank} ' * scored}{self.formula}{name}: {what}"
 
 
-def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Finished functions, best validation accuracy first; those that left a race or a cohort and
-    the failed follow without a rank."""
+def leaderboard(rows: Iterable[Mapping[str, Any]], metric: Metric = ACCURACY) -> list[Entry]:
+    """Finished functions, best validation score of `metric` first; those that left a race or a
+    cohort and the failed follow without a rank."""
     functions: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["status"] is not None:
             functions.setdefault(row["expression"], []).append(row)
     relu = _ms_per_step(functions.get("relu(x)", []))
-    entries = [_entry(expression, runs, relu) for expression, runs in functions.items()]
+    entries = [_entry(expression, runs, relu, metric) for expression, runs in functions.items()]
     entries.sort(key=_best_first)
     ranked = (e for e in entries if e.val_score is not None)
     ranks = {e.expression: rank for rank, e in enumerate(ranked, 1)}
@@ -82,10 +90,12 @@ def leaderboard(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 
 def furthest(
-    rows: Iterable[Mapping[str, Any]], rungs: Iterable[Mapping[str, Any]]
+    rows: Iterable[Mapping[str, Any]],
+    rungs: Iterable[Mapping[str, Any]],
+    metric: Metric = ACCURACY,
 ) -> list[Mapping[str, Any]]:
     """The rows of whole trainings, and of each other function that of the last rung it reached; one
-    that was left behind there has the status `dropped` and no accuracy to be ranked by."""
+    that was left behind there has the status `dropped` and no score to be ranked by."""
     whole = list(rows)
     known = {row["expression"] for row in whole}
     last: dict[str, Mapping[str, Any]] = {}
@@ -94,27 +104,30 @@ def furthest(
             before = last.get(row["expression"])
             if before is None or before["steps"] < row["steps"]:
                 last[row["expression"]] = row
-    return whole + [_dropped(row) for row in last.values()]
+    return whole + [_dropped(row, metric) for row in last.values()]
 
 
-def _dropped(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _dropped(row: Mapping[str, Any], metric: Metric) -> Mapping[str, Any]:
     if row["status"] != "ok":
         return row
-    score = f"left after {row['steps']:,} steps with validation accuracy {row['val_score']:.4f}"
-    return {**row, "status": DROPPED, "reason": score, "rung": (row["steps"], row["val_score"])}
+    scored = f"validation {metric.name} {row['val_score']:.4f}"
+    reason = f"left after {row['steps']:,} steps with {scored}"
+    return {**row, "status": DROPPED, "reason": reason, "rung": (row["steps"], row["val_score"])}
 
 
 def _best_first(entry: Entry) -> tuple[int, float, float, str]:
-    """Whole trainings by accuracy, then those left in a rung, the furthest first, then failures."""
+    """Whole trainings by score, then those left in a rung, the furthest first, then failures."""
     if entry.val_score is not None:
-        return 0, -entry.val_score, 0.0, entry.expression
+        return 0, -entry.merit, 0.0, entry.expression
     if entry.rung is not None:
-        steps, accuracy = entry.rung
-        return 1, -steps, -accuracy, entry.expression
+        steps, score = entry.rung
+        return 1, -steps, -entry.metric.reward(score), entry.expression
     return 2, 0.0, 0.0, entry.expression
 
 
-def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -> Entry:
+def _entry(
+    expression: str, runs: list[Mapping[str, Any]], relu: float | None, metric: Metric
+) -> Entry:
     failed = next((r for r in runs if r["status"] != "ok"), None)
     ms, cost = _ms_per_step(runs), _cost(runs)
     return Entry(
@@ -133,14 +146,15 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         properties=read_json(runs[0].get("properties") or "{}"),
         vs_relu_range=cost and cost[1:],
         rung=runs[0].get("rung") or _left_a_race(runs[0]),
+        metric=metric,
     )
 
 
 def _left_a_race(row: Mapping[str, Any]) -> tuple[int, float] | None:
     if row["status"] != "raced_out":
         return None
-    step, _, accuracy = read_json(row["rungs"])[-1]
-    return step, accuracy or 0.0
+    step, _, score = read_json(row["rungs"])[-1]
+    return step, score or 0.0
 
 
 def _ms_per_step(runs: list[Mapping[str, Any]]) -> float | None:

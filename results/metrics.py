@@ -6,7 +6,7 @@ strategy is told, is turned so that higher is better, and only what is printed h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -79,7 +79,7 @@ class Metric:
 
     def cell(self, value: float | None, *, signed: bool = False) -> Cell | None:
         """`value` for a table, a score or, `signed`, a difference of two."""
-        return None if value is None else Cell(value, self, signed=signed)
+        return None if value is None else Cell(value, self.signed if signed else self.number)
 
     def to_config(self) -> str | dict[str, Any]:
         """What config.json and protocols keep: the name where METRICS has it."""
@@ -87,21 +87,22 @@ class Metric:
 
 
 class Cell(float):
-    """A number in a table that knows how people read it; to everything else it is a float."""
+    """A number in a table, and how people read it; to everything else it is a float."""
 
-    metric: Metric
-    is_signed: bool
+    shown: Callable[[float], str]
 
-    def __new__(cls, value: float, metric: Metric, *, signed: bool = False) -> Cell:
+    def __new__(cls, value: float, shown: Callable[[float], str]) -> Cell:
         made = super().__new__(cls, value)
-        made.metric, made.is_signed = metric, signed
+        made.shown = shown
         return made
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float(self),)  # elsewhere it is a number like others
 
-    def shown(self) -> str:
-        return self.metric.signed(self) if self.is_signed else self.metric.number(self)
+
+def p_value(p: float | None) -> Cell | None:
+    """For a table: two digits, however small."""
+    return None if p is None else Cell(p, "{:.2g}".format)
 
 
 ACCURACY = Metric("accuracy", unit="%", points="points", fraction=True, decimals=2)
@@ -133,7 +134,7 @@ def metric_from(given: str | Mapping[str, Any] | Metric) -> Metric:
     return METRICS[given]
 
 
-def common(metrics: Any) -> Metric | None:
+def common(metrics: Iterable[Metric]) -> Metric | None:
     """The one metric of all, None where they differ."""
     found = set(metrics)
     return found.pop() if len(found) == 1 else None

@@ -9,14 +9,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from actsearch.results.metrics import Metric
+from actsearch.results.metrics import ACCURACY, Metric
 
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
-METRICS = ("loss", "accuracy")  # by which trainings race
+RacedBy = Literal["loss", "score"]  # training loss, or validation score
 
 
 class DeviceLostError(Exception):
@@ -60,16 +60,23 @@ def host_error(error: BaseException, doing: str) -> HostError:
 
 @dataclass(frozen=True)
 class Rung:
-    """After `step`, a training goes on only with a `metric` as good as `limit` (None: always)."""
+    """After `step`, a training goes on only with a training loss, or a score, as good as `limit`
+    (None: always). `by` says which of the two, and `metric` what a score is."""
 
     step: int
-    metric: str
+    by: RacedBy
     limit: float | None
+    metric: Metric = ACCURACY
 
     def passed_by(self, value: float) -> bool:
         if self.limit is None:
             return True
-        return value <= self.limit if self.metric == "loss" else value >= self.limit
+        return value <= self.limit if self.lower else value >= self.limit
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is better."""
+        return self.by == "loss" or self.metric.lower
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,9 @@ class AtRung:
     loss: float
     score: float | None = None
 
-    def by(self, metric: str) -> float | None:
+    def value(self, by: RacedBy) -> float | None:
         """The one of the two by which trainings race."""
-        return self.loss if metric == "loss" else self.score
+        return self.loss if by == "loss" else self.score
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.statistics import differences, estimate, interval
+from actsearch.results.tables import Row
 
-FAILED = float("-inf")  # a failed training is below every accuracy
+FAILED = float("-inf")  # the merit of a function with a failed training: below every score
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Trained:
 
     lr: float | None
     rows: Mapping[int, Mapping[str, Any]]
+    metric: Metric = ACCURACY
 
     @property
     def failures(self) -> list[str]:
@@ -31,35 +34,54 @@ class Trained:
         found = {seed: self.rows[seed][column] for seed in seeds}
         return {seed: score for seed, score in found.items() if score is not None}
 
-    def median(self, column: str, seeds: Sequence[int]) -> float:
-        """-infinity where one of these seeds failed."""
+    def median(self, column: str, seeds: Sequence[int]) -> float | None:
+        """None where one of these seeds failed."""
         scores = self.scores(column, seeds)
-        return statistics.median(scores.values()) if len(scores) == len(seeds) else FAILED
+        return statistics.median(scores.values()) if len(scores) == len(seeds) else None
+
+    def merit(self, score: float | None) -> float:
+        """A score turned so that higher is better, FAILED for None."""
+        return FAILED if score is None else self.metric.reward(score)
 
     def validated(self) -> float:
-        """The mean validation accuracy, by which learning rates are chosen."""
+        """The merit of the mean validation score, by which learning rates are chosen."""
         scores = self.scores("val_score", self.rows)
-        return statistics.fmean(scores.values()) if len(scores) == len(self.rows) else FAILED
+        whole = len(scores) == len(self.rows)
+        return self.merit(statistics.fmean(scores.values()) if whole else None)
 
 
 def of_seeds(
-    scores: Mapping[int, float], reference: Mapping[int, float], failed: str
+    scores: Mapping[int, float],
+    reference: Mapping[int, float],
+    failed: str,
+    metric: Metric,
+    called: str,
 ) -> dict[str, Any]:
     """The columns of a function that was trained with several seeds: its test scores by seed, and
-    ReLU's, {} for ReLU itself. Where one has `failed` there is no mean."""
+    ReLU's, {} for ReLU itself. Where one has `failed` there is no mean. The columns are `called`
+    after the metric, or `score` in a table with several."""
     mean = estimate(list(scores.values())) if scores and not failed else None
     paired = differences(scores, reference) if mean else []
     ends = interval(paired)
     return {
-        "test accuracy": mean.mean if mean else None,
-        "standard error": mean.standard_error if mean else None,
-        "median accuracy": mean.median if mean else None,
+        f"test {called}": metric.cell(mean.mean if mean else None),
+        "standard error": metric.cell(mean.standard_error if mean else None),
+        f"median {called}": metric.cell(mean.median if mean else None),
         "n": len(scores),
-        "to relu, paired": statistics.fmean(paired) if paired else None,
-        "from, paired": ends.low if ends else None,
-        "to, paired": ends.high if ends else None,
+        "to relu, paired": metric.cell(statistics.fmean(paired) if paired else None, signed=True),
+        "from, paired": metric.cell(ends.low if ends else None, signed=True),
+        "to, paired": metric.cell(ends.high if ends else None, signed=True),
         "note": failed,
     }
+
+
+def best_first(rows: Iterable[Row], column: str, metric: Metric) -> list[Row]:
+    """By the scores in `column`, those without one last."""
+
+    def key(row: Row) -> float:
+        return -FAILED if row[column] is None else -metric.reward(row[column])
+
+    return sorted(rows, key=key)
 
 
 def chosen(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Trained]]:
@@ -78,7 +100,8 @@ def chosen(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Trained]]:
 
 
 def _trained(rows: Mapping[int, Mapping[str, Any]]) -> Trained:
-    return Trained(next(iter(rows.values()))["recipe"].get("lr"), rows)
+    first = next(iter(rows.values()))
+    return Trained(first["recipe"].get("lr"), rows, first.get("metric", ACCURACY))
 
 
 def _key(row: Mapping[str, Any]) -> str:

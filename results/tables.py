@@ -1,7 +1,7 @@
 """Tables as text: for a terminal, CSV, JSON, Markdown. A table is a list of rows, a row a dict.
 
-Columns whose name ends in `accuracy`, `BLEU`, `error` or `paired` or starts with `regret` hold
-fractions of 1; the terminal and Markdown show them in per cent, CSV and JSON as they are.
+A `Cell` is a number that says how people read it, such as an accuracy in per cent; the terminal and
+Markdown show it so, CSV and JSON as it is.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from actsearch.results.metrics import Cell
+
 Row = Mapping[str, Any]
-_PERCENT = re.compile(r"(accuracy|BLEU|error|paired)$|^regret")
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -27,30 +28,17 @@ def printable(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda found: found[0] if found[0] in keep else " ", text)
 
 
-def show(column: str, value: Any) -> str:
+def show(value: Any) -> str:
     """A cell as people read it."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Cell):
+        return value.shown(value)
     if isinstance(value, float):
-        if _PERCENT.search(column):
-            sign = "+" if column.endswith("paired") and value > 0 else ""
-            return f"{sign}{100 * value:.2f}"
-        if column == "p" or column.endswith(" p"):
-            return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return printable(str(value))
-
-
-def scored_by(metric: str, rows: Iterable[Row]) -> list[Row]:
-    """For people: columns named for what a score is, as `val BLEU` for `val accuracy`."""
-    return [{column.replace("accuracy", metric): cell for column, cell in r.items()} for r in rows]
-
-
-def score(value: float, metric: str) -> str:
-    """Such as `91.20 %`, or `23.10 BLEU`."""
-    return f"{100 * value:.2f} {'%' if metric == 'accuracy' else metric}".rstrip()
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -79,7 +67,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     columns = list(rows[0])
-    cells = [[_no_markup(show(c, row[c])) for c in columns] for row in rows]
+    cells = [[_no_markup(show(row[c])) for c in columns] for row in rows]
     lines = [map(printable, columns), ["---"] * len(columns), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -93,7 +81,7 @@ def to_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     columns = list(rows[0])
-    cells = [[*map(printable, columns)], *([show(c, row[c]) for c in columns] for row in rows)]
+    cells = [[*map(printable, columns)], *([show(row[c]) for c in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     right = [all(not isinstance(row[c], str) for row in rows) for c in columns]
     return "".join(

@@ -252,12 +252,12 @@ def made(path: Path, won: int, lost: int, functions: tuple[str, ...] = ("swish",
     ("won", "lost", "said"),
     [
         (5, 1, "swish beats relu on 5 of 6 models (sign test p = 0.11, not significant with 6 "
-               "models: at least 5 without a loss are needed); by seed it is above on 5 and below "
+               "models: at least 5 without a loss are needed); by seed it is better on 5 and worse "
                "on 1 of 6 (95 % intervals)."),
         (5, 0, "swish beats relu on 5 of 5 models (sign test p = 0.031, significant); by seed it "
-               "is above on 5 and below on 0 of 5 (95 % intervals)."),
+               "is better on 5 and worse on 0 of 5 (95 % intervals)."),
         (0, 1, "swish beats relu on 0 of 1 model (sign test p = 1, nothing says that it is "
-               "better); by seed it is above on 0 and below on 1 of 1 (95 % intervals)."),
+               "better); by seed it is better on 0 and worse on 1 of 1 (95 % intervals)."),
     ],
 )  # fmt: skip
 def test_the_verdict_says_what_so_many_models_can_show(

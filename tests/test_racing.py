@@ -18,8 +18,8 @@ from actsearch.commands.search import SearchConfig
 from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
 from actsearch.results.leaderboard import leaderboard
-from actsearch.results.metrics import ACCURACY
-from actsearch.results.records import AtRung, Outcome, Rung, Trial, reward
+from actsearch.results.metrics import ACCURACY, METRICS
+from actsearch.results.records import AtRung, Outcome, RacedBy, Rung, Trial, reward
 from actsearch.results.store import Store
 from actsearch.searching.launch import make_plan
 from actsearch.searching.sources import Raced
@@ -36,7 +36,7 @@ RULES = RaceRules("loss", ((20, 0.25), (50, 0.1)))
         ("off", None),
         ("on", RaceRules("loss", ((13, 0.7), (33, 0.35), (67, 0.12)))),
         ("loss:20=0.25,50=0.1", RULES),
-        ("accuracy: 100=0.5", RaceRules("accuracy", ((100, 0.5),))),
+        ("accuracy: 100=0.5", RaceRules("score", ((100, 0.5),))),
     ],
 )
 def test_rules_are_read(text: str, rules: RaceRules | None) -> None:
@@ -109,13 +109,26 @@ def test_what_did_not_race_and_what_was_lost_says_nothing() -> None:
 
 
 def test_by_accuracy_more_is_better() -> None:
-    race = Race(RaceRules("accuracy", ((5, 0.25),)))
+    race = Race(RaceRules("score", ((5, 0.25),)))
     for i in range(FIRST):
         race.tell(Outcome("ok", val_score=0.5, rungs=(AtRung(5, 1.0, i / 100),)))
     [rung] = race.rungs()
     assert rung.limit == pytest.approx(0.12)
     assert rung.passed_by(0.12)
     assert not rung.passed_by(0.11)
+
+
+def test_by_a_score_that_is_a_loss_less_is_better() -> None:
+    rules = race_rules("score:5=0.25", 20, METRICS["loss"])
+    assert rules is not None
+    assert str(rules) == "score:5=0.25"
+    race = Race(rules)
+    for i in range(FIRST):  # the training loss says the opposite
+        race.tell(Outcome("ok", val_score=2.0, rungs=(AtRung(5, -float(i), 1.2 + i),)))
+    [rung] = race.rungs()
+    assert rung.limit == pytest.approx(4.2)  # of the fourth of sixteen
+    assert rung.passed_by(4.2)
+    assert not rung.passed_by(4.3)
     assert not Rung(5, "loss", 1.0).passed_by(1.01)
 
 
@@ -132,12 +145,10 @@ def raced(*race: Rung) -> Trial:
     return Trial(1, "search", "relu(x)", "p", 0, race=race)
 
 
-@pytest.mark.parametrize("metric", ["loss", "accuracy"])
-def test_a_child_that_passes_is_trained_as_without_a_race(metric: str, evaluate: Evaluator) -> None:
+@pytest.mark.parametrize("by", ["loss", "score"])
+def test_a_child_that_passes_is_trained_as_without_a_race(by: RacedBy, evaluate: Evaluator) -> None:
     alone = evaluate(raced())
-    passed = evaluate(
-        raced(Rung(7, metric, None), Rung(11, metric, 9.0 if metric == "loss" else 0))
-    )
+    passed = evaluate(raced(Rung(7, by, None), Rung(11, by, 9.0 if by == "loss" else 0)))
     assert (passed.status, passed.val_score) == ("ok", alone.val_score)
     assert passed.curve == alone.curve
     assert [at.step for at in passed.rungs] == [7, 11]
@@ -145,7 +156,7 @@ def test_a_child_that_passes_is_trained_as_without_a_race(metric: str, evaluate:
     for at in passed.rungs:
         mean = np.mean([losses[step] for step in range(at.step - 4, at.step + 1)])
         assert at.loss == pytest.approx(mean, rel=1e-4)
-        assert (at.score is not None) == (metric == "accuracy")
+        assert (at.score is not None) == (by == "score")
     assert alone.rungs == ()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 from typing import Any
 
 import pytest
 
-from actsearch.results.leaderboard import leaderboard, status_counts
-from actsearch.results.tables import FORMATS, printable, to_csv, to_json, to_markdown, to_text
+from actsearch.results.leaderboard import furthest, leaderboard, status_counts
+from actsearch.results.metrics import ACCURACY, METRICS, Metric, common, metric_from, p_value
+from actsearch.results.tables import FORMATS, printable, show, to_csv, to_json, to_markdown, to_text
 from actsearch.shown import top_rows
 
 
@@ -71,13 +73,79 @@ def test_cost_is_what_was_timed_beside_relu_over_all_trainings_of_a_function() -
     assert [r["x relu 95 %"] for r in top_rows(found)] == ["1.10 to 1.50", ""]
 
 
+def test_the_lowest_loss_is_first_and_of_what_left_a_rung_too() -> None:
+    rows = [row("a", "ok", 1.25), row("b", "ok", -0.5), row("c", "ok", 8.0)]
+    rungs = [row(e, "ok", loss, steps=10) for e, loss in (("d", 3.0), ("e", 2.0), ("c", 0.0))]
+    entries = leaderboard(furthest(rows, rungs, METRICS["loss"]), METRICS["loss"])
+    assert [(e.rank, e.expression) for e in entries] == [
+        (1, "b"), (2, "a"), (3, "c"), (None, "e"), (None, "d"),
+    ]  # fmt: skip
+    assert entries[3].reason == "left after 10 steps with validation loss 2.0000"
+    [first, *_] = top_rows(entries)
+    assert first["val loss"] == -0.5
+
+
+def test_a_metric_says_how_its_numbers_are_read() -> None:
+    """score -> (number, text), a difference -> (signed, as a size)."""
+    expected = {
+        "accuracy": ("91.23", "91.23 %", "-1.20", "1.20 points", "val accuracy [%]"),
+        "BLEU": ("91.23", "91.23 BLEU", "-1.20", "1.20 BLEU", "val BLEU"),
+        "loss": ("0.9123", "0.9123 nats", "-0.0120", "0.0120 nats", "val loss [nats]"),
+        "bits per byte": ("0.9123", "0.9123 bits per byte", "-0.0120", "0.0120 bits per byte",
+                          "val bits per byte"),
+        "R2": ("0.9123", "0.9123", "-0.0120", "0.0120", "val R2"),
+    }  # fmt: skip
+    found = {
+        name: (m.number(0.91234), m.text(0.91234), m.signed(-0.012), m.distance(-0.012),
+               m.axis("val"))
+        for name, m in METRICS.items()
+    }  # fmt: skip
+    assert found == expected
+    assert [n for n, m in METRICS.items() if m.reward(2.0) < 0] == ["loss", "bits per byte"]
+
+
+@pytest.mark.parametrize("metric", [*METRICS.values(), Metric("perplexity", "lower", decimals=1)])
+def test_a_metric_is_read_back_from_what_a_run_keeps_of_it(metric: Metric) -> None:
+    assert metric_from(json.loads(json.dumps(metric.to_config()))) == metric
+    assert metric_from("BLEU") == METRICS["BLEU"]  # as runs of before have it
+
+
+def test_a_metric_that_nobody_knows_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match="'acuracy' is not known; known: accuracy, BLEU, loss"):
+        metric_from("acuracy")
+    with pytest.raises(ValueError, match="higher or lower"):
+        Metric("perplexity", "down")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="a metric's name is a column's"):
+        Metric("a<b")
+
+
+def test_a_table_of_several_metrics_has_none_in_common() -> None:
+    assert common([ACCURACY, METRICS["accuracy"]]) is ACCURACY
+    assert common([ACCURACY, METRICS["loss"]]) is None
+
+
+def test_a_cell_is_a_number_to_all_but_its_reader() -> None:
+    cell = METRICS["loss"].cell(1.23456, signed=True)
+    assert cell is not None
+    assert (show(cell), cell + 1, json.dumps(cell)) == ("+1.2346", 2.23456, "1.23456")
+    assert type(pickle.loads(pickle.dumps(cell))) is float
+    assert show(p_value(0.012345)) == "0.012"
+    assert show(ACCURACY.cell(None)) == ""
+
+
 def test_statuses_are_counted_with_those_that_wait() -> None:
     counts = status_counts([row("a", "ok", 0.5), row("b", None), row("c", "failed")])
     assert (counts["ok"], counts["waiting"], counts["failed"], counts["crashed"]) == (1, 1, 1, 0)
 
 
 TABLE = [
-    {"rank": 1, "formula": "=x | y", "val accuracy": 0.91234, "seconds": 1234.5, "note": None},
+    {
+        "rank": 1,
+        "formula": "=x | y",
+        "val accuracy": ACCURACY.cell(0.91234),
+        "seconds": 1234.5,
+        "note": None,
+    },
     {"rank": None, "formula": "\x1b[31m-x", "val accuracy": None, "seconds": 0.5, "note": "n"},
 ]
 

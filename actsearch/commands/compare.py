@@ -23,7 +23,7 @@ class CompareConfig(Options):
     """Compare re-evaluated functions with one of them, over models and by seed.
 
     A model is a child on a data set with a recipe. Where a function was trained at several learning
-    rates, the one with the best mean validation accuracy counts.
+    rates, the one with the best mean validation score counts.
 
     Example: actsearch compare runs/a --reference gelu
     """
@@ -33,7 +33,7 @@ class CompareConfig(Options):
     reference: Annotated[str, Word(metavar="FUNCTION")] = "relu"
     """What the others are compared with: a baseline's name, a formula or RUN#RANK."""
     metric: Annotated[str, OneOf("actsearch.reading.comparison:COLUMNS")] = "test"
-    """Accuracy on the test or on the validation split."""
+    """Score on the test or on the validation split."""
     round: Annotated[int | None, Whole(0)] = None
     """Decimals of a per cent to which medians are rounded before wins are counted, such as the
     paper's 1 [full precision]."""

@@ -51,7 +51,7 @@ def run(config: SearchConfig) -> int:
 def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
     from actsearch.results.leaderboard import BESIDE
-    from actsearch.results.tables import duration, scored_by, to_text
+    from actsearch.results.tables import duration, to_text
     from actsearch.searching.loop import STOPPED
 
     entries = searched.leaderboard()
@@ -66,7 +66,7 @@ def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
     ]
     found = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
-        to_text(scored_by(searched.metric, head(entries))),
+        to_text(head(entries)),
         counts_line(searched.counts()),
         f"ended: {reason}{lost}",
         f"{duration(seconds)} this time, {duration(hours)} of training in all",

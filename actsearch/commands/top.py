@@ -19,7 +19,7 @@ WATCH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class TopConfig(Options):
-    """Rank a run's functions by validation accuracy; works while it searches.
+    """Rank a run's functions by validation score; works while it searches.
 
     Example: actsearch top runs/a -n 10 --where 'betas<=1'
     """
@@ -57,17 +57,15 @@ def run(config: TopConfig) -> int:
 
 def _show(chosen: Run, config: TopConfig) -> None:
     from actsearch.results.filters import where
-    from actsearch.results.tables import FORMATS, scored_by
+    from actsearch.results.tables import FORMATS
 
     counts = chosen.counts()
     rows = where(config.where, top_rows(chosen.leaderboard(), full=True))[: config.n]
-    if config.format in ("table", "markdown"):
-        shown = scored_by(chosen.metric, rows if config.wide else map(narrow, rows))
-    else:
-        shown = rows
-    put(FORMATS[config.format](shown), end="")
+    short = config.format in ("table", "markdown") and not config.wide
+    put(FORMATS[config.format]([narrow(row) for row in rows] if short else rows), end="")
     if config.format == "table":
         if config.where and not rows:
-            put(f"no function with {config.where}; scores are fractions, as val_accuracy>0.9")
+            fractions = "; scores are fractions, as val_accuracy>0.9" * chosen.metric.fraction
+            put(f"no function with {config.where}{fractions}")
         put(f"{chosen.path}: {counts_line(counts)}")
     sys.stdout.flush()

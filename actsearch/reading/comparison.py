@@ -1,7 +1,7 @@
 """compare(): re-evaluated functions against one of them, over models and seed by seed.
 
 A model is a child on a data set with a recipe, whatever the learning rate: each function has its
-own, the one with the best mean validation accuracy, never test. Every function is compared with the
+own, the one with the best mean validation score, never test. Every function is compared with the
 reference on the seeds that both have. A function that failed with one of them loses there.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import RunError, UsageError
 from actsearch.results.leaderboard import Entry
+from actsearch.results.metrics import Metric, common, p_value
 from actsearch.results.repeats import FAILED, Trained, chosen
 from actsearch.results.statistics import (
     LEVEL,
@@ -33,7 +34,7 @@ from actsearch.results.statistics import (
     wilcoxon,
     with_usual_seeds,
 )
-from actsearch.results.tables import Row, score
+from actsearch.results.tables import Row
 from actsearch.run import Run
 from actsearch.search_space.text import check_among
 
@@ -46,12 +47,13 @@ COLUMNS = {"test": "test_score", "val": "val_score"}
 @dataclass(frozen=True)
 class Comparison:
     """`models`: a row a function and model; `functions`: a row a function; `verdicts`: a sentence a
-    function. Accuracies and differences are fractions of 1."""
+    function; `metrics`: of each model. Accuracies and differences of such are fractions of 1."""
 
     reference: str
     models: Sequence[Row]
     functions: Sequence[Row]
     verdicts: Sequence[str]
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """`models` as a table of pandas."""
@@ -79,6 +81,8 @@ def compare(
     against = _find(reference, rows, names)
     models = chosen(rows)
     column = COLUMNS[metric]
+    one = common(row["metric"] for row in rows)
+    called = one.name if one else "score"
     found = {
         expression: [
             _Pair.of(model, functions[expression], functions[against], column)
@@ -100,10 +104,11 @@ def compare(
     formulas = {row["expression"]: row["formula"] for row in rows}
     return Comparison(
         names[against],
-        [p.row(names[e], formulas[e]) for e in order for p in found[e]],
+        [p.row(names[e], formulas[e], called) for e in order for p in found[e]],
         [_function_row(names[e], counted[e], *tests[e]) for e in order],
         [_verdict(names[e], names[against], found[e], counted[e], *tests[e], len(order))
          for e in order],
+        {model: next(iter(functions.values())).metric for model, functions in models.items()},
     )  # fmt: skip
 
 
@@ -129,11 +134,14 @@ def worth(run: Run) -> Worth | None:
             again.setdefault(row["expression"], {})[row["seed"]] = row["val_score"]
     try:
         scatter = noise(list(with_usual_seeds(again).values()))
-        shrunk = expected_on_retraining([e.val_score or 0.0 for e in found], scatter.sd)
+        shrunk = expected_on_retraining([e.merit for e in found], scatter.sd)
     except ValueError:
         return None
     head = found[: head_of(len(found))]
-    expected = {e.expression: score for e, score in zip(head, shrunk.expected, strict=False)}
+    expected = {
+        e.expression: e.metric.reward(merit)
+        for e, merit in zip(head, shrunk.expected, strict=False)
+    }
     return Worth(scatter, expected, {e: list(seeds.values()) for e, seeds in again.items()})
 
 
@@ -143,18 +151,19 @@ def luck(run: Run) -> str | None:
     known = worth(run)
     if known is None:
         return None
-    return luck_of([e for e in run.leaderboard() if e.rank is not None], known, run.metric)
+    return luck_of([e for e in run.leaderboard() if e.rank is not None], known)
 
 
-def luck_of(found: Sequence[Entry], known: Worth, metric: str) -> str:
+def luck_of(found: Sequence[Entry], known: Worth) -> str:
     """The sentence, of the ranked functions of a search."""
     best, seen = found[0], known.again.get(found[0].expression)
-    then = f"; it had {score(statistics.fmean(seen), metric)} (n = {len(seen)})" if seen else ""
+    metric = best.metric
+    then = f"; it had {metric.text(statistics.fmean(seen))} (n = {len(seen)})" if seen else ""
     return (
         f"The best of {len(found):,} functions is partly luck. One training scatters by "
-        f"{score(known.noise.sd, metric)}, not counting what a seed does to all functions alike. "
-        f"{best.formula} had {score(best.val_score or 0.0, metric)} in the search; trained "
-        f"again it should have about {score(known.expected[best.expression], metric)} on "
+        f"{metric.text(known.noise.sd)}, not counting what a seed does to all functions alike. "
+        f"{best.formula} had {metric.text(best.val_score or 0.0)} in the search; trained "
+        f"again it should have about {metric.text(known.expected[best.expression])} on "
         f"validation data, give or take what is common to all{then}."
     )
 
@@ -214,18 +223,25 @@ class _Pair:
         )
 
     @property
-    def medians(self) -> tuple[float, float]:
+    def medians(self) -> tuple[float | None, float | None]:
         return self.ours.median(self.column, self.seeds), self.theirs.median(
             self.column, self.seeds
         )
+
+    @property
+    def merits(self) -> tuple[float, float]:
+        """The medians turned so that higher is better, FAILED where one failed."""
+        ours, theirs = self.medians
+        return self.ours.merit(ours), self.theirs.merit(theirs)
 
     @property
     def differences(self) -> list[float]:
         scores = (t.scores(self.column, self.seeds) for t in (self.ours, self.theirs))
         return differences(*scores)
 
-    def row(self, name: str, formula: str) -> Row:
-        ours, theirs = (None if m == FAILED else m for m in self.medians)
+    def row(self, name: str, formula: str, called: str) -> Row:
+        """The columns of scores are `called` after the metric."""
+        metric, (ours, theirs) = self.ours.metric, self.medians
         paired = self.differences
         found = interval(paired)
         mean = statistics.fmean(paired) if paired else None
@@ -240,13 +256,13 @@ class _Pair:
             "lr": self.ours.lr,
             "reference lr": self.theirs.lr,
             "seeds": len(self.seeds),
-            "median accuracy": ours,
-            "reference accuracy": theirs,
-            "difference, paired": mean,
-            "from, paired": found.low if found else None,
-            "to, paired": found.high if found else None,
+            f"median {called}": metric.cell(ours),
+            f"reference {called}": metric.cell(theirs),
+            "difference, paired": metric.cell(mean, signed=True),
+            "from, paired": metric.cell(found.low if found else None, signed=True),
+            "to, paired": metric.cell(found.high if found else None, signed=True),
             "interval": found.method if found else None,
-            "Wilcoxon p": wilcoxon(paired),
+            "Wilcoxon p": p_value(wilcoxon(paired)),
             "seeds needed": pairs_needed(mean, sd) if mean is not None and sd is not None else None,
             "note": self.note,
         }
@@ -263,13 +279,14 @@ class _Pair:
 
 
 def _count(pairs: Sequence[_Pair], decimals: int | None) -> Wins:
-    medians = {pair.model: pair.medians for pair in pairs if pair.seeds}
-    ours, theirs = ({m: 100 * both[i] for m, both in medians.items()} for i in (0, 1))
+    """By scores as people read them, higher for the better."""
+    shown = {pair.model: (pair.ours.metric.factor, pair.merits) for pair in pairs if pair.seeds}
+    ours, theirs = ({m: by * both[i] for m, (by, both) in shown.items()} for i in (0, 1))
     return count_wins(ours, theirs, decimals)
 
 
 def _function_row(name: str, counts: Wins, p: float, holm_p: float) -> Row:
-    return {"function": name, **vars(counts), "sign test p": p, "Holm p": holm_p}
+    return {"function": name, **vars(counts), "sign test p": p_value(p), "Holm p": p_value(holm_p)}
 
 
 def _verdict(
@@ -312,15 +329,18 @@ def _significance(counts: Wins, p: float, holm_p: float, functions: int) -> str:
 
 def _intervals(pairs: Sequence[_Pair]) -> str:
     """On how many models the seeds alone tell the two apart."""
-    found = [i for i in (interval(pair.differences) for pair in pairs) if i is not None]
-    above, below = sum(i.low > 0 for i in found), sum(i.high < 0 for i in found)
+    gains = ([p.ours.metric.reward(d) for d in p.differences] for p in pairs)
+    found = [i for i in map(interval, gains) if i is not None]
+    better, worse = sum(i.low > 0 for i in found), sum(i.high < 0 for i in found)
     if not found:
         return "; too few seeds for an interval"
-    return f"; by seed it is above on {above} and below on {below} of {len(found)} (95 % intervals)"
+    return (
+        f"; by seed it is better on {better} and worse on {worse} of {len(found)} (95 % intervals)"
+    )
 
 
 def _failures(pairs: Sequence[_Pair]) -> str:
-    lost = [p.model for p in pairs if p.medians[0] == FAILED]
+    lost = [p.model for p in pairs if p.merits[0] == FAILED]
     return f"; it failed to train on {', '.join(lost)}, which counts as a loss" if lost else ""
 
 

@@ -109,7 +109,7 @@ def standing(found: Described, operators: str) -> list[str]:
 def _shown(name: str, value: object) -> str:
     if value is None:
         return "does not settle" if name in ("slope_left", "slope_right") else "not finite"
-    return show("", value)
+    return show(value)
 
 
 def plot(title: str, values: torch.Tensor) -> list[str]:

@@ -32,6 +32,7 @@ from actsearch.results.figures.trainings import (
     preactivation_figure,
 )
 from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.metrics import Metric
 from actsearch.results.records import Outcome
 from actsearch.run import Run
 
@@ -62,7 +63,7 @@ class Found:
         return self.run.config.get("settings", {})
 
     @cached_property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         return self.run.metric
 
     @cached_property
@@ -119,7 +120,7 @@ class Found:
 
     def differences(self) -> Figure | None:
         compared = self.compared
-        return compared and difference_figure(compared.models, compared.reference)
+        return compared and difference_figure(compared.models, compared.reference, compared.metrics)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ FIGURES: Mapping[str, Kind] = {
     "progress": Kind(lambda found: [progress_figure(found.rows, found.metric)], _SEARCHED),
     "losses": Kind(lambda found: [loss_figure(found.courses())], _SEARCHED),
     "cost": Kind(
-        lambda found: [cost_figure(found.entries, found.metric)],
+        lambda found: [cost_figure(found.entries)],
         _FEW.format(n=2),
     ),
     "operators": Kind(

@@ -29,9 +29,10 @@ from actsearch.reading.plotting import FIGURES, Found
 from actsearch.results.figures.plots import Figure, to_svg
 from actsearch.results.figures.searches import SHOWN, front
 from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
-from actsearch.results.repeats import Trained, chosen, of_seeds
+from actsearch.results.metrics import ACCURACY, Metric, common
+from actsearch.results.repeats import Trained, best_first, chosen, of_seeds
 from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
-from actsearch.results.tables import Row, duration, score, show
+from actsearch.results.tables import Row, duration, show
 from actsearch.run import Run
 from actsearch.settings import SearchOptions, resolve
 
@@ -49,8 +50,8 @@ STATUS_WORDS = {
 PICTURES: Mapping[str, tuple[str, str]] = {
     "progress": ("The search", "Each point is one function, trained once; the staircase is the "
                  "best so far."),
-    "cost": ("Accuracy and cost", "Time is that of a training step. A line, if there is one, joins "
-             "functions that are cheaper than all that score higher."),
+    "cost": ("Score and cost", "Time is that of a training step. A line, if there is one, joins "
+             "functions that are cheaper than all that score better."),
     "operators": ("Which operators help", "An operator whose two intervals lie apart is more "
                   "frequent among the best or the worst than chance explains, one at a time."),
     "losses": ("Training", "The loss of the best functions."),
@@ -103,7 +104,7 @@ def render(found: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["show"] = lambda value, column="": show(column, value)
+    environment.filters["show"] = show
     source = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(found, policy=_policy(source, found["sheet"]))
 
@@ -161,15 +162,18 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         )
     known, compared, sheet = worth(run), found.compared, Sheet()
     examples = run.config.get("data", {}).get("examples", {}).get("val", 0)
-    error = Error(known, examples if found.metric == "accuracy" else 0)
+    error = Error(known, examples if found.metric == ACCURACY else 0)
     functions = _functions(found, rows, known, error)
     verdicts = list(_verdicts(found))
     firsts = {v.first["expression"]: v.first for v in verdicts}.values()
     best = [vars(e) for e in found.ranked[:1]]
     return {
         "name": run.name,
-        "metric": found.metric,
-        "unit": "%" if found.metric == "accuracy" else "",
+        "metric": found.metric.name,
+        "unit": found.metric.unit,
+        "better_first": not found.metric.lower,
+        "high": () if found.metric.lower else [found.metric.column(s) for s in ("test", "median")],
+        "binomial": error.examples > 0,
         "best": [_formula(row) for row in firsts or best],
         "sentences": [*(v.sentence for v in verdicts), *_sentences(found, known)],
         "facts": list(_facts(found)),
@@ -213,12 +217,11 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
     beside = f"; beside it {' and '.join(others)}" if others else ""
     yield f"The search's first had {_scored(best, found)} on validation data{beside}."
     if known is not None:
-        yield luck_of(found.ranked, known, found.metric)
+        yield luck_of(found.ranked, known)
         reach = known.noise.reach()
-        limit = (best.val_score or 0.0) - reach
-        near = sum((e.val_score or 0.0) >= limit for e in found.ranked)
+        near = sum(e.merit >= best.merit - reach for e in found.ranked)
         noise = (
-            f"within the noise of the best, {100 * reach:.2f} points, by which trainings of "
+            f"within the noise of the best, {found.metric.distance(reach)}, by which trainings of "
             f"equally good functions differ (95 %, Student's t with {known.noise.freedom:,} "
             "degrees of freedom)"
         )
@@ -238,7 +241,7 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
 
 
 def _scored(entry: Entry, found: Found) -> str:
-    return score(entry.val_score or 0.0, found.metric)
+    return found.metric.text(entry.val_score or 0.0)
 
 
 def _verdicts(found: Found) -> Iterator[Verdict]:
@@ -253,7 +256,10 @@ def _verdicts(found: Found) -> Iterator[Verdict]:
         rows = {e: next(iter(functions[e].rows.values())) for e in scores}
         order = sorted(  # of equals ReLU first
             scores,
-            key=lambda e: (-statistics.fmean(scores[e].values()), rows[e]["label"] != "relu"),
+            key=lambda e: (
+                -functions[e].merit(statistics.fmean(scores[e].values())),
+                rows[e]["label"] != "relu",
+            ),
         )
         if len(order) > 1:
             where = f" ({name})" if len(models) > 1 else ""
@@ -270,20 +276,22 @@ def _verdict(
     rows = {e: next(iter(trained.rows.values())) for e, trained in functions.items()}
     relu = next((e for e in order if rows[e]["label"] == "relu"), None)
     best, n = order[0], len(scores[order[0]])
+    metric = functions[best].metric
     seeds = f"{n} seed" if n == 1 else f"{n} seeds"
     said = (
         f"Trained again with {seeds}{where}, {rows[best]['formula']} is first of {len(order)} on "
-        f"test data: {score(statistics.fmean(scores[best].values()), found.metric)}"
+        f"test data: {metric.text(statistics.fmean(scores[best].values()))}"
     )
     if relu is not None and relu != best:
-        paired = differences(scores[best], scores[relu])
-        ends = interval(paired)
-        said += f", {_beside_relu(statistics.fmean(paired))}"
+        gains = [metric.reward(d) for d in differences(scores[best], scores[relu])]
+        ends = interval(gains)
+        said += f", {_beside_relu(statistics.fmean(gains), metric)}"
         if ends is None:
             said += " (without an interval)"
         else:
             open_ = "" if ends.low > 0 else ": these seeds do not tell the two apart"
-            said += f" (95 %: {100 * ends.low:+.2f} to {100 * ends.high:+.2f}{open_})"
+            low, high = (f"{metric.factor * x:+.{metric.decimals}f}" for x in (ends.low, ends.high))
+            said += f" (95 %: {low} to {high}{open_})"
     winner = found.ranked[0] if found.ranked else None
     if winner is None:
         return f"{said}."
@@ -293,20 +301,20 @@ def _verdict(
         trained = winner.expression in functions
         lacks = "has not trained with all of these seeds" if trained else "is not among them"
         return f"{said}. The search's first, {winner.formula}, {lacks}."
-    means = {e: statistics.fmean(scores[e].values()) for e in order}
-    place = 1 + sum(mean > means[winner.expression] for mean in means.values())
+    merits = {e: metric.reward(statistics.fmean(scores[e].values())) for e in order}
+    place = 1 + sum(merit > merits[winner.expression] for merit in merits.values())
     said += f". The search's first, {winner.formula}, is {place} of {len(order)}"
     if relu is not None and relu != winner.expression:
-        paired = differences(scores[winner.expression], scores[relu])
-        said += f", {_beside_relu(statistics.fmean(paired))}"
+        gains = [metric.reward(d) for d in differences(scores[winner.expression], scores[relu])]
+        said += f", {_beside_relu(statistics.fmean(gains), metric)}"
     return f"{said}."
 
 
-def _beside_relu(difference: float) -> str:
-    points = f"{100 * abs(difference):.2f}"
-    if points == "0.00":
+def _beside_relu(gain: float, metric: Metric) -> str:
+    """`gain` is positive where it is better."""
+    if metric.number(abs(gain)) == metric.number(0.0):
         return "level with relu"
-    return f"{points} points {'better' if difference > 0 else 'worse'} than relu"
+    return f"{metric.distance(gain)} {'better' if gain > 0 else 'worse'} than relu"
 
 
 @dataclass(frozen=True)
@@ -420,9 +428,9 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "mathml": mathml,
                 "label": e.label,
                 "beside": e.label in BESIDE,
-                "accuracy": e.val_score,
-                "error": error.of(e),
-                "expected": known.expected.get(e.expression) if known else None,
+                "score": e.metric.cell(e.val_score),
+                "error": e.metric.cell(error.of(e)),
+                "expected": e.metric.cell(known.expected.get(e.expression) if known else None),
                 "ms": e.ms_per_step,
                 "vs_relu": e.vs_relu,
                 "vs_relu_range": e.vs_relu_range,
@@ -435,19 +443,29 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
     return table
 
 
-_SHARED = ("child", "data", "steps", "lr")  # columns that are left out where all rows agree
+_SHARED = (
+    "child",
+    "data",
+    "steps",
+    "lr",
+    "metric",
+)  # columns that are left out where all rows agree
 
 
 def _again(run: Run) -> list[Row]:
     """One row a function and protocol of the re-evaluations, the best of each model first."""
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for row in run.reevaluations():
+    trainings = run.reevaluations()
+    one = common(row["metric"] for row in trainings)
+    called = one.name if one else "score"
+    for row in trainings:
         groups.setdefault(row["protocol"], {}).setdefault(row["expression"], []).append(row)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for functions in groups.values():
         relu = next((_scores(g) for g in functions.values() if g[0]["label"] == "relu"), {})
-        rows += [_again_row(group, relu) for group in functions.values()]
-    rows.sort(key=lambda r: (*(str(r[k]) for k in _SHARED), -(r["test accuracy"] or -1.0)))
+        mine = [_again_row(group, relu, called) for group in functions.values()]
+        rows += best_first(mine, f"test {called}", next(iter(functions.values()))[0]["metric"])
+    rows.sort(key=lambda r: [str(r[k]) for k in _SHARED])
     agreed = {name for name in _SHARED if len({row[name] for row in rows}) < 2}
     return [{k: v for k, v in row.items() if k not in agreed} for row in rows]
 
@@ -457,8 +475,11 @@ def _scores(group: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return {r["seed"]: r["test_score"] for r in group if r["test_score"] is not None}
 
 
-def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) -> dict[str, Any]:
+def _again_row(
+    group: Sequence[Mapping[str, Any]], relu: Mapping[int, float], called: str
+) -> dict[str, Any]:
     first = group[0]
+    reference = {} if first["label"] == "relu" else relu
     failed = next((f"{r['status']}: {r['reason']}" for r in group if r["status"] != "ok"), "")
     return {
         "formula": first["formula"],
@@ -467,7 +488,8 @@ def _again_row(group: Sequence[Mapping[str, Any]], relu: Mapping[int, float]) ->
         "data": first["dataset"],
         "steps": first["recipe"].get("steps"),
         "lr": f"{first['recipe'].get('lr'):g}",
-        **of_seeds(_scores(group), {} if first["label"] == "relu" else relu, failed),
+        "metric": first["metric"].name,
+        **of_seeds(_scores(group), reference, failed, first["metric"], called),
     }
 
 
@@ -487,7 +509,7 @@ def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
             svg = "".join(sheet.drawn(function_svg(expr, operators)) for expr in functions)
             yield _formula(vars(entry)) | {
                 "rank": entry.rank,
-                "accuracy": entry.val_score,
+                "score": entry.metric.text(entry.val_score or 0.0),
                 "svg": svg,
             }
 

@@ -37,11 +37,12 @@ def train(
     evaluators = [*evaluators]
     kept = machinery.checkpoints(run)
     evaluate = Evaluators(e.keeping(kept) for e in evaluators)
-    metrics = {e.dataset.metric for e in evaluators}
-    metric = metrics.pop() if len(metrics) == 1 else ""
+    metrics = {e.protocol_hash: e.metric for e in evaluators}
     stop = Stop(run)
     with running(machinery, evaluate, len(missing), stop, console) as executor:
-        progress = Progress(f"{run.path}  {title}", executor.description, len(missing), metric)
+        progress = Progress(
+            f"{run.path}  {title}", executor.description, len(missing), metrics=metrics
+        )
         with live(progress, console):
             forget = () if kept is None else (kept.forget,)
             return run_trials(store, FixedSource(missing), executor, progress, stop, forget)

@@ -224,7 +224,7 @@ def _default_run(config: SearchOptions, objects: Mapping[str, Any]) -> Path:
 
 
 def _race(settings: Settings, evaluator: Evaluator) -> RaceRules | None:
-    race = race_rules(settings.racing, evaluator.recipe.steps)
+    race = race_rules(settings.racing, evaluator.recipe.steps, evaluator.metric)
     if race is None:
         return None
     if rungs(settings.strategy) is not None:
@@ -233,7 +233,7 @@ def _race(settings: Settings, evaluator: Evaluator) -> RaceRules | None:
     if last >= evaluator.recipe.steps:
         raise UsageError(
             f"--racing {race} has a rung at step {last}, but children train for "
-            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.metric}:"
+            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.name}:"
             f"{max(1, evaluator.recipe.steps // 10)}=0.25"
         )
     return race
@@ -279,7 +279,7 @@ def _config(plan: Plan) -> dict[str, Any]:
     return {
         "identity": plan.identity,
         "settings": settings,
-        "data": {"metric": dataset.metric, "examples": dataset.sizes},
+        "data": {"metric": plan.evaluator.metric.to_config(), "examples": dataset.sizes},
         "environment": environment(),
     }
 
@@ -332,7 +332,9 @@ def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
         yield ()
         return
     settings = _config(plan)["settings"]
-    with closing(TensorBoard(plan.events, store, settings["strategy"], settings)) as tracker:
+    with closing(
+        TensorBoard(plan.events, store, settings["strategy"], settings, plan.evaluator.metric)
+    ) as tracker:
         yield (tracker,)
 
 
@@ -366,7 +368,7 @@ def _run(
             title,
             executor.description,
             plan.total,
-            plan.evaluator.dataset.metric,
+            plan.evaluator.metric,
             done_before=done,
         )
         progress.load(store.rows("search"))
@@ -401,7 +403,7 @@ def _levels(
     def level(share: float) -> Level:
         steps = _steps(plan.evaluator, share)
         protocol = evaluators[steps]
-        store.add_protocol(protocol.protocol_hash, protocol.protocol)
+        store.add_protocol(protocol.protocol_hash, protocol.description)
         return Level("search" if steps == whole else "rung", protocol.protocol_hash)
 
     return level

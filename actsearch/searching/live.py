@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from actsearch.results.tables import duration, printable, score
+from actsearch.results.tables import duration, printable
 from actsearch.searching.progress import Progress, Scored
 
 PLAIN_SECONDS = 30.0
@@ -35,15 +35,14 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
         f"{raced_out} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
         f" · repeats {progress.repeats} (free)"
     )
-    metric = progress.metric
-    block += [_best(i, s, metric, width) for i, s in enumerate(progress.best[:2])]
+    block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]
     if progress.baselines:
-        shown = (f"{k} {_score(v, metric)}" for k, v in progress.baselines.items())
+        shown = (f"{k} {seen.text}" for k, seen in progress.baselines.items())
         block.append("       " + "   ".join(shown))
     if progress.health:
         block.append(f" {_health(progress.health)}"[: width - 1])
     if progress.last:
-        block.append(" last  " + " · ".join(_last(s, metric) for s in progress.last)[: width - 8])
+        block.append(" last  " + " · ".join(_last(s) for s in progress.last)[: width - 8])
     if progress.trouble:
         block.append(f" {progress.trouble}")
     if progress.stopping:
@@ -66,10 +65,10 @@ def _pace(progress: Progress) -> str:
     return rate + (f"   ETA {duration(progress.eta)}" if progress.eta is not None else "")
 
 
-def _best(i: int, scored: Scored, metric: str, width: int) -> str:
+def _best(i: int, scored: Scored, width: int) -> str:
     ago = f"#{scored.trial}, {duration(max(0, time.time() - scored.at))} ago"
     text = scored.formula[: width - 20 - len(ago)]
-    line = f" {'best' if i == 0 else '    '}  {_score(scored.score, metric)}  {text}"
+    line = f" {'best' if i == 0 else '    '}  {scored.text}  {text}"
     return f"{line.ljust(width - 1 - len(ago))}{ago}"
 
 
@@ -84,23 +83,19 @@ def _health(history: Sequence[Mapping[str, float]]) -> str:
     return "  ".join((f"controller  reward {rewards[-1]:.3f} {bars}", *shown))
 
 
-def _last(scored: Scored, metric: str) -> str:
+def _last(scored: Scored) -> str:
     text = scored.formula
     return (
-        f"{text} {_score(scored.score, metric)}"
+        f"{text} {scored.text}"
         if scored.score is not None
         else (f"{text} {scored.status}: {scored.reason}")
     )
 
 
-def _score(value: float | None, metric: str) -> str:
-    return "failed" if value is None else score(value, metric)
-
-
 def plain_line(progress: Progress) -> str:
     """The block in one line, for logs."""
     best = progress.best[0] if progress.best else None
-    found = f", best {_score(best.score, progress.metric)} {best.formula}" if best else ""
+    found = f", best {best.text} {best.formula}" if best else ""
     of = f"/{progress.total:,}" if progress.total else ""
     reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
     trouble = f"; {progress.trouble}" if progress.trouble else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actsearch.results.leaderboard import BESIDE
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import KINDS, Outcome, Trial
 
 BEST, LAST = 3, 2
@@ -25,6 +27,17 @@ class Scored:
     score: float | None
     reason: str
     at: float  # time.time()
+    metric: Metric = ACCURACY
+
+    @property
+    def text(self) -> str:
+        """The score as people read it."""
+        return "failed" if self.score is None else self.metric.text(self.score)
+
+    @property
+    def merit(self) -> float:
+        """The score turned so that higher is better; below all where it failed."""
+        return -math.inf if self.score is None else self.metric.reward(self.score)
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,8 @@ class Progress:
     title: str
     workers: str
     total: int | None
-    metric: str = "accuracy"  # what a score is
+    metric: Metric = ACCURACY  # what a score is
+    metrics: Mapping[str, Metric] = field(default_factory=dict)  # by protocol, where they differ
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     done_before: int = 0
@@ -57,7 +71,7 @@ class Progress:
     trouble: str = ""  # what the search waits for where it cannot go on
     counts: Counter[str] = field(default_factory=Counter)
     best: tuple[Scored, ...] = ()
-    baselines: Mapping[str, float | None] = field(default_factory=dict)
+    baselines: Mapping[str, Scored] = field(default_factory=dict)
     health: list[Mapping[str, float]] = field(default_factory=list)  # of the strategy, latest last
     last: tuple[Scored, ...] = ()
 
@@ -75,10 +89,9 @@ class Progress:
         score = outcome.test_score if kind.tested else outcome.val_score
         if kind.searched and not kind.ranked:
             return  # a shorter training, not to be compared
-        self._add(
-            trial.label,
-            Scored(trial.id, trial.formula, outcome.status, score, outcome.reason, time.time()),
-        )
+        metric = self.metrics.get(trial.protocol, self.metric)
+        seen = (trial.id, trial.formula, outcome.status, score, outcome.reason, time.time())
+        self._add(trial.label, Scored(*seen, metric))
 
     def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """What earlier sessions of the run have found."""
@@ -91,6 +104,7 @@ class Progress:
                     row["val_score"],
                     row["reason"],
                     row["finished"],
+                    self.metric,
                 )
                 self._add(row["label"], seen)
         self.last = ()
@@ -99,9 +113,9 @@ class Progress:
         self.counts[scored.status] += 1
         self.last = (*self.last, scored)[-LAST:]
         if label in BESIDE:
-            self.baselines = {**self.baselines, label: scored.score}
+            self.baselines = {**self.baselines, label: scored}
         elif scored.score is not None:
-            by_score = sorted((*self.best, scored), key=lambda s: -(s.score or 0.0))
+            by_score = sorted((*self.best, scored), key=lambda s: -s.merit)
             self.best = tuple(by_score[:BEST])
 
     @property

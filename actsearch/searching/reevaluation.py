@@ -20,8 +20,9 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.functions import find
 from actsearch.results.leaderboard import BESIDE
+from actsearch.results.metrics import Metric, common
 from actsearch.results.records import Outcome, Trial
-from actsearch.results.repeats import of_seeds
+from actsearch.results.repeats import FAILED, best_first, of_seeds
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
@@ -49,7 +50,7 @@ class Model:
 
     child: str
     dataset: str
-    metric: str
+    metric: Metric
     evaluators: tuple[Evaluator, ...]
 
 
@@ -76,9 +77,9 @@ def reevaluate(
     """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
-    child with every data set. Columns: function, name, child and data set where there are several,
-    mean test accuracy (BLEU / 100 of a translation), its standard error, median, n, and the mean
-    difference to ReLU paired by seed with its 95 % interval, all as fractions of 1. `space` is
+    child with every data set. Columns: function, name, child, data set and metric where there are
+    several, mean test score, its standard error, median, n, and the mean difference to ReLU paired
+    by seed with its 95 % interval; accuracies and their differences as fractions of 1. `space` is
     needed only for operators of your own. Other options are those of `actsearch reevaluate`.
     """
     import pandas as pd
@@ -120,7 +121,7 @@ def carry_out(
         try:
             with store.transaction():
                 for evaluator in _evaluators(models):
-                    store.add_protocol(evaluator.protocol_hash, evaluator.protocol)
+                    store.add_protocol(evaluator.protocol_hash, evaluator.description)
 
             def trained(trials: list[Trial], what: str) -> str:
                 title = f"{what} · {_title(models)}"
@@ -172,7 +173,7 @@ def _models(
             evaluators = tuple(evaluator.with_recipe(lr=rate) for rate in rates)
             again = names[data.name] + 1
             name = data.name if again == 1 else f"{data.name} ({again})"
-            found.append(Model(evaluator.child.name, name, data.metric, evaluators))
+            found.append(Model(evaluator.child.name, name, evaluator.metric, evaluators))
         names[data.name] += 1
     return found
 
@@ -283,7 +284,7 @@ def _cells(store: Store, functions: dict[Candidate, str], models: list[Model]) -
         trial = store.find("sweep", candidate.key, evaluator.protocol_hash, SWEEP_SEED)
         outcome = store.outcome(trial) if trial is not None else None
         found = outcome.val_score if outcome is not None else None
-        return -1.0 if found is None else found
+        return FAILED if found is None else evaluator.metric.reward(found)
 
     return [
         Cell(candidate, label, model, max(model.evaluators, key=lambda e: score(candidate, e)))
@@ -299,11 +300,13 @@ def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -
     """One row a function and model, of each model the best mean first; a function with a failed
     seed has no mean."""
     rows: list[Row] = []
+    one = common(model.metric for model in models)
+    called = one.name if one else "score"
     for model in models:
         mine = [(c, _outcomes(store, c, seeds)) for c in cells if c.model is model]
         relu = next(_scores(outcomes) for c, outcomes in mine if c.label == "relu")
-        found = [_row(cell, outcomes, relu, models) for cell, outcomes in mine]
-        rows += sorted(found, key=lambda row: -(row["test accuracy"] or -1.0))
+        found = [_row(cell, outcomes, relu, models, called) for cell, outcomes in mine]
+        rows += best_first(found, f"test {called}", model.metric)
     return rows
 
 
@@ -320,7 +323,11 @@ def _scores(outcomes: dict[int, Outcome]) -> dict[int, float]:
 
 
 def _row(
-    cell: Cell, outcomes: dict[int, Outcome], relu: dict[int, float], models: list[Model]
+    cell: Cell,
+    outcomes: dict[int, Outcome],
+    relu: dict[int, float],
+    models: list[Model],
+    called: str,
 ) -> Row:
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     reference = {} if cell.label == "relu" else relu
@@ -330,8 +337,8 @@ def _row(
         row["child"] = model.child
     if len({m.dataset for m in models}) > 1:
         row["data"] = model.dataset
-    if any(m.metric != "accuracy" for m in models):
-        row["metric"] = model.metric
+    if common(m.metric for m in models) is None:
+        row["metric"] = model.metric.name
     if len(model.evaluators) > 1:
         row["lr"] = f"{cell.evaluator.recipe.lr:g}"
-    return row | of_seeds(_scores(outcomes), reference, failed)
+    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, called)

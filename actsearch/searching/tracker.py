@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.results.leaderboard import BESIDE
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import KINDS, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.results.tables import to_markdown
@@ -44,7 +45,12 @@ class TensorBoard:
     search; what the strategy says of itself stands at its number of proposals, as in the store."""
 
     def __init__(
-        self, folder: Path, store: Store, strategy: str, settings: Mapping[str, Any]
+        self,
+        folder: Path,
+        store: Store,
+        strategy: str,
+        settings: Mapping[str, Any],
+        metric: Metric = ACCURACY,
     ) -> None:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
@@ -53,7 +59,8 @@ class TensorBoard:
         self._store = store
         self._strategy = strategy
         self._statuses: Counter[str] = Counter()
-        self._best = 0.0
+        self._metric = metric
+        self._best: float | None = None
         self._told = 0  # rows of the strategy's health
         rows = [{"setting": k, "value": str(v)} for k, v in settings.items() if v is not None]
         self._writer.add_text("settings", to_markdown(rows), 0)
@@ -67,6 +74,11 @@ class TensorBoard:
             scores = (outcome.status, outcome.val_score, outcome.seconds)
             self._add(trial.label, *scores, time.time())
         self._add_health()
+
+    @property
+    def _tag(self) -> str:
+        """Such as `search/val_accuracy`."""
+        return f"search/{self._metric.column('val').replace(' ', '_')}"
 
     def close(self) -> None:
         try:
@@ -83,9 +95,10 @@ class TensorBoard:
         numbers = {"search/seconds": seconds}
         if val_score is not None:
             beside = label in BESIDE
-            numbers[f"baselines/{label}" if beside else "search/val_accuracy"] = val_score
+            numbers[f"baselines/{label}" if beside else self._tag] = val_score
             if not beside:
-                self._best = max(self._best, val_score)
+                known = (val_score,) if self._best is None else (self._best, val_score)
+                self._best = max(known, key=self._metric.reward)
                 numbers["search/best"] = self._best
         if status != "ok":
             numbers[f"failures/{status}"] = self._statuses[status]

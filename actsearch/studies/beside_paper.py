@@ -6,7 +6,6 @@ sets, beside all of them. Functions are the same where their canonical forms are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import Any
 
 from actsearch.errors import UsageError
 from actsearch.reading.comparison import reevaluations
+from actsearch.results.metrics import Metric
 from actsearch.results.repeats import Trained, chosen
 from actsearch.results.statistics import LEVEL
 from actsearch.results.tables import Row
@@ -45,9 +45,8 @@ class Measured:
     functions: Mapping[str, Trained]
 
     @property
-    def metric(self) -> str:
-        """Only sentences have this child."""
-        return "BLEU" if self.child.startswith("transformer") else "accuracy"
+    def metric(self) -> Metric:
+        return next(iter(self.functions.values())).metric
 
     def find(self, function: str) -> Trained | None:
         """The trainings of a function of the paper's tables."""
@@ -144,7 +143,7 @@ def _of(table: PaperTable, models: Sequence[Measured]) -> Iterator[Measured]:
     paper's data, those that are scored alike."""
     papers = {t.dataset for t in TABLES.values()}
     known = any(model.dataset in papers for model in models)
-    alike = (m for m in models if (m.metric == "BLEU") == (table.measure == "BLEU"))
+    alike = (m for m in models if m.metric.name == table.measure)
     return (m for m in alike if m.dataset == table.dataset or not known)
 
 
@@ -178,7 +177,7 @@ def _per_cent(trained: Trained | None) -> float | None:
     if trained is None:
         return None
     median = trained.median("test_score", list(trained.rows))
-    return 100 * median if math.isfinite(median) else None
+    return None if median is None else trained.metric.factor * median
 
 
 def _n(trained: Trained | None) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from actsearch.results.metrics import ACCURACY
 from actsearch.results.statistics import correlation_within, differences, estimate
 from actsearch.results.tables import Row
 
@@ -88,8 +89,8 @@ class Claim:
             "claim": self.says,
             "tested as": TESTS[self.test].words.format(a=self.a, b=self.b) + when,
             "held": f"{held} of {_seeds(len(shared))}" if shared else "not trained",
-            "difference, paired": found.mean if found else None,
-            "its standard error": found.standard_error if found else None,
+            "difference, paired": ACCURACY.cell(found.mean if found else None, signed=True),
+            "its standard error": ACCURACY.cell(found.standard_error if found else None),
             "note": "",
         }
 

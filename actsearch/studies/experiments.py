@@ -21,6 +21,7 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
 from actsearch.errors import UsageError
+from actsearch.results.metrics import ACCURACY
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.statistics import estimate
 from actsearch.results.store import Store
@@ -177,7 +178,7 @@ def _submit(
     is stopped can be compared."""
     with store.transaction():
         for setting in settings:
-            store.add_protocol(setting.evaluator.protocol_hash, setting.evaluator.protocol)
+            store.add_protocol(setting.evaluator.protocol_hash, setting.evaluator.description)
         return {
             (setting.name, name, seed): store.submit(
                 STAGE,
@@ -271,8 +272,8 @@ def _row(
         "where": setting,
         "formula": formula(parse(text)),
         "name": name,
-        "test accuracy": mean.mean if mean else None,
-        "standard error": mean.standard_error if mean else None,
+        "test accuracy": ACCURACY.cell(mean.mean if mean else None),
+        "standard error": ACCURACY.cell(mean.standard_error if mean else None),
         "n": len(mine),
         "s/epoch": fmean(c.seconds_an_epoch for c in mine) if mine else None,
         "beta at the end": fmean(ends) if ends else None,

@@ -16,7 +16,7 @@ from actsearch.controller.strategy import Digits, Reward, trained
 from actsearch.errors import UsageError
 from actsearch.functions import find
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
-from actsearch.results.metrics import ACCURACY, METRICS, Metric, metric_from
+from actsearch.results.metrics import ACCURACY, METRICS, Metric
 from actsearch.results.records import KINDS
 from actsearch.run import Run
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
@@ -187,7 +187,7 @@ def _of_run(run: Run, space: str | None) -> Table:
         raise UsageError(f"{run.path} has no finished function yet; search first")
     if any(row["status"] == "raced_out" or not KINDS[row["kind"]].ranked for row in rows):
         raise UsageError(f"{run.path} {LEFT_BEHIND}")
-    metric = metric_from(run.metric)
+    metric = run.metric
     rewards = {
         candidate_from(row["expression"], extra_operators(made)): {
             1.0: None if row["val_score"] is None else metric.reward(row["val_score"])

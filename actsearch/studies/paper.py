@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from actsearch.results.metrics import p_value
 from actsearch.results.statistics import Wins, count_wins, holm, sign_test
 from actsearch.results.tables import Row
 from actsearch.search_space.baselines import BASELINES
@@ -112,7 +113,13 @@ def table_3() -> list[Row]:
     sources = {"swish, Table 3": printed_counts()}
     sources |= {f"{name}, other tables": recounted(name) for name in SWISHES}
     return [
-        {"counts": source, "baseline": other, **vars(wins), "sign test p": p, "Holm p": adjusted}
+        {
+            "counts": source,
+            "baseline": other,
+            **vars(wins),
+            "sign test p": p_value(p),
+            "Holm p": p_value(adjusted),
+        }
         for source, counts in sources.items()
         for (other, wins), (p, adjusted) in zip(counts.items(), tested(counts), strict=True)
     ]

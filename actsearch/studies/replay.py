@@ -22,6 +22,7 @@ import numpy as np
 
 from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Proposal, Reward, Strategy
+from actsearch.results.metrics import p_value
 from actsearch.results.tables import Row
 from actsearch.studies.known_results import LookUp, Table
 
@@ -202,12 +203,12 @@ def summary(
             "median to": _finite(ends.high),
             "lower quartile": low,
             "upper quartile": high,
-            "p": None if r is replayed[0] else float(mannwhitneyu(cost, costs[0]).pvalue),
+            "p": None if r is replayed[0] else p_value(float(mannwhitneyu(cost, costs[0]).pvalue)),
         }
         for n in () if goal else REGRETS:
             if n <= longest + 1e-9:
                 regrets = [best - trace.best_at(n) for trace in r.traces]
-                row[f"regret at {n}"] = _finite(np.median(regrets))
+                row[f"regret at {n}"] = table.metric.cell(_finite(np.median(regrets)))
         rows.append(row)
     return rows
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from actsearch.child_models.recipe import Recipe
+from actsearch.results.metrics import Metric
 from actsearch.results.records import HostError
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ class Diverged(Exception):
 
 
 class Task(Protocol):
-    """A data set on a device, and what a child is trained for. A score is from 0 to 1, higher is
-    better; it raises Diverged where the child's outputs are not finite, and calls `beat` after each
-    batch."""
+    """A data set on a device, and what a child is trained for. A score is a finite number of
+    the data's metric; it raises Diverged where the child's outputs are not finite, and calls `beat`
+    after each batch."""
 
     device: torch.device
 
@@ -65,8 +66,8 @@ class Task(Protocol):
 
 class Data(Protocol):
     """What a child is trained on: its `facts` are what a child may ask for, `metric` is what its
-    score is, `sizes` are the numbers of examples in `train`, `val` and `test`, and `digest` stands
-    for all of it in a run's identity."""
+    score is (or a name of METRICS), `sizes` are the numbers of examples in `train`, `val` and
+    `test`, and `digest` stands for all of it in a run's identity."""
 
     @property
     def name(self) -> str: ...
@@ -75,7 +76,7 @@ class Data(Protocol):
     def digest(self) -> str: ...
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> Metric | str: ...
 
     @property
     def facts(self) -> dict[str, Any]: ...

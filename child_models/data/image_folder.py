@@ -26,6 +26,7 @@ from actsearch.child_models.data.data import DataError, check_fits, first_line, 
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.device import on_device
 from actsearch.child_models.recipe import Recipe
+from actsearch.results.metrics import ACCURACY
 
 IN_MEMORY = 2 * 2**30  # bytes of images, at most; more is read while training
 HELD_OUT = 10_000  # images of the validation split, at most
@@ -163,7 +164,7 @@ class StreamedImages:
     size: int
     digest: str
 
-    metric = "accuracy"
+    metric = ACCURACY
 
     @property
     def facts(self) -> dict[str, Any]:

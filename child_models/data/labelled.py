@@ -12,6 +12,7 @@ import torch
 
 from actsearch.child_models.data.classification import Classification
 from actsearch.child_models.data.data import DataError, split
+from actsearch.results.metrics import ACCURACY
 
 MOST_LABEL = 2**31 - 1  # far more classes than memory has room for
 
@@ -39,7 +40,7 @@ class Dataset:
     augment: str = ""
     digest: str = ""
 
-    metric = "accuracy"  # what a score is
+    metric = ACCURACY
 
     @property
     def facts(self) -> dict[str, Any]:

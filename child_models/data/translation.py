@@ -19,6 +19,7 @@ from torch import nn
 from actsearch.child_models.data.data import DataError, Diverged, check_fits
 from actsearch.child_models.device import autocast, on_device
 from actsearch.child_models.recipe import Recipe
+from actsearch.results.metrics import METRICS
 from actsearch.search_space import text as options
 
 PADDING, START, END = 0, 1, 2  # the first tokens of every vocabulary
@@ -59,7 +60,7 @@ class Translation:
     length: int
     digest: str = ""
 
-    metric = "BLEU"
+    metric = METRICS["BLEU"]
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -94,25 +94,24 @@ class Racing:
         rung = self._rungs[training.step]
         at = self._at(rung, training)
         training.rungs.append(at)
-        if not rung.passed_by(at.by(rung.metric)):
+        if not rung.passed_by(at.value(rung.by)):
             raise RacedOut(_why(rung, at), training)
 
     @staticmethod
     def _at(rung: Rung, training: Training) -> AtRung:
         """The child is scored only where that decides, or where it is about to leave."""
         loss = float(training.losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
-        if rung.metric == "loss" and rung.passed_by(loss):
+        if rung.by == "loss" and rung.passed_by(loss):
             return AtRung(rung.step, loss)
         return AtRung(rung.step, loss, training.score("val", RUNG_EXAMPLES))
 
 
 def _why(rung: Rung, at: AtRung) -> str:
-    worse = "above" if rung.metric == "loss" else "below"
-    value, name = at.by(rung.metric), {"loss": "training loss"}.get(rung.metric, rung.metric)
-    return (
-        f"left after {rung.step:,} steps with validation accuracy {at.score:.4f}: its {name} "
-        f"{value:.4g} is {worse} {rung.limit:.4g}"
-    )
+    worse = "above" if rung.lower else "below"
+    value, name = at.value(rung.by), "training loss" if rung.by == "loss" else rung.metric.name
+    scored = f"validation {rung.metric.name} {at.score:.4f}"
+    left = f"left after {rung.step:,} steps with {scored}"
+    return f"{left}: its {name} {value:.4g} is {worse} {rung.limit:.4g}"
 
 
 class Tracking:

@@ -12,6 +12,7 @@ from typing import Any
 
 from actsearch.results.figures.plots import Figure, Line, Panel, Points, Spans
 from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.statistics import wilson
 
 SHOWN = 12  # functions in a gallery
@@ -23,34 +24,29 @@ NAMED_AT_THE_FRONT = 8
 # -- how it went
 
 
-def _validation(metric: str) -> str:
-    """The label of an axis with scores."""
-    return f"validation {metric} [%]" if metric == "accuracy" else f"validation {metric}"
-
-
-def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> Figure | None:
+def progress_figure(rows: Sequence[Mapping[str, Any]], metric: Metric = ACCURACY) -> Figure | None:
     """Every training of a search that has ended, and the best so far; `rows` of the store."""
     ended = [r for r in rows if r["status"] not in (None, "rejected")]
     ended.sort(key=lambda r: r["finished"])
     scored = [(i, r) for i, r in enumerate(ended, 1) if r["val_score"] is not None]
     if not scored:
         return None
-    steps, best = _best_so_far(scored, len(ended))
+    steps, best = _best_so_far(scored, len(ended), metric)
     marks: list[Line | Points] = [
         Points(
             "a function",
             tuple(float(i) for i, _ in scored),
-            tuple(100 * r["val_score"] for _, r in scored),
+            tuple(metric.factor * r["val_score"] for _, r in scored),
             style=5, symbol=0, names=tuple(r["formula"] for _, r in scored), size=3.5,
         ),
         Line("best so far", steps, best, style=0),
     ]  # fmt: skip
     for row in (r for _, r in scored if r["label"] in BESIDE):
-        level, style = 100 * row["val_score"], 1 + BESIDE.index(row["label"])
+        level, style = metric.factor * row["val_score"], 1 + BESIDE.index(row["label"])
         ends = (0.0, float(len(ended)))
         marks.append(Line(row["label"], ends, (level, level), style=style, dash=style))
     failed = len(ended) - len(scored)
-    panel = Panel("", "trainings finished", _validation(metric), tuple(marks), x_from=0.0)
+    panel = Panel("", "trainings finished", metric.axis("validation"), tuple(marks), x_from=0.0)
     note = f"; {failed:,} that failed or were stopped early have none" if failed else ""
     return Figure(
         "progress", "The search", (panel,), f"one training each, n = {len(scored):,}{note}",
@@ -59,14 +55,14 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: str = "accuracy")
 
 
 def _best_so_far(
-    scored: Sequence[tuple[int, Mapping[str, Any]]], last: int
+    scored: Sequence[tuple[int, Mapping[str, Any]]], last: int, metric: Metric
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The corners of the staircase, in per cent."""
+    """The corners of the staircase, as people read scores."""
     x: list[float] = []
     y: list[float] = []
     for i, row in scored:
-        score = 100 * row["val_score"]
-        if not y or score > y[-1]:
+        score = metric.factor * row["val_score"]
+        if not y or metric.reward(score) > metric.reward(y[-1]):
             if y:
                 x.append(float(i))
                 y.append(y[-1])
@@ -126,7 +122,7 @@ def _smoothed(
 
 
 def front(entries: Iterable[Entry]) -> list[Entry]:
-    """The functions that are cheaper than all that score higher, beyond the intervals of their
+    """The functions that are cheaper than all that score better, beyond the intervals of their
     costs, cheapest first; none where that is true of the best alone, or an interval is not known.
     """
     found = _timed(entries)
@@ -136,36 +132,33 @@ def front(entries: Iterable[Entry]) -> list[Entry]:
 
     def beaten(entry: Entry, low: float, high: float) -> bool:
         return any(
-            a_low <= high if _score(a) > _score(entry) else a_high < low
+            a_low <= high if a.merit > entry.merit else a_high < low
             for a, a_low, a_high in timed
-            if a is not entry and _score(a) >= _score(entry)
+            if a is not entry and a.merit >= entry.merit
         )
 
     kept = [e for e, low, high in timed if not beaten(e, low, high)]
-    if len({_score(e) for e in kept}) < 2:
+    if len({e.merit for e in kept}) < 2:
         return []
-    return sorted(kept, key=lambda e: (e.vs_relu or 0.0, -_score(e)))
+    return sorted(kept, key=lambda e: (e.vs_relu or 0.0, -e.merit))
 
 
 def _timed(entries: Iterable[Entry]) -> list[Entry]:
     return [e for e in entries if e.val_score is not None and e.ms_per_step is not None]
 
 
-def _score(entry: Entry) -> float:
-    return entry.val_score or 0.0
-
-
-def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | None:
-    """Accuracy beside time a step, and the functions that are surely cheaper than all above them,
-    if there are such."""
+def cost_figure(entries: Sequence[Entry]) -> Figure | None:
+    """Scores beside time a step, and the functions that are surely cheaper than all better ones, if
+    there are such."""
     timed = _timed(entries)
     if len(timed) < 2:
         return None
+    metric = timed[0].metric
     relative = all(e.vs_relu is not None for e in timed)
 
     def at(kept: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         cost = tuple(float((e.vs_relu if relative else e.ms_per_step) or 0.0) for e in kept)
-        return cost, tuple(100 * (e.val_score or 0.0) for e in kept)
+        return cost, tuple(metric.factor * (e.val_score or 0.0) for e in kept)
 
     best = front(timed)
     names = [f"#{e.rank} {e.label or e.formula}" for e in best]
@@ -182,10 +175,10 @@ def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | 
     for entry in (e for e in timed if e.label in BESIDE):
         marks.append(Points(entry.label, *at([entry]), style=1 + BESIDE.index(entry.label)))
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
-    panel = Panel("", x, _validation(metric), tuple(marks))
+    panel = Panel("", x, metric.axis("validation"), tuple(marks))
     return Figure(
         "cost",
-        f"{metric[0].upper()}{metric[1:]} and cost",
+        f"{metric.name[0].upper()}{metric.name[1:]} and cost",
         (panel,),
         _front_in_words(names, timed),
         panel=(7.0, 4.2),
@@ -195,7 +188,7 @@ def cost_figure(entries: Sequence[Entry], metric: str = "accuracy") -> Figure | 
 def _front_in_words(names: Sequence[str], timed: Sequence[Entry]) -> str:
     if names:
         return (
-            "the front, of functions that cost less than all that score higher, beyond the 95 % "
+            "the front, of functions that cost less than all that score better, beyond the 95 % "
             f"intervals of their costs: {'; '.join(names[-NAMED_AT_THE_FRONT:])}"
         )
     if all(e.vs_relu_range for e in timed):
@@ -243,7 +236,7 @@ def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
     trained = [e for e in entries if e.status in ("ok", "diverged") and e.label not in BESIDE]
     if len(trained) < OPERATORS_FROM:
         return []
-    ranked = sorted(trained, key=lambda e: -(e.val_score or 0.0))
+    ranked = sorted(trained, key=lambda e: -e.merit)
     size = max(1, round(SHARE * len(ranked)))
     best, worst = (Counter(n for e in part for n in operators_in(e.expression))
                    for part in (ranked[:size], ranked[-size:]))  # fmt: skip
@@ -317,17 +310,23 @@ def failure_figure(entries: Iterable[Entry]) -> Figure | None:
 # -- what became of it when it was trained again
 
 
-def difference_figure(models: Sequence[Mapping[str, Any]], reference: str) -> Figure | None:
+def difference_figure(
+    models: Sequence[Mapping[str, Any]], reference: str, metrics: Mapping[str, Metric]
+) -> Figure | None:
     """Differences to `reference` paired by seed, a panel a model; `models` are the rows of a
-    comparison."""
+    comparison, `metrics` those of its models."""
     panels: list[Panel] = []
     for model in dict.fromkeys(row["model"] for row in models):
         mine = [r for r in models if r["model"] == model and r["difference, paired"] is not None]
         if not mine:
             continue
-        means = [100 * r["difference, paired"] for r in mine]
+        metric = metrics.get(model, ACCURACY)
+        means = [metric.factor * r["difference, paired"] for r in mine]
         ends = [
-            [m if r[key] is None else 100 * r[key] for m, r in zip(means, mine, strict=True)]
+            [
+                m if r[key] is None else metric.factor * r[key]
+                for m, r in zip(means, mine, strict=True)
+            ]
             for key in ("from, paired", "to, paired")
         ]
         heights = tuple(map(float, range(len(mine))))
@@ -335,7 +334,10 @@ def difference_figure(models: Sequence[Mapping[str, Any]], reference: str) -> Fi
             "difference", tuple(means), heights, low=tuple(ends[0]), high=tuple(ends[1]), size=6
         )
         names = tuple(r["function"] for r in mine)
-        x = f"test accuracy minus {reference}'s [points]"
+        unit = metric.points or metric.unit
+        x = f"test {metric.name} minus {reference}'s" + f" [{unit}]" * (
+            unit not in ("", metric.name)
+        )
         panels.append(Panel(model, x, "", (points,), y_names=names, at=(0.0,)))
     if not panels:
         return None
