@@ -287,7 +287,7 @@ def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
         ("svhn", "no svhn under"),
         ("none.npz", "no file none.npz"),
         ("no/such/folder", "no file or folder"),
-        (__file__, "test_children.py is no data set; --dataset takes a name, an .npz"),
+        (__file__, "test_children.py cannot be a data set; --dataset takes a name, an .npz"),
     ],
 )
 def test_data_that_cannot_be_had_gets_a_way_out(name: str, sentence: str, tmp_path: Path) -> None:
