@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actsearch.results.records import STATUSES, Renamed
+from actsearch.results.records import STATUSES, Cause, Renamed, known_cause
 from actsearch.results.store import read_json
 from actsearch.search_space.baselines import FORMS
 
@@ -57,6 +57,8 @@ class Entry(Renamed):
     properties: Mapping[str, Any]
     vs_relu_range: tuple[float, float] | None = None
     rung: tuple[int, float] | None = None  # steps and accuracy where it left a race or a cohort
+    cause: Cause | None = None  # as in an Outcome, and `variant` too
+    variant: str = ""
 
     def __str__(self) -> str:
         """Such as `#1 x * sigmoid(x) (silu): 0.9440`, or why it has no accuracy."""
@@ -133,6 +135,8 @@ def _entry(expression: str, runs: list[Mapping[str, Any]], relu: float | None) -
         properties=read_json(runs[0].get("properties") or "{}"),
         vs_relu_range=cost and cost[1:],
         rung=runs[0].get("rung") or _left_a_race(runs[0]),
+        cause=known_cause(failed.get("cause")) if failed else None,
+        variant=failed.get("variant", "") if failed else "",
     )
 
 
