@@ -289,7 +289,7 @@ def hunt(space: UnitSpace, count: int, points: int, seed: int) -> Found:
 
 def missed(found: Found, points: int, chance: Random) -> None:
     """Note functions that were kept and would be trained twice."""
-    trained = [expr for expr, reason in screens(found.distinct[:KEPT]) if not reason]
+    trained = [expr for expr, rejection in screens(found.distinct[:KEPT]) if not rejection]
     for group in alike_at_first(trained):
         for i, b in enumerate(group):
             kinds = ((how_alike(a, b, points, chance), a) for a in group[:i])

@@ -39,7 +39,7 @@ from actsearch.child_models.turns import taking_turns
 from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import (
     KINDS,
-    OUT_OF_MEMORY,
+    Cause,
     DeviceLostError,
     HostError,
     NoDeviceError,
@@ -164,7 +164,9 @@ class Evaluator:
             ):
                 ended = _ok(self._train(trial, device, beat))
         except Diverged as end:
-            ended = _ended("diverged", str(end), step=end.step, curve=end.curve)
+            ended = _ended(
+                "diverged", str(end), end.cause, end.variant, step=end.step, curve=end.curve
+            )
         except RacedOut as end:
             ended = _raced_out(str(end), end.training)
         except (DeviceLostError, HostError):
@@ -173,8 +175,7 @@ class Evaluator:
             if is_of_the_host(error):
                 doing = f"training {trial.formula or trial.subject} on {host}"
                 raise host_error(error, doing) from error
-            what = OUT_OF_MEMORY if _out_of_memory(error, device) else type(error).__name__
-            ended = _ended("failed", f"{what}: {_short(error)}")
+            ended = _failed(error, device)
         ended["seconds"] += time.perf_counter() - start
         return Outcome(**ended, host=host, device=name, versions=versions())
 
@@ -271,9 +272,24 @@ class Evaluator:
         return looks
 
 
-def _ended(status: str, reason: str = "", seconds: float = 0.0, **rest: Any) -> dict[str, Any]:
+def _ended(
+    status: str,
+    reason: str = "",
+    cause: Cause | None = None,
+    variant: str = "",
+    seconds: float = 0.0,
+    **rest: Any,
+) -> dict[str, Any]:
     """Fields of an outcome; `seconds` are those before this process."""
-    return {"status": status, "reason": reason, "seconds": seconds, **rest}
+    why = {"reason": reason, "cause": cause, "variant": variant}
+    return {"status": status, **why, "seconds": seconds, **rest}
+
+
+def _failed(error: Exception, device: torch.device) -> dict[str, Any]:
+    if _out_of_memory(error, device):
+        return _ended("failed", f"out of memory: {_short(error)}", Cause.OUT_OF_MEMORY)
+    name = type(error).__name__
+    return _ended("failed", f"{name}: {_short(error)}", Cause.EXCEPTION, name)
 
 
 def _ok(training: Training) -> dict[str, Any]:
@@ -294,7 +310,8 @@ def _raced_out(reason: str, training: Training) -> dict[str, Any]:
     return _ended(
         "raced_out",
         reason,
-        training.earlier,
+        Cause.RACED_OUT,
+        seconds=training.earlier,
         step=training.step,
         curve=training.curve,
         rungs=tuple(training.rungs),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actsearch.results.metrics import ACCURACY, Metric
-from actsearch.results.records import STATUSES, Renamed
+from actsearch.results.records import STATUSES, Cause, Renamed, known_cause
 from actsearch.results.store import read_json
 from actsearch.search_space.baselines import FORMS
 
@@ -60,6 +60,8 @@ class Entry(Renamed):
     vs_relu_range: tuple[float, float] | None = None
     rung: tuple[int, float] | None = None  # steps and score where it left a race or a cohort
     metric: Metric = ACCURACY
+    cause: Cause | None = None  # as in an Outcome, and `variant` too
+    variant: str = ""
 
     @property
     def merit(self) -> float:
@@ -147,6 +149,8 @@ def _entry(
         vs_relu_range=cost and cost[1:],
         rung=runs[0].get("rung") or _left_a_race(runs[0]),
         metric=metric,
+        cause=known_cause(failed.get("cause")) if failed else None,
+        variant=failed.get("variant", "") if failed else "",
     )
 
 

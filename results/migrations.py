@@ -6,6 +6,7 @@ imports nothing that will be another thing tomorrow.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -36,6 +37,8 @@ CREATE TABLE new_outcomes (
     status TEXT NOT NULL CHECK (status IN
         ('ok', 'raced_out', 'diverged', 'rejected', 'failed', 'timed_out', 'crashed')),
     reason TEXT NOT NULL,
+    cause TEXT,
+    variant TEXT NOT NULL,
     val_score REAL CHECK (val_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     test_score REAL CHECK (test_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     step INTEGER,
@@ -48,16 +51,53 @@ CREATE TABLE new_outcomes (
     versions TEXT NOT NULL,
     details TEXT NOT NULL,
     finished REAL NOT NULL,
+    CHECK ((status = 'ok') = (cause IS NULL)),
     CHECK ((status = 'ok') = (val_score IS NOT NULL)),
     CHECK (status = 'ok' OR test_score IS NULL)
 );
-INSERT INTO new_outcomes SELECT * FROM outcomes;
+INSERT INTO new_outcomes
+    SELECT trial, status, reason, cause_of(status, reason), variant_of(status, reason),
+           val_accuracy, test_accuracy, step, curve, rungs, seconds, ms_per_step, host, device,
+           versions, details, finished
+    FROM outcomes;
 DROP TABLE outcomes;
 ALTER TABLE new_outcomes RENAME TO outcomes;
 """
 
+# A cause was said in the reason alone: its status, how that reads, the cause, the variant of it.
+_GROUP = r"(?: (\(group) \d+(\)))?"  # of layers
+_CAUSES = (
+    ("raced_out", r"left after ", "raced out", ""),
+    ("diverged", r"loss (\S+) at step ", "loss not finite", r"\1"),
+    ("diverged", r"gradient norm (\S+) at step ", "gradient norm not finite", r"\1"),
+    ("diverged", r"logits not finite (on the \w+ split)$", "logits not finite", r"\1"),
+    ("failed", r"out of memory:", "out of memory", ""),
+    ("failed", r"(\w+):", "exception", r"\1"),
+    ("timed_out", r"longer than ", "timed out", ""),
+    ("crashed", r"(SIG\w+|exit|signal)(?: \d+)? in a process of its own", "process ended itself",
+     r"\1"),
+    ("crashed", r"alone in a process, it was killed ", "process killed", ""),
+    ("crashed", r"its worker died or fell silent ", "worker lost", ""),
+    ("rejected", rf"value (\S+) at x = \S+{_GROUP}$", "value not finite", r"\1 \2\3"),
+    ("rejected", rf"gradient (\S+) at x = \S+{_GROUP}$", "gradient not finite", r"\1 \2\3"),
+    ("rejected", rf"constant{_GROUP}$", "constant", r"\1\2"),
+    ("rejected", r"affine in x", "affine in x", ""),
+    ("rejected", rf"no gradient on \d+ % of the probe{_GROUP}$", "no gradient", r"\1\2"),
+)  # fmt: skip
+
+
+def _cause(status: str, reason: str) -> tuple[str | None, str]:
+    """(cause, variant) as schema 5 stores them."""
+    for of, pattern, cause, variant in _CAUSES:
+        match = re.match(pattern, reason)
+        if of == status and match is not None:
+            return cause, match.expand(variant).strip()
+    return None if status == "ok" else "other", ""
+
 
 def _kinds_and_scores(db: sqlite3.Connection) -> None:
+    db.create_function("cause_of", 2, lambda *given: _cause(*given)[0])
+    db.create_function("variant_of", 2, lambda *given: _cause(*given)[1])
     run(db, _KINDS_AND_SCORES)
 
 

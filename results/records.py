@@ -8,13 +8,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from actsearch.results.metrics import ACCURACY, Metric
 
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
-OUT_OF_MEMORY = "out of memory"  # how the reason of such a failed outcome begins
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
 RacedBy = Literal["loss", "score"]  # training loss, or validation score
 
@@ -165,20 +165,55 @@ class Trial(Renamed):
         return self.kind, self.subject, self.protocol, self.seed
 
 
+class Cause(StrEnum):
+    """Why a trial is not ok, for code: what an outcome's `reason` says in a sentence for people."""
+
+    RACED_OUT = "raced out"
+    LOSS = "loss not finite"
+    GRADIENT_NORM = "gradient norm not finite"
+    LOGITS = "logits not finite"
+    EXCEPTION = "exception"  # that the child raised
+    OUT_OF_MEMORY = "out of memory"
+    TIMED_OUT = "timed out"
+    ENDED_ITSELF = "process ended itself"  # by a signal that is the function's fault, or by an exit
+    KILLED = "process killed"
+    WORKER_LOST = "worker lost"
+    VALUE = "value not finite"  # these five are the flaws of `search_space/analysis/screening.py`
+    GRADIENT = "gradient not finite"
+    CONSTANT = "constant"
+    AFFINE = "affine in x"
+    NO_GRADIENT = "no gradient"
+    OTHER = "other"  # not said, or said by a later release
+
+
+def known_cause(text: str | None) -> Cause | None:
+    """The cause that a store names so, None for an ok outcome."""
+    try:
+        return None if text is None else Cause(text)
+    except ValueError:
+        return Cause.OTHER
+
+
 @dataclass(frozen=True)
 class Outcome(Renamed):
     """What a trial ended as. Scores are of the data's metric: accuracies as fractions of 1, of a
     translation BLEU / 100. They are finite, and None unless status is `ok`.
 
-    `reason` says why a trial is not ok, in a sentence. `curve` is the training loss, thinned to at
-    most 200 points of (step, loss); `rungs` says how it stood in a race. `seconds` is the wall time
-    of the whole training, `ms_per_step` the processor's time (with a GPU wall time). `details` are
-    plain values that only some trainings have: what became of the activations, scores along the
-    way, and `cost`, the time of a step over that of one of ReLU, with a 95 % interval.
+    `reason` says in a sentence why a trial is not ok, and `cause` says it to code, which reads no
+    sentence; `variant` tells apart what is counted apart within a cause, such as `nan`,
+    `RuntimeError` or `SIGSEGV`. An outcome that is not ok and is given no cause has `OTHER`.
+
+    `curve` is the training loss, thinned to at most 200 points of (step, loss); `rungs` says how it
+    stood in a race. `seconds` is the wall time of the whole training, `ms_per_step` the processor's
+    time (with a GPU wall time). `details` are plain values that only some trainings have: what
+    became of the activations, scores along the way, and `cost`, the time of a step over that of one
+    of ReLU, with a 95 % interval.
     """
 
     status: str
     reason: str = ""
+    cause: Cause | None = None
+    variant: str = ""
     val_score: float | None = None
     test_score: float | None = None
     step: int | None = None  # where it ended, if not at the recipe's last step
@@ -194,6 +229,10 @@ class Outcome(Renamed):
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise ValueError(f"unknown status {self.status!r}; known: {', '.join(STATUSES)}")
+        if self.status == "ok" and self.cause is not None:
+            raise ValueError(f"cause {self.cause} with status ok: such an outcome has none")
+        if self.status != "ok" and self.cause is None:
+            object.__setattr__(self, "cause", Cause.OTHER)
         for name in ("val_score", "test_score"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):

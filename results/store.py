@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.results.migrations import NEWEST, OLDEST, migrate, run
-from actsearch.results.records import KINDS, STATUSES, AtRung, Outcome, Trial
+from actsearch.results.records import KINDS, STATUSES, AtRung, Outcome, Trial, known_cause
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,6 +48,8 @@ CREATE TABLE outcomes (
     trial INTEGER PRIMARY KEY REFERENCES trials (id),
     status TEXT NOT NULL CHECK (status IN {STATUSES}),
     reason TEXT NOT NULL,
+    cause TEXT,
+    variant TEXT NOT NULL,
     val_score REAL CHECK (val_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     test_score REAL CHECK (test_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     step INTEGER,
@@ -60,6 +62,7 @@ CREATE TABLE outcomes (
     versions TEXT NOT NULL,
     details TEXT NOT NULL,
     finished REAL NOT NULL,
+    CHECK ((status = 'ok') = (cause IS NULL)),
     CHECK ((status = 'ok') = (val_score IS NOT NULL)),
     CHECK (status = 'ok' OR test_score IS NULL)
 );
@@ -92,7 +95,7 @@ CREATE TABLE health (
 _ROWS = """
 SELECT t.id, t.kind, t.subject AS expression, t.protocol, t.seed, t.formula, t.label,
        json_extract(p.description, '$.recipe.steps') AS steps, t.submitted,
-       o.status, o.reason, o.val_score, o.test_score, o.step, o.rungs,
+       o.status, o.reason, o.cause, o.variant, o.val_score, o.test_score, o.step, o.rungs,
        o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t JOIN protocols p ON p.hash = t.protocol LEFT JOIN outcomes o ON o.trial = t.id
@@ -359,12 +362,14 @@ class Store:
             "DELETE FROM outcomes WHERE trial = ? AND status = 'timed_out'", (trial.id,)
         )
         cursor = self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO NOTHING",
             (
                 trial.id,
                 outcome.status,
                 outcome.reason,
+                outcome.cause,
+                outcome.variant,
                 outcome.val_score,
                 outcome.test_score,
                 outcome.step,
@@ -546,6 +551,7 @@ class Store:
     def _outcome(self, row: sqlite3.Row) -> Outcome:
         fields = {k: row[k] for k in row.keys() if k not in ("trial", "finished")}  # noqa: SIM118
         read = {name: self._json(fields[name]) for name in ("curve", "rungs", *_MAPPINGS)}
+        fields["cause"] = known_cause(fields["cause"])
         try:
             curve = tuple((step, loss) for step, loss in read["curve"])
             rungs = tuple(AtRung(*rung) for rung in read["rungs"])

@@ -22,7 +22,7 @@ from actsearch.search_space.activation import Activation, MakeActivation
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.fingerprint import Fingerprint
-from actsearch.search_space.analysis.screening import AFFINE
+from actsearch.search_space.analysis.screening import Flaw, Rejection
 from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
@@ -57,8 +57,8 @@ class Candidate(Protocol):
 
     def fingerprint(self, of: Sequence[Fingerprint]) -> Fingerprint: ...
 
-    def rejected(self, reasons: Sequence[str]) -> str:
-        """The reason not to train it, or ""."""
+    def rejected(self, found: Sequence[Rejection | None]) -> Rejection | None:
+        """Why it is not trained, if it is not."""
         ...
 
     def properties(self, of: Sequence[Mapping[str, Any]]) -> dict[str, Any]: ...
@@ -98,8 +98,8 @@ class OneFunction:
     def fingerprint(self, of: Sequence[Fingerprint]) -> Fingerprint:
         return of[0]
 
-    def rejected(self, reasons: Sequence[str]) -> str:
-        return reasons[0]
+    def rejected(self, found: Sequence[Rejection | None]) -> Rejection | None:
+        return found[0]
 
     def properties(self, of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {**of[0]}
@@ -148,13 +148,13 @@ class FunctionPerGroup:
         keys, classes = [print_.key for print_ in of], [print_.symmetry for print_ in of]
         return of[0] if len(set(keys)) == 1 else Fingerprint("|".join(keys), "|".join(classes))
 
-    def rejected(self, reasons: Sequence[str]) -> str:
+    def rejected(self, found: Sequence[Rejection | None]) -> Rejection | None:
         """A group may be affine, as layers without activation are, unless all are; a group without
         values or gradients stops every layer before it."""
-        for group, reason in enumerate(reasons, 1):
-            if reason not in ("", AFFINE):
-                return f"{reason} (group {group})"
-        return AFFINE if all(reasons) else ""
+        for group, rejection in enumerate(found, 1):
+            if rejection is not None and rejection.flaw is not Flaw.AFFINE:
+                return rejection.in_group(group)
+        return found[0] if all(found) else None
 
     def properties(self, of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What holds of every group, and the operators and betas of all; no values at points."""

@@ -16,7 +16,7 @@ from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.analysis.fingerprint import Fingerprint, fingerprints
 from actsearch.search_space.analysis.names import name_of
 from actsearch.search_space.analysis.properties import properties
-from actsearch.search_space.analysis.screening import screens
+from actsearch.search_space.analysis.screening import Flaw, Rejection, screens
 from actsearch.search_space.candidate import Candidate, same_candidate
 from actsearch.search_space.expression import Expr
 
@@ -25,12 +25,12 @@ from actsearch.search_space.expression import Expr
 class Described:
     """A canonical candidate with all that is known of it before training.
 
-    `rejected` is the reason not to train it, or ""; `name` what people call it, or "".
+    `rejected` says why it is not trained, if it is not; `name` what people call it, or "".
     """
 
     candidate: Candidate
     fingerprint: Fingerprint
-    rejected: str
+    rejected: Rejection | None
     properties: dict[str, Any]
     name: str
 
@@ -44,7 +44,7 @@ def describe(candidate: Candidate, operators: str = "guarded") -> Described:
     try:
         return describe_all([candidate], operators)[0]
     except NOT_DIFFERENTIABLE:
-        return Described(candidate, Fingerprint(candidate.key, candidate.key), "", {}, "")
+        return Described(candidate, Fingerprint(candidate.key, candidate.key), None, {}, "")
 
 
 def describe_all(candidates: Sequence[Candidate], operators: str = "guarded") -> list[Described]:
@@ -52,7 +52,7 @@ def describe_all(candidates: Sequence[Candidate], operators: str = "guarded") ->
     leaves a candidate to its text."""
     exprs = functions_of(candidates)
     prints = dict(fingerprints(exprs, operators))
-    reasons = dict(screens(exprs, operators))
+    flawed = dict(screens(exprs, operators))
     found = properties(exprs, operators)
     known = {expr: one.to_dict() for expr, one in zip(exprs, found, strict=True)}
     names = {expr: name_of(expr, prints[expr].key, operators) for expr in exprs}
@@ -60,7 +60,7 @@ def describe_all(candidates: Sequence[Candidate], operators: str = "guarded") ->
         Described(
             candidate,
             candidate.fingerprint([prints[e] for e in candidate.functions]),
-            candidate.rejected([reasons[e] for e in candidate.functions]),
+            candidate.rejected([flawed[e] for e in candidate.functions]),
             candidate.properties([known[e] for e in candidate.functions]),
             candidate.named([names[e] for e in candidate.functions]),
         )
@@ -78,14 +78,14 @@ def with_fingerprints(
         yield candidate, candidate.fingerprint([prints[e] for e in candidate.functions])
 
 
-def with_reasons(
+def with_rejections(
     candidates: Iterable[Candidate], operators: str = "guarded"
-) -> Iterator[tuple[Candidate, str]]:
-    """Each candidate with the reason to reject it, or "", in order."""
+) -> Iterator[tuple[Candidate, Rejection | None]]:
+    """Each candidate and why it is rejected, if it is, in order."""
     candidates = list(candidates)
-    reasons = dict(screens(functions_of(candidates), operators))
+    flawed = dict(screens(functions_of(candidates), operators))
     for candidate in candidates:
-        yield candidate, candidate.rejected([reasons[e] for e in candidate.functions])
+        yield candidate, candidate.rejected([flawed[e] for e in candidate.functions])
 
 
 def functions_of(candidates: Iterable[Candidate]) -> list[Expr]:
@@ -103,7 +103,7 @@ class Survey:
 
     raw: int
     canonical: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[Flaw] = field(default_factory=Counter)
     distinct: list[Candidate] = field(default_factory=list)
     symmetry_classes: int = 0
     merged: list[tuple[Candidate, Candidate]] = field(default_factory=list)
@@ -126,9 +126,9 @@ def survey(
     found.canonical = len(forms)
     clock = _lap(found, "canonical", clock)
     if screening:
-        reasons = list(with_reasons(forms, operators))
-        found.rejected = Counter(kind_of(reason) for _, reason in reasons if reason)
-        forms = [candidate for candidate, reason in reasons if not reason]
+        screened = list(with_rejections(forms, operators))
+        found.rejected = Counter(rejection.flaw for _, rejection in screened if rejection)
+        forms = [candidate for candidate, rejection in screened if not rejection]
         clock = _lap(found, "screening", clock)
     classes: set[str] = set()
     groups: dict[str, list[Candidate]] = {}
@@ -150,17 +150,3 @@ def _lap(found: Survey, name: str, start: float) -> float:
     now = time.perf_counter()
     found.seconds[name] = now - start
     return now
-
-
-def kind_of(reason: str) -> str:
-    """A screening reason without its numbers, for counting: `value not finite`, `constant`, ..."""
-    for start, kind in (
-        ("value", "value not finite"),
-        ("gradient", "gradient not finite"),
-        ("no gradient", "no gradient"),
-        ("affine", "affine in x"),
-        ("constant", "constant"),
-    ):
-        if reason.startswith(start):
-            return kind
-    return reason

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import Cause, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.survey import Described, describe
@@ -108,5 +108,6 @@ def test_rejections_record_the_reason_and_pass_on_the_rest(store: Store) -> None
     found = store.outcome(zero.trial)
     assert found is not None
     assert (found.status, found.reason) == ("rejected", "constant")
+    assert found.cause is Cause.CONSTANT
     assert inner.told == [(zero.trial.id, "rejected")]
     assert rejections.tally == Tally(repeats=7, rejected=1)

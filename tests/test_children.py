@@ -39,7 +39,7 @@ from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.optimisers import OPTIMISERS, _weight_decay_groups
 from actsearch.child_models.training.state import Training
 from actsearch.results.benchmarks import load_benchmark
-from actsearch.results.records import DeviceLostError, NoDeviceError, Trial
+from actsearch.results.records import Cause, DeviceLostError, NoDeviceError, Trial
 from actsearch.search_space.activation import Activation, MakeActivation
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
@@ -548,38 +548,45 @@ class Poison(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("where", "reason", "step"),
+    ("where", "reason", "step", "why"),
     [
-        ("loss", "loss nan at step 4", 4),
-        ("gradient", "gradient norm nan at step 4", 4),
-        ("evaluation", "logits not finite on the val split", RECIPE.steps),
+        ("loss", "loss nan at step 4", 4, (Cause.LOSS, "nan")),
+        ("gradient", "gradient norm nan at step 4", 4, (Cause.GRADIENT_NORM, "nan")),
+        (
+            "evaluation",
+            "logits not finite on the val split",
+            RECIPE.steps,
+            (Cause.LOGITS, "on the val split"),
+        ),
     ],
 )
 def test_a_child_that_stops_being_finite_has_no_accuracy_but_a_reason_and_a_step(
-    blobs: Arrays, where: str, reason: str, step: int
+    blobs: Arrays, where: str, reason: str, step: int, why: tuple[Cause, str]
 ) -> None:
     def child(make_activation: Callable[[int], nn.Module]) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 8), make_activation(8), nn.Linear(8, 3), Poison(where))
 
     outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE, test=True)(trial())
     assert (outcome.status, outcome.reason, outcome.step) == ("diverged", reason, step)
+    assert (outcome.cause, outcome.variant) == why
     assert outcome.val_score is outcome.test_score is None
     assert all(math.isfinite(loss) for _, loss in outcome.curve)
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
-    [(ValueError("bad shape"), "ValueError: bad shape"),
-     (torch.OutOfMemoryError("11 GB"), "out of memory: 11 GB")],
+    ("error", "reason", "why"),
+    [(ValueError("bad shape"), "ValueError: bad shape", (Cause.EXCEPTION, "ValueError")),
+     (torch.OutOfMemoryError("11 GB"), "out of memory: 11 GB", (Cause.OUT_OF_MEMORY, ""))],
 )  # fmt: skip
 def test_a_child_that_raises_is_a_failed_outcome(
-    blobs: Arrays, error: Exception, reason: str
+    blobs: Arrays, error: Exception, reason: str, why: tuple[Cause, str]
 ) -> None:
     def child(make_activation: Callable[[int], nn.Module]) -> nn.Module:
         raise error
 
     outcome = Evaluator(make_dataset("b", blobs), users(child), RECIPE)(trial())
     assert (outcome.status, outcome.reason) == ("failed", reason)
+    assert (outcome.cause, outcome.variant) == why
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from actsearch.child_models.training.cuda_graph import WARM_UP, can_be_captured
 from actsearch.child_models.training.looks import Racing, Tracking
 from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.state import Training
-from actsearch.results.records import ALONE, OUT_OF_MEMORY, DeviceLostError, Rung, Trial
+from actsearch.results.records import ALONE, Cause, DeviceLostError, Rung, Trial
 from actsearch.search_space.activation import Activation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -284,7 +284,8 @@ def test_memory_that_runs_out_in_a_capture_is_said(
     evaluator = Evaluator(made_up(), child_from("mlp"), RECIPE, cuda_graphs=True)
     outcome = evaluator(Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0))
     assert outcome.status == "failed"
-    assert outcome.reason.startswith(OUT_OF_MEMORY)
+    assert outcome.reason.startswith("out of memory: ")
+    assert outcome.cause is Cause.OUT_OF_MEMORY
 
 
 def test_only_children_that_say_so_are_captured(graphs: list[SimulatedGraph]) -> None:

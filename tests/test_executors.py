@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from actsearch.errors import RESUMABLE, exit_code
-from actsearch.results.records import OUT_OF_MEMORY, DeviceLostError, NoDeviceError, Outcome, Trial
+from actsearch.results.records import Cause, DeviceLostError, NoDeviceError, Outcome, Trial
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.executor import (
@@ -260,7 +260,7 @@ def test_a_thread_that_runs_out_of_memory_is_tried_again_when_no_other_runs() ->
         others = len(inside) - 1
         inside.remove(trial.id)
         if trial.id == 3 or (trial.id == 1 and others):
-            return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
+            return Outcome("failed", "the GPU is full", Cause.OUT_OF_MEMORY)
         return Outcome("ok", val_score=0.5)
 
     executor = ThreadExecutor(evaluate, 2)
@@ -285,7 +285,7 @@ def test_a_thread_that_runs_out_of_memory_ends_its_worker_with_the_others_childr
         while len(os.listdir(folder)) < 2:
             time.sleep(0.02)
         if trial.id == 1 and len(os.listdir(folder)) == 2:
-            return Outcome("failed", f"{OUT_OF_MEMORY}: CUDA out of memory")
+            return Outcome("failed", "the GPU is full", Cause.OUT_OF_MEMORY)
         time.sleep(0.3)
         return Outcome("ok", val_score=0.5, device=str(os.getpid()))
 
@@ -347,6 +347,7 @@ def test_a_crash_is_told_with_its_evidence(ray_session: Any, how: str) -> None:
         outcomes = {t.id: o for t, o in finish(executor, 3)}
         assert {i: o.status for i, o in outcomes.items()} == {1: "crashed", 2: "ok", 3: "ok"}
         assert outcomes[1].reason.startswith(f"{how} in a process of its own")
+        assert (outcomes[1].cause, outcomes[1].variant) == (Cause.ENDED_ITSELF, how.split()[0])
         if how != "exit 3":
             assert "Fatal Python error" in outcomes[1].reason
         assert isinstance(executor, RayExecutor)
@@ -395,6 +396,7 @@ def test_a_child_that_hears_beats_is_stopped_in_time(
     [(_, outcome)] = finish(executor, 1)
     assert outcome.status == "timed_out"
     assert outcome.reason == "longer than 1 s"
+    assert outcome.cause is Cause.TIMED_OUT
     assert outcome.seconds > 1.0
     executor.submit(trial(2))
     [(_, outcome)] = finish(executor, 1)
@@ -457,7 +459,8 @@ def test_what_runs_out_of_memory_is_tried_alone_before_it_counts(
         tries = tmp_path / str(trial.id)
         tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
         if trial.id == 2 or (trial.id == 1 and tries.read_text() == "x"):
-            return Outcome("failed", "out of memory: 11 GB", host=str(os.getpid()))
+            full = Cause.OUT_OF_MEMORY
+            return Outcome("failed", "out of memory: 11 GB", full, host=str(os.getpid()))
         return Outcome("ok", val_score=0.5, host=str(os.getpid()))
 
     executor = RayExecutor(evaluate, workers=1, queue_class=QueueActor, worker_class=WorkerActor)

@@ -17,6 +17,8 @@ import pytest
 from actsearch import reevaluate, search
 from actsearch.cli import main
 from actsearch.results import migrations
+from actsearch.results.figures.searches import counted_as
+from actsearch.results.records import Cause
 from actsearch.results.store import Store, StoreError
 from actsearch.run import Run
 
@@ -112,6 +114,65 @@ def test_a_migrated_store_has_the_schema_of_a_new_one_and_all_its_rows(
         assert [read(db, query) for query in counts] == before
         assert read(db, "PRAGMA foreign_key_check") == []
         assert read(db, "SELECT value FROM meta") == read(new, "SELECT value FROM meta")
+
+
+# Reasons as schema 4 had them, and how its figure of failures counted them.
+REASONS = [
+    ("raced_out", "left after 30 steps with validation accuracy 0.3140: its training loss 3 is ...",
+     Cause.RACED_OUT, "left after steps"),
+    ("diverged", "loss -inf at step 41", Cause.LOSS, "loss -inf"),
+    ("diverged", "gradient norm nan at step 1041", Cause.GRADIENT_NORM, "gradient norm nan"),
+    ("diverged", "logits not finite on the test split", Cause.LOGITS,
+     "logits not finite on the test split"),
+    ("failed", "ValueError: out of memory: 3", Cause.EXCEPTION, "ValueError"),
+    ("failed", "KeyError: ", Cause.EXCEPTION, "KeyError"),
+    ("failed", "out of memory: CUDA out of memory. Tried 2 GiB", Cause.OUT_OF_MEMORY,
+     "out of memory"),
+    ("timed_out", "longer than 60 s", Cause.TIMED_OUT, "longer than"),
+    ("timed_out", "longer than 1.5 s at step 12", Cause.TIMED_OUT, "longer than"),
+    ("crashed", "SIGSEGV in a process of its own: Fatal Python error", Cause.ENDED_ITSELF,
+     "SIGSEGV in a process of its own"),
+    ("crashed", "exit 3 in a process of its own", Cause.ENDED_ITSELF,
+     "exit in a process of its own"),
+    ("crashed", "signal 40 in a process of its own", Cause.ENDED_ITSELF,
+     "signal in a process of its own"),
+    ("crashed", "alone in a process, it was killed 5 times (for its memory?)", Cause.KILLED,
+     "alone in a process it was killed times (for its memory?)"),
+    ("crashed", "its worker died or fell silent 50 times", Cause.WORKER_LOST,
+     "its worker died or fell silent times"),
+    ("rejected", "value inf at x = -3.2e+01", Cause.VALUE, "value inf"),
+    ("rejected", "gradient nan at x = 0 (group 2)", Cause.GRADIENT, "gradient nan (group)"),
+    ("rejected", "constant", Cause.CONSTANT, "constant"),
+    ("rejected", "constant (group 2)", Cause.CONSTANT, "constant (group)"),
+    ("rejected", "affine in x: the network would be linear", Cause.AFFINE, "affine in x"),
+    ("rejected", "no gradient on 99 % of the probe", Cause.NO_GRADIENT,
+     "no gradient on of the probe"),
+    ("rejected", "no gradient on 100 % of the probe (group 1)", Cause.NO_GRADIENT,
+     "no gradient on of the probe (group)"),
+    ("failed", "in words that nobody wrote", Cause.OTHER, "another reason"),
+]  # fmt: skip
+
+
+def test_the_cause_of_an_old_outcome_is_that_of_its_reason(tmp_path: Path) -> None:
+    run = copied(4, tmp_path)
+    with closing(plain(run)) as db:
+        query = "SELECT id FROM trials JOIN outcomes ON trial = id WHERE stage = 'search'"
+        ids = [number for (number,) in read(db, f"{query} ORDER BY id")][: len(REASONS)]
+        for number, (status, reason, _, _) in zip(ids, REASONS, strict=True):
+            db.execute(
+                "UPDATE outcomes SET status = ?, reason = ?, val_accuracy = NULL, "
+                "test_accuracy = NULL WHERE trial = ?",
+                (status, reason, number),
+            )
+        db.commit()
+    with closing(Store(run / "run.sqlite", readonly=True)) as store:
+        found = dict(store.outcomes("search"))
+    outcomes = [found.pop(number) for number in ids]
+    assert [o.reason for o in outcomes] == [reason for _, reason, _, _ in REASONS]
+    assert [o.cause for o in outcomes] == [cause for _, _, cause, _ in REASONS]
+    assert [counted_as(o.cause, o.variant) for o in outcomes] == [words for *_, words in REASONS]
+    assert {cause for _, _, cause, _ in REASONS} == set(Cause)
+    assert all((o.status == "ok") == (o.cause is None) for o in found.values())
 
 
 @OLD

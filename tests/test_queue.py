@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from actsearch.results.records import Trial
+from actsearch.results.records import Cause, Trial
 from actsearch.workers.candidate_queue import MAX_KILLED, MAX_LOST, CandidateQueue
 
 from .conftest import ok, trial
@@ -99,6 +99,7 @@ def test_what_is_killed_alone_while_its_worker_lives_ends_as_crashed(queue: Cand
     [(ended, outcome)], _ = queue.drain()
     assert (ended.id, outcome.status) == (1, "crashed")
     assert "for its memory" in outcome.reason
+    assert outcome.cause is Cause.KILLED
 
 
 def test_a_candidate_that_loses_every_worker_ends_as_crashed(queue: CandidateQueue) -> None:
@@ -109,6 +110,7 @@ def test_a_candidate_that_loses_every_worker_ends_as_crashed(queue: CandidateQue
     assert queue.lease("w") is None
     [(ended, outcome)], _ = queue.drain()
     assert (ended.id, outcome.status) == (1, "crashed")
+    assert outcome.cause is Cause.WORKER_LOST
 
 
 def test_a_candidate_that_has_lost_a_worker_is_to_be_tried_alone(queue: CandidateQueue) -> None:

@@ -19,7 +19,7 @@ from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
 from actsearch.results.leaderboard import leaderboard
 from actsearch.results.metrics import ACCURACY, METRICS
-from actsearch.results.records import AtRung, Outcome, RacedBy, Rung, Trial, reward
+from actsearch.results.records import AtRung, Cause, Outcome, RacedBy, Rung, Trial, reward
 from actsearch.results.store import Store
 from actsearch.searching.launch import make_plan
 from actsearch.searching.sources import Raced
@@ -170,6 +170,7 @@ def test_a_child_that_is_behind_leaves_with_its_step_and_accuracy(evaluate: Eval
     assert [step for step, _ in outcome.curve] == list(range(1, 12))
     assert "left after 11 steps with validation accuracy" in outcome.reason
     assert "is above 1e-06" in outcome.reason
+    assert outcome.cause is Cause.RACED_OUT
 
 
 def test_rungs_beyond_a_shorter_training_are_passed_over(evaluate: Evaluator) -> None:

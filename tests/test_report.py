@@ -30,13 +30,12 @@ from actsearch.results.figures.searches import (
     difference_figure,
     failures,
     front,
-    kind_of_reason,
     loss_figure,
     operator_shares,
     progress_figure,
 )
 from actsearch.results.leaderboard import Entry
-from actsearch.results.records import Outcome
+from actsearch.results.records import Cause, Outcome
 from actsearch.results.statistics import wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
@@ -232,28 +231,12 @@ def test_wilsons_interval_is_the_formulas() -> None:
     assert wilson(9, 30) == pytest.approx((middle - half, middle + half), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("loss inf at step 41", "loss inf"),
-        ("gradient norm nan at step 1,041", "gradient norm nan"),
-        ("logits not finite on the val split", "logits not finite on the val split"),
-        ("affine in x", "affine in x"),
-        ("value inf at x = -3.2e+01", "value inf"),
-        ("RuntimeError: shapes 3 and 4", "RuntimeError"),
-        ("longer than 60 s at step 12", "longer than"),
-        ("left after 30 steps with validation accuracy 0.3140: its loss", "left after steps"),
-    ],
-)  # fmt: skip
-def test_reasons_are_counted_without_their_numbers(reason: str, kind: str) -> None:
-    assert kind_of_reason(reason) == kind
-
-
-def test_failures_are_counted_by_status_and_kind() -> None:
-    found = [entry(i, None, status="diverged", reason=f"loss nan at step {i}") for i in range(3)]
-    found += [entry(9, None, status="rejected", reason="constant"), entry(10, 0.5)]
+def test_failures_are_counted_by_status_and_cause() -> None:
+    nan: dict[str, Any] = {"cause": Cause.LOSS, "variant": "nan"}
+    found = [entry(i, None, status="diverged", **nan) for i in range(3)]
+    found += [entry(9, None, status="rejected", cause=Cause.CONSTANT), entry(10, 0.5)]
     for status in ("raced_out", "dropped"):
-        found.append(entry(11, None, status=status, reason="left after 5 steps", rung=(5, 0.3)))
+        found.append(entry(11, None, status=status, cause=Cause.RACED_OUT, rung=(5, 0.3)))
     assert failures(found) == [("diverged", "loss nan", 3), ("rejected", "constant", 1)]
 
 

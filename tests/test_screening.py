@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -10,15 +11,25 @@ import torch
 
 from actsearch.results.filters import where
 from actsearch.results.leaderboard import PROPERTIES
+from actsearch.results.records import Cause
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.analysis.properties import NAMES, properties
-from actsearch.search_space.analysis.screening import screen, screens
+from actsearch.search_space.analysis.screening import Flaw, Rejection, screen, screens
 from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.candidate import OneFunction, candidate_from
 from actsearch.search_space.operators import Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
-from actsearch.search_space.survey import describe, kind_of
+from actsearch.search_space.survey import describe
+
+
+def flaw(found: Rejection | None) -> str:
+    return "" if found is None else found.flaw
+
+
+def test_every_flaw_is_a_cause() -> None:
+    causes = {cause.name: cause.value for cause in Cause}
+    assert {flaw.name: flaw.value for flaw in Flaw}.items() < causes.items()
 
 
 @pytest.mark.parametrize(
@@ -43,13 +54,13 @@ from actsearch.search_space.survey import describe, kind_of
 def test_what_is_not_worth_a_training_is_rejected_for_its_reason(
     text: str, operators: str, kind: str
 ) -> None:
-    assert kind_of(screen(parse(text), operators)) == kind
+    assert flaw(screen(parse(text), operators)) == kind
 
 
 @pytest.mark.parametrize("operators", ["paper", "guarded"])
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_baseline_is_rejected(name: str, operators: str) -> None:
-    assert screen(parse(name), operators) == ""
+    assert screen(parse(name), operators) is None
 
 
 @pytest.mark.parametrize(
@@ -58,24 +69,22 @@ def test_no_baseline_is_rejected(name: str, operators: str) -> None:
      "max(x, tanh(x))", "sinc(x) + x", "x * asinh(x)**2", "erf(x) * x", "max(x, beta)", "sin(x)"],
 )  # fmt: skip
 def test_the_papers_winners_pass(text: str) -> None:
-    assert screen(parse(text)) == ""
+    assert screen(parse(text)) is None
 
 
 def test_a_reason_says_where() -> None:
-    assert screen(parse("sqrt(x)"), "paper") == "value nan at x = -10"
-    assert "x = 0" in screen(parse("sqrt(relu(x))"), "paper") or "x = -10" in screen(
-        parse("sqrt(relu(x))"), "paper"
-    )
+    assert str(screen(parse("sqrt(x)"), "paper")) == "value nan at x = -10"
+    assert re.search("x = (0|-10)", str(screen(parse("sqrt(relu(x))"), "paper")))
 
 
 def test_a_narrow_precision_rejects_what_overflows_in_it() -> None:
     expr = parse("cube(cube(x)) * cube(cube(x)) * cube(cube(cube(x)))")
-    assert screen(expr, "paper", torch.float64) == ""
-    assert kind_of(screen(expr, "paper", torch.float32)) == "value not finite"
+    assert screen(expr, "paper", torch.float64) is None
+    assert flaw(screen(expr, "paper", torch.float32)) == "value not finite"
 
 
 def test_nothing_in_the_guarded_one_unit_space_is_not_finite() -> None:
-    kinds = {kind_of(reason) for _, reason in screens(SPACES["one-unit"]) if reason}
+    kinds = {flaw(rejection) for _, rejection in screens(SPACES["one-unit"]) if rejection}
     assert kinds == {"affine in x", "constant", "no gradient"}
 
 
@@ -124,7 +133,7 @@ def test_a_description_holds_all_that_is_known_before_training() -> None:
     found = describe(candidate_from("x * sigmoid(x)"))
     assert found.candidate.key == "mul(x, sigmoid(x))"
     assert found.candidate.formula == "x * sigmoid(x)"
-    assert found.rejected == ""
+    assert found.rejected is None
     assert found.properties["monotonic"] == "no"
     assert found.name == "silu"
 
@@ -148,12 +157,11 @@ def test_an_operator_is_looked_at_with_the_derivative_that_its_author_wrote() ->
 
 
 def test_an_operator_that_was_defined_anew_is_looked_at_anew() -> None:
-    for function, rejected in ((torch.zeros_like, "constant"), (torch.sin, "")):
+    for function, rejected in ((torch.zeros_like, "constant"), (torch.sin, "None")):
         op = Op("wave", 1, function)
         candidate = OneFunction(canonical(parse("wave(x)", [op])))
         assert candidate.expr.op is op
-        assert describe(candidate).rejected.startswith(rejected)
-        assert bool(describe(candidate).rejected) == bool(rejected)
+        assert str(describe(candidate).rejected) == rejected
 
 
 def _float32_only(x: torch.Tensor) -> torch.Tensor:
@@ -165,7 +173,7 @@ def _float32_only(x: torch.Tensor) -> torch.Tensor:
 def test_an_operator_that_cannot_be_looked_at_is_searched_all_the_same() -> None:
     op = Op("single", 1, _float32_only)
     one, two = (describe(candidate_from(text, [op])) for text in ("single(x)", "x * single(x)"))
-    assert one.rejected == two.rejected == ""
+    assert one.rejected is two.rejected is None
     assert one.properties == {}
     assert one.fingerprint.key != two.fingerprint.key
 

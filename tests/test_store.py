@@ -10,13 +10,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from actsearch.results.leaderboard import leaderboard
 from actsearch.results.metrics import ACCURACY, METRICS
-from actsearch.results.records import KINDS, Outcome, Trial, reward
+from actsearch.results.records import KINDS, Cause, Outcome, Trial, reward
 from actsearch.results.store import DiskFullError, Store, StoreError
 
 from .conftest import ok
@@ -79,6 +80,31 @@ def test_an_outcome_reads_back_as_it_was_written(store: Store) -> None:
     assert store.rows("search")[0]["cost"] is None  # as of runs before it was measured
 
 
+def test_a_cause_reads_back_as_itself_and_one_of_a_later_release_as_other(store: Store) -> None:
+    trial = submit(store)
+    store.record(trial, Outcome("failed", "ValueError: x", Cause.EXCEPTION, "ValueError"))
+    outcome = store.outcome(trial)
+    assert outcome is not None
+    [entry] = leaderboard(store.rows("search"))
+    for found in (outcome, entry):
+        assert (found.cause, found.variant) == (Cause.EXCEPTION, "ValueError")
+    store._db.execute("UPDATE outcomes SET cause = 'of tomorrow'")
+    assert store.outcome(trial) == replace(outcome, cause=Cause.OTHER)
+    assert leaderboard(store.rows("search"))[0].cause is Cause.OTHER
+
+
+def test_an_ok_outcome_alone_has_no_cause(store: Store) -> None:
+    assert ok(0.5).cause is None
+    assert Outcome("diverged", "as a user's own task says").cause is Cause.OTHER
+    with pytest.raises(ValueError, match="cause constant with status ok"):
+        ok(0.5, cause=Cause.CONSTANT)
+    store.record(submit(store), Outcome("failed", "ValueError: x"))
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        store._db.execute("UPDATE outcomes SET cause = NULL")
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        store._db.execute("UPDATE outcomes SET status = 'ok', val_score = 0.5")
+
+
 def test_a_cost_beside_relu_is_a_column_of_rows(store: Store) -> None:
     costs = {"cost": (1.5, 1.25, 2.0)}
     store.record(submit(store), Outcome("ok", val_score=0.5, details=costs))
@@ -95,8 +121,9 @@ def test_a_cost_beside_relu_is_a_column_of_rows(store: Store) -> None:
 def test_the_file_itself_refuses_what_is_no_score(
     store: Store, status: str, score: float | str | None, test: float | None, refused: bool
 ) -> None:
-    row = (submit(store).id, status, "", score, test, None, "[]", "[]", 0.0, None, "", "", "{}",
-           "{}", 0.0)  # fmt: skip
+    cause = None if status == "ok" else "other"
+    row = (submit(store).id, status, "", cause, "", score, test, None, "[]", "[]", 0.0, None, "",
+           "", "{}", "{}", 0.0)  # fmt: skip
     insert = f"INSERT INTO outcomes VALUES ({', '.join('?' * len(row))})"  # noqa: S608
     with pytest.raises(sqlite3.IntegrityError, match="CHECK") if refused else nullcontext():
         store._db.execute(insert, row)

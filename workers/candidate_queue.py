@@ -16,7 +16,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import Cause, Outcome, Trial
 
 LEASE_SECONDS = 600.0  # a child beats each second; only a frozen one is silent for so long
 MAX_KILLED = 5  # its own process was killed so often, and its worker not: it is too large, say
@@ -114,14 +114,16 @@ class CandidateQueue:
         for trial in trials:
             self._lost[trial.id] += 1
             if self._killed[trial.id] >= MAX_KILLED:
+                cause = Cause.KILLED
                 reason = f"alone in a process, it was killed {MAX_KILLED} times (for its memory?)"
             elif self._lost[trial.id] >= MAX_LOST:
+                cause = Cause.WORKER_LOST
                 reason = f"its worker died or fell silent {MAX_LOST} times"
             else:
                 if not self._held:
                     self.put(trial)
                 continue
-            self._completed.append((trial, Outcome("crashed", reason)))
+            self._completed.append((trial, Outcome("crashed", reason, cause)))
         return trials
 
     def hold(self) -> int:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import Cause, Outcome, Trial
 
 Beat = Callable[[int], None]
 Evaluate = Callable[[Trial, Beat], Outcome]
@@ -73,7 +73,8 @@ class Deadline:
 def timed_out(timeout: float, seconds: float, step: int | None = None) -> Outcome:
     """The outcome of a child that was stopped."""
     at = f" at step {step}" if step is not None else ""
-    return Outcome("timed_out", f"longer than {timeout:g} s{at}", step=step, seconds=seconds)
+    reason = f"longer than {timeout:g} s{at}"
+    return Outcome("timed_out", reason, Cause.TIMED_OUT, step=step, seconds=seconds)
 
 
 class Executor(Protocol):

@@ -24,6 +24,7 @@ from typing import Any
 
 from actsearch.results.records import (
     ALONE,
+    Cause,
     DeviceLostError,
     HostError,
     NoDeviceError,
@@ -84,18 +85,18 @@ def run_alone(
             return outcome
         if code in FROM_OUTSIDE or code == NO_EVIDENCE:
             raise KilledFromOutside(f"the process of trial {trial.id} ended with {code}")
-        return Outcome("crashed", _evidence(code, files["crash"]))
+        return _crashed(code, files["crash"])
 
 
-def _evidence(code: int, crash: Path) -> str:
-    """Such as `SIGSEGV in a process of its own: Fatal Python error: ...`."""
-    try:
-        how = signal.Signals(-code).name if code < 0 else f"exit {code}"
-    except ValueError:
-        how = f"signal {-code}"
+def _crashed(code: int, crash: Path) -> Outcome:
+    """With such evidence as `SIGSEGV in a process of its own: Fatal Python error: ...`."""
+    variant, number = ("exit", f" {code}") if code >= 0 else ("signal", f" {-code}")
+    if -code in set(signal.Signals):
+        variant, number = signal.Signals(-code).name, ""
     stack = crash.read_text(errors="replace").splitlines() if crash.exists() else []
     shown = "; ".join(line.strip() for line in stack if line.strip())[:300]
-    return f"{how} in a process of its own" + (f": {shown}" if shown else "")
+    reason = f"{variant}{number} in a process of its own" + (f": {shown}" if shown else "")
+    return Outcome("crashed", reason, Cause.ENDED_ITSELF, variant)
 
 
 def _end_with_parent(folder: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from actsearch.results.records import OUT_OF_MEMORY, NoDeviceError, Outcome, host_error
+from actsearch.results.records import Cause, NoDeviceError, Outcome, host_error
 from actsearch.workers.candidate_queue import Lease
 from actsearch.workers.executor import (
     Deadline,
@@ -89,7 +89,7 @@ class Worker:
                 continue
             idle = IDLE_SECONDS[0]
             outcome = self._evaluate(queue, lease, evaluate, timeout)
-            full = outcome is not None and outcome.reason.startswith(OUT_OF_MEMORY)
+            full = outcome is not None and outcome.cause is Cause.OUT_OF_MEMORY
             if outcome is None or (full and not lease.alone):
                 ray.get(queue.give_back.remote(lease.number))
             else:

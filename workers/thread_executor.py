@@ -6,7 +6,7 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from actsearch.results.records import OUT_OF_MEMORY, Outcome, Trial
+from actsearch.results.records import Cause, Outcome, Trial
 from actsearch.workers.executor import Deadline, Evaluate, Finished, Stopped, TimedOut, timed_out
 
 
@@ -68,7 +68,7 @@ class ThreadExecutor:
         finished: list[Finished] = []
         for future in well or ended:
             trial, outcome = self._running.pop(future), future.result()
-            if outcome.reason.startswith(OUT_OF_MEMORY) and trial is not self._alone:
+            if outcome.cause is Cause.OUT_OF_MEMORY and trial is not self._alone:
                 self._suspects.append(trial)
                 continue
             if trial is self._alone:

@@ -32,7 +32,7 @@ from actsearch.search_space.survey import (
     describe,
     survey,
     with_fingerprints,
-    with_reasons,
+    with_rejections,
 )
 from actsearch.versions import untested
 
@@ -186,7 +186,7 @@ def listed_lines(space: Space, operators: str) -> Iterator[str]:
         forms = dict.fromkeys(candidate.canonical(operators) for candidate in batch)
         new = [form for form in forms if form not in seen]
         seen.update(new)
-        kept = [form for form, reason in with_reasons(new, operators) if not reason]
+        kept = [form for form, rejection in with_rejections(new, operators) if not rejection]
         for form, found in with_fingerprints(kept, operators):
             same = keys.setdefault(found.key, [])
             if not any(same_candidate(k, form, operators) for k in same):

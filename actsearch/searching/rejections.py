@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import Cause, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.survey import Described
 from actsearch.searching.asking import Asked, Asking
@@ -25,10 +25,11 @@ class Rejections:
 
     def ask(self, n: int) -> Iterator[Asked]:
         for asked in self.inner.ask(n):
-            if asked.new is None or not asked.new.rejected:
+            if asked.new is None or asked.new.rejected is None:
                 yield asked
                 continue
-            outcome = Outcome("rejected", asked.new.rejected)
+            why = asked.new.rejected
+            outcome = Outcome("rejected", why.reason, Cause(why.flaw), why.variant)
             self.store.record(asked.trial, outcome)
             self._rejected += 1
             self.tell(asked.trial, outcome)

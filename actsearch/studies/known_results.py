@@ -22,7 +22,7 @@ from actsearch.run import Run
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.parser import ParseError
 from actsearch.search_space.space import Space, extra_operators, space_from
-from actsearch.search_space.survey import with_fingerprints, with_reasons
+from actsearch.search_space.survey import with_fingerprints, with_rejections
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ class Table:
         self._find(points)
         missing = [p for p in points if self._found[p] is None]
         forms = [self.space.decode(p).canonical(self.operators) for p in missing]
-        rejected = sum(bool(reason) for _, reason in with_reasons(forms, self.operators))
+        rejected = sum(bool(rejection) for _, rejection in with_rejections(forms, self.operators))
         return (len(points) - len(missing)) / max(1, len(points) - rejected)
 
     def look_up(self, digits: Digits, share: float) -> Known:

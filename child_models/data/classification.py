@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.child_models import turns
-from actsearch.child_models.data.data import Diverged
+from actsearch.child_models.data.data import logits_not_finite
 from actsearch.child_models.device import autocast, memory_format
 from actsearch.child_models.recipe import Recipe
 
@@ -67,7 +67,7 @@ def accuracy(
         beat()
     turns.wait()
     if not bool(finite):
-        raise Diverged(f"logits not finite on the {split} split")
+        raise logits_not_finite(split)
     return int(right) / examples
 
 

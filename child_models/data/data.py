@@ -12,7 +12,7 @@ import numpy as np
 
 from actsearch.child_models.recipe import Recipe
 from actsearch.results.metrics import Metric
-from actsearch.results.records import HostError
+from actsearch.results.records import Cause, HostError
 
 if TYPE_CHECKING:
     import torch
@@ -27,17 +27,28 @@ class DataError(HostError):
 
 class Diverged(Exception):
     """The child is not finite any more. `step` counts from 1; None: after the last one taken, which
-    whoever trains knows, as it knows the loss `curve` up to there."""
+    whoever trains knows, as it knows the loss `curve` up to there. `cause` and `variant` are those
+    of an Outcome."""
 
     def __init__(
         self,
         reason: str,
         step: int | None = None,
         curve: tuple[tuple[int, float], ...] = (),
+        *,
+        cause: Cause = Cause.OTHER,
+        variant: str = "",
     ) -> None:
         super().__init__(reason)
+        self.cause = cause
+        self.variant = variant
         self.step = step
         self.curve = curve
+
+
+def logits_not_finite(split: str) -> Diverged:
+    where = f"on the {split} split"
+    return Diverged(f"logits not finite {where}", cause=Cause.LOGITS, variant=where)
 
 
 class Task(Protocol):

@@ -11,7 +11,7 @@ from actsearch.child_models import turns
 from actsearch.child_models.data.data import Diverged
 from actsearch.child_models.training.inspection import activations, inspection, rounded
 from actsearch.child_models.training.state import Training
-from actsearch.results.records import AtRung, Rung
+from actsearch.results.records import AtRung, Cause, Rung
 
 RUNG_STEPS = 5  # whose mean loss counts at a rung
 RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
@@ -56,10 +56,13 @@ class Reading:
         unread = slice(training.checked, training.step)
         pairs = zip(training.losses[unread].tolist(), training.norms[unread].tolist(), strict=True)
         for step, (loss, norm) in enumerate(pairs, training.checked + 1):
-            for name, value in (("loss", loss), ("gradient norm", norm)):
+            for name, value, cause in (
+                ("loss", loss, Cause.LOSS),
+                ("gradient norm", norm, Cause.GRADIENT_NORM),
+            ):
                 if not math.isfinite(value):
-                    curve = training.curve_to(step - 1)
-                    raise Diverged(f"{name} {value} at step {step}", step, curve)
+                    reason, curve = f"{name} {value} at step {step}", training.curve_to(step - 1)
+                    raise Diverged(reason, step, curve, cause=cause, variant=f"{value}")
 
 
 class Beat:

@@ -68,6 +68,6 @@ def _look(training: Training, looks: Sequence[Look]) -> None:
             if look.due(training.step):
                 look(training)
     except Diverged as end:
-        if end.step is not None:
-            raise
-        raise Diverged(str(end), training.step, training.curve) from None
+        if end.step is None:
+            end.step, end.curve = training.step, training.curve
+        raise

@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from actsearch.results.figures.plots import Figure, Line, Panel, Points, Spans
 from actsearch.results.leaderboard import BESIDE, Entry
 from actsearch.results.metrics import ACCURACY, Metric
+from actsearch.results.records import Cause
 from actsearch.results.statistics import wilson
 
 SHOWN = 12  # functions in a gallery
@@ -282,15 +284,33 @@ def failures(entries: Iterable[Entry]) -> list[tuple[str, str, int]]:
     """(status, kind of reason, how many), the most frequent first; a kind has no numbers. Functions
     that left a race or a cohort trained well enough, and are none."""
     failed = (e for e in entries if e.status != "ok" and e.rung is None)
-    counted = Counter((e.status, kind_of_reason(e.reason)) for e in failed)
+    counted = Counter((e.status, counted_as(e.cause, e.variant)) for e in failed)
     return [(status, kind, n) for (status, kind), n in counted.most_common()]
 
 
-def kind_of_reason(reason: str) -> str:
-    """A reason without what belongs to one function alone: steps, numbers, what stands behind a
-    colon or a "with"."""
-    first = re.split(r":| with ", reason)[0].replace(",", "")
-    return re.sub(r"\s*(at step |at x = |of |=)?[-+]?\d[\d.e+-]*( s\b| %)?", "", first).strip()
+# The words of its reason, without what belongs to one function alone; {} is its variant.
+COUNTED_AS: Mapping[Cause, str] = MappingProxyType({
+    Cause.RACED_OUT: "left after steps",
+    Cause.LOSS: "loss {}",
+    Cause.GRADIENT_NORM: "gradient norm {}",
+    Cause.LOGITS: "logits not finite {}",
+    Cause.EXCEPTION: "{}",
+    Cause.OUT_OF_MEMORY: "out of memory",
+    Cause.TIMED_OUT: "longer than",
+    Cause.ENDED_ITSELF: "{} in a process of its own",
+    Cause.KILLED: "alone in a process it was killed times (for its memory?)",
+    Cause.WORKER_LOST: "its worker died or fell silent times",
+    Cause.VALUE: "value {}",
+    Cause.GRADIENT: "gradient {}",
+    Cause.CONSTANT: "constant {}",
+    Cause.AFFINE: "affine in x",
+    Cause.NO_GRADIENT: "no gradient on of the probe {}",
+    Cause.OTHER: "another reason",
+})  # fmt: skip
+
+
+def counted_as(cause: Cause | None, variant: str) -> str:
+    return COUNTED_AS[cause or Cause.OTHER].format(variant).strip()
 
 
 def failure_figure(entries: Iterable[Entry]) -> Figure | None:

@@ -1,4 +1,4 @@
-"""screen(expr): the reason why a function is not worth a training, found in a millisecond.
+"""screen(expr): why a function is not worth a training, found in a millisecond.
 
 Measured over the one-unit space with plain formulas, 490 of 6,250 functions are not finite
 somewhere on [-5, 5] and others are constant or linear; a network with one of them
@@ -8,6 +8,8 @@ fails or is linear.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 
@@ -17,8 +19,35 @@ from actsearch.search_space.expression import Expr
 REACH = 10.0  # preactivations after batch normalisation rarely leave it
 POINTS = 201
 DEAD = 0.99  # share of the probe without a gradient
-AFFINE = "affine in x: the network would be linear"
 _SETTINGS = 3
+
+
+class Flaw(StrEnum):
+    """What makes a function useless, for code."""
+
+    VALUE = "value not finite"
+    GRADIENT = "gradient not finite"
+    CONSTANT = "constant"
+    AFFINE = "affine in x"
+    NO_GRADIENT = "no gradient"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a function is not worth a training: `reason` says it to people; `variant` tells apart
+    what is counted apart within a flaw."""
+
+    flaw: Flaw
+    reason: str
+    variant: str = ""
+
+    def in_group(self, number: int) -> Rejection:
+        """The same, of a candidate that has the function in one group of its layers."""
+        variant = f"{self.variant} (group)".strip()
+        return Rejection(self.flaw, f"{self.reason} (group {number})", variant)
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def probe(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -30,42 +59,51 @@ def probe(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def screens(
     exprs: Iterable[Expr], operators: str = "guarded", dtype: torch.dtype = torch.float32
-) -> Iterator[tuple[Expr, str]]:
-    """Each expression with the reason to reject it, or ""; `dtype` is the child's."""
+) -> Iterator[tuple[Expr, Rejection | None]]:
+    """Each expression and why it is rejected, if it is; `dtype` is the child's."""
     points = probe(dtype)
     for batch in curves(exprs, points, settings=_SETTINGS, operators=operators):
-        yield from zip(batch.exprs, _reasons(batch, points), strict=True)
+        yield from zip(batch.exprs, _rejections(batch, points), strict=True)
 
 
-def screen(expr: Expr, operators: str = "guarded", dtype: torch.dtype = torch.float32) -> str:
-    """The reason to reject `expr`, or ""."""
+def screen(
+    expr: Expr, operators: str = "guarded", dtype: torch.dtype = torch.float32
+) -> Rejection | None:
+    """Why `expr` is rejected, if it is."""
     return next(screens([expr], operators, dtype))[1]
 
 
-def _reasons(batch: Curves, points: torch.Tensor) -> list[str]:
-    """The first reason that holds for each expression; all of them see the initial betas."""
+def _rejections(batch: Curves, points: torch.Tensor) -> list[Rejection | None]:
+    """The first flaw that each expression has; all of them see the initial betas."""
     value, slope = batch.value, batch.slope
     constant, affine = _constant(value), _affine(value, points)
     still = slope[..., :POINTS].abs() < 1e-8  # without the points close to 0
     dead = still.double().mean(2).amin(1)  # at the setting of beta with the most gradient
     bad_value, bad_slope = ~torch.isfinite(value[:, 0]), ~torch.isfinite(slope[:, 0])
     some_bad = (bad_value | bad_slope).any(1)
-    reasons: list[str] = []
+    rejections: list[Rejection | None] = []
     for i in range(len(batch.exprs)):
         if some_bad[i]:
             is_value = bool(bad_value[i].any())
             at = int((bad_value if is_value else bad_slope)[i].nonzero()[0])
-            name, found = ("value", value) if is_value else ("gradient", slope)
-            reasons.append(f"{name} {float(found[i, 0, at])} at x = {float(points[at]):.4g}")
+            found = float((value if is_value else slope)[i, 0, at])
+            rejections.append(_not_finite(is_value, found, float(points[at])))
         elif constant[i]:
-            reasons.append("constant")
+            rejections.append(Rejection(Flaw.CONSTANT, "constant"))
         elif affine[i]:
-            reasons.append(AFFINE)
+            reason = "affine in x: the network would be linear"
+            rejections.append(Rejection(Flaw.AFFINE, reason))
         elif dead[i] > DEAD:
-            reasons.append(f"no gradient on {100 * float(dead[i]):.0f} % of the probe")
+            reason = f"no gradient on {100 * float(dead[i]):.0f} % of the probe"
+            rejections.append(Rejection(Flaw.NO_GRADIENT, reason))
         else:
-            reasons.append("")
-    return reasons
+            rejections.append(None)
+    return rejections
+
+
+def _not_finite(is_value: bool, found: float, x: float) -> Rejection:
+    name, flaw = ("value", Flaw.VALUE) if is_value else ("gradient", Flaw.GRADIENT)
+    return Rejection(flaw, f"{name} {found} at x = {x:.4g}", f"{found}")
 
 
 def _constant(values: torch.Tensor) -> torch.Tensor:
