@@ -22,9 +22,10 @@ from actsearch.results.filters import where
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import METRICS, Metric
 from actsearch.results.tables import to_text
-from actsearch.run import Run, head, top_rows
+from actsearch.run import Run
 from actsearch.searching.live import plain_line
 from actsearch.searching.progress import Progress
+from actsearch.shown import head, top_rows
 from actsearch.studies.known_results import table_from
 
 CHILD = "mlp:width=8"

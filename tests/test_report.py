@@ -257,7 +257,7 @@ def test_differences_have_their_intervals_and_a_panel_a_model() -> None:
            "from, paired": -0.01, "to, paired": 0.03}  # fmt: skip
     alone = {**row, "model": "n", "seeds": 1, "from, paired": None, "to, paired": None}
     lost = {**row, "function": "g", "difference, paired": None}
-    figure = difference_figure([row, alone, lost], "relu")
+    figure = difference_figure([row, alone, lost], "relu", {})
     assert figure is not None
     first, second = (panel.marks[0] for panel in figure.panels)
     assert isinstance(first, Points)
@@ -265,7 +265,7 @@ def test_differences_have_their_intervals_and_a_panel_a_model() -> None:
     assert (first.x, first.low, first.high) == ((1.0,), (-1.0,), (3.0,))
     assert second.low == second.high == second.x
     assert "n = 1 to 3" in figure.caption
-    assert difference_figure([lost], "relu") is None
+    assert difference_figure([lost], "relu", {}) is None
 
 
 def test_losses_are_means_of_neighbours_that_lose_no_step() -> None:
@@ -319,15 +319,15 @@ def noise_of_the_run() -> float:
 
 def test_each_error_is_its_own_examples_and_the_scatter_of_trainings(found: dict[str, Any]) -> None:
     noise = noise_of_the_run()
-    first, *_, last = [row for row in found["functions"] if row["accuracy"] is not None]
-    assert (first["rank"], first["accuracy"]) == (1, pytest.approx(0.9))
+    first, *_, last = [row for row in found["functions"] if row["score"] is not None]
+    assert (first["rank"], first["score"]) == (1, pytest.approx(0.9))
     # The first was trained again with 0.86, 0.88 and 0.84: a standard deviation of 0.02.
     assert first["error"] == pytest.approx(math.hypot(math.sqrt(0.9 * 0.1 / EXAMPLES), 0.02))
     for row in found["functions"]:
-        p = row["accuracy"]
+        p = row["score"]
         assert (row["error"] is None) == (p is None)
         assert p is None or row["error"] > math.sqrt(p * (1 - p) / EXAMPLES)
-    p = last["accuracy"]
+    p = last["score"]
     assert last["error"] == pytest.approx(math.hypot(math.sqrt(p * (1 - p) / EXAMPLES), noise))
 
 
@@ -515,7 +515,7 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) ->
     assert "val BLEU" in table.splitlines()[0]
     assert " 90.00 " in table
     assert cli.main(["top", str(own.path), "--format", "csv"]) == 0
-    assert "val accuracy" in capsys.readouterr().out.splitlines()[0]  # for programs it is one name
+    assert "val BLEU" in capsys.readouterr().out.splitlines()[0]
     assert "val BLEU" in own._repr_html_()
 
 
