@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def evaluator(child: Any = with_dropout, recipe: Recipe = RECIPE) -> Evaluator:
 def results(outcome: Outcome) -> dict[str, Any]:
     """All of an outcome that is no time."""
     assert outcome.status in ("ok", "raced_out"), outcome.reason
-    found = outcome.to_dict()
+    found = asdict(outcome)
     return {k: v for k, v in found.items() if k not in ("seconds", "ms_per_step")}
 
 

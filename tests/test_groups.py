@@ -283,7 +283,7 @@ def test_a_run_of_groups_goes_on_as_one_that_was_not_broken_off(
     )
 
     def found(run: actsearch.Run) -> list[tuple[Any, ...]]:
-        names = ("expression", "status", "val_accuracy")
+        names = ("expression", "status", "val_score")
         return [tuple(row[name] for name in names) for row in run.rows()]
 
     assert found(on) == found(whole)

@@ -23,7 +23,7 @@ from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.search_space.activation import Activation, MakeActivation
 from actsearch.search_space.baselines import BASELINES
-from actsearch.search_space.parser import parse
+from actsearch.search_space.candidate import candidate_from
 from actsearch.searching.batch import _to_train
 from actsearch.searching.reevaluation import (
     SWEEP_SEED,
@@ -238,8 +238,12 @@ def test_of_a_sweep_what_failed_is_never_the_best_rate(tmp_path: Path, blobs: Ar
     [model] = _models(config, {}, [narrow], [blobs], ())
     failed = Outcome("failed", "OutOfMemoryError")
     outcomes = {
-        parse("sin(x)"): [failed, Outcome("ok", val_score=0.1), Outcome("diverged", "nan")],
-        parse("tanh(x)"): [failed, failed, Outcome("timed_out", "longer than 1 s")],
+        candidate_from("sin(x)"): [
+            failed,
+            Outcome("ok", val_score=0.1),
+            Outcome("diverged", "nan"),
+        ],
+        candidate_from("tanh(x)"): [failed, failed, Outcome("timed_out", "longer than 1 s")],
     }
     functions = dict.fromkeys(outcomes, "")
     store = Store(tmp_path / "run.sqlite", create=True)

@@ -20,8 +20,7 @@ from actsearch.cli import main
 from actsearch.controller.strategies import strategy_from
 from actsearch.errors import UsageError
 from actsearch.results.tables import to_csv
-from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.parser import parse
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.space import SPACES, everything
 from actsearch.search_space.survey import survey
 from actsearch.studies.known_results import Known, Table, table_from
@@ -265,7 +264,9 @@ def test_a_file_says_its_operators_and_quotes_what_a_spreadsheet_would_compute(
     path = tmp_path / "minus.csv"
     path.write_text(to_csv([{"formula": "-sin(x)", "accuracy": 0.3}]))
     assert "'-sin(x)" in path.read_text()
-    assert table_from(path, "tiny").rewards == {canonical(parse("-sin(x)")): {1.0: 0.3}}
+    assert table_from(path, "tiny").rewards == {
+        candidate_from("-sin(x)").canonical("guarded"): {1.0: 0.3}
+    }
 
 
 def test_a_parquet_file_is_a_table(file: Path, tmp_path: Path) -> None:
