@@ -218,7 +218,7 @@ class Store:
     A file of an earlier release is brought to today's schema in one transaction, so a driver that
     is killed meanwhile leaves it as it was. A reader has no right to do so, and another release may
     be searching there: it migrates a copy, temporary and its own, of what was committed when it
-    opened (0.2 s for 100 MB), and does not see later trials.
+    opened, and does not see later trials.
 
     Raises StoreError for a file that is missing, damaged, or of a newer version; a file that is
     opened for writing is looked through for damage first (0.5 s of processor time per 50,000

@@ -432,7 +432,7 @@ def test_a_users_own_modules_may_have_the_names_of_our_folders(
     (tmp_path / "workers/deep.py").write_text("DEEP = 1\n")
     (tmp_path / "main.py").write_text(OWN_NAMES.format(imports=imports))
     done = subprocess.run(
-        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[-2] == "['ok', 'ok']"

@@ -16,6 +16,7 @@ import pytest
 from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Proposal
 from actsearch.results.leaderboard import furthest, leaderboard
+from actsearch.results.metrics import METRICS
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.analysis.equivalence import canonical
@@ -208,12 +209,12 @@ def test_what_the_screen_iterates_over_never_changes() -> None:
         assert progress.last[-1].trial == i
     assert [scored.trial for scored in progress.best] == [4, 3, 1]
     assert [scored.trial for scored in progress.last] == [3, 4]
-    assert progress.baselines == {"relu": 0.0, "swish": 0.2}
+    assert {name: b.score for name, b in progress.baselines.items()} == {"relu": 0.0, "swish": 0.2}
 
 
 @pytest.mark.parametrize(("metric", "said"), [("accuracy", "20.00 %"), ("BLEU", "20.00 BLEU")])
 def test_the_screen_says_what_a_score_is(metric: str, said: str) -> None:
-    progress = Progress("t", "w", None, metric)
+    progress = Progress("t", "w", None, METRICS[metric])
     for label in ("relu", ""):
         trial = Trial(1, "search", "tanh(x)", "p", 0, label=label, formula="tanh(x)")
         progress.add(trial, Outcome("ok", val_score=0.2))

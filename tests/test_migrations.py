@@ -18,6 +18,7 @@ from actsearch import reevaluate, search
 from actsearch.cli import main
 from actsearch.results import migrations
 from actsearch.results.figures.searches import counted_as
+from actsearch.results.metrics import ACCURACY
 from actsearch.results.records import Cause
 from actsearch.results.store import Store, StoreError
 from actsearch.run import Run
@@ -70,9 +71,9 @@ def test_an_old_run_is_read_as_it_was_and_its_file_is_left_alone(
     main(["top", str(run), "-f", "csv"])
     assert capsys.readouterr().out == (then / "top.csv").read_text()
     rows = json.loads((then / "reevaluations.json").read_text())
-    again = [{k.replace("_score", "_accuracy"): v for k, v in row.items()}
-             for row in Run.open(run).reevaluations()]  # fmt: skip
-    assert again == rows
+    again = Run.open(run).reevaluations()
+    assert {row.pop("metric") for row in again} == {ACCURACY}
+    assert [{k.replace("_score", "_accuracy"): v for k, v in row.items()} for row in again] == rows
     assert (run / "run.sqlite").read_bytes() == before
 
 

@@ -199,7 +199,6 @@ ROWS = [
         ("formula=b", "b"),
         ("formula != b", "ac"),
         ("val accuracy>=0.5, betas>1", "b"),
-        ("val_BLEU>=0.5, betas>1", "b"),
         ("smooth=NO", "b"),
     ],
 )
