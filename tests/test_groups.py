@@ -4,6 +4,7 @@ a search from start to end."""
 from __future__ import annotations
 
 import random
+import runpy
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -380,3 +381,16 @@ def test_a_candidate_that_cannot_train_is_an_outcome() -> None:
     assert isinstance(outcome, Outcome)
     assert outcome.status == "failed"
     assert "8 groups of layers need 8 activations" in outcome.reason
+
+
+def test_an_exported_factory_refuses_places_that_no_network_has(tmp_path: Path) -> None:
+    (tmp_path / "found.py").write_text(str(actsearch.export("relu(x) | sin(x) | x", "torch")))
+    make_activation = runpy.run_path(str(tmp_path / "found.py"))["make_activation"]
+    for number, total in ((-1, 3), (3, 3), (0, 0), (0, 2)):
+        with pytest.raises(ValueError, match="number is from 0 to total - 1"):
+            make_activation(number, total, 4)
+
+
+def test_a_space_of_another_type_gets_a_sentence() -> None:
+    with pytest.raises(UsageError, match="must be a name, such as 'tiny', or a Space"):
+        actsearch.search("run", space=3)  # pyright: ignore[reportArgumentType]

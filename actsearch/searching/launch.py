@@ -192,6 +192,8 @@ def make_plan(
 
 def _space(settings: Settings) -> Space:
     space = space_from(settings.space) if isinstance(settings.space, str) else settings.space
+    if not hasattr(space, "decode"):
+        raise UsageError(f"space {space!r} must be a name, such as 'tiny', or a Space")
     return space if settings.groups is None else in_groups(space, settings.groups)
 
 

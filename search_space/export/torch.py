@@ -85,6 +85,8 @@ GROUPS = ({types})
 def make_activation(number: int, total: int, *args, **options) -> nn.Module:
     """Activation `number` of the `total` of a network, counted from 0 in the order of its layers:
     the first of {n} groups of layers gets {first}, the last {last}."""
+    if not 0 <= number < total or total < {n}:
+        raise ValueError("number is from 0 to total - 1, and total is {n} or more")
     return GROUPS[number * {n} // total](*args, **options)'''
 
 
