@@ -391,6 +391,17 @@ def test_an_exported_factory_refuses_places_that_no_network_has(tmp_path: Path) 
             make_activation(number, total, 4)
 
 
+def test_two_numbers_of_groups_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"groups=3;tiny has 3 groups; say one number"):
+        actsearch.search("run", space="groups=3;tiny", groups=2)
+
+
+def test_what_cannot_be_called_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="3 cannot be"):
+        actsearch.search(tmp_path / "run", callbacks=[3])  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_space_of_another_type_gets_a_sentence() -> None:
     with pytest.raises(UsageError, match="must be a name, such as 'tiny', or a Space"):
         actsearch.search("run", space=3)  # pyright: ignore[reportArgumentType]

@@ -145,6 +145,11 @@ def search(
     has been stored; one that raises is logged and left out from then on. Raises RunError where the
     run is in use or was made with other settings.
     """
+    callbacks = tuple(callbacks)
+    if wrong := [c for c in callbacks if not callable(c)]:
+        raise TypeError(
+            f"callbacks are called as callback(trial, outcome, progress); {wrong[0]!r} cannot be"
+        )
     names = {f.name for f in fields(SearchOptions)}
     if unknown := [name for name in options if name not in names]:
         raise TypeError(f"search() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
@@ -194,7 +199,14 @@ def _space(settings: Settings) -> Space:
     space = space_from(settings.space) if isinstance(settings.space, str) else settings.space
     if not hasattr(space, "decode"):
         raise UsageError(f"space {space!r} must be a name, such as 'tiny', or a Space")
-    return space if settings.groups is None else in_groups(space, settings.groups)
+    if settings.groups is None:
+        return space
+    has = getattr(space, "groups", settings.groups)
+    if has != settings.groups:
+        raise UsageError(
+            f"--groups {settings.groups}: {space.spec} has {has} groups; say one number"
+        )
+    return in_groups(space, settings.groups)
 
 
 def _identity(space: Space, settings: Settings, evaluator: Evaluator) -> dict[str, Any]:
