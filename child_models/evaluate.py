@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from actsearch.child_models.data.data import Data, Diverged, Task
-from actsearch.child_models.networks.model_zoos import ZOOS
+from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
 from actsearch.child_models.networks.zoo import Child, source_digest
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.beside_relu import BesideReLU, cost
@@ -247,7 +247,8 @@ class Evaluator:
     def _identity(self, trial: Trial, device: torch.device) -> dict[str, Any]:
         """All that a training depends on, to the last digit and in what it notes."""
         return {
-            **versions(),
+            **own_versions(),
+            "zoo": zoo_version(self.child.build),
             "protocol": self.protocol_hash,
             "trial": [trial.kind, trial.subject, trial.seed],
             "race": [[rung.step, rung.by] for rung in trial.race],
@@ -434,11 +435,24 @@ def _free_memory(device: torch.device) -> None:
 def versions() -> dict[str, str]:
     """Of what a number depends on, for the record beside it; of a zoo's package where it is in
     use."""
+    zoos = {name: sys.modules[name].__version__ for name in ZOOS if name in sys.modules}
+    return {**own_versions(), **zoos}
+
+
+def own_versions() -> dict[str, str]:
+    """Of what every training depends on."""
     try:
         own = importlib.metadata.version("actsearch")
     except importlib.metadata.PackageNotFoundError:
         own = "not installed"
-    zoos = {name: sys.modules[name].__version__ for name in ZOOS if name in sys.modules}
     python = platform.python_version()
     # torch's is a class of its own, to unpickle which the queue would import torch.
-    return {"actsearch": own, "torch": str(torch.__version__), "python": python, **zoos}
+    return {"actsearch": own, "torch": str(torch.__version__), "python": python}
+
+
+def zoo_version(build: Any) -> str:
+    """The package that the network is of, such as `timm 1.0.9`, whatever the process has imported
+    besides; "" of other networks."""
+    if not isinstance(build, ZooModel):
+        return ""
+    return f"{build.zoo} {importlib.metadata.version(build.zoo)}"

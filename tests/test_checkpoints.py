@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from actsearch.child_models.data.data import Task
 from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.networks.model_zoos import ZOOS
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training import checkpoint
@@ -186,6 +188,24 @@ def test_what_is_of_another_training_is_left_alone(
         caplog.text
     )
     assert results(outcome) == results(evaluate.keeping(None)(trial))
+
+
+def test_what_a_process_has_imported_besides_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping = evaluator().keeping(kept(tmp_path))
+    broken_at(20, keeping)
+    for zoo in ZOOS:
+        monkeypatch.setitem(sys.modules, zoo, SimpleNamespace(__version__="0"))  # type: ignore[arg-type]
+    assert went_on(keeping)[1] == 20
+
+
+def test_the_version_of_a_models_zoo_is_part_of_its_checkpoint() -> None:
+    def zoo(child: Any) -> str:
+        return evaluator(child)._identity(TRIAL, torch.device("cpu"))["zoo"]
+
+    assert zoo("torchvision:squeezenet1_1").startswith("torchvision 0.")
+    assert zoo(with_dropout) == ""
 
 
 def test_a_model_that_takes_half_of_it_starts_over_whole(
