@@ -25,6 +25,7 @@ from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.beside_relu import BesideReLU, cost
 from actsearch.child_models.training.checkpoint import Checkpoints
 from actsearch.child_models.training.cuda_graph import own_stream
+from actsearch.child_models.training.inspection import activations
 from actsearch.child_models.training.looks import (
     Inspection,
     Look,
@@ -52,6 +53,8 @@ from actsearch.search_space.activation import Activation
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.operators import GRAMMAR_VERSION, Op
 from actsearch.search_space.text import check_kernels
+
+MEMORY_TO_LEAVE = 0.25  # of a GPU, to others; with less a process keeps none that it does not use
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:
@@ -136,13 +139,12 @@ class Evaluator:
         none to begin with, HostError (DataError for data) where machine, disk or data failed."""
         device = _device()
         name = _device_name(device)
-        if not self.in_turns:
+        in_turns = taking_turns(device) if self.in_turns else contextlib.nullcontext()
+        with in_turns, own_stream(device):
             try:
                 return self._checked(trial, device, name, beat)
             finally:
                 _free_memory(device)
-        with taking_turns(device), own_stream(device):
-            return self._checked(trial, device, name, beat)
 
     def _checked(
         self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
@@ -156,13 +158,15 @@ class Evaluator:
         self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
     ) -> Outcome:
         start, host = time.perf_counter(), socket.gethostname()
+        training: Training | None = None
         try:
             with (
                 _own_randomness(trial.seed, device),
                 _one_thread(device),
                 _precision(self.recipe, device),
             ):
-                ended = _ok(self._train(trial, device, beat))
+                training, looks = self._begin(trial, device, beat)
+                ended = _ok(train(training, looks, cuda_graphs=self.cuda_graphs))
         except Diverged as end:
             ended = _ended(
                 "diverged", str(end), end.cause, end.variant, step=end.step, curve=end.curve
@@ -177,6 +181,8 @@ class Evaluator:
                 raise host_error(error, doing) from error
             ended = _failed(error, device)
         ended["seconds"] += time.perf_counter() - start
+        if training is not None:
+            ended["details"] = _how(training) | ended.get("details", {})
         return Outcome(**ended, host=host, device=name, versions=versions())
 
     def with_recipe(self, **changes: Any) -> Evaluator:
@@ -230,7 +236,9 @@ class Evaluator:
             }
         return kinds
 
-    def _train(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Training:
+    def _begin(
+        self, trial: Trial, device: torch.device, beat: Callable[[int], None]
+    ) -> tuple[Training, list[Look]]:
         task = task_of(self.dataset, device)
 
         def new() -> Training:
@@ -239,10 +247,9 @@ class Evaluator:
 
         looks = self._looks(trial, self.recipe.steps, device)
         if self.checkpoints is None:
-            return train(new(), looks, cuda_graphs=self.cuda_graphs)
+            return new(), looks
         checkpoint = self.checkpoints.of(trial, self._identity(trial, device))
-        training = checkpoint.resumed(new)
-        return train(training, [*looks, checkpoint], cuda_graphs=self.cuda_graphs)
+        return checkpoint.resumed(new), [*looks, checkpoint]
 
     def _identity(self, trial: Trial, device: torch.device) -> dict[str, Any]:
         """All that a training depends on, to the last digit and in what it notes."""
@@ -305,6 +312,15 @@ def _ok(training: Training) -> dict[str, Any]:
         ms_per_step=training.ms_per_step,
         details=training.inspected | {name: value for name, value in found.items() if value},
     )
+
+
+def _how(training: Training) -> dict[str, str]:
+    """How its activations and steps were computed, which decides on its speed alone."""
+    found = activations(training.model)
+    generated = sum(bool(a.kernel_kinds) for a in found)
+    kernels = "generated" if generated == len(found) else "eager" if generated == 0 else "both"
+    how = {"kernels": kernels} if found else {}
+    return how if training.captured is None else how | {"steps": training.captured.how}
 
 
 def _raced_out(reason: str, training: Training) -> dict[str, Any]:
@@ -426,10 +442,12 @@ def _check_still_there(device: torch.device, reason: str) -> None:
 
 
 def _free_memory(device: torch.device) -> None:
-    """For whoever shares the GPU: torch keeps for itself what it has once taken."""
+    """For whoever shares a GPU that is filling: torch keeps for itself what it has once taken."""
     if device.type == "cuda":
         with contextlib.suppress(Exception):
-            torch.cuda.empty_cache()
+            free, total = torch.cuda.mem_get_info(device)
+            if free < MEMORY_TO_LEAVE * total:
+                torch.cuda.empty_cache()
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from itertools import cycle, islice
@@ -63,17 +64,17 @@ class SimulatedGraph(TorchDispatchMode):
         self.own |= {id(leaf) for leaf in tree_leaves(out)} - self.before.keys()
         return out
 
-    @contextlib.contextmanager
-    def capture(self) -> Iterator[None]:
-        random = torch.get_rng_state()
-        try:
-            with self:
-                yield
-        finally:
-            torch.set_rng_state(random)
-            with torch.no_grad():
-                for tensor, value in self.before.values():
-                    tensor.copy_(value)
+    def capture_begin(self, capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local"  # other children go on meanwhile
+        self.random = torch.get_rng_state()
+        self.__enter__()
+
+    def capture_end(self) -> None:
+        self.__exit__(None, None, None)
+        torch.set_rng_state(self.random)
+        with torch.no_grad():
+            for tensor, value in self.before.values():
+                tensor.copy_(value)
 
     @torch.no_grad()
     def replay(self) -> None:
@@ -118,8 +119,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[SimulatedGraph]:
         return getattr(model, "capturable", False)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: graph.capture())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     monkeypatch.setattr(training, "own_stream", contextlib.nullcontext)
     monkeypatch.setattr(cuda_graph, "watched", watched)
     monkeypatch.setattr(training, "can_be_captured", capturable)
@@ -268,6 +267,40 @@ def test_a_capture_that_fails_ends_the_process_and_no_candidate(
     assert evaluator(trial).status == "ok"
 
 
+def test_what_torch_says_of_its_own_mode_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so once a process, whose first child would be left without a graph."""
+    prototype = (
+        "Synchronization debug mode is a prototype feature and does not yet detect all "
+        "synchronizing operations"
+    )
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    say = partial(warnings.warn, stacklevel=2)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: say(prototype))
+    with cuda_graph.watched() as waits:
+        pass
+    assert waits == []
+    with cuda_graph.watched() as waits:
+        say("called a synchronizing CUDA operation")
+    assert waits == ["called a synchronizing CUDA operation"]
+
+
+def test_an_outcome_says_how_its_steps_and_activations_were_computed(
+    graphs: list[SimulatedGraph],
+) -> None:
+    def how(child: Any, formula: str = "relu(x)", **options: Any) -> dict[str, Any]:
+        evaluator = Evaluator(made_up(), child_from(child), RECIPE, **options)
+        details = evaluator(Trial(1, "search", formula, evaluator.protocol_hash, 0)).details
+        return {name: details[name] for name in ("kernels", "steps") if name in details}
+
+    small = "resnet8:width=4"
+    assert how(small) == {"kernels": "generated"}
+    assert how(small, kernels="eager") == {"kernels": "eager"}
+    assert how(small, cuda_graphs=True) == {"kernels": "generated", "steps": "captured"}
+    waits = "launched: called a synchronizing CUDA operation"
+    assert how(asking, cuda_graphs=True)["steps"] == waits
+    assert how(small, "exp(exp(exp(x * x)))", cuda_graphs=True)["kernels"] == "generated"
+
+
 def asking(make_activation: Any, *, input_shape: Any, classes: int) -> nn.Module:
     network = Asks()
     network.layers[2] = make_activation(32)
@@ -280,7 +313,7 @@ def test_memory_that_runs_out_in_a_capture_is_said(
     def full(graph: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch.cuda, "graph", full)
+    monkeypatch.setattr(SimulatedGraph, "capture_begin", full)
     evaluator = Evaluator(made_up(), child_from("mlp"), RECIPE, cuda_graphs=True)
     outcome = evaluator(Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0))
     assert outcome.status == "failed"

@@ -192,6 +192,7 @@ def test_a_gpu_that_is_gone_is_said_whatever_fails_after_it(
     lost: list[bool] = []
     generator = Generator()
     monkeypatch.setattr(turns, "_generator", lambda device: generator)
+    monkeypatch.setattr(cuda_graph, "_thread", threading.local())  # which keeps a stream
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
     monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)

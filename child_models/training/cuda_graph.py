@@ -25,6 +25,7 @@ from actsearch.results.records import ALONE, DeviceLostError
 log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and libraries choose theirs
+WAITS = "called a synchronizing"  # torch's words; once a process it also says what its mode is like
 
 _thread = threading.local()
 
@@ -50,7 +51,7 @@ def watched() -> Iterator[list[str]]:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    found += [str(w.message) for w in caught if "synchronizing" in str(w.message)]
+    found += [str(w.message) for w in caught if WAITS in str(w.message)]
 
 
 @contextmanager
@@ -121,15 +122,28 @@ class CapturedStep:
             log.warning("trains without a CUDA graph, since its host waits: %s", self._waits)
         return out
 
+    @property
+    def how(self) -> str:
+        """What became of it, for the record."""
+        if self._graph is not None:
+            return "captured"
+        return f"launched: {self._waits or 'it ended before the capture'}"
+
     def _capture(self, batch: tuple[torch.Tensor, ...]) -> None:
         """Nothing is computed here. A capture that fails leaves torch's random numbers and memory
-        of this process as they are within one, so nothing more is trained in it."""
+        of this process as they are within one, so nothing more is trained in it. `torch.cuda.graph`
+        would wait for all streams of the device and empty torch's cache, which others share."""
         self._batch = tuple(t.clone() for t in batch)
         graph = torch.cuda.CUDAGraph()
         try:
-            stream = torch.cuda.current_stream()
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
                 self._out = self._step(self._batch)
+            except BaseException:
+                with suppress(RuntimeError):  # of the capture, which says less
+                    graph.capture_end()
+                raise
+            graph.capture_end()
             self._graph = graph
         except torch.OutOfMemoryError:
             raise

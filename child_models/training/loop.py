@@ -43,6 +43,7 @@ def _train(training: Training, looks: Sequence[Look], captured: bool) -> Trainin
     take = step_of(training.model, training.optimiser, training.task, training.recipe)
     if captured:
         take = CapturedStep(take, training.optimiser, training.task.device)
+        training.captured = take
     batches = training.batches()
     while training.step < training.recipe.steps:
         _take_step(training, take, batches)

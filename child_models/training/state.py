@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from actsearch.child_models.data.data import Task
 from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.training.cuda_graph import CapturedStep
 from actsearch.child_models.training.optimisers import optimiser_of
 from actsearch.results.records import AtRung
 
@@ -40,7 +42,9 @@ class Training:
         beat: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.model, self.task, self.recipe, self.seed, self.beat = model, task, recipe, seed, beat
+        _drop_counters(model)
         self.optimiser = optimiser_of(model, recipe)
+        self.captured: CapturedStep | None = None  # where a GPU is to take a step as one launch
         self.step = self.checked = 0
         self._begun = time.perf_counter()
         self.earlier = 0.0  # seconds of wall time before it was resumed
@@ -116,6 +120,14 @@ class Training:
     def ms_per_step(self) -> float:
         """The median."""
         return 1e3 * statistics.median(self.step_seconds)
+
+
+def _drop_counters(model: nn.Module) -> None:
+    """Only a batch normalisation without `momentum` reads how many batches it has seen; counting
+    them is a kernel a layer and step."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.momentum is not None:
+            module.num_batches_tracked = None
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:
