@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from actsearch.commands import (
 from actsearch.commands.overview import overview
 from actsearch.errors import DONE, INTERRUPTED, RESUMABLE, UNEXPECTED, exit_code
 from actsearch.options import Options
+from actsearch.results.version import own_version
 from actsearch.settings import MachineryOptions
 from actsearch.shown import say
 
@@ -70,7 +70,7 @@ def _main(argv: list[str] | None) -> int:
     asked = sys.argv[1:] if argv is None else argv
     try:
         if asked == ["--version"]:
-            print(f"actsearch {importlib.metadata.version('actsearch')}")
+            print(f"actsearch {own_version()}")
             return DONE
         if asked in (["-h"], ["--help"]):
             print(overview(configs), end="")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from actsearch.results.version import own_version
+
 PACKAGES = ("search_space", "controller", "child_models", "workers", "results")
 HOME = Path(__file__).resolve().parent
 
@@ -17,7 +19,6 @@ HOME = Path(__file__).resolve().parent
 def code_version() -> str:
     """Version and hash of all sources: what a driver and its workers must have in common."""
     import hashlib
-    import importlib.metadata  # a command starts sooner without
 
     # rglob does not follow links, so each package is named; where none is a link, a file is found
     # twice and counted once.
@@ -26,7 +27,7 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(f"{file.relative_to(HOME)}".encode() + file.read_bytes())
-    return f"{importlib.metadata.version('actsearch')} ({digest.hexdigest()[:8]})"
+    return f"{own_version()} ({digest.hexdigest()[:8]})"
 
 
 def shadowing(folder: Path) -> list[str]:

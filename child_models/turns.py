@@ -45,14 +45,15 @@ class _Turn:
 
 _turn = _Turn()
 _outside: list[list[Any]] = []  # the globals there, once for each block that has not ended
-_thread = threading.local()  # `device`, where the thread takes turns
+# Of a thread: `device`, where it takes turns, and `seconds`, for which it has waited for them.
+_thread = threading.local()
 
 
 @contextmanager
 def taking_turns(device: torch.device) -> Iterator[None]:
     """What is within runs while no other such block does, but for the waits in it. Each begins with
     the globals that there were outside."""
-    _turn.acquire()
+    _acquire()
     try:
         outside = _outside[0] if _outside else _globals(device)
         _outside.append(outside)
@@ -87,8 +88,20 @@ def wait() -> None:
         else:
             time.sleep(0)
     finally:
-        _turn.acquire()
+        _acquire()
     _set_globals(mine, device)
+
+
+def waited() -> float:
+    """Seconds that this thread has waited for its turn so far, ever since it began; not those for
+    its own stream."""
+    return getattr(_thread, "seconds", 0.0)
+
+
+def _acquire() -> None:
+    begun = time.monotonic()
+    _turn.acquire()
+    _thread.seconds = waited() + time.monotonic() - begun
 
 
 def _begin(outside: list[Any], device: torch.device) -> None:

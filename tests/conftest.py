@@ -29,6 +29,7 @@ STARTS_RAY = {
     "test_executors",
     "test_host_faults",
     "test_survival",
+    "test_versions",
 }
 
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one

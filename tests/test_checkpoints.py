@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import actsearch
-from actsearch.child_models.data import image_folder
+from actsearch.child_models.data import classification, image_folder
 from actsearch.child_models.data.data import Task
 from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.data.sources import load
@@ -289,11 +289,15 @@ TASKS: dict[str, Callable[[Path], Task]] = {
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [*((name, 1) for name in TASKS), ("pictures ", 20), ("pictures crop_flip", 3)],
+)
 def test_batches_begin_where_they_are_asked_to(
-    name: str, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, block: int, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within an epoch, at its end, and beyond it."""
+    """Within an epoch, at its end, and beyond it; within a block of batches, and at its end."""
+    monkeypatch.setitem(classification.BLOCKS, "cpu", block)
     monkeypatch.setattr(image_folder, "IN_MEMORY", 0)
     task, recipe = TASKS[name](tmp_path), Recipe(batch_size=8, shuffle=shuffle)
 

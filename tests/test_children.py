@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 
 from actsearch.child_models import evaluate
-from actsearch.child_models.data import image_folder
+from actsearch.child_models.data import classification, image_folder
 from actsearch.child_models.data.classification import LOSSES, Classification
 from actsearch.child_models.data.data import DataError
 from actsearch.child_models.data.image_folder import StreamedImages
@@ -46,6 +46,7 @@ from actsearch.search_space.parser import parse
 
 from .conftest import LIMIT
 
+CPU = torch.device("cpu")
 Arrays = tuple[np.ndarray, np.ndarray]
 RECIPE = Recipe(steps=12, batch_size=16, lr=0.05, schedule="cosine")
 
@@ -521,6 +522,69 @@ def test_crops_are_shifts_of_the_padded_image_and_flips_mirror_it() -> None:
     found = {image[0].numpy().tobytes() for image in batch}
     assert found <= shifts
     assert len(found) > 5
+
+
+@pytest.mark.parametrize("augment", ["", "crop", "crop_flip"])
+@pytest.mark.parametrize("block", [1, 4, 20])
+def test_a_block_of_batches_moves_each_image_by_the_next_random_numbers(
+    augment: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of six batches, in blocks that end with them; one batch a block on processors."""
+    assert classification.BLOCKS == {"cpu": 1, "cuda": 20}
+    monkeypatch.setitem(classification.BLOCKS, "cpu", block)
+    x, y = images(85, 8)
+    data = make_dataset("d", (x, y), augment=augment)
+    padded = np.pad(data.x_train, ((0, 0), (0, 0), (4, 4), (4, 4)))
+    generator = torch.Generator().manual_seed(7)
+    stream = Classification(data, CPU).batches(Recipe(batch_size=10), 7)
+    for _ in range(2):
+        order = torch.randperm(len(data.x_train), generator=generator).numpy()[:60]
+        for chosen in np.split(order, [*range(10 * block, 60, 10 * block)]):
+            moves, mirrored = np.full((2, len(chosen)), 4), np.zeros(len(chosen), bool)
+            if augment:
+                moves = torch.randint(9, (2, len(chosen)), generator=generator).numpy()
+            if augment == "crop_flip":
+                mirrored = torch.rand(len(chosen), generator=generator).numpy() < 0.5
+            moved = [
+                padded[i, :, top : top + 8, left : left + 8][..., :: -1 if mirror else 1]
+                for i, top, left, mirror in zip(chosen, *moves, mirrored, strict=True)
+            ]
+            scaled = np.array(moved, np.float32) - data.mean[:, None, None]
+            scaled /= data.std[:, None, None]
+            for part in np.split(np.arange(len(chosen)), len(chosen) // 10):
+                images_, labels = next(stream)
+                assert np.array_equal(images_.numpy(), scaled[part])
+                assert np.array_equal(labels.numpy(), data.y_train[chosen[part]])
+
+
+@pytest.mark.parametrize(("batches", "together"), [(0.5, 1), (2.5, 2), (100, 6)])
+def test_a_block_takes_no_more_memory_than_it_may(
+    batches: float, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(classification.BLOCKS, "cpu", 20)
+    monkeypatch.setattr(classification, "BLOCK_BYTES", int(batches * 10 * 3 * 8 * 8 * 4))
+    data = make_dataset("d", images(85, 8))
+    stream = Classification(data, CPU).batches(Recipe(batch_size=10), 0)
+    kept = [next(stream)[0] for _ in range(6)]
+    assert 6 // len({x.untyped_storage().data_ptr() for x in kept}) == together
+
+
+def test_images_that_lie_channels_last_from_the_start_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = make_dataset("d", images(85, 8), augment="crop_flip")
+    usual = Classification(data, CPU)
+    monkeypatch.setitem(classification.LAYOUTS, "cpu", torch.channels_last)
+    other = Classification(data, CPU)
+    streams = [task.batches(Recipe(batch_size=10), 7) for task in (usual, other)]
+    for _ in range(3):
+        (x, _), (again, _) = (next(stream) for stream in streams)
+        assert torch.equal(x, again)
+        assert x.is_contiguous()
+        assert again.is_contiguous(memory_format=torch.channels_last)
+    assert other.standardise(other.splits["val"][0]).is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def users(body: Callable[[Callable[[int], nn.Module]], nn.Module]) -> Any:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from actsearch.errors import RESUMABLE, exit_code
-from actsearch.results.records import Cause, DeviceLostError, NoDeviceError, Outcome, Trial
+from actsearch.results.records import ALONE, Cause, DeviceLostError, NoDeviceError, Outcome, Trial
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.executor import (
@@ -425,6 +425,28 @@ def test_a_child_that_hears_nothing_is_ended_with_its_worker(
         for i in (4, 5):
             executor.submit(trial(i))
         assert {o.status for _, o in finish(executor, 2)} == {"ok"}
+    finally:
+        executor.close()
+
+
+def test_a_child_that_hangs_in_its_turn_is_found_among_those_that_wait_for_theirs(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are silent until the second is tried alone."""
+    monkeypatch.setattr("actsearch.workers.ray_executor.GRACE_SECONDS", 0.5)
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        while trial.id == 1 or (trial.id == 2 and alone not in os.environ):
+            time.sleep(1)
+        return Outcome("ok", val_score=0.5)
+
+    alone = ALONE
+    executor = ray_executor(evaluate, workers=1, children=2, timeout=3.0)
+    try:
+        for i in (1, 2, 3):
+            executor.submit(trial(i))
+        outcomes = {t.id: o.status for t, o in finish(executor, 3)}
+        assert outcomes == {1: "timed_out", 2: "ok", 3: "ok"}
     finally:
         executor.close()
 

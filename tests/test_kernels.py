@@ -560,12 +560,12 @@ def test_source_for_gpus_is_python_for_the_whole_grammar() -> None:
     for operators in OPERATOR_SETS:
         for expr in one_unit(operators, 37):
             traced = trace(expr, operators)
-            source = cuda.source(traced)
-            functions = {
-                n.name for n in ast.parse(source.text).body if isinstance(n, ast.FunctionDef)
-            }
-            assert functions >= {"forward", "sloped" if keeps_slope(traced) else "backward"}
-            assert cuda.source(trace(expr, operators)).key == source.key
+            for layout in ("columns", "rows") if traced.betas else ("flat",):
+                source = cuda.source(traced, layout)
+                body = ast.parse(source.text).body
+                functions = {n.name for n in body if isinstance(n, ast.FunctionDef)}
+                assert functions >= {"forward", "sloped" if keeps_slope(traced) else "backward"}
+                assert cuda.source(trace(expr, operators), layout) == source
 
 
 @pytest.mark.skipif(
@@ -583,12 +583,14 @@ def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Refusing:
+        BLOCK = {"forward": 1024}
+
         @property
         def forward(self) -> object:
             raise RuntimeError("triton: no such architecture")
 
     fused.complain.cache_clear()
-    kernel = cuda.Kernel(Refusing())  # type: ignore[arg-type]
+    kernel = cuda.Kernel(Refusing(), "flat")  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "actsearch"):
         assert not fused._works(kernel, INPUT, [], fused.NO_BETAS)
     assert "no such architecture" in caplog.text

@@ -143,6 +143,9 @@ def test_leases_that_are_out_for_too_long_are_named(queue: CandidateQueue, clock
     clock.now = 8.0
     assert [(o.number, o.step) for o in queue.overdue(6.0)] == [(first, 100)]
     assert queue.overdue(8.0) == []
+    queue.beat(first, 110, 1.5)  # seconds that it has waited for others
+    assert [o.number for o in queue.overdue(6.4)] == [first]
+    assert queue.overdue(6.6) == []
 
 
 def test_what_loses_its_worker_after_a_hold_is_not_begun_again(queue: CandidateQueue) -> None:

@@ -24,7 +24,9 @@ from actsearch.commands.search import SearchConfig
 from actsearch.results.records import DeviceLostError, Outcome, Trial
 from actsearch.searching.launch import make_plan
 from actsearch.searching.machinery import Machinery
+from actsearch.workers.executor import Beat, Evaluate
 
+from .conftest import wait_until
 from .test_cuda_graph import WithDropout, made_up
 from .test_search import QUICK, small_net
 
@@ -115,6 +117,68 @@ def test_one_at_a_time_has_the_turn_and_each_its_own_random_numbers() -> None:
     for seed, values in drawn.items():
         torch.manual_seed(seed)
         assert values == [torch.rand(()).item() for _ in range(50)]
+
+
+def test_seconds_are_counted_in_which_others_have_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not those in which a thread waits for its own stream."""
+    monkeypatch.setattr(turns, "_globals", lambda device: [torch.get_rng_state()])
+    monkeypatch.setattr(turns, "_begin", lambda outside, device: None)
+    monkeypatch.setattr(turns, "_set_globals", lambda values, device: None)
+    stream = SimpleNamespace(synchronize=lambda: time.sleep(1.0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+
+    def work(steps: int) -> float:
+        before = turns.waited()
+        with turns.taking_turns(torch.device("cuda")):
+            for _ in range(steps):
+                turns.wait()
+        return turns.waited() - before
+
+    assert work(1) < 0.5
+    with turns.taking_turns(CPU), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(work, 1)
+        wait_until(lambda: bool(turns._turn._waiting), "that the other thread waits")
+        time.sleep(0.5)
+        turns._turn.release()
+        assert 0.5 <= other.result() < 1.4
+        turns._turn.acquire()
+
+
+def taking(beats: int, seconds: float) -> Evaluate:
+    """A child that works for so many `seconds` between its beats."""
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        with turns.taking_turns(CPU):
+            for step in range(beats):
+                time.sleep(seconds)
+                turns.wait()
+                beat(step)
+        return Outcome("ok", val_score=0.5)
+
+    return evaluate
+
+
+@pytest.mark.parametrize(("timeout", "status"), [(1.5, "ok"), (0.2, "timed_out")])
+def test_only_its_own_turns_count_for_the_timeout_of_a_child(timeout: float, status: str) -> None:
+    """Six children, each of which works for half a second."""
+    machinery = Machinery(executor="inline", children_per_worker=6, timeout=timeout)
+    executor = machinery.start(taking(10, 0.05))
+    try:
+        begun = time.monotonic()
+        for i in range(6):
+            executor.submit(Trial(i, "search", "x", "", 0))
+        found: list[Outcome] = []
+        while len(found) < 6:
+            found += [outcome for _, outcome in executor.completed(1.0)]
+    finally:
+        executor.close()
+    assert [outcome.status for outcome in found] == [status] * 6
+    if status == "ok":
+        assert time.monotonic() - begun > 3.0
+    else:
+        assert all(0.2 < outcome.seconds < 0.8 for outcome in found)
 
 
 def test_the_turn_is_given_back_whatever_happens() -> None:

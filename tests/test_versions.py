@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from actsearch.origin import HOME
 from actsearch.reading import describe
 from actsearch.versions import TESTED, untested
+
+from .conftest import LIMIT
 
 
 @pytest.fixture
@@ -46,3 +52,41 @@ def test_no_requirement_refuses_the_next_release() -> None:
     assert not [text for text in requirements if "<" in text or "==" in text]
     for name, (oldest, _) in TESTED.items():
         assert f"{name}>={oldest}" in requirements
+
+
+UNINSTALLED = """
+import importlib.metadata
+
+class Distribution(importlib.metadata.Distribution):
+    @classmethod
+    def from_name(cls, name):
+        if name == "actsearch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+real = importlib.metadata.Distribution.from_name
+importlib.metadata.Distribution.from_name = Distribution.from_name
+"""
+
+
+def test_sources_that_are_on_the_path_need_not_be_installed(tmp_path: Path) -> None:
+    """With Ray, whose workers compare their code with the driver's."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(UNINSTALLED)
+    path = os.pathsep.join((str(tmp_path / "path"), str(HOME.parent)))
+
+    def command(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "actsearch", *words],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+            capture_output=True, text=True, timeout=LIMIT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert command("--version") == "actsearch not installed\n"
+    assert "Exported by actsearch not installed" in command("export", "relu", "--to", "torch")
+    few = ("--space", "tiny", "--strategy", "random", "--budget", "1", "--steps", "5")
+    command("search", "r", *few, "--workers", "1")
+    command("report", "r")
+    assert "Made by actsearch not installed" in (tmp_path / "r" / "report.html").read_text()

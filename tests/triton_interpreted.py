@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import triton.language as tl
 from triton.language.extra import libdevice
+from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
 
 from actsearch.search_space.activation import Activation
@@ -43,6 +44,9 @@ SHAPES = {
     "channels last": torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last),
     "vectors": torch.randn(70, 3),
     "many": torch.randn(3000, 3),
+    "many, in whole rows of 16": torch.randn(3008, 3),
+    "planes of 16": torch.randn(4, 3, 4, 8),
+    "planes of 16, channels last": torch.randn(4, 3, 4, 8).to(memory_format=torch.channels_last),
     "bfloat16": torch.randn(4, 3, 6, 5).to(torch.bfloat16),
 }
 
@@ -68,6 +72,17 @@ def stand_ins() -> None:
         setattr(libdevice, name, stand_in(function))
 
 
+def bounds_of_loops() -> None:
+    """Scalars are arrays of length 1 there, which numpy since 2.4 does not take for an integer."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
+
+
 def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
     activation = Activation(expr, 3, operators=operators)
     with torch.no_grad():
@@ -78,9 +93,9 @@ def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
     gy = torch.empty_like(x).copy_(torch.cos(torch.arange(x.numel())).view(x.shape))
     if expected.requires_grad:
         expected.backward(gy)
-    kernel = cuda.load(cuda.source(trace(expr, operators)))
     betas = torch.stack([b.detach() for b in activation.beta]) if activation.beta else None
-    sizes = NO_BETAS if betas is None else _loops(x, 1)[1]
+    layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
+    kernel = cuda.load(cuda.source(trace(expr, operators), layout))
     y, gx = torch.empty_like(x), torch.empty_like(x)
     kernel.forward(x, y, betas, sizes)
     gbetas = None
@@ -103,6 +118,7 @@ def main() -> None:
     torch.manual_seed(0)
     np.seterr(all="ignore")
     stand_ins()
+    bounds_of_loops()
     for text in FORMULAS:
         for x in SHAPES.values():
             compare(parse(text), "guarded", x)

@@ -26,7 +26,8 @@ MAX_LOST = 50  # its worker died so often, without evidence against it
 @dataclass
 class Lease:
     """A candidate in a worker's hands since `began`, until `ends` on the queue's clock. `alone`: it
-    is a suspect, to be run in a process of its own."""
+    is a suspect, to be run in a process of its own. `waited`: seconds for other children of its
+    worker, as its last beat said."""
 
     number: int
     trial: Trial
@@ -35,6 +36,7 @@ class Lease:
     ends: float
     alone: bool
     step: int = 0
+    waited: float = 0.0
 
 
 class CandidateQueue:
@@ -72,12 +74,12 @@ class CandidateQueue:
         self._leases[self._next] = lease
         return lease
 
-    def beat(self, lease: int, step: int) -> bool:
+    def beat(self, lease: int, step: int, waited: float = 0.0) -> bool:
         """Renew a lease; False where it has ended, so that the worker can stop."""
         if lease not in self._leases:
             return False
         self._leases[lease].ends = self._clock() + self._lease_seconds
-        self._leases[lease].step = step
+        self._leases[lease].step, self._leases[lease].waited = step, waited
         return True
 
     def complete(self, lease: int, outcome: Outcome) -> bool:
@@ -96,9 +98,9 @@ class CandidateQueue:
         return self._end([lease])
 
     def overdue(self, seconds: float) -> list[Lease]:
-        """Leases that have been out for longer than that."""
+        """Leases that have been out for longer than that, without what their children waited."""
         began = self._clock() - seconds
-        return [lease for lease in self._leases.values() if lease.began < began]
+        return [lease for lease in self._leases.values() if lease.began + lease.waited < began]
 
     def release(self, worker: str) -> list[Trial]:
         """The worker is dead: its candidates wait again, behind the others."""

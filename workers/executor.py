@@ -16,6 +16,7 @@ from typing import Protocol
 from actsearch.results.records import Cause, Outcome, Trial
 
 Beat = Callable[[int], None]
+Seconds = Callable[[], float]  # of some clock
 Evaluate = Callable[[Trial, Beat], Outcome]
 Finished = tuple[Trial, Outcome]
 
@@ -55,17 +56,35 @@ class LeaseLost(Stopped):
     """Somebody else has the candidate by now."""
 
 
-class Deadline:
-    """A beat that ends a child after `timeout` seconds (None: never), then passes the beat on."""
+def no_time() -> float:
+    """The seconds that a child waits for others where it has its thread for itself."""
+    return 0.0
 
-    def __init__(self, timeout: float | None, beat: Beat = lambda step: None) -> None:
+
+def from_now(clock: Seconds) -> Seconds:
+    begun = clock()
+    return lambda: clock() - begun
+
+
+class Deadline:
+    """A beat that ends a child after `timeout` seconds (None: never), then passes the beat on.
+
+    The seconds are those since it was made, without the ones that its thread has `waited` for other
+    children meanwhile."""
+
+    def __init__(
+        self, timeout: float | None, beat: Beat = lambda step: None, waited: Seconds = no_time
+    ) -> None:
         self.timeout = timeout
         self.beat = beat
-        self.started = time.monotonic()
+        self._wall, self._waited = from_now(time.monotonic), from_now(waited)
+
+    @property
+    def seconds(self) -> float:
+        return self._wall() - self._waited()
 
     def __call__(self, step: int) -> None:
-        seconds = time.monotonic() - self.started
-        if self.timeout is not None and seconds > self.timeout:
+        if self.timeout is not None and self.seconds > self.timeout:
             raise TimedOut
         self.beat(step)
 
@@ -149,8 +168,7 @@ class InlineExecutor:
         try:
             outcome = self._evaluate(self._waiting[0], deadline)
         except TimedOut:
-            seconds = time.monotonic() - deadline.started
-            outcome = timed_out(self._timeout or 0.0, seconds)
+            outcome = timed_out(self._timeout or 0.0, deadline.seconds)
         return [(self._waiting.popleft(), outcome)]
 
     def hold(self) -> None:

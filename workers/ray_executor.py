@@ -380,15 +380,21 @@ class RayExecutor:
         return finished
 
     def _kill_overdue(self, timeout: float) -> None:
-        """End the workers whose child is over its time and hears no beat, as in a call to C."""
+        """End the workers whose child is over its time and hears no beat, as in a call to C. Where
+        several share a worker, one that is stuck in its turn silences the others; so all of them
+        wait again, to be tried alone."""
         longest = timeout + GRACE_SECONDS * self._children  # others' turns come between beats
         for lease in self._call(self._queue.overdue.remote(longest)):
-            outcome = timed_out(timeout, longest, lease.step or None)
-            if self._call(self._queue.complete.remote(lease.number, outcome)):
-                log.warning("trial %d is over its time and stuck; its worker ends", lease.trial.id)
-                self._killed.add(lease.worker)
-                if lease.worker in self._workers:
-                    self._kill(self._workers[lease.worker])
+            if lease.worker in self._killed:
+                continue
+            if self._children == 1:
+                outcome = timed_out(timeout, longest, lease.step or None)
+                if not self._call(self._queue.complete.remote(lease.number, outcome)):
+                    continue
+            log.warning("trial %d is over its time and stuck; its worker ends", lease.trial.id)
+            self._killed.add(lease.worker)
+            if lease.worker in self._workers:
+                self._kill(self._workers[lease.worker])
 
     def _call(self, ref: Any) -> Any:
         """The answer of the queue; raises _QueueSilentError where none comes."""

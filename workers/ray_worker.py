@@ -15,8 +15,10 @@ from actsearch.workers.executor import (
     Deadline,
     Evaluate,
     LeaseLost,
+    Seconds,
     TimedOut,
     UnfitError,
+    from_now,
     timed_out,
 )
 from actsearch.workers.isolation import KilledFromOutside, run_alone
@@ -105,19 +107,25 @@ class Worker:
     def check_gpus(self, count: int) -> None:
         """Raises NoDeviceError where children cannot use the `count` GPUs that Ray gives it."""
 
+    def waited(self) -> float:
+        """Seconds that the calling thread has waited for other children, which count for no
+        timeout."""
+        return 0.0
+
     def _evaluate(
         self, queue: Any, lease: Lease, evaluate: Evaluate, timeout: float | None
     ) -> Outcome | None:
         """The outcome of a leased candidate; None where it says nothing about the candidate. Raises
         HostError where this machine or its data fail."""
         dumps = importlib.import_module("ray.cloudpickle").dumps  # functions by value, as Ray does
-        deadline = Deadline(timeout, _Beat(queue, lease.number))
+        beat = _Beat(queue, lease.number, from_now(self.waited))
+        deadline = Deadline(timeout, beat, self.waited)
         try:
             if lease.alone:
                 return run_alone(evaluate, lease.trial, lambda: deadline(0), dumps)
             return evaluate(lease.trial, deadline)
         except TimedOut:
-            return timed_out(timeout or 0.0, time.monotonic() - deadline.started)
+            return timed_out(timeout or 0.0, deadline.seconds)
         except (LeaseLost, KilledFromOutside):
             return None
         except (OSError, MemoryError) as error:  # of what is around the evaluation
@@ -126,12 +134,13 @@ class Worker:
 
 
 class _Beat:
-    """Renews a lease at most once in BEAT_SECONDS, without waiting; raises LeaseLost when an
-    earlier answer says that the lease has ended."""
+    """Renews a lease at most once in BEAT_SECONDS, without waiting, and says how long its child has
+    `waited` for others; raises LeaseLost when an earlier answer says that the lease has ended."""
 
-    def __init__(self, queue: Any, lease: int) -> None:
+    def __init__(self, queue: Any, lease: int, waited: Seconds) -> None:
         self.queue = queue
         self.lease = lease
+        self.waited = waited
         self.last = time.monotonic()
         self.answer: Any = None
 
@@ -145,4 +154,4 @@ class _Beat:
             ready, _ = ray.wait([self.answer], timeout=0)
             if ready and not ray.get(self.answer):
                 raise LeaseLost
-        self.answer = self.queue.beat.remote(self.lease, step)
+        self.answer = self.queue.beat.remote(self.lease, step, self.waited())

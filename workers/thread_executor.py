@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from actsearch.results.records import Cause, Outcome, Trial
-from actsearch.workers.executor import Deadline, Evaluate, Finished, Stopped, TimedOut, timed_out
+from actsearch.workers.executor import (
+    Deadline,
+    Evaluate,
+    Finished,
+    Seconds,
+    Stopped,
+    TimedOut,
+    no_time,
+    timed_out,
+)
 
 
 class _Closed(Stopped):
@@ -16,14 +24,22 @@ class _Closed(Stopped):
 
 class ThreadExecutor:
     """Trains up to `threads` trials at a time; `evaluate` must be one that threads can share. What
-    runs out of memory is tried once more when no other is being trained."""
+    runs out of memory is tried once more when no other is being trained. Seconds that a thread has
+    `waited` for others, as `waited()` says there, do not count for the `timeout`."""
 
     trouble = ""
 
-    def __init__(self, evaluate: Evaluate, threads: int, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        threads: int,
+        timeout: float | None = None,
+        waited: Seconds = no_time,
+    ) -> None:
         self._evaluate = evaluate
         self._threads = threads
         self._timeout = timeout
+        self._waited = waited
         self._closed = False
         self._pool = ThreadPoolExecutor(threads, "child")
         self._running: dict[Future[Outcome], Trial] = {}
@@ -52,11 +68,11 @@ class ThreadExecutor:
                 raise _Closed
             deadline(step)
 
-        deadline = Deadline(self._timeout)
+        deadline = Deadline(self._timeout, waited=self._waited)
         try:
             return self._evaluate(trial, beat)
         except TimedOut:
-            return timed_out(self._timeout or 0.0, time.monotonic() - deadline.started)
+            return timed_out(self._timeout or 0.0, deadline.seconds)
 
     def completed(self, timeout: float) -> list[Finished]:
         """Raises what an evaluation raised, after all else that had finished was returned."""

@@ -20,6 +20,7 @@ from actsearch.origin import HOME, PACKAGES, shadowing
 from actsearch.results.benchmarks import load_benchmark
 from actsearch.results.figures.functions import REACH, values_and_slopes
 from actsearch.results.tables import show
+from actsearch.results.version import own_version
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.expression import Expr, X, formula
@@ -200,7 +201,8 @@ Check = tuple[str, str, bool]  # what, what was found, whether it is well
 def checks() -> Iterator[Check]:
     """Each look at the machine, in order."""
     yield "python", platform.python_version(), sys.version_info >= (3, 11)
-    for name in ("actsearch", "torch", "torchvision", "ray", "numpy", "pandas", "mlxtend"):
+    yield "actsearch", own_version(), True
+    for name in ("torch", "torchvision", "ray", "numpy", "pandas", "mlxtend"):
         yield from _guarded(name, lambda name=name: importlib.metadata.version(name))
     for sentence in untested():
         yield "untested version", sentence, True

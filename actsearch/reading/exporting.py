@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ import torch
 
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.functions import Found, find, one_function
+from actsearch.results.version import own_version
 from actsearch.search_space.baselines import NAMED
 from actsearch.search_space.export.exporters import EXPORTERS, check_name
 from actsearch.search_space.export.lowering import Source
@@ -65,7 +65,7 @@ def export(
         raise UsageError(f"--layer {layer} chooses among the layers of --from-weights; give both")
     asked = function if isinstance(function, str) and function in NAMED else _name(found)
     named = check_name(name) if name is not None else asked.replace("-", "_")
-    version = importlib.metadata.version("actsearch")
+    version = own_version()
     alone = len(functions) == 1
     sources = [
         Source(

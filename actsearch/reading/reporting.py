@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import importlib.metadata
 import math
 import re
 import shlex
@@ -33,6 +32,7 @@ from actsearch.results.metrics import ACCURACY, Metric, common
 from actsearch.results.repeats import Trained, best_first, chosen, of_seeds
 from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
 from actsearch.results.tables import Row, duration, show
+from actsearch.results.version import own_version
 from actsearch.run import Run
 from actsearch.settings import SearchOptions, resolve
 
@@ -189,7 +189,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "verdicts": compared.verdicts if compared else [],
         "wins": compared.functions if compared else [],
         "command": _command(run),
-        "version": importlib.metadata.version("actsearch"),
+        "version": own_version(),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from actsearch.child_models.training.checkpoint import Checkpoints
+from actsearch.child_models.turns import waited
 from actsearch.errors import EnvironmentProblem
 from actsearch.origin import code_version, shadowing
 from actsearch.results.records import Outcome, Trial
@@ -81,7 +82,7 @@ class Machinery:
         if self.executor == "inline":
             evaluate = _looking(evaluate, look)
             if self.children_per_worker > 1:
-                return ThreadExecutor(evaluate, self.children_per_worker, self.timeout)
+                return ThreadExecutor(evaluate, self.children_per_worker, self.timeout, waited)
             return InlineExecutor(evaluate, self.timeout)
         from actsearch.searching.ray_actors import QueueActor, WorkerActor
         from actsearch.workers.ray_executor import RayExecutor

@@ -1,5 +1,6 @@
 """The queue and the workers as Ray's actors, with what workers ask the front door for: which code
-this is, and whether torch sees the GPUs that Ray hands out."""
+this is, whether torch sees the GPUs that Ray hands out, and how long children waited for their
+turn."""
 
 from __future__ import annotations
 
@@ -18,6 +19,11 @@ class WorkerActor(Worker):
 
     def code(self) -> str:
         return code_version()
+
+    def waited(self) -> float:
+        from actsearch.child_models.turns import waited
+
+        return waited()
 
     def check_gpus(self, count: int) -> None:
         import torch

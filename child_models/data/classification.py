@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,14 @@ from actsearch.child_models.recipe import Recipe
 
 PAD = 4  # pixels around an image that is cropped, He et al. 2016a
 EVALUATION_BATCH = 500
+
+# Training batches that are made at once: a GPU takes one set of operations for all of them.
+BLOCKS = {"cpu": 1, "cuda": 20}
+BLOCK_BYTES = 64 * 2**20  # at most, unless one batch is larger
+
+# Most children take images channels last, and only a GPU's may lie so from the start: images of one
+# channel are then strided otherwise, by which a processor's libraries choose their kernels.
+LAYOUTS = {"cpu": torch.contiguous_format, "cuda": torch.channels_last}
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -107,8 +116,12 @@ class Classification:
         }
         # A copy in C order: dimensions of size 1 can have any stride. It decides on the kernels, so
         # the last digits of a result would differ here and where the data was unpickled.
+        layout = LAYOUTS[device.type]
         self.splits = {
-            name: (torch.tensor(x.copy("C"), device=device), torch.tensor(y, device=device))
+            name: (
+                laid_out(torch.tensor(x.copy("C"), device=device), layout),
+                torch.tensor(y, device=device),
+            )
             for name, (x, y) in splits.items()
         }
         shape = (1, -1, *[1] * (data.x_train.ndim - 2))
@@ -127,21 +140,30 @@ class Classification:
 
     def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
         """Training batches without end, shuffled anew each epoch unless the recipe says no; the
-        same for the same seed. The first `start` are left out, but for their random numbers."""
+        same for the same seed and kind of device. The first `start` are left out, but for their
+        random numbers. Batches are views of the block that they were made in, which ends at the
+        latest with its epoch."""
         generator = torch.Generator(self.device).manual_seed(seed)
         x, y = self.splits["train"]
         size = min(recipe.batch_size, len(x))
+        a_batch = 4 * size * x.shape[1:].numel()  # bytes, in float32
+        block = size * max(1, min(BLOCKS[self.device.type], BLOCK_BYTES // a_batch))
+        used = len(x) // size * size  # images an epoch
         order = torch.arange(len(x), device=self.device)
         while True:
             if recipe.shuffle:
                 order = torch.randperm(len(x), generator=generator, device=self.device)
-            for at in range(0, len(x) - size + 1, size):
-                index = order[at : at + size]
-                if start > 0:
-                    self._moves(size, generator)
-                    start -= 1
+            for at in range(0, used, block):
+                index = order[at : min(at + block, used)]
+                count = len(index) // size
+                if start >= count:
+                    self._moves(len(index), generator)
+                    start -= count
                     continue
-                yield self.standardise(self._augmented(index, generator)), y[index]
+                images = self.standardise(self._augmented(index, generator))
+                batches = zip(images.split(size), y[index].split(size), strict=True)
+                yield from islice(batches, start, None)
+                start = 0
 
     def _moves(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Of so many images: offsets (2, N), and for `crop_flip` whether they are mirrored (N,)."""

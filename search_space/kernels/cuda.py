@@ -24,9 +24,13 @@ from actsearch.search_space.kernels.libraries import Sizes, cache_folder
 from actsearch.search_space.kernels.program import Node
 from actsearch.search_space.kernels.tracing import Traced, keeps_slope
 
-BLOCK = 1024  # elements of a program
 # A product and a difference in one rounding would make x abs(x) - x^2 other than 0.
-LAUNCH = {"enable_fp_fusion": False}
+LAUNCH = {"enable_fp_fusion": False, "num_warps": 4}
+SUMMING_PROGRAMS = 1024  # whose sums of betas' gradients a second launch adds
+MOST_PROGRAMS = 65535  # in the second dimension of a grid
+# Elements that a program has at a time, eight a thread: two of the widest loads, with bfloat16 one.
+# A function of more steps gets half as many, since it needs the registers.
+BLOCK, STEPS = 1024, 24
 FUNCTIONS = ("exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 
 # What each primitive is in Triton. Libdevice's functions, since Triton's own are less exact.
@@ -75,68 +79,109 @@ def sinc_slope(u):
     return tl.where(s < 0.25, series, quotient)
 """
 
+# Sizes come in units of UNIT elements, 16 where they can be: loads are wide where Triton knows that
+# rows begin at multiples of 16 bytes. Nothing else about sizes is compiled in, so that one kernel
+# serves all layers.
 _FLAT = """
 
-@triton.jit
-def {name}({pointers}, n, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["size"])
+def {name}({pointers}, size, UNIT: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < n
-{steps}
-"""
+    inside = i < tl.cast(size, tl.int64) * UNIT
+{steps}"""
 
-# A tile of positions (rows) and channels (columns); `inner` positions of a channel lie together.
-_TILES = """
+# Rows of `size` elements, in which the channels come round: a tile has 16 columns of some rows (in
+# bfloat16 a sector of memory each).
+_COLUMNS = """
 
-@triton.jit
-def {name}({pointers}, positions, channels, inner, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    inside = (m < positions) & (c < channels)
-    i = (m // inner) * channels * inner + c * inner + m % inner
-{steps}
-"""
+@triton.jit(do_not_specialize=["rows", "channels", "size"])
+def {name}({pointers}, rows, channels, size, UNIT: tl.constexpr, ROWS: tl.constexpr):
+    width = size * UNIT
+    c = tl.program_id(0) * 16 + tl.arange(0, 16)[None, :]
+    there = c < width
+{before}    for tile in range(tl.program_id(1), tl.cdiv(rows, ROWS), tl.num_programs(1)):
+        m = tile * ROWS + tl.arange(0, ROWS)[:, None]
+        inside = (m < rows) & there
+        i = m.to(tl.int64) * width + c
+{steps}{after}"""
+
+# Planes of `size` elements, one a channel: a tile has some pieces of 16 elements, of one channel.
+_ROWS = """
+
+@triton.jit(do_not_specialize=["rows", "channels", "size"])
+def {name}({pointers}, rows, channels, size, UNIT: tl.constexpr, ROWS: tl.constexpr):
+    width = size * UNIT
+    pieces = tl.cdiv(width, 16)
+    c = tl.program_id(0)
+    there = c < channels
+{before}    for tile in range(tl.program_id(1), tl.cdiv(rows * pieces, ROWS), tl.num_programs(1)):
+        m = tile * ROWS + tl.arange(0, ROWS)[:, None]
+        j = m % pieces * 16 + tl.arange(0, 16)[None, :]
+        inside = (m < rows * pieces) & (j < width)
+        i = ((m // pieces).to(tl.int64) * channels + c) * width + j
+{steps}{after}"""
+# What a program has summed, a beta a row of `P`.
+_SUMS = {
+    "columns": "tl.store(P + (tl.program_id(1) * {betas} + {k}) * width + c, "
+    "tl.sum(sum{k}, 0)[None, :], mask=there)",
+    "rows": "tl.store(P + (tl.program_id(1) * {betas} + {k}) * channels + c, tl.sum(sum{k}))",
+}
+_TEMPLATES = {"flat": _FLAT, "columns": _COLUMNS, "rows": _ROWS}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A module with the functions `forward`, and `backward` or `sloped`."""
+    """A module with the functions `forward`, and `backward` or `sloped`; its BLOCK says how many
+    elements a program of each has at a time. `layout` is flat for a function without betas, else
+    columns or rows."""
 
     key: str
     text: str
+    layout: str
 
 
-def source(traced: Traced) -> Source:
-    """Triton for an activation, whatever the type and the layout of its input."""
-    betas = len(traced.betas)
+def source(traced: Traced, layout: str) -> Source:
+    """Triton for an activation, whatever the type of its input."""
     load = ["x = tl.load(X + i, mask=inside, other=0.0).to(tl.float32)"]
     gradient = ["gy = tl.load(G + i, mask=inside, other=0.0).to(tl.float32)"]
-    known = [
-        f"beta{k} = tl.load(B + {k} * channels + c, mask=c < channels, other=0.0)"
-        for k in range(betas)
-    ]
-    template = _TILES if betas else _FLAT
-    parameters = ", B" if betas else ""
-    forward = [*load, *known, *_steps(traced, [traced.y]), _store("Y", traced.y)]
-    text = _HEAD + _function(template, "forward", f"X, Y{parameters}", forward)
+    betas = range(len(traced.betas))
+    known = [f"beta{k} = tl.load(B + {k} * channels + c % channels, mask=there)" for k in betas]
+    steps = [*load, *_steps(traced, [traced.y]), _store("Y", traced.y)]
+    bodies = {"forward": (f"X, Y{', B' * bool(betas)}", steps, [])}
     if keeps_slope(traced):
         steps = [*load, *_steps(traced, [traced.y, traced.slope])]
         steps += [_store("Y", traced.y), _store("D", traced.slope)]
-        text += _function(template, "sloped", "X, Y, D", steps)
+        bodies["sloped"] = ("X, Y, D", steps, [])
     else:
-        steps = [*load, *gradient, *known, *_steps(traced, [traced.gx, *traced.gbetas])]
+        steps = [*load, *gradient, *_steps(traced, [traced.gx, *traced.gbetas])]
         steps.append(_store("D", traced.gx))
+        after = []
         for k, node in enumerate(traced.gbetas):
-            steps.append(f"part{k} = tl.sum(tl.where(inside, {_name(node)}, 0.0), 0)[None, :]")
-            place = f"P + (tl.program_id(0) * {betas} + {k}) * channels + c"
-            steps.append(f"tl.store({place}, part{k}, mask=c < channels)")
-        pointers = "X, G, D, B, P" if betas else "X, G, D"
-        text += _function(template, "backward", pointers, steps)
-    return Source(hashlib.sha256(text.encode()).hexdigest()[:24], text)
+            steps.append(f"sum{k} += tl.where(inside, {_name(node)}, 0.0)")
+            after.append(_SUMS[layout].format(k=k, betas=len(betas)))
+        bodies["backward"] = (f"X, G, D{', B, P' * bool(betas)}", steps, after)
+    text = _HEAD
+    for name, (pointers, steps, after) in bodies.items():
+        sums = [f"sum{k} = tl.zeros([ROWS, 16], tl.float32)" for k in range(len(after))]
+        text += _TEMPLATES[layout].format(
+            name=name,
+            pointers=pointers,
+            before=_lines([*known, *sums], 1),
+            steps=_lines(steps, 1 if layout == "flat" else 2),
+            after=_lines(after, 1),
+        )
+    blocks = {name: _block(steps) for name, (_, steps, _) in bodies.items()}
+    text += f"\n\nBLOCK = {blocks}\n"
+    return Source(hashlib.sha256(text.encode()).hexdigest()[:24], text, layout)
 
 
-def _function(template: str, name: str, pointers: str, steps: Sequence[str]) -> str:
-    body = "\n".join(f"    {step}" for step in steps)
-    return template.format(name=name, pointers=pointers, steps=body)
+def _block(steps: Sequence[str]) -> int:
+    inlined = 20 * sum("sinc_slope(" in step for step in steps)
+    return BLOCK if len(steps) + inlined <= STEPS else BLOCK // 2
+
+
+def _lines(steps: Sequence[str], depth: int) -> str:
+    return "".join(f"{'    ' * depth}{step}\n" for step in steps)
 
 
 def _store(pointer: str, node: Node) -> str:
@@ -161,26 +206,51 @@ def _name(node: Node) -> str:
     return node.name if node.name in ("x", "gy") else f"v{node.index}"
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How the functions with betas see a tensor."""
+
+    numbers: tuple[int, int, int]  # rows, channels, size
+    unit: int
+    across: int  # programs beside each other: of 16 columns each, or of a channel
+    along: int  # rows of tiles
+    rounds: int  # how often the channels come round in a row
+
+
+def tiling(layout: str, sizes: Sizes) -> Tiling:
+    """Where channels lie side by side, several positions are one row, so that 16 divides it."""
+    outer, channels, inner = sizes
+    if layout == "rows":
+        unit = 16 if inner % 16 == 0 else 1
+        along = outer * -(-inner // 16)
+        return Tiling((outer, channels, inner // unit), unit, channels, along, 1)
+    rounds, unit = 16 // math.gcd(channels, 16), 16
+    if outer % rounds:
+        rounds, unit = 1, 1
+    rows, width = outer // rounds, rounds * channels
+    return Tiling((rows, channels, width // unit), unit, -(-width // 16), rows, rounds)
+
+
 class Kernel:
     """The launches of a module; tensors are dense, and lie alike."""
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, layout: str) -> None:
         self._module: Any = module
+        self._layout = layout
         self.keeps_slope = hasattr(module, "sloped")
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
     ) -> None:
-        with torch.cuda.device_of(x):
-            if betas is None:
-                self._module.forward[_blocks(x)](x, y, x.numel(), BLOCK=BLOCK, **LAUNCH)
-            else:
-                grid, tile = _tiles(sizes)
-                self._module.forward[grid](x, y, betas, *_numbers(sizes), **tile, **LAUNCH)
+        if betas is None:
+            self._flat("forward", x, y)
+        else:
+            tiles = tiling(self._layout, sizes)
+            grid = tiles.across, min(self._tiles("forward", tiles), MOST_PROGRAMS)
+            self._launch("forward", grid, (x, y, betas), tiles.numbers, tiles.unit)
 
     def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
-        with torch.cuda.device_of(x):
-            self._module.sloped[_blocks(x)](x, y, slope, x.numel(), BLOCK=BLOCK, **LAUNCH)
+        self._flat("sloped", x, y, slope)
 
     def backward(
         self,
@@ -191,33 +261,52 @@ class Kernel:
         sizes: Sizes,
     ) -> torch.Tensor | None:
         """Writes `gx`; returns the gradients of the betas."""
-        with torch.cuda.device_of(x):
-            if betas is None:
-                self._module.backward[_blocks(x)](x, gy, gx, x.numel(), BLOCK=BLOCK, **LAUNCH)
-                return None
-            grid, tile = _tiles(sizes)
-            parts = torch.empty((grid[0], *betas.shape), dtype=torch.float32, device=x.device)
-            self._module.backward[grid](x, gy, gx, betas, parts, *_numbers(sizes), **tile, **LAUNCH)
-            return parts.sum(0)
+        if betas is None:
+            self._flat("backward", x, gy, gx)
+            return None
+        tiles = tiling(self._layout, sizes)
+        wanted = max(1, SUMMING_PROGRAMS // tiles.across)
+        grid = tiles.across, min(self._tiles("backward", tiles), wanted)
+        shape = grid[1], len(betas), tiles.rounds, sizes[1]
+        parts = torch.empty(shape, dtype=torch.float32, device=x.device)
+        self._launch("backward", grid, (x, gy, gx, betas, parts), tiles.numbers, tiles.unit)
+        return parts.sum((0, 2))
 
+    def compile(self, element: torch.dtype) -> list[Any]:
+        """Compile for the active driver's GPU what launches will ask for, into Triton's cache;
+        launches nothing. Returns Triton's kernels."""
+        found = []
+        for name in self._module.BLOCK:
+            function = getattr(self._module, name)
+            pointers = [n for n in function.arg_names if len(n) == 1]
+            types = [torch.float32 if n in "BP" else element for n in pointers]
+            numbers = [1] * (1 if self._layout == "flat" else 3)
+            found.append(function.warmup(*types, *numbers, grid=(1,), **self._options(name, 16)))
+        return found
 
-def _blocks(x: torch.Tensor) -> tuple[int]:
-    return (-(-x.numel() // BLOCK),)
+    def _flat(self, name: str, *tensors: torch.Tensor) -> None:
+        n = tensors[0].numel()
+        unit = 16 if n % 16 == 0 else 1
+        self._launch(name, (-(-n // self._module.BLOCK[name]),), tensors, (n // unit,), unit)
 
+    def _launch(
+        self,
+        name: str,
+        grid: tuple[int, ...],
+        tensors: Sequence[torch.Tensor],
+        numbers: Sequence[int],
+        unit: int,
+    ) -> None:
+        with torch.cuda.device_of(tensors[0]):
+            getattr(self._module, name)[grid](*tensors, *numbers, **self._options(name, unit))
 
-def _numbers(sizes: Sizes) -> Sizes:
-    """Positions, channels, and how many positions of a channel lie together."""
-    outer, channels, inner = sizes
-    return outer * inner, channels, inner
+    def _options(self, name: str, unit: int) -> dict[str, Any]:
+        block = self._module.BLOCK[name]
+        shape = {"BLOCK": block} if self._layout == "flat" else {"ROWS": block // 16}
+        return {"UNIT": unit, **shape, **LAUNCH}
 
-
-def _tiles(sizes: Sizes) -> tuple[tuple[int, int], dict[str, int]]:
-    """Grid and shape of the tiles: along the elements that lie together."""
-    positions, channels, inner = _numbers(sizes)
-    columns = 1 if inner > 1 else min(128, 1 << (channels - 1).bit_length())
-    rows = BLOCK // columns
-    grid = (-(-positions // rows), -(-channels // columns))
-    return grid, {"ROWS": rows, "COLUMNS": columns}
+    def _tiles(self, name: str, tiles: Tiling) -> int:
+        return -(-tiles.along // (self._module.BLOCK[name] // 16))
 
 
 @cache
@@ -234,4 +323,4 @@ def load(source: Source) -> Kernel:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Kernel(module)
+    return Kernel(module, source.layout)

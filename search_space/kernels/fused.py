@@ -79,7 +79,7 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     try:
         traced = trace(expr, operators)
         if device == "cuda":
-            return _for_gpu(traced)
+            return _for_gpu(traced, layout)
         source = c.source(traced, element, layout)
         return libraries.opened(source, partial(libraries.load, with_betas=layout != "flat"))
     except UnsupportedError as reason:
@@ -89,9 +89,9 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     return None
 
 
-def _for_gpu(traced: Traced) -> Kernel | None:
+def _for_gpu(traced: Traced, layout: str) -> Kernel | None:
     try:
-        return cuda.load(cuda.source(traced))
+        return cuda.load(cuda.source(traced, layout))
     except Exception as error:  # Triton's, and of what it finds in the cache
         complain(f"{type(error).__name__}: {error}")
         return None
