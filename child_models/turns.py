@@ -35,6 +35,10 @@ class _Turn:
             self._waiting.append(mine)
         mine.wait()
 
+    @property
+    def wanted(self) -> bool:
+        return bool(self._waiting)
+
     def release(self) -> None:
         with self._mutex:
             if self._waiting:
@@ -74,19 +78,34 @@ def taking_turns(device: torch.device) -> Iterator[None]:
         _turn.release()
 
 
+def pass_on() -> None:
+    """Others that wait have the turn before this thread goes on; what it has launched goes on
+    meanwhile. A GPU takes a few steps of each training into its queue, so it has work of several."""
+    device = getattr(_thread, "device", None)
+    if device is not None and _turn.wanted:
+        with _others_turn(device):
+            pass
+
+
 def wait() -> None:
     """Until the GPU has done what this thread has launched; meanwhile others have the turn. Without
     turns nothing happens: reading a value waits."""
     device = getattr(_thread, "device", None)
     if device is None:
         return
-    mine = _globals(device)
-    _turn.release()
-    try:
+    with _others_turn(device):
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         else:
             time.sleep(0)
+
+
+@contextmanager
+def _others_turn(device: torch.device) -> Iterator[None]:
+    mine = _globals(device)
+    _turn.release()
+    try:
+        yield
     finally:
         _acquire()
     _set_globals(mine, device)

@@ -12,6 +12,7 @@ from torch import nn
 
 from actsearch.search_space.expression import Expr, at_betas, formula
 from actsearch.search_space.kernels.fused import Fused
+from actsearch.search_space.kernels.normalised import Kernel as NormalisedKernel
 from actsearch.search_space.operators import CONSTANT, INPUT, Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.text import check_kernels, check_operator_set
@@ -118,6 +119,13 @@ class Activation(nn.Module):
                 f"{tuple(x.stride())}; kernels='auto' falls back to eager mode"
             )
         return y
+
+    def normalised_kernel(self, z: torch.Tensor) -> NormalisedKernel | None:
+        """For this function of a batch normalisation of `z`, on a GPU; None where there is none."""
+        if self._fused is None or self.channel_dim not in (1, 1 - z.ndim):
+            return None
+        self._beta_shape(z)
+        return self._fused.normalised(z, [*self.beta])
 
     @property
     def kernel_kinds(self) -> set[tuple[str, str]]:

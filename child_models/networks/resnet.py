@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from actsearch.child_models.networks.convolution import Conv3x3
 from actsearch.child_models.networks.image_network import ImageNetwork, Size
+from actsearch.child_models.networks.normalised import normalised
 from actsearch.search_space.activation import MakeActivation
 
 
@@ -18,18 +20,18 @@ class BasicBlock(nn.Module):
 
     def __init__(self, make: MakeActivation, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(channels_in, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
         self.act1 = make(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
         self.act2 = make(channels)
         self.stride = stride
         self.new_channels = channels - channels_in
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
-        return self.act2(y + self.shortcut(x))
+        y = normalised(self.bn1, self.act1, self.conv1(x))
+        return normalised(self.bn2, self.act2, self.conv2(y), self.shortcut(x))
 
     def shortcut(self, x: torch.Tensor) -> torch.Tensor:
         """Option A: every second pixel, new channels filled with zeros."""
@@ -54,7 +56,7 @@ class ResNet(ImageNetwork):
         super().__init__(input_shape, size)
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ...), not {depth}")
-        self.conv = nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False)
+        self.conv = Conv3x3(input_shape[0], width)
         self.bn = nn.BatchNorm2d(width)
         self.act = make_activation(width)
         blocks: list[nn.Module] = []
@@ -69,4 +71,4 @@ class ResNet(ImageNetwork):
         self.initialise()
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.blocks(self.act(self.bn(self.conv(x))))
+        return self.blocks(normalised(self.bn, self.act, self.conv(x)))

@@ -15,6 +15,7 @@ from actsearch.results.records import AtRung, Cause, Rung
 
 RUNG_STEPS = 5  # whose mean loss counts at a rung
 RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
+PASS_ON_EVERY = 2  # steps
 READ_EVERY = {"cpu": 1, "cuda": 20}  # steps; reading a value makes a GPU wait
 
 
@@ -63,6 +64,16 @@ class Reading:
                 if not math.isfinite(value):
                     reason, curve = f"{name} {value} at step {step}", training.curve_to(step - 1)
                     raise Diverged(reason, step, curve, cause=cause, variant=f"{value}")
+
+
+class PassingOn:
+    """Lets other trainings of this process launch their steps too, every few steps of a GPU."""
+
+    def due(self, step: int) -> bool:
+        return step % PASS_ON_EVERY == 0
+
+    def __call__(self, training: Training) -> None:
+        turns.pass_on()
 
 
 class Beat:

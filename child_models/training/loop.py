@@ -18,7 +18,7 @@ from actsearch.child_models.training.cuda_graph import (
     own_stream,
     set_rate,
 )
-from actsearch.child_models.training.looks import Beat, Look, Reading
+from actsearch.child_models.training.looks import Beat, Look, PassingOn, Reading
 from actsearch.child_models.training.optimisers import step_of
 from actsearch.child_models.training.state import Training
 
@@ -37,7 +37,8 @@ def train(training: Training, looks: Sequence[Look] = (), *, cuda_graphs: bool =
 
 def _train(training: Training, looks: Sequence[Look], captured: bool) -> Training:
     reading = Reading(training, looks)
-    looks = (reading, Beat(reading.due), *looks)
+    on_gpu = training.task.device.type == "cuda"
+    looks = (*[PassingOn()] * on_gpu, reading, Beat(reading.due), *looks)
     if training.step == 0:
         _look(training, looks)
     take = step_of(training.model, training.optimiser, training.task, training.recipe)

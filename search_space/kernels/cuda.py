@@ -312,6 +312,11 @@ class Kernel:
 @cache
 def load(source: Source) -> Kernel:
     """The kernel of a source; raises ImportError where there is no Triton."""
+    return Kernel(module_of(source), source.layout)
+
+
+def module_of(source: Source) -> ModuleType:
+    """Imported from a file of the cache."""
     file = cache_folder() / f"{source.key}.py"
     text = source.text.encode()
     if not file.exists() or file.read_bytes() != text:  # one that was cut short is written again
@@ -323,4 +328,4 @@ def load(source: Source) -> Kernel:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Kernel(module, source.layout)
+    return module

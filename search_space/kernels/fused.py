@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.kernels import c, cuda, libraries
+from actsearch.search_space.kernels import c, cuda, libraries, normalised
 from actsearch.search_space.kernels.compiler import CompileError
 from actsearch.search_space.kernels.tracing import Traced, UnsupportedError, trace
 
@@ -30,9 +30,10 @@ class Fused:
         self.expr = expr
         self.operators = operators
         self._kernels: dict[tuple[str, torch.dtype, str], Kernel | None] = {}
+        self._normalised: list[normalised.Kernel | None] = []  # at most one
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kernels": {}}
+        return {**self.__dict__, "_kernels": {}, "_normalised": []}
 
     def __call__(
         self, x: torch.Tensor, betas: Sequence[torch.Tensor], channel_dim: int
@@ -57,7 +58,19 @@ class Fused:
     @property
     def kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the kernels that were found so far."""
-        return {(ELEMENTS[dtype], layout) for (_, dtype, layout), k in self._kernels.items() if k}
+        found = {(ELEMENTS[dtype], layout) for (_, dtype, layout), k in self._kernels.items() if k}
+        return found | ({("bfloat16", "normalised")} if any(self._normalised) else set())
+
+    def normalised(
+        self, z: torch.Tensor, betas: Sequence[torch.Tensor]
+    ) -> normalised.Kernel | None:
+        """For `expr` of a batch normalisation of `z`, (N, C, H, W), channels last, on a GPU."""
+        if not self._normalised:
+            self._normalised.append(normalised_kernel(self.expr, self.operators))
+            found = self._normalised[0]
+            if found is not None and not _launches(found, z, betas):
+                self._normalised[0] = None
+        return self._normalised[0]
 
     def _kernel(
         self, x: torch.Tensor, layout: str, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
@@ -87,6 +100,36 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     except (CompileError, OSError, ImportError) as reason:
         complain(str(reason))
     return None
+
+
+@lru_cache(maxsize=4096)
+def normalised_kernel(expr: Expr, operators: str) -> normalised.Kernel | None:
+    """None where there is none."""
+    try:
+        return normalised.load(normalised.source(trace(expr, operators)))
+    except UnsupportedError as reason:
+        log.info("%s runs eagerly: %s", expr, reason)
+    except Exception as error:  # Triton's, and of what it finds in the cache
+        complain(f"{type(error).__name__}: {error}")
+    return None
+
+
+@torch.no_grad()
+def _launches(found: normalised.Kernel, z: torch.Tensor, betas: Sequence[torch.Tensor]) -> bool:
+    """Launch everything once, on nothing that counts: Triton compiles only now, and may refuse."""
+    channels = z.shape[1]
+    ones = torch.ones(channels, device=z.device)
+    stacked = torch.stack([b.expand(channels) for b in betas]).float() if betas else ones[:0, None]
+    norm = normalised.Normalisation(ones, ones, ones.clone(), ones.clone(), 1e-5, 0.1)
+    try:
+        y, kept = found.forward(z, None, norm, stacked)
+        found.backward(z, None, y, kept, ones, ones, stacked)
+    except torch.OutOfMemoryError:
+        raise  # eager mode would need more
+    except Exception as error:
+        complain(f"{type(error).__name__}: {error}")
+        return False
+    return True
 
 
 def _for_gpu(traced: Traced, layout: str) -> Kernel | None:

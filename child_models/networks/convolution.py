@@ -1,0 +1,171 @@
+"""Conv3x3: a 3x3 convolution of few channels, which a GPU computes by kernels of our own.
+
+cuDNN's are made for many channels: with 16 of them a ResNet-20 spends half of its step in
+convolutions that move their tensors at a fifth of the memory's speed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+log = logging.getLogger("actsearch")
+
+CHANNELS = 16, 32, 64  # of a kernel; the input may have fewer, as images do
+MOST_PARTS = 128  # programs that sum a gradient of weights, at most
+# Positions a program has at a time, and warps, by channels of its output; and how many loads ahead.
+CONVOLVE = {16: (128, 4), 32: (128, 4), 64: (64, 4)}
+INPUTS = {16: (128, 4), 32: (128, 4), 64: (64, 4)}
+WEIGHTS = {16: (128, 4, 3), 32: (64, 4, 3), 64: (64, 8, 3)}
+
+
+class Conv3x3(nn.Conv2d):
+    """(N, C, H, W) -> (N, channels, h, w) with padding 1 and no bias; the parameters, and up to
+    rounding the values, are those of nn.Conv2d."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__(channels_in, channels, 3, stride, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._fits(x) and kernels() is not None:
+            return _Convolution.apply(x, self.weight, self.stride[0])
+        return super().forward(x)
+
+    def _fits(self, x: torch.Tensor) -> bool:
+        """Under autocast to bfloat16 on a GPU, where images and weights lie channels last."""
+        return (
+            x.device.type == "cuda"
+            and torch.is_autocast_enabled("cuda")
+            and torch.get_autocast_dtype("cuda") == torch.bfloat16
+            and self.out_channels in CHANNELS
+            and (self.in_channels in CHANNELS or self._is_first(x))
+            and max(x.numel(), x.numel() // self.in_channels * self.out_channels) < 2**31
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and self.weight.is_contiguous(memory_format=torch.channels_last)
+        )
+
+    def _is_first(self, x: torch.Tensor) -> bool:
+        """Whether the input is the data, of which nobody asks a gradient."""
+        return self.in_channels <= 16 and not x.requires_grad
+
+
+@functools.cache
+def kernels() -> ModuleType | None:
+    """None where there is no Triton."""
+    try:
+        from actsearch.child_models.networks import convolution_triton
+    except ImportError as error:
+        log.warning("convolutions are cuDNN's: %s", error)
+        return None
+    return convolution_triton
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return convolved(x, weight, stride)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gy = grad_outputs[0].contiguous(memory_format=torch.channels_last)
+        gx = input_gradient(gy, weight, x, ctx.stride) if ctx.needs_input_grad[0] else None
+        return gx, weight_gradient(x, gy, weight, ctx.stride), None
+
+
+def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    """(N, CI, H, W) and (CO, CI, 3, 3) -> (N, CO, OH, OW), in bfloat16 unless `x` is wider and so
+    are the images."""
+    n, ci, h, w = x.shape
+    co, out = len(weight), _sizes(h, w, stride)
+    y = _empty(x, (n, co, *out), _product_type(x))
+    rows, warps = CONVOLVE[co]
+    sizes = {"H": h, "W": w, "OH": out[0], "OW": out[1], "S": stride, "CI": ci, "CO": co}
+    _launch(
+        "convolve", (n * out[0] * out[1], rows), x, weight, y,
+        **sizes, KP=_power(3 * ci), TURNED=False, ROWS=rows, num_warps=warps,
+    )  # fmt: skip
+    return y
+
+
+def input_gradient(
+    gy: torch.Tensor, weight: torch.Tensor, x: torch.Tensor, stride: int
+) -> torch.Tensor:
+    """That of `x`, from that of its convolution."""
+    n, ci, h, w = x.shape
+    co, oh, ow = gy.shape[1:]
+    gx = torch.empty_like(x)
+    rows, warps = (CONVOLVE if stride == 1 else INPUTS)[ci]
+    sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride}
+    if stride == 1:
+        _launch(
+            "convolve", (n * h * w, rows), gy, weight, gx, **sizes, CI=co, CO=ci,
+            KP=_power(3 * co), TURNED=True, ROWS=rows, num_warps=warps,
+        )  # fmt: skip
+    else:
+        _launch(
+            "input_gradient", (n * h * w, rows), gy, weight, gx, **sizes, CI=ci, CO=co,
+            ROWS=rows, num_warps=warps,
+        )  # fmt: skip
+    return gx
+
+
+def weight_gradient(
+    x: torch.Tensor, gy: torch.Tensor, weight: torch.Tensor, stride: int
+) -> torch.Tensor:
+    """That of `weight`, in its layout and type."""
+    n, ci, h, w = x.shape
+    co, oh, ow = gy.shape[1:]
+    positions = n * oh * ow
+    rows, warps, stages = WEIGHTS[co]
+    share = rows * -(-positions // (rows * MOST_PARTS))
+    programs = -(-positions // share)
+    parts = torch.empty(programs, 9 * ci * co, dtype=torch.float32, device=x.device)
+    sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride, "CI": ci, "CO": co}
+    found = kernels()
+    assert found is not None
+    gradient = torch.empty_like(weight)
+    with torch.cuda.device_of(x):
+        found.weight_gradient[programs, 3](
+            x, gy, parts, positions, share, **sizes, KP=_power(3 * ci), ROWS=rows,
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+        block = 64
+        found.weight_gradient_sum[(-(-9 * ci * co // block),)](
+            parts, gradient, programs, CI=ci, CO=co, MOST=MOST_PARTS, BLOCK=block
+        )
+    return gradient
+
+
+def _launch(name: str, work: tuple[int, int], *tensors: torch.Tensor, **options: Any) -> None:
+    found = kernels()
+    assert found is not None
+    positions, rows = work
+    with torch.cuda.device_of(tensors[0]):
+        getattr(found, name)[(-(-positions // rows),)](*tensors, positions, **options)
+
+
+def _sizes(h: int, w: int, stride: int) -> tuple[int, int]:
+    return (h - 1) // stride + 1, (w - 1) // stride + 1
+
+
+def _power(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def _product_type(x: torch.Tensor) -> torch.dtype:
+    return torch.bfloat16 if x.device.type == "cuda" else torch.float32
+
+
+def _empty(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
