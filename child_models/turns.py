@@ -26,6 +26,10 @@ class _Turn:
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
 
+    @property
+    def wanted(self) -> bool:
+        return bool(self._waiting)
+
     def acquire(self) -> None:
         with self._mutex:
             if not self._taken:
@@ -76,9 +80,9 @@ def taking_turns(device: torch.device) -> Iterator[None]:
 
 def wait() -> None:
     """Until the GPU has done what this thread has launched; meanwhile others have the turn. Without
-    turns nothing happens: reading a value waits."""
+    turns nothing happens, since reading a value waits, nor on a processor that nobody waits for."""
     device = getattr(_thread, "device", None)
-    if device is None:
+    if device is None or (device.type == "cpu" and not _turn.wanted):
         return
     mine = _globals(device)
     _turn.release()
