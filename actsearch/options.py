@@ -77,11 +77,14 @@ class Folder:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from `least` on."""
+    """A whole number from `least` on, or one of the `names`."""
 
     least: int = 1
-    metavar: str = "INT"
     names: tuple[str, ...] = ()
+
+    @property
+    def metavar(self) -> str:
+        return "|".join(("INT", *self.names))
 
     def read(self, word: str) -> int | str:
         try:
@@ -90,8 +93,11 @@ class Whole:
             return word
 
     def check(self, option: str, value: Any) -> None:
+        if value in self.names:
+            return
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{option} {value!r} must be a whole number, such as 8")
+            words = "".join(f", or {name}" for name in self.names)
+            raise ValueError(f"{option} {value!r} must be a whole number, such as 8{words}")
         if value < self.least:
             raise ValueError(f"{option} {value} is too small; use {self.least} or more")
         if value > LARGEST:
@@ -173,6 +179,8 @@ Float = Annotated[float | None, Positive()]
 Count = Annotated[int, Whole()]
 Flag = Annotated[bool, Switch()]
 OnOff = Annotated[str | None, OneOf(also=("on", "off"))]
+AutoOnOff = Annotated[str | None, OneOf(also=("auto", "on", "off"))]
+IntOrAuto = Annotated[int | str | None, Whole(names=("auto",))]
 Texts = Annotated[tuple[str, ...], Word(metavar="TEXT ...")]
 Formulas = Annotated[tuple[str, ...], Word(metavar="FORMULA ...")]
 OperatorSet = Annotated[str | None, OneOf("actsearch.search_space.text:OPERATOR_SETS")]

@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 from actsearch.child_models.recipe import recipe_settings
 from actsearch.options import (
+    AutoOnOff,
     Count,
     Flag,
     Float,
     Formulas,
     Int,
+    IntOrAuto,
     OneOf,
     OnOff,
     OperatorSet,
@@ -99,10 +101,11 @@ class MachineryOptions(Options):
     """Worker processes, on this machine at most one a core [one a core, or one a GPU]."""
     workers_per_gpu: Int = None
     """Workers that share a GPU [1]."""
-    children_per_worker: Int = None
-    """Children that a worker trains at once, for a GPU that one leaves idle [1]."""
+    children_per_worker: IntOrAuto = None
+    """Children that a worker trains at once, for a GPU that one leaves idle [auto: several where it
+    has a GPU, else one]."""
     executor: Executor = None
-    """Ray workers, or one child at a time in this process [ray]."""
+    """Ray workers, or this process alone [ray]."""
     ray_address: Text = None
     """A running Ray cluster to join, such as 10.0.0.1:6379."""
     timeout: Float = None
@@ -112,8 +115,9 @@ class MachineryOptions(Options):
     [never]."""
     kernels: Kernels = None
     """Activations as generated code where there can be any, always, or never [auto]."""
-    cuda_graphs: OnOff = None
-    """Have a GPU take each training step as one launch, of children of this package [off]."""
+    cuda_graphs: AutoOnOff = None
+    """Have a GPU take each training step as one launch, of children of this package [auto, which is
+    on]."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +236,13 @@ class Settings:
     recipe: str | None = None
     workers: int | None = None
     workers_per_gpu: int | None = None
-    children_per_worker: int = 1
+    children_per_worker: int | str = "auto"
     executor: str = "ray"
     ray_address: str | None = None
     timeout: float | None = None
     checkpoint_every: float | None = None
     kernels: str = "auto"
-    cuda_graphs: str = "off"
+    cuda_graphs: str = "auto"
     preset: str = "quick"
     seed: int = 0
     patience: int = 20_000

@@ -26,6 +26,10 @@ class _Turn:
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
 
+    @property
+    def wanted(self) -> bool:
+        return bool(self._waiting)
+
     def acquire(self) -> None:
         with self._mutex:
             if not self._taken:
@@ -74,6 +78,9 @@ def taking_turns(device: torch.device) -> Iterator[None]:
         finally:
             _thread.device = None
             _outside.pop()
+            if not _outside and device.type == "cuda":
+                with suppress(Exception):
+                    torch.cuda.empty_cache()  # for other processes, while there is no use for it
     finally:
         _turn.release()
 
@@ -89,9 +96,9 @@ def pass_on() -> None:
 
 def wait() -> None:
     """Until the GPU has done what this thread has launched; meanwhile others have the turn. Without
-    turns nothing happens: reading a value waits."""
+    turns nothing happens, since reading a value waits, nor on a processor that nobody waits for."""
     device = getattr(_thread, "device", None)
-    if device is None:
+    if device is None or (device.type == "cpu" and not _turn.wanted):
         return
     with _others_turn(device):
         if device.type == "cuda":

@@ -579,6 +579,24 @@ def test_workers_share_gpus_where_more_are_asked_for(
         executor._plan(3, 1)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "per_gpu", "asked", "children"),
+    [(0, None, None, 1), (0, None, 3, 3), (2, None, None, 4), (2, 2, None, 2), (2, 2, 3, 3)],
+)
+def test_workers_train_as_many_children_at_once_as_suit_their_share_of_a_gpu(
+    gpus: int, per_gpu: int | None, asked: int | None, children: int
+) -> None:
+    """Unless so many were asked for; the GPUs are those that Ray sees, wherever they are."""
+    executor = RayExecutor.__new__(RayExecutor)
+    node = {"Alive": True, "NodeID": "n", "Resources": {"CPU": 8.0, "GPU": float(gpus)}}
+    executor._ray, executor._refused = SimpleNamespace(nodes=lambda: [node]), set()
+    executor._asked_for, executor._children_asked_for = (None, per_gpu), asked
+    executor._most, executor._in_flight = None, 0
+    executor._size()
+    assert executor.free == executor.workers * children * 3
+    assert executor.description.endswith("children each") == (children > 1)
+
+
 class OtherCode(WorkerActor):
     def code(self) -> str:
         import ray

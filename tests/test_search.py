@@ -417,12 +417,12 @@ def test_an_image_size_is_for_folders(tmp_path: Path, blobs: Any) -> None:
         actsearch.reevaluate(run, dataset=blobs, child=small_net, image_size=8)
 
 
-@pytest.mark.parametrize("graphs", ["on", "off", None])
+@pytest.mark.parametrize("graphs", ["on", "off", "auto", None])
 def test_cuda_graphs_are_asked_for_and_are_no_part_of_what_a_search_is(
     graphs: Any, tmp_path: Path
 ) -> None:
     plan = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny", cuda_graphs=graphs))
-    assert plan.evaluator.cuda_graphs == (graphs == "on")
+    assert plan.evaluator.cuda_graphs == (graphs != "off")
     usual = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny"))
     assert plan.evaluator.protocol == usual.evaluator.protocol
 

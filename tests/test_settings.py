@@ -34,7 +34,11 @@ CONFIGS = [config for config, _ in cli.COMMANDS.values()]
     ("options", "sentence"),
     [
         ({"executor": "inlne"}, "unknown --executor 'inlne'; did you mean 'inline'?"),
-        ({"cuda_graphs": "yes"}, "unknown --cuda-graphs 'yes'. Known: on, off"),
+        ({"cuda_graphs": "yes"}, "unknown --cuda-graphs 'yes'. Known: auto, on, off"),
+        (
+            {"children_per_worker": "many"},
+            "--children-per-worker 'many' must be a whole number, such as 8, or auto",
+        ),
         ({"precision": "fp16"}, "unknown --precision 'fp16'; did you mean 'bf16'?"),
         ({"schedule": "cosin"}, "unknown --schedule 'cosin'; did you mean 'cosine'?"),
         ({"kernels": "jit"}, "unknown --kernels 'jit'. Known: auto, generated, eager"),

@@ -22,11 +22,12 @@ from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training import cuda_graph
 from actsearch.commands.search import SearchConfig
 from actsearch.results.records import DeviceLostError, Outcome, Trial
+from actsearch.searching import reevaluation
 from actsearch.searching.launch import make_plan
 from actsearch.searching.machinery import Machinery
-from actsearch.workers.executor import Beat, Evaluate
+from actsearch.workers.executor import Beat, Evaluate, children_at_once
 
-from .conftest import wait_until
+from .conftest import LIMIT, wait_until
 from .test_cuda_graph import WithDropout, made_up
 from .test_search import QUICK, small_net
 
@@ -217,6 +218,25 @@ def test_precision_of_a_gpu_goes_with_the_turn(monkeypatch: pytest.MonkeyPatch) 
     assert torch.backends.cudnn.allow_tf32 == before
 
 
+def test_whoever_leaves_last_gives_back_the_memory_of_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both_are_in, left = threading.Barrier(2), []
+    states = FakeGenerator()
+    monkeypatch.setattr(turns, "_generator", lambda device: states)
+    stream = SimpleNamespace(synchronize=lambda: both_are_in.wait(LIMIT))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(len(turns._outside)))
+
+    def work(_: int) -> None:
+        with turns.taking_turns(torch.device("cuda")):
+            turns.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    assert left == [0]
+
+
 def test_whoever_waits_longest_has_the_next_turn() -> None:
     turn, had = turns._Turn(), []
 
@@ -273,16 +293,52 @@ def test_a_gpu_that_is_gone_is_said_whatever_fails_after_it(
     assert turns._outside == []
 
 
-@pytest.mark.parametrize("children", [None, 3])
+@pytest.mark.parametrize("children", [None, "auto", 1, 3])
 def test_children_at_once_are_asked_for_and_are_no_part_of_what_a_search_is(
     children: Any, tmp_path: Any
 ) -> None:
     options: dict[str, Any] = {"run": str(tmp_path / "r"), "space": "tiny"}
     plan = make_plan(SearchConfig(**options, children_per_worker=children))
-    assert plan.evaluator.in_turns == (children == 3)
+    assert plan.evaluator.in_turns == (children != 1)
     assert plan.evaluator.protocol == make_plan(SearchConfig(**options)).evaluator.protocol
     with pytest.raises(ValueError, match="--children-per-worker 0 is too small; use 1 or more"):
         SearchConfig(**options, children_per_worker=0)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "share", "children"),
+    [(False, 0.0, 1), (True, 1.0, 4), (True, 1 / 2, 2), (True, 1 / 3, 1), (True, 1 / 8, 1)],
+)
+def test_several_are_trained_at_once_where_a_worker_has_that_much_of_a_gpu(
+    gpu: bool, share: float, children: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which has its GPU for itself, four."""
+    assert children_at_once(share) == children
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    executor = Machinery(executor="inline").start(lambda trial, beat: Outcome("ok"))
+    assert executor.free == (4 if gpu else 1)
+    executor.close()
+
+
+def test_what_is_evaluated_again_takes_turns_whatever_its_search_did(
+    tmp_path: Path, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bool] = []
+
+    def looked_at(run: Any, store: Any, trials: Any, evaluators: Any, machinery: Any, *rest: Any):
+        made.extend(evaluator.in_turns for evaluator in evaluators)
+        assert machinery.in_turns == made[-1]
+        return train(run, store, trials, evaluators, machinery, *rest)
+
+    train = reevaluation.train
+    monkeypatch.setattr(reevaluation, "train", looked_at)
+    options: dict[str, Any] = {"dataset": blobs, "child": small_net}
+    run = actsearch.search(tmp_path / "r", budget=1, children_per_worker=1, **options, **QUICK)
+    actsearch.reevaluate(run, top=1, seeds=1, executor="inline", quiet=True, **options)
+    actsearch.reevaluate(
+        run, top=1, seeds=2, executor="inline", quiet=True, children_per_worker=1, **options
+    )
+    assert made == [True, False]
 
 
 def test_a_search_with_children_at_once_has_the_results_of_one_by_one(

@@ -22,6 +22,8 @@ Finished = tuple[Trial, Outcome]
 
 EXECUTORS = ("ray", "inline")  # by the names that `--executor` takes
 
+CHILDREN_A_GPU = 4  # at once where no number is asked for: a guess, docs/performance.md
+
 
 class ExecutorError(Exception):
     """The executor cannot be had or cannot go on; the message says what to do."""
@@ -54,6 +56,11 @@ class TimedOut(Stopped):
 
 class LeaseLost(Stopped):
     """Somebody else has the candidate by now."""
+
+
+def children_at_once(gpu: float) -> int:
+    """How many children a worker trains at once that has this share of a GPU, 0 for none."""
+    return max(1, int(CHILDREN_A_GPU * gpu))
 
 
 def no_time() -> float:

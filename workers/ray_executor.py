@@ -34,6 +34,7 @@ from actsearch.workers.executor import (
     ExecutorError,
     Finished,
     UnfitError,
+    children_at_once,
     timed_out,
 )
 from actsearch.workers.ray_head import ANSWER_SECONDS, HEAD_SECONDS, Head
@@ -68,8 +69,9 @@ class RayExecutor:
 
     `workers` is their number: by default one a core, or `workers_per_gpu` a GPU where Ray sees any,
     and on a cluster more as machines join, but never more than `most`. Each trains `children` at
-    once, for which `evaluate` must be one that threads can share. `gpus` are those of this machine
-    that children can use (None: those that Ray sees). A child may take `timeout` seconds.
+    once, for which `evaluate` must be one that threads can share (None: as many as suit its share
+    of a GPU, one without). `gpus` are those of this machine that children can use (None: those that
+    Ray sees). A child may take `timeout` seconds.
     `queue_class` and `worker_class` are what Ray unpickles by name on the workers; the front door
     hands in its own. Raises ExecutorError where Ray cannot be reached or cannot place the workers.
     """
@@ -80,7 +82,7 @@ class RayExecutor:
         *,
         workers: int | None = None,
         workers_per_gpu: int | None = None,
-        children: int = 1,
+        children: int | None = 1,
         address: str | None = None,
         gpus: int | None = None,
         timeout: float | None = None,
@@ -99,8 +101,9 @@ class RayExecutor:
         self._address = address
         self._timeout = timeout
         self._asked_for = workers, workers_per_gpu
+        self._children_asked_for = children
         self._most = most
-        self._children = children
+        self._children = children or 1
         self._looked = time.monotonic()
         self._killed: set[str] = set()  # workers that this driver has killed
         self._refused: set[str] = set()  # nodes that cannot take part
@@ -163,6 +166,7 @@ class RayExecutor:
     def _size(self) -> None:
         workers, self._gpu_share = self._plan(*self._asked_for)
         self.workers = workers if self._most is None else min(workers, max(1, self._most))
+        self._children = self._children_asked_for or children_at_once(self._gpu_share)
 
     def _plan(self, workers: int | None, per_gpu: int | None) -> tuple[int, float]:
         """How many workers, and the share of a GPU for each; compared with what there is."""

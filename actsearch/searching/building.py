@@ -75,8 +75,7 @@ def make_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: An
         operators=settings.operators,
         extra=extra,
         kernels=settings.kernels,
-        cuda_graphs=settings.cuda_graphs == "on",
-        in_turns=settings.children_per_worker > 1,
+        cuda_graphs=settings.cuda_graphs != "off",
         **options,
     )
 

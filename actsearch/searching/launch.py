@@ -182,7 +182,8 @@ def make_plan(
         writer_class()
     space = _space(settings)
     check_image_size(config.image_size, [settings.dataset])
-    evaluator = make_evaluator(settings, extra_operators(space))
+    in_turns = Machinery.of(settings).in_turns
+    evaluator = make_evaluator(settings, extra_operators(space), in_turns=in_turns)
     strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))

@@ -21,7 +21,13 @@ from actsearch.results.records import Outcome, Trial
 from actsearch.run import Run
 from actsearch.searching.stop import Stop
 from actsearch.versions import untested
-from actsearch.workers.executor import Beat, Evaluate, Executor, InlineExecutor
+from actsearch.workers.executor import (
+    Beat,
+    Evaluate,
+    Executor,
+    InlineExecutor,
+    children_at_once,
+)
 from actsearch.workers.thread_executor import ThreadExecutor
 
 log = logging.getLogger("actsearch")
@@ -34,7 +40,7 @@ class Machinery:
     executor: str = "ray"
     workers: int | None = None
     workers_per_gpu: int | None = None
-    children_per_worker: int = 1
+    children_per_worker: int | str = "auto"
     ray_address: str | None = None
     timeout: float | None = None
     checkpoint_every: float | None = None
@@ -44,6 +50,16 @@ class Machinery:
         """As a command says: a config with fields of these names."""
         said = {f.name: getattr(config, f.name) for f in fields(cls)}
         return cls(**{name: value for name, value in said.items() if value is not None})
+
+    @property
+    def children(self) -> int | None:
+        """How many a worker trains at once, None where that depends on its GPU."""
+        return None if isinstance(self.children_per_worker, str) else self.children_per_worker
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether several threads may call an evaluator."""
+        return self.children != 1
 
     def most(self, trainings: int | None) -> tuple[int | None, str]:
         """How many workers have something to do: no more than this machine has cores, unless a
@@ -55,7 +71,7 @@ class Machinery:
             limits.append((cores, f"this machine has {cores} core{'s' * (cores != 1)}"))
         if trainings is not None:
             left = "there is 1 training" if trainings == 1 else f"there are {trainings:,} trainings"
-            needed = -(-trainings // self.children_per_worker)
+            needed = -(-trainings // (self.children or 1))
             limits.append((max(1, needed), f"{left} left"))
         most, why = min(limits, default=(None, ""))
         if self.executor != "ray" or most is None or (self.workers or 0) <= most:
@@ -81,8 +97,9 @@ class Machinery:
         """
         if self.executor == "inline":
             evaluate = _looking(evaluate, look)
-            if self.children_per_worker > 1:
-                return ThreadExecutor(evaluate, self.children_per_worker, self.timeout, waited)
+            children = self.children or children_at_once(float(torch.cuda.is_available()))
+            if children > 1:
+                return ThreadExecutor(evaluate, children, self.timeout, waited)
             return InlineExecutor(evaluate, self.timeout)
         from actsearch.searching.ray_actors import QueueActor, WorkerActor
         from actsearch.workers.ray_executor import RayExecutor
@@ -97,7 +114,7 @@ class Machinery:
             evaluate,
             workers=self.workers and min(self.workers, most or self.workers),
             workers_per_gpu=self.workers_per_gpu,
-            children=self.children_per_worker,
+            children=self.children,
             address=self.ray_address,
             gpus=torch.cuda.device_count(),
             timeout=self.timeout,

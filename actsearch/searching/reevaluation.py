@@ -166,7 +166,13 @@ def _models(
         data: Any = None  # is loaded once
         for child in children or (None,):
             said = {**vars(config), "child": child, "dataset": data or dataset}
-            evaluator = make_evaluator(resolve(said, stored), extra, test=True, inspect=True)
+            evaluator = make_evaluator(
+                resolve(said, stored),
+                extra,
+                test=True,
+                inspect=True,
+                in_turns=Machinery.of(config).in_turns,
+            )
             data = evaluator.dataset
             _check(evaluator)
             rates = _rates(evaluator.recipe.lr, config.lr_sweep)
