@@ -74,22 +74,39 @@ def taking_turns(device: torch.device) -> Iterator[None]:
         _turn.release()
 
 
+def in_turns() -> bool:
+    """Whether this thread has a turn, for which others may wait."""
+    return getattr(_thread, "device", None) is not None
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Others have the turn within, if this thread has it. What is within launches nothing and draws
+    no random numbers."""
+    device = getattr(_thread, "device", None)
+    if device is None:
+        yield
+        return
+    mine = _globals(device)
+    _turn.release()
+    try:
+        yield
+    finally:
+        _acquire()
+    _set_globals(mine, device)
+
+
 def wait() -> None:
     """Until the GPU has done what this thread has launched; meanwhile others have the turn. Without
     turns nothing happens: reading a value waits."""
     device = getattr(_thread, "device", None)
     if device is None:
         return
-    mine = _globals(device)
-    _turn.release()
-    try:
+    with released():
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         else:
             time.sleep(0)
-    finally:
-        _acquire()
-    _set_globals(mine, device)
 
 
 def waited() -> float:

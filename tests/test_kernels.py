@@ -419,7 +419,7 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     unfused = Op("sorting", 1, lambda x: torch.sort(x, dim=1).values)
     exprs = [parse("sin(x) * 0.25"), parse("x + 0.5 * beta"), Expr(unfused, (X,))]
-    ahead = Ahead([("float32", "flat"), ("float32", "columns")], "guarded")
+    ahead = Ahead([("cpu", "float32", "flat"), ("cpu", "float32", "columns")], "guarded")
     ahead(exprs)
     assert ahead.wait() == 2
     monkeypatch.setattr(libraries, "_compile", None)  # nothing more is built
@@ -431,7 +431,7 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
     monkeypatch.setattr(compiler, "compiler", lambda: None)
-    ahead = Ahead([("float32", "flat")], "guarded")
+    ahead = Ahead([("cpu", "float32", "flat")], "guarded")
     ahead(exprs)
     assert ahead.wait() == 0
     ahead.close()
@@ -583,7 +583,9 @@ def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Refusing:
-        BLOCK = {"forward": 1024}
+        @property
+        def BLOCK(self) -> dict[str, int]:
+            return {"forward": 1024}
 
         @property
         def forward(self) -> object:
