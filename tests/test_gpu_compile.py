@@ -35,7 +35,7 @@ ELEMENTS = (torch.float32, torch.bfloat16)
 SWISH, FLAT = "x * sigmoid(beta * x)", "cos(x) - x"
 SLOPED = "softplus(x) + tanh(x)"
 OPERATOR = 96  # registers of a thread, at most: an operator, and random functions of spaces
-MOST = {"one-unit": 128, "three-units": 255}
+MOST = {"one-unit": 96, "three-units": 208}
 H100 = GPUTarget("cuda", 90, 32)
 
 
