@@ -36,7 +36,7 @@ from actsearch.child_models.training.looks import (
 )
 from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.state import Training
-from actsearch.child_models.turns import taking_turns
+from actsearch.child_models.turns import in_turns, released, taking_turns
 from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import (
     KINDS,
@@ -51,6 +51,9 @@ from actsearch.results.records import (
 )
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.candidate import candidate_from
+from actsearch.search_space.kernels import cuda, fused, normalised
+from actsearch.search_space.kernels.builders import builders
+from actsearch.search_space.kernels.compiler import CompileError
 from actsearch.search_space.operators import GRAMMAR_VERSION, Op
 from actsearch.search_space.text import check_kernels
 
@@ -218,23 +221,31 @@ class Evaluator:
             self._places = len(made)
         return self._places
 
-    def kernel_kinds(self) -> set[tuple[str, str]]:
-        """(element, layout) of the kernels that this child uses, with betas and without; none where
-        activations run eagerly or where the child fails, which its training will say."""
-        if self.kernels == "eager" or torch.cuda.is_available():
+    def kernel_kinds(self) -> set[tuple[str, str, str]]:
+        """(device, element, layout) of the kernels that this child uses, with betas and without;
+        none where activations run eagerly or where the child fails, which its training will say.
+        Found on a processor, whatever the children's device: this process may have no use for a
+        GPU."""
+        if self.kernels == "eager":
             return set()
-        device = torch.device("cpu")
-        task = task_of(self.dataset, device)
+        cpu = torch.device("cpu")
+        task = task_of(self.dataset, cpu)
         kinds: set[tuple[str, str]] = set()
         for expression in ("x", "scale(x)"):
-            with _own_randomness(0, device):
+            with _own_randomness(0, cpu):
                 model = self.build(expression)
             with contextlib.suppress(Exception):
                 task.score(model, self.recipe, "val", 2)
             kinds |= {
                 k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds
             }
-        return kinds
+            if kinds and _device().type == "cuda" and self._normalises(model):
+                return {("cuda", "bfloat16", normalised.LAYOUT)}
+        return {(_device().type, *kind) for kind in kinds}
+
+    def _normalises(self, model: torch.nn.Module) -> bool:
+        """Whether a GPU takes its activations together with the normalisations before them."""
+        return self.recipe.precision == "bf16" and getattr(model, "normalises", False)
 
     def _begin(
         self, trial: Trial, device: torch.device, beat: Callable[[int], None]
@@ -334,6 +345,16 @@ def _raced_out(reason: str, training: Training) -> dict[str, Any]:
         rungs=tuple(training.rungs),
         ms_per_step=training.ms_per_step,
     )
+
+
+def _compile_first(source: cuda.Source, element: str) -> None:
+    """Other children go on while a process compiles; alone there is nothing to gain by one."""
+    if in_turns():
+        with released(), contextlib.suppress(CompileError):  # the launch will say it
+            builders().compile(source, element)
+
+
+fused.compile_first = _compile_first
 
 
 class Evaluators:

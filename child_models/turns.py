@@ -26,10 +26,6 @@ class _Turn:
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
 
-    @property
-    def wanted(self) -> bool:
-        return bool(self._waiting)
-
     def acquire(self) -> None:
         with self._mutex:
             if not self._taken:
@@ -86,12 +82,34 @@ def taking_turns(device: torch.device) -> Iterator[None]:
 
 
 def pass_on() -> None:
-    """Others that wait have the turn before this thread goes on; what it has launched goes on
-    meanwhile. A GPU takes a few steps of each training into its queue, so it has work of several."""
+    """Others that wait have the turn before this thread goes on. A GPU's queue holds a few steps of
+    each training, so this is how it has work of several."""
     device = getattr(_thread, "device", None)
     if device is not None and _turn.wanted:
-        with _others_turn(device):
+        with released():
             pass
+
+
+def in_turns() -> bool:
+    """Whether this thread has a turn, for which others may wait."""
+    return getattr(_thread, "device", None) is not None
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Others have the turn within, if this thread has it. What is within launches nothing and draws
+    no random numbers."""
+    device = getattr(_thread, "device", None)
+    if device is None:
+        yield
+        return
+    mine = _globals(device)
+    _turn.release()
+    try:
+        yield
+    finally:
+        _acquire()
+    _set_globals(mine, device)
 
 
 def wait() -> None:
@@ -100,22 +118,11 @@ def wait() -> None:
     device = getattr(_thread, "device", None)
     if device is None or (device.type == "cpu" and not _turn.wanted):
         return
-    with _others_turn(device):
+    with released():
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
         else:
             time.sleep(0)
-
-
-@contextmanager
-def _others_turn(device: torch.device) -> Iterator[None]:
-    mine = _globals(device)
-    _turn.release()
-    try:
-        yield
-    finally:
-        _acquire()
-    _set_globals(mine, device)
 
 
 def waited() -> float:

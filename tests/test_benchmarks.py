@@ -567,6 +567,30 @@ def test_ways_to_train_on_a_gpu_are_compared(
     assert 4 * 1e6 < size < 4 * 2e7
 
 
+# -- benchmarks/gpu_activation.py
+
+
+def test_activations_are_measured_by_their_share_of_a_copys_bandwidth(
+    tmp_path: Path, script: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    """Here on the processor."""
+    module = script("gpu_activation")
+    options = {"device": "cpu", "shape": "2,16,4,4", "away": 1e4, "sample": 1, "rounds": 1}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    arguments += ["--eager", "--json", str(tmp_path / "j")]
+    monkeypatch.setattr("sys.argv", ["gpu_activation.py", *arguments])
+    module.main()
+    assert "no GPU" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert len(rows) == 2 * (1 + 2 * (len(module.NAMED) + 1))
+    done = module.Passes("relu(x)", "generated", "float32", None, None)
+    found = module.row(done, forward=4.0, backward=6.0, size=10, count=3, copy=20.0)
+    assert found["forward_us"] == pytest.approx(4e6 / 3)
+    assert found["forward_share"] == pytest.approx(60 / 4 / 20)  # bytes, seconds, bytes a second
+    assert found["backward_share"] == pytest.approx(90 / 6 / 20)
+    assert found["share"] == pytest.approx(150 / 10 / 20)
+
+
 # -- benchmarks/twins.py
 
 

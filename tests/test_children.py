@@ -393,7 +393,7 @@ def test_generated_kernels_train_a_child_as_eager_mode_does(child: str, pictures
 
 
 def test_the_kinds_of_kernels_that_a_child_uses_are_known_before_it_trains(
-    pictures: Dataset,
+    pictures: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def users_own(make_activation: Any, input_shape: Any, classes: int) -> nn.Module:
         layers = [nn.Conv2d(3, 4, 3), make_activation(4), nn.Flatten(), nn.LazyLinear(classes)]
@@ -401,8 +401,8 @@ def test_the_kinds_of_kernels_that_a_child_uses_are_known_before_it_trains(
 
     def kinds(child: Any, **options: Any) -> set[str]:
         found = Evaluator(pictures, child, RECIPE, **options).kernel_kinds()
-        assert {element for element, _ in found} <= {"float32"}
-        return {layout for _, layout in found}
+        assert {element for _, element, _ in found} <= {"float32"}
+        return {layout for _, _, layout in found}
 
     assert kinds(child_from("resnet8:width=4")) == kinds(child_from("mlp")) == {"flat", "columns"}
     assert kinds(users(users_own)) == {"flat", "rows"}
@@ -410,7 +410,12 @@ def test_the_kinds_of_kernels_that_a_child_uses_are_known_before_it_trains(
     assert kinds(users(lambda make_activation: nn.Linear(1, 1))) == set()  # fails
     recipe = Recipe(steps=1, batch_size=2, precision="bf16")
     found = Evaluator(pictures, child_from("resnet8:width=4"), recipe).kernel_kinds()
-    assert {element for element, _ in found} == {"bfloat16"}
+    assert {element for _, element, _ in found} == {"bfloat16"}
+    assert {device for device, _, _ in found} == {"cpu"}
+    on_cpu = {kind[1:] for kind in found}
+    monkeypatch.setattr("actsearch.child_models.evaluate._device", lambda: torch.device("cuda"))
+    found = Evaluator(pictures, child_from("resnet8:width=4"), recipe).kernel_kinds()
+    assert found == {("cuda", *kind) for kind in on_cpu}
 
 
 @pytest.mark.parametrize("kernels", ["generated", "eager"])

@@ -6,7 +6,9 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ import torch
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.kernels import cuda
+from actsearch.search_space.kernels.ahead import Ahead
+from actsearch.search_space.kernels.builders import Builders
+from actsearch.search_space.kernels.compiler import CompileError
 from actsearch.search_space.kernels.fused import NO_BETAS, _loops
 from actsearch.search_space.kernels.tracing import Traced, trace
-from actsearch.search_space.operators import BINARY, UNARY
+from actsearch.search_space.operators import BINARY, UNARY, Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES
 from actsearch.search_space.text import OPERATOR_SETS
@@ -28,8 +33,9 @@ driver = triton.runtime.driver
 GPUTarget: Any = pytest.importorskip("triton.backends.compiler").GPUTarget
 ELEMENTS = (torch.float32, torch.bfloat16)
 SWISH, FLAT = "x * sigmoid(beta * x)", "cos(x) - x"
+SLOPED = "softplus(x) + tanh(x)"
 OPERATOR = 96  # registers of a thread, at most: an operator, and random functions of spaces
-MOST = {"one-unit": 128, "three-units": 255}
+MOST = {"one-unit": 96, "three-units": 208}
 H100 = GPUTarget("cuda", 90, 32)
 
 
@@ -70,6 +76,27 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WithoutGPU]
     cuda.load.cache_clear()
 
 
+@contextmanager
+def noting_hits() -> Iterator[list[bool]]:
+    """Whether each kernel was found in Triton's cache."""
+    hits: list[bool] = []
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.listener = lambda cache_hit, **_: hits.append(cache_hit)
+        yield hits
+
+
+def launched(text: str, x: torch.Tensor) -> None:
+    traced = trace(parse(text), "guarded")
+    betas = torch.ones(len(traced.betas), x.shape[1]) if traced.betas else None
+    layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
+    kernel = cuda.load(cuda.source(traced, layout))
+    kernel.forward(x, x, betas, sizes)
+    if kernel.keeps_slope:
+        kernel.sloped(x, x, x)
+    else:
+        kernel.backward(x, x, x, betas, sizes)
+
+
 def sources(traced: Traced) -> list[cuda.Source]:
     layouts = ("columns", "rows") if traced.betas else ("flat",)
     return [cuda.source(traced, layout) for layout in layouts]
@@ -86,14 +113,14 @@ def used(kernel: Any) -> tuple[int, int]:
 
 def check(all_sources: Iterable[tuple[cuda.Source, torch.dtype]], most: int) -> None:
     """Each compiles, with so many registers at most and without spills. Sine and cosine of large
-    numbers have 32 bytes on the stack."""
+    numbers have 32 bytes on the stack, and may save two values around that."""
     for source, element in all_sources:
         for kernel in cuda.load(source).compile(element):
             registers, stack = used(kernel)
             waves = re.search(r"libdevice\.(sin|cos)\(", source.text.partition("def forward")[2])
             waves = waves or "= sinc" in source.text
             assert registers <= most, (registers, source.text)
-            assert stack <= (32 if waves else 0), (stack, source.text)
+            assert stack <= (40 if waves else 0), (stack, source.text)
 
 
 def operators(*sets: str) -> list[cuda.Source]:
@@ -150,37 +177,66 @@ WIDTHS = {16: 32, 32: 16, 64: 8}  # and the side of the images, in a ResNet-20
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("text", [SWISH, FLAT, "softplus(x) + tanh(x)"])
+@pytest.mark.parametrize("text", [SWISH, FLAT, SLOPED])
 @pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
 def test_all_layers_of_a_resnet20_and_its_evaluation_share_a_kernel(
     text: str, element: torch.dtype, memory: torch.memory_format, gpu: WithoutGPU
 ) -> None:
-    traced, compiled = trace(parse(text), "guarded"), []
-    with triton.knobs.compilation.scope():
-        triton.knobs.compilation.listener = lambda src, **_: compiled.append(src.name)
+    with noting_hits() as hits:
         for (width, side), n in itertools.product(WIDTHS.items(), (128, 500)):
-            x = torch.empty(n, width, side, side, dtype=element).to(memory_format=memory)
-            betas = torch.ones(len(traced.betas), width) if traced.betas else None
-            layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
-            kernel = cuda.load(cuda.source(traced, layout))
-            kernel.forward(x, x, betas, sizes)
-            if kernel.keeps_slope:
-                kernel.sloped(x, x, x)
-            else:
-                kernel.backward(x, x, x, betas, sizes)
-    assert sorted(compiled) == sorted(["forward", "sloped" if kernel.keeps_slope else "backward"])
+            x = torch.empty(n, width, side, side, dtype=element)
+            launched(text, x.to(memory_format=memory))
+    assert hits == [False, False]
 
 
-def test_what_was_compiled_ahead_is_what_a_launch_asks_for(gpu: WithoutGPU) -> None:
-    hits: list[bool] = []
-    x = torch.empty(128, 16, 8, 8)
-    with triton.knobs.compilation.scope():
-        triton.knobs.compilation.listener = lambda cache_hit, **_: hits.append(cache_hit)
-        for text, betas in ((SWISH, torch.ones(1, 16)), (FLAT, None)):
-            layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
-            source = cuda.source(trace(parse(text), "guarded"), layout)
-            cuda.load(source).compile(x.dtype)
-            cuda.load.cache_clear()  # as in another process
-            cuda.load(source).forward(x, x, betas, sizes)
-            cuda.load(source).backward(x, x, x, betas, sizes)
-    assert hits == [False, False, True, True] * 2
+def test_a_gpus_betas_gradients_are_few_sums(gpu: WithoutGPU) -> None:
+    launched(SWISH, torch.empty(500, 64, 32, 32).to(memory_format=torch.channels_last))
+    launched(SWISH, torch.empty(500, 64, 32, 32))
+    assert [x * y for x, y, _ in gpu.grids[1::2]] == [1024, 1024]
+
+
+SERVE = """
+import sys
+sys.path[:0] = {path}
+from actsearch.search_space.kernels.builders import serve
+from tests import test_gpu_compile as here
+here.driver._active = here.WithoutGPU()
+serve()
+"""
+
+
+@pytest.fixture
+def processes(gpu: WithoutGPU) -> Iterator[Builders]:
+    path = [str(Path(__file__).parent.parent)]
+    found = Builders(1, (sys.executable, "-c", SERVE.format(path=path)))
+    yield found
+    found.close()
+
+
+def test_kernels_for_gpus_are_compiled_ahead_by_processes(processes: Builders) -> None:
+    exprs = [parse(text) for text in (SWISH, FLAT)]
+    unfused = Op("sorting", 1, lambda x: torch.sort(x, dim=1).values)
+    kinds = [("cuda", "bfloat16", "flat"), ("cuda", "bfloat16", "columns")]
+    ahead = Ahead(kinds, "guarded", processes)
+    ahead([*exprs, Expr(unfused, (X,))])
+    assert ahead.wait() == 2
+    ahead.close()
+    with noting_hits() as hits:
+        for text in (SWISH, FLAT):
+            x = torch.empty(2, 16, 8, 8, dtype=torch.bfloat16)
+            launched(text, x.to(memory_format=torch.channels_last))
+    assert hits == [True] * 4
+
+
+def test_what_a_process_cannot_compile_is_said_and_the_process_lives_on(
+    processes: Builders,
+) -> None:
+    with pytest.raises(CompileError, match="no_such_name"):
+        processes.compile(cuda.Source("0" * 24, "no_such_name", "flat"), "float32")
+    source = cuda.source(trace(parse(FLAT), "guarded"), "flat")
+    processes.compile(source, "float32")
+    process = processes._free.queue[-1]
+    assert process is not None
+    process.kill()
+    process.wait()
+    processes.compile(source, "float32")  # by another

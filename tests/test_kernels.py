@@ -66,23 +66,23 @@ def values(
 ) -> list[torch.Tensor]:
     """Output and gradients of input and betas, as float64."""
     activation = Activation(expr, 3, operators=operators, kernels=kernels)
-    activation = activation.double() if dtype == torch.float64 else activation
+    activation = activation.to(x.device, torch.float64 if dtype == torch.float64 else None)
     with torch.no_grad():
         for i, beta in enumerate(activation.beta):
-            beta.mul_(1 + 0.1 * i).add_(BETAS.to(beta.dtype))
+            beta.mul_(1 + 0.1 * i).add_(BETAS.to(beta))
     leaf = x.to(dtype).clone().requires_grad_()
     y = activation(leaf)
     if y.requires_grad:  # a constant does not
-        y.backward(torch.cos(torch.arange(y.numel())).view(y.shape).to(dtype))
+        y.backward(torch.cos(torch.arange(y.numel())).view(y.shape).to(y))
     found = [y, leaf.grad, *(beta.grad for beta in activation.beta)]
     like = [x, x, *activation.beta]
     return [
-        torch.zeros_like(t).double() if g is None else g.detach().double()
+        torch.zeros_like(t).double().cpu() if g is None else g.detach().double().cpu()
         for g, t in zip(found, like, strict=True)
     ]
 
 
-def differences(exprs: Iterable[Expr], operators: str) -> list[str]:
+def differences(exprs: Iterable[Expr], operators: str, x: torch.Tensor = INPUT) -> list[str]:
     """Where a kernel is not finite though eager mode is, or the other way round, or is further from
     float64 than 1e-5 of it and 16 times the error that eager mode has thereabouts. What is compared
     of functions of both cosh and sinh ends at CANCELLED: beyond it their difference, exp(-x), has
@@ -90,7 +90,7 @@ def differences(exprs: Iterable[Expr], operators: str) -> list[str]:
     wrong: list[str] = []
     for expr in exprs:
         kinds = ("generated", torch.float32), ("eager", torch.float32), ("eager", torch.float64)
-        told = [values(expr, operators, kernels, dtype=dtype) for kernels, dtype in kinds]
+        told = [values(expr, operators, kernels, x, dtype) for kernels, dtype in kinds]
         names = itertools.chain(("value", "gradient"), itertools.repeat("beta"))
         for name, ours, eager, exact in zip(names, *told, strict=False):
             if {"cosh", "sinh"} <= {e.op.name for e in expr.walk()}:
@@ -419,7 +419,7 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     unfused = Op("sorting", 1, lambda x: torch.sort(x, dim=1).values)
     exprs = [parse("sin(x) * 0.25"), parse("x + 0.5 * beta"), Expr(unfused, (X,))]
-    ahead = Ahead([("float32", "flat"), ("float32", "columns")], "guarded")
+    ahead = Ahead([("cpu", "float32", "flat"), ("cpu", "float32", "columns")], "guarded")
     ahead(exprs)
     assert ahead.wait() == 2
     monkeypatch.setattr(libraries, "_compile", None)  # nothing more is built
@@ -431,7 +431,7 @@ def test_kernels_are_built_ahead_as_the_child_will_ask_for_them(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
     monkeypatch.setattr(compiler, "compiler", lambda: None)
-    ahead = Ahead([("float32", "flat")], "guarded")
+    ahead = Ahead([("cpu", "float32", "flat")], "guarded")
     ahead(exprs)
     assert ahead.wait() == 0
     ahead.close()
@@ -579,11 +579,24 @@ def test_kernels_for_gpus_agree_with_eager_mode_in_tritons_interpreter() -> None
     assert done.stdout == "equal\n", done.stderr[-3000:]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("layout", ["contiguous_format", "channels_last"])
+@pytest.mark.parametrize("operators", OPERATOR_SETS)
+def test_kernels_on_a_gpu_agree_with_eager_mode(operators: str, layout: str) -> None:
+    x = INPUT.cuda().to(memory_format=getattr(torch, layout))
+    exprs = [Expr(op, (X,) * op.arity) for op in UNARY]
+    exprs += [Expr(op, (X, parse("sin(x)"))) for op in BINARY]
+    exprs += one_unit(operators, 103) if layout == "channels_last" else []
+    assert differences(exprs, operators, x) == []
+
+
 def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Refusing:
-        BLOCK = {"forward": 1024}
+        @property
+        def BLOCK(self) -> dict[str, int]:
+            return {"forward": 1024}
 
         @property
         def forward(self) -> object:

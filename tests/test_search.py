@@ -442,7 +442,7 @@ def test_a_search_has_its_kernels_built_before_the_children_ask(
 
     class Noting(Ahead):
         def __call__(self, exprs: Any) -> None:
-            told.append(({layout for _, layout in self.kinds}, list(map(str, exprs))))
+            told.append(({layout for _, _, layout in self.kinds}, list(map(str, exprs))))
             super().__call__(exprs)
 
     monkeypatch.setattr("actsearch.searching.launch.Ahead", Noting)

@@ -22,6 +22,10 @@ from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training import cuda_graph
 from actsearch.commands.search import SearchConfig
 from actsearch.results.records import DeviceLostError, Outcome, Trial
+from actsearch.search_space.kernels import cuda, fused
+from actsearch.search_space.kernels.compiler import CompileError
+from actsearch.search_space.kernels.tracing import trace
+from actsearch.search_space.parser import parse
 from actsearch.searching import reevaluation
 from actsearch.searching.launch import make_plan
 from actsearch.searching.machinery import Machinery
@@ -180,6 +184,42 @@ def test_only_its_own_turns_count_for_the_timeout_of_a_child(timeout: float, sta
         assert time.monotonic() - begun > 3.0
     else:
         assert all(0.2 < outcome.seconds < 0.8 for outcome in found)
+
+
+def test_others_have_the_turn_while_a_kernel_for_a_gpu_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    class Slow:
+        def compile(self, source: cuda.Source, element: str) -> None:
+            begun.set()
+            assert done.wait(60)
+            raise CompileError("which the launch will find as well")
+
+    monkeypatch.setattr("actsearch.child_models.evaluate.builders", Slow)
+    source = cuda.source(trace(parse("sin(x)"), "guarded"), "flat")
+
+    def compiling() -> tuple[float, float]:
+        with turns.taking_turns(CPU):
+            torch.manual_seed(1)
+            before = torch.rand(()).item()
+            assert fused.compile_first is not None
+            fused.compile_first(source, "float32")
+            return before, torch.rand(()).item()
+
+    def another() -> None:
+        assert begun.wait(60)
+        with turns.taking_turns(CPU):
+            torch.manual_seed(2)
+            done.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        drawn, _ = pool.submit(compiling), pool.submit(another).result()
+    torch.manual_seed(1)
+    assert drawn.result() == (torch.rand(()).item(), torch.rand(()).item())
+    assert fused.compile_first is not None
+    fused.compile_first(source, "float32")  # without turns nobody waits, and nothing is done
 
 
 def test_the_turn_is_given_back_whatever_happens() -> None:

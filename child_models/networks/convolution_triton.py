@@ -1,5 +1,5 @@
-"""3x3 convolutions of few channels as Triton kernels: images and weights lie channels last, products
-of 16-bit numbers are summed in float32.
+"""3x3 convolutions of few channels as Triton kernels: images and weights lie channels last, and
+products of 16-bit numbers are summed in float32.
 
 What a kernel row of the input holds for an output, three pixels, lies in one piece of memory. So a
 convolution is three products of matrices, one a kernel row, whose first factor is read as it lies.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,27 +17,33 @@ def normalised(
     norm: nn.BatchNorm2d, act: nn.Module, z: torch.Tensor, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
     """act(norm(z)), or act(norm(z) + residual)."""
-    if isinstance(act, Activation) and _fits(norm, z):
-        kernel = act.normalised_kernel(z)
-        if kernel is not None:
-            if residual is not None:
-                residual = residual.to(z.dtype).contiguous(memory_format=torch.channels_last)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            assert norm.momentum is not None
-            moments = norm.running_mean, norm.running_var, norm.eps, norm.momentum
-            width = norm.num_features
-            betas = [beta.expand(width) for beta in act.beta]
-            return _Normalised.apply(z, residual, norm.weight, norm.bias, moments, kernel, *betas)
+    kernel = _kernel(norm, act, z)
+    if kernel is not None:
+        if residual is not None:
+            residual = residual.to(z.dtype).contiguous(memory_format=torch.channels_last)
+        of = Normalisation(
+            norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, norm.momentum
+        )  # type: ignore[arg-type]
+        betas = [beta.expand(norm.num_features) for beta in act.beta]
+        if norm.training:
+            return _Normalised.apply(z, residual, norm.weight, norm.bias, of, kernel, *betas)
+        return kernel.forward(z, residual, of, _stacked(betas, norm.weight), training=False)[0]
     y = norm(z)
     return act(y if residual is None else y + residual)
+
+
+def _kernel(norm: nn.BatchNorm2d, act: nn.Module, z: torch.Tensor) -> Kernel | None:
+    hooked = act._forward_pre_hooks or act._forward_hooks  # somebody looks at what comes between
+    if hooked or not isinstance(act, Activation) or not _fits(norm, z):
+        return None
+    return act.normalised_kernel(z)
 
 
 def _fits(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
     return (
         z.device.type == "cuda"
         and z.dtype == torch.bfloat16
-        and norm.training
+        and (norm.training or not torch.is_grad_enabled())
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
@@ -48,11 +55,11 @@ def _fits(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
     )
 
 
-def _stacked(betas: tuple[torch.Tensor, ...], weight: torch.Tensor) -> torch.Tensor:
+def _stacked(betas: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
     """(betas, channels); of one it is no launch."""
     if len(betas) == 1:
         return betas[0][None].float().contiguous()
-    return torch.stack(betas).float() if betas else weight.new_empty((0, len(weight)))
+    return torch.stack([*betas]).float() if betas else weight.new_empty((0, len(weight)))
 
 
 class _Normalised(torch.autograd.Function):
@@ -63,12 +70,11 @@ class _Normalised(torch.autograd.Function):
         residual: torch.Tensor | None,
         weight: torch.Tensor,
         bias: torch.Tensor,
-        moments: tuple[torch.Tensor, torch.Tensor, float, float],
+        norm: Normalisation,
         kernel: Kernel,
         *betas: torch.Tensor,
     ) -> torch.Tensor:
         stacked = _stacked(betas, weight)
-        norm = Normalisation(weight, bias, *moments)
         y, kept = kernel.forward(z, residual, norm, stacked)
         ctx.save_for_backward(z, residual, kept, weight, bias, stacked)
         ctx.kernel = kernel

@@ -43,6 +43,8 @@ class BasicBlock(nn.Module):
 class ResNet(ImageNetwork):
     """`depth` = 6n+2."""
 
+    normalises = True  # before each of its activations, by `normalised`
+
     def __init__(
         self,
         make_activation: MakeActivation,

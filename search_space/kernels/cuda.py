@@ -31,6 +31,7 @@ MOST_PROGRAMS = 65535  # in the second dimension of a grid
 # Elements that a program has at a time, eight a thread: two of the widest loads, with bfloat16 one.
 # A function of more steps gets half as many, since it needs the registers.
 BLOCK, STEPS = 1024, 24
+LONG = {"libdevice.sin(": 8, "libdevice.cos(": 8, "sinc(": 8, "sinc_slope(": 20}  # more steps
 FUNCTIONS = ("exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 
 # What each primitive is in Triton. Libdevice's functions, since Triton's own are less exact.
@@ -176,7 +177,8 @@ def source(traced: Traced, layout: str) -> Source:
 
 
 def _block(steps: Sequence[str]) -> int:
-    inlined = 20 * sum("sinc_slope(" in step for step in steps)
+    text = "\n".join(steps)
+    inlined = sum(count * text.count(name) for name, count in LONG.items())
     return BLOCK if len(steps) + inlined <= STEPS else BLOCK // 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,6 +20,10 @@ log = logging.getLogger("actsearch")
 
 ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 Kernel = libraries.Kernel | cuda.Kernel
+
+# Called with a source and its element before the first launch, which else compiles for a second. A
+# package above, in which others may wait for that, knows better where.
+compile_first: Callable[[cuda.Source, str], None] | None = None
 
 
 class Fused:
@@ -92,7 +96,7 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     try:
         traced = trace(expr, operators)
         if device == "cuda":
-            return _for_gpu(traced, layout)
+            return _for_gpu(traced, element, layout)
         source = c.source(traced, element, layout)
         return libraries.opened(source, partial(libraries.load, with_betas=layout != "flat"))
     except UnsupportedError as reason:
@@ -106,7 +110,10 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
 def normalised_kernel(expr: Expr, operators: str) -> normalised.Kernel | None:
     """None where there is none."""
     try:
-        return normalised.load(normalised.source(trace(expr, operators)))
+        source = normalised.source(trace(expr, operators))
+        if compile_first is not None:
+            compile_first(source, "bfloat16")
+        return normalised.load(source)
     except UnsupportedError as reason:
         log.info("%s runs eagerly: %s", expr, reason)
     except Exception as error:  # Triton's, and of what it finds in the cache
@@ -132,9 +139,12 @@ def _launches(found: normalised.Kernel, z: torch.Tensor, betas: Sequence[torch.T
     return True
 
 
-def _for_gpu(traced: Traced, layout: str) -> Kernel | None:
+def _for_gpu(traced: Traced, element: str, layout: str) -> Kernel | None:
     try:
-        return cuda.load(cuda.source(traced, layout))
+        source = cuda.source(traced, layout)
+        if compile_first is not None:
+            compile_first(source, element)
+        return cuda.load(source)
     except Exception as error:  # Triton's, and of what it finds in the cache
         complain(f"{type(error).__name__}: {error}")
         return None

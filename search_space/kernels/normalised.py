@@ -1,14 +1,13 @@
 """An activation together with the batch normalisation before it, for GPUs: y = f(norm(z) + r).
 
-Apart, they read and write a tensor of a small child ten times a step, and their sums are launches of
-their own. Together these are two launches forward, `statistics` and f's, and two backward, f's and
+Apart, they read and write a tensor of a small child ten times a step, and their sums are launches
+of their own. Together these are two launches forward, `statistics` and f's, and two backward, f's and
 `input_gradient`; the sums for scales, shifts and betas come with them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -19,12 +18,16 @@ import torch
 from actsearch.search_space.kernels import cuda
 from actsearch.search_space.kernels.tracing import Traced
 
+LAYOUT = "normalised"
 MOST_PARTS = 128  # programs that find sums, for each 16 channels
 PROGRAMS = 264  # of the others, two for each multiprocessor of an H100
 STATISTICS = {"ROWS": 512, "num_warps": 16}
 FORWARD = {"ROWS": 256, "num_warps": 8}
 BACKWARD = {"ROWS": 128, "num_warps": 8}
 GRADIENT = {"ROWS": 256, "num_warps": 8}
+
+MOST = {"MOST": MOST_PARTS}
+EXACT = {"enable_fp_fusion": False}  # as in cuda.py
 
 _HEAD = "from actsearch.search_space.kernels.normalised_triton import moments\n"
 _FORWARD = """
@@ -103,7 +106,7 @@ def source(traced: Traced) -> cuda.Source:
         steps=cuda._lines(backward, 2),
         after=cuda._lines(stores, 1),
     )
-    return cuda.Source(hashlib.sha256(text.encode()).hexdigest()[:24], text, "normalised")
+    return cuda.Source(hashlib.sha256(text.encode()).hexdigest()[:24], text, LAYOUT)
 
 
 @dataclass(frozen=True)
@@ -134,20 +137,29 @@ class Kernel:
         residual: torch.Tensor | None,
         norm: Normalisation,
         betas: torch.Tensor,
+        *,
+        training: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """y, and mean and reciprocal deviation (2, C) of `z`; updates the running moments."""
+        """y, and mean and reciprocal deviation (2, C) that `z` is normalised by: in training those
+        of `z`, by which the running moments are updated, else the running ones."""
         positions, channels = _shape(z)
-        share, parts = _shares(positions, STATISTICS["ROWS"])
-        found = z.new_empty((parts, 2, channels), dtype=torch.float32)
+        share, parts = _shares(positions, STATISTICS["ROWS"]) if training else (positions, 1)
         kept = z.new_empty((2, channels), dtype=torch.float32)
         y, units = torch.empty_like(z), channels // 16
+        if training:
+            found = z.new_empty((parts, 2, channels), dtype=torch.float32)
+        else:
+            found = torch.stack((norm.running_mean, norm.running_var * positions))
+        momentum = norm.momentum if training else 0.0
         with torch.cuda.device_of(z):
-            self._shared.statistics[units, parts](z, found, positions, units, share, **STATISTICS)
+            if training:
+                self._shared.statistics[units, parts](
+                    z, found, positions, units, share, **STATISTICS
+                )
             self._function.forward[_grid(positions, units, FORWARD)](
                 z, z if residual is None else residual, y, found, kept, norm.weight, norm.bias,
                 norm.running_mean, norm.running_var, betas, positions, units, share, parts,
-                int(residual is not None), norm.eps, norm.momentum, MOST=MOST_PARTS, **FORWARD,
-                **EXACT,
+                int(residual is not None), norm.eps, momentum, **MOST, **FORWARD, **EXACT,
             )  # fmt: skip
         return y, kept
 
@@ -176,12 +188,20 @@ class Kernel:
             )  # fmt: skip
             self._shared.input_gradient[_grid(positions, units, GRADIENT)](
                 z, gu, gz, found, totals, kept, weight, positions, units, parts, sums,
-                MOST=MOST_PARTS, **GRADIENT,
+                **MOST, **GRADIENT,
             )  # fmt: skip
         return gz, gu, totals
 
-
-EXACT = {"enable_fp_fusion": False}
+    def compile(self, element: torch.dtype) -> list[Any]:
+        """As `cuda.Kernel.compile`."""
+        tensors = dict.fromkeys("ZRYGD", element) | dict.fromkeys("PKWVMSB", torch.float32)
+        numbers = dict.fromkeys(("eps", "momentum"), 0.1)
+        found = []
+        for name, options in (("forward", FORWARD | MOST), ("backward", BACKWARD)):
+            function = getattr(self._function, name)
+            args = [(tensors | numbers).get(n, 1) for n in function.arg_names if n not in options]
+            found.append(function.warmup(*args, grid=(1,), **options, **EXACT))
+        return found
 
 
 def _shape(z: torch.Tensor) -> tuple[int, int]:
