@@ -1,8 +1,8 @@
 """An activation together with the batch normalisation before it, for GPUs: y = f(norm(z) + r).
 
 Apart, they read and write a tensor of a small child ten times a step, and their sums are launches
-of their own. Together these are two launches forward, `statistics` and f's, and two backward, f's and
-`input_gradient`; the sums for scales, shifts and betas come with them.
+of their own. Together these are two launches forward, `statistics` and f's, and two backward, f's
+and `input_gradient`; the sums for scales, shifts and betas come with them.
 """
 
 from __future__ import annotations
