@@ -26,10 +26,6 @@ class _Turn:
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
 
-    @property
-    def wanted(self) -> bool:
-        return bool(self._waiting)
-
     def acquire(self) -> None:
         with self._mutex:
             if not self._taken:
@@ -78,16 +74,13 @@ def taking_turns(device: torch.device) -> Iterator[None]:
         finally:
             _thread.device = None
             _outside.pop()
-            if not _outside and device.type == "cuda":
-                with suppress(Exception):
-                    torch.cuda.empty_cache()  # for other processes, while there is no use for it
     finally:
         _turn.release()
 
 
 def pass_on() -> None:
     """Others that wait have the turn before this thread goes on; what it has launched goes on
-    meanwhile. A GPU takes a few steps of each training into its queue, so it has work of several."""
+    meanwhile. A GPU takes a few steps of each training into its queue: it has work of several."""
     device = getattr(_thread, "device", None)
     if device is not None and _turn.wanted:
         with _others_turn(device):
