@@ -74,9 +74,6 @@ def taking_turns(device: torch.device) -> Iterator[None]:
         finally:
             _thread.device = None
             _outside.pop()
-            if not _outside and device.type == "cuda":
-                with suppress(Exception):
-                    torch.cuda.empty_cache()  # for other processes, while there is no use for it
     finally:
         _turn.release()
 

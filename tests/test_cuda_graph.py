@@ -256,7 +256,7 @@ def test_a_capture_that_fails_ends_the_process_and_no_candidate(
     monkeypatch.setattr(cuda_graph, "watched", lambda: contextlib.nullcontext([]))
     evaluator = Evaluator(made_up(), child_from(asking), RECIPE, cuda_graphs=True)
     trial = Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0)
-    with pytest.raises(DeviceLostError, match=r"could not be captured .*leave --cuda-graphs out"):
+    with pytest.raises(DeviceLostError, match=r"could not be captured .*use --cuda-graphs off"):
         evaluator(trial)
     monkeypatch.undo()
     monkeypatch.setenv(ALONE, "1")

@@ -31,7 +31,7 @@ from actsearch.searching.launch import make_plan
 from actsearch.searching.machinery import Machinery
 from actsearch.workers.executor import Beat, Evaluate, children_at_once
 
-from .conftest import LIMIT, wait_until
+from .conftest import wait_until
 from .test_cuda_graph import WithDropout, made_up
 from .test_search import QUICK, small_net
 
@@ -256,25 +256,6 @@ def test_precision_of_a_gpu_goes_with_the_turn(monkeypatch: pytest.MonkeyPatch) 
     assert len({0, *used}) == 3  # states of their own, which are not the one outside
     assert states.state == 0
     assert torch.backends.cudnn.allow_tf32 == before
-
-
-def test_whoever_leaves_last_gives_back_the_memory_of_the_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    both_are_in, left = threading.Barrier(2), []
-    states = FakeGenerator()
-    monkeypatch.setattr(turns, "_generator", lambda device: states)
-    stream = SimpleNamespace(synchronize=lambda: both_are_in.wait(LIMIT))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(len(turns._outside)))
-
-    def work(_: int) -> None:
-        with turns.taking_turns(torch.device("cuda")):
-            turns.wait()
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(work, range(2)))
-    assert left == [0]
 
 
 def test_whoever_waits_longest_has_the_next_turn() -> None:

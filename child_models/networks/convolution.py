@@ -17,11 +17,10 @@ from torch import nn
 log = logging.getLogger("actsearch")
 
 CHANNELS = 16, 32, 64  # of a kernel; the input may have fewer, as images do
-MOST_PARTS = 128  # programs that sum a gradient of weights, at most
 # Positions a program has at a time, and warps, by channels of its output; and how many loads ahead.
-CONVOLVE = {16: (128, 4), 32: (128, 4), 64: (64, 4)}
-INPUTS = {16: (128, 4), 32: (128, 4), 64: (64, 4)}
-WEIGHTS = {16: (128, 4, 3), 32: (64, 4, 3), 64: (64, 8, 3)}
+CONVOLVE = {16: (128, 8, 0, 3), 32: (128, 8, 0, 3), 64: (64, 4, 0, 3)}
+INPUTS = {16: (128, 8), 32: (128, 8), 64: (64, 4)}
+WEIGHTS = {16: (64, 4, 3, 128), 32: (64, 8, 3, 32), 64: (32, 4, 3, 32)}
 
 
 class Conv3x3(nn.Conv2d):
@@ -89,11 +88,11 @@ def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tenso
     n, ci, h, w = x.shape
     co, out = len(weight), _sizes(h, w, stride)
     y = _empty(x, (n, co, *out), _product_type(x))
-    rows, warps = CONVOLVE[co]
+    rows, warps, mode, stages = CONVOLVE[co]
     sizes = {"H": h, "W": w, "OH": out[0], "OW": out[1], "S": stride, "CI": ci, "CO": co}
     _launch(
         "convolve", (n * out[0] * out[1], rows), x, weight, y,
-        **sizes, KP=_power(3 * ci), TURNED=False, ROWS=rows, num_warps=warps,
+        **sizes, KP=_power(3 * ci), TURNED=False, ROWS=rows, num_warps=warps, MODE=mode, num_stages=stages,
     )  # fmt: skip
     return y
 
@@ -105,12 +104,12 @@ def input_gradient(
     n, ci, h, w = x.shape
     co, oh, ow = gy.shape[1:]
     gx = torch.empty_like(x)
-    rows, warps = (CONVOLVE if stride == 1 else INPUTS)[ci]
+    rows, warps, *more = (CONVOLVE if stride == 1 else INPUTS)[ci]
     sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride}
     if stride == 1:
         _launch(
             "convolve", (n * h * w, rows), gy, weight, gx, **sizes, CI=co, CO=ci,
-            KP=_power(3 * co), TURNED=True, ROWS=rows, num_warps=warps,
+            KP=_power(3 * co), TURNED=True, ROWS=rows, num_warps=warps, MODE=more[0], num_stages=more[1],
         )  # fmt: skip
     else:
         _launch(
@@ -127,8 +126,8 @@ def weight_gradient(
     n, ci, h, w = x.shape
     co, oh, ow = gy.shape[1:]
     positions = n * oh * ow
-    rows, warps, stages = WEIGHTS[co]
-    share = rows * -(-positions // (rows * MOST_PARTS))
+    rows, warps, stages, most = WEIGHTS[co]
+    share = rows * -(-positions // (rows * most))
     programs = -(-positions // share)
     parts = torch.empty(programs, 9 * ci * co, dtype=torch.float32, device=x.device)
     sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride, "CI": ci, "CO": co}
@@ -142,7 +141,7 @@ def weight_gradient(
         )  # fmt: skip
         block = 64
         found.weight_gradient_sum[(-(-9 * ci * co // block),)](
-            parts, gradient, programs, CI=ci, CO=co, MOST=MOST_PARTS, BLOCK=block
+            parts, gradient, programs, CI=ci, CO=co, MOST=most, BLOCK=block
         )
     return gradient
 

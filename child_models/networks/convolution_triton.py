@@ -27,26 +27,52 @@ def _piece(
     return tl.load(X + ((m // (OH * OW) * H + row) * W + left) * CI + k, mask=inside, other=0.0)
 
 
+@triton.jit
+def _weights(
+    F, k, c, kh, CI: tl.constexpr, CO: tl.constexpr, TURNED: tl.constexpr
+):  # fmt: skip
+    """(KP, CO): those of kernel row `kh`, or of the convolution's gradient."""
+    if TURNED:
+        at = (k % CI * 9 + (2 - kh) * 3 + 2 - k // CI) * CO + c
+    else:
+        at = c * (9 * CI) + kh * 3 * CI + k
+    return tl.load(F + at, mask=k < 3 * CI, other=0.0)
+
+
 @triton.jit(do_not_specialize=["positions"])
 def convolve(
     X, F, Y, positions, H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr,
     S: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, KP: tl.constexpr,
-    TURNED: tl.constexpr, ROWS: tl.constexpr,
+    TURNED: tl.constexpr, ROWS: tl.constexpr, MODE: tl.constexpr,
 ):  # fmt: skip
     """Y = X * F of stride S; with TURNED the gradient of the input of a convolution from CO to CI
     channels of stride 1, from that of its output."""
     m = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
     k = tl.arange(0, KP)
     c = tl.arange(0, CO)[None, :]
-    sums = tl.zeros([ROWS, CO], tl.float32)
-    for kh in tl.static_range(3):
-        x = _piece(X, m, k[None, :], kh, m < positions, H, W, OH, OW, S, CI).to(Y.dtype.element_ty)
-        if TURNED:
-            at = (k % CI * 9 + (2 - kh) * 3 + 2 - k // CI)[:, None] * CO + c
-        else:
-            at = c * (9 * CI) + kh * 3 * CI + k[:, None]
-        f = tl.load(F + at, mask=(k < 3 * CI)[:, None], other=0.0).to(Y.dtype.element_ty)
-        sums = tl.dot(x, f, sums)
+    narrow = Y.dtype.element_ty
+    if MODE == 1:  # all is asked for before the first product, which waits for it
+        x0 = _piece(X, m, k[None, :], 0, m < positions, H, W, OH, OW, S, CI)
+        x1 = _piece(X, m, k[None, :], 1, m < positions, H, W, OH, OW, S, CI)
+        x2 = _piece(X, m, k[None, :], 2, m < positions, H, W, OH, OW, S, CI)
+        f0 = _weights(F, k[:, None], c, 0, CI, CO, TURNED)
+        f1 = _weights(F, k[:, None], c, 1, CI, CO, TURNED)
+        f2 = _weights(F, k[:, None], c, 2, CI, CO, TURNED)
+        sums = tl.dot(x0.to(narrow), f0.to(narrow))
+        sums = tl.dot(x1.to(narrow), f1.to(narrow), sums)
+        sums = tl.dot(x2.to(narrow), f2.to(narrow), sums)
+    elif MODE == 0:
+        sums = tl.zeros([ROWS, CO], tl.float32)
+        for kh in tl.static_range(3):
+            x = _piece(X, m, k[None, :], kh, m < positions, H, W, OH, OW, S, CI)
+            f = _weights(F, k[:, None], c, kh, CI, CO, TURNED)
+            sums = tl.dot(x.to(narrow), f.to(narrow), sums)
+    else:
+        sums = tl.zeros([ROWS, CO], tl.float32)
+        for kh in range(3):
+            x = _piece(X, m, k[None, :], kh, m < positions, H, W, OH, OW, S, CI)
+            f = _weights(F, k[:, None], c, kh, CI, CO, TURNED)
+            sums = tl.dot(x.to(narrow), f.to(narrow), sums)
     tl.store(Y + m * CO + c, sums.to(Y.dtype.element_ty), mask=m < positions)
 
 

@@ -151,7 +151,7 @@ class CapturedStep:
             why = " ".join(str(error).split())[:200]
             raise DeviceLostError(
                 f"a step could not be captured as a CUDA graph ({why}), after which this process "
-                "cannot train; leave --cuda-graphs out"
+                "cannot train; use --cuda-graphs off"
             ) from error
 
 
