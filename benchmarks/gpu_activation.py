@@ -7,8 +7,8 @@ bfloat16, images channels last, as generated code and (`--eager`) as torch's ope
 another. Forward must read x and write y; backward must read x and the gradient of y and write that
 of x. The share is these bytes, over the time they took, over the bandwidth of a copy. The passes go
 over so many images, all forward and then all backward, that a GPU's second cache holds none of what
-comes next, and are launched as graphs, so the host costs nothing. Medians over rounds, in which all
-variants take turns. Kernels are compiled ahead, which is timed.
+comes next, and are launched as graphs, so the host costs nothing. Medians over rounds. Kernels are
+compiled ahead, which is timed; `--block`, `--steps` and `--programs` change them (`cuda.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from activation import NAMED, sampled
 from torch import nn
 
 from actsearch.search_space.activation import Activation
+from actsearch.search_space.kernels import cuda
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
 
@@ -181,8 +182,12 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="measure torch's operators as well")
     parser.add_argument("--away", type=float, default=AWAY, help="bytes between two uses")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--block", type=int, default=cuda.BLOCK, help="elements of a program")
+    parser.add_argument("--steps", type=int, default=cuda.STEPS, help="beyond which it has half")
+    parser.add_argument("--programs", type=int, default=cuda.SUMMING_PROGRAMS)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    cuda.BLOCK, cuda.STEPS, cuda.SUMMING_PROGRAMS = given.block, given.steps, given.programs
     device = torch.device(given.device)
     torch.manual_seed(0)
     functions = list(dict.fromkeys([*NAMED, *sampled("one-unit", given.sample)]))
@@ -206,6 +211,7 @@ def main() -> None:
               f"10 % {np.quantile(shares, 0.1):.2f}, least {min(shares):.2f}")  # fmt: skip
     if given.json:
         found = {"device": name, "torch": torch.__version__, "rounds": given.rounds}
+        found |= {"block": given.block, "steps": given.steps, "programs": given.programs}
         found |= {"shape": given.shape, "copy": copies, "compile_seconds": compile_seconds}
         given.json.write_text(json.dumps(found | {"rows": rows}, indent=1))
 

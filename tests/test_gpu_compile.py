@@ -17,7 +17,7 @@ import torch
 
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, X
-from actsearch.search_space.kernels import cuda
+from actsearch.search_space.kernels import cuda, normalised
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.kernels.builders import Builders
 from actsearch.search_space.kernels.compiler import CompileError
@@ -240,3 +240,33 @@ def test_what_a_process_cannot_compile_is_said_and_the_process_lives_on(
     process.kill()
     process.wait()
     processes.compile(source, "float32")  # by another
+
+
+@pytest.mark.parametrize("text", [SWISH, FLAT])
+def test_one_normalised_kernel_serves_all_layers_as_it_was_compiled_ahead(
+    text: str, gpu: WithoutGPU
+) -> None:
+    source = normalised.source(trace(parse(text), "guarded"))
+    with noting_hits() as hits:
+        for compiled in normalised.load(source).compile(torch.bfloat16):
+            assert used(compiled) <= (128, 32)  # registers, with which two programs fit
+    assert hits == [False, False]
+    normalised.load.cache_clear()  # as in another process
+    kernel = normalised.load(source)
+    compiled_now: list[str] = []
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.listener = lambda src, cache_hit, **_: compiled_now.extend(
+            [] if cache_hit else [src.name]
+        )
+        for (width, side), n in itertools.product(WIDTHS.items(), (128, 500)):
+            z = torch.empty(n, width, side, side, dtype=torch.bfloat16)
+            z = z.to(memory_format=torch.channels_last)
+            ones, betas = torch.ones(width), torch.ones(text.count("beta"), width)
+            norm = normalised.Normalisation(ones, ones, ones, ones, 1e-5, 0.1)
+            for residual in (None, z):
+                _, kept = kernel.forward(z, residual, norm, betas)
+                kernel.forward(z, residual, norm, betas, training=False)
+                kernel.backward(z, residual, z, kept, ones, ones, betas)
+    assert not {"forward", "backward"} & set(compiled_now)
+    assert len(compiled_now) == len(set(compiled_now))
+    normalised.load.cache_clear()

@@ -26,7 +26,7 @@ from triton.runtime.interpreter import TensorHandle
 
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.kernels import cuda
+from actsearch.search_space.kernels import cuda, normalised
 from actsearch.search_space.kernels.fused import NO_BETAS, _loops
 from actsearch.search_space.kernels.tracing import trace
 from actsearch.search_space.operators import BINARY, UNARY
@@ -114,6 +114,42 @@ def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
         torch.testing.assert_close(ours, beta.grad, rtol=10 * close, atol=100 * close)
 
 
+def some_images() -> torch.Tensor:
+    x = torch.randn(5, 32, 6, 7).to(torch.bfloat16)
+    return x.to(memory_format=torch.channels_last)
+
+
+def compare_normalised(expr: Expr, residual: torch.Tensor | None) -> None:
+    """With batch normalisation and the activation in float32, in training."""
+    z, gy = some_images(), some_images()
+    norm, activation = torch.nn.BatchNorm2d(32), Activation(expr, 32)
+    with torch.no_grad():
+        for parameter in (norm.weight, norm.bias, *activation.beta):
+            parameter.add_(0.3 * torch.randn(32))
+    moments = [m.clone() for m in (norm.running_mean, norm.running_var)]
+    leaf = z.float().requires_grad_()
+    added = None if residual is None else residual.float().requires_grad_()
+    u = norm(leaf)
+    expected = activation(u if added is None else u + added)
+    expected.backward(gy.float())
+
+    weight, bias = norm.weight.detach(), norm.bias.detach()
+    rows = [b.detach() for b in activation.beta]
+    betas = torch.stack(rows) if rows else torch.empty(0, 32)
+    kernel = normalised.load(normalised.source(trace(expr, "guarded")))
+    of = normalised.Normalisation(weight, bias, *moments, norm.eps, norm.momentum or 0.0)
+    y, kept = kernel.forward(z, residual, of, betas)
+    gz, gu, totals = kernel.backward(z, residual, gy, kept, weight, bias, betas)
+    found = [y, gz, totals[0], totals[1], *totals[2:], *moments]
+    wanted = [expected, leaf.grad, norm.bias.grad, norm.weight.grad]
+    wanted += [*(b.grad for b in activation.beta), norm.running_mean, norm.running_var]
+    if added is not None:
+        found, wanted = [*found, gu], [*wanted, added.grad]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert theirs is not None
+        torch.testing.assert_close(ours.float(), theirs.detach(), rtol=3e-2, atol=3e-2)
+
+
 def main() -> None:
     torch.manual_seed(0)
     np.seterr(all="ignore")
@@ -127,6 +163,9 @@ def main() -> None:
             compare(Expr(op, (X,) * op.arity), operators, SHAPES["images"])
         for op in BINARY:
             compare(Expr(op, (X, parse("sin(x)"))), operators, SHAPES["channels last"])
+    for text in ("cos(x) - x", "mix(x, sin(beta * x))", FORMULAS[-1]):
+        for residual in (None, some_images()):
+            compare_normalised(parse(text), residual)
     sys.stdout.write("equal\n")
 
 

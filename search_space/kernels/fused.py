@@ -161,7 +161,7 @@ def _works(
     found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
 ) -> bool:
     """Launch everything once: Triton compiles only now, and may refuse."""
-    stacked = torch.stack([*betas]).float() if betas else None
+    stacked = _stacked(betas) if betas else None
     try:
         y, gx = torch.empty_like(x), torch.empty_like(x)
         found.forward(x, y, stacked, sizes)
@@ -175,6 +175,13 @@ def _works(
         complain(f"{type(error).__name__}: {error}")
         return False
     return True
+
+
+def _stacked(betas: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A beta a row; one alone is not copied."""
+    if len(betas) == 1:
+        return betas[0].float().contiguous()[None]
+    return torch.stack([*betas]).float()
 
 
 def _loops(x: torch.Tensor, dim: int) -> tuple[str, libraries.Sizes]:
@@ -228,7 +235,7 @@ class _WithBetas(torch.autograd.Function):
         sizes: libraries.Sizes,
         *betas: torch.Tensor,
     ) -> torch.Tensor:
-        stacked = torch.stack(betas).float()
+        stacked = _stacked(betas)
         y = torch.empty_like(x)
         found.forward(x, y, stacked, sizes)
         ctx.save_for_backward(x, stacked)

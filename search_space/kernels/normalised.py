@@ -22,8 +22,8 @@ LAYOUT = "normalised"
 MOST_PARTS = 128  # programs that find sums, for each 16 channels
 PROGRAMS = 264  # of the others, two for each multiprocessor of an H100
 STATISTICS = {"ROWS": 512, "num_warps": 16}
-FORWARD = {"ROWS": 256, "num_warps": 8}
-BACKWARD = {"ROWS": 128, "num_warps": 8}
+ROWS = {"forward": 256, "backward": 128}  # half as many where a function needs the registers
+FUNCTION = {"num_warps": 8}
 GRADIENT = {"ROWS": 256, "num_warps": 8}
 
 MOST = {"MOST": MOST_PARTS}
@@ -106,6 +106,9 @@ def source(traced: Traced) -> cuda.Source:
         steps=cuda._lines(backward, 2),
         after=cuda._lines(stores, 1),
     )
+    bodies = {"forward": forward, "backward": backward}
+    rows = {n: ROWS[n] * cuda._block(steps) // cuda.BLOCK for n, steps in bodies.items()}
+    text += f"\n\nROWS = {rows}\n"
     return cuda.Source(hashlib.sha256(text.encode()).hexdigest()[:24], text, LAYOUT)
 
 
@@ -156,10 +159,11 @@ class Kernel:
                 self._shared.statistics[units, parts](
                     z, found, positions, units, share, **STATISTICS
                 )
-            self._function.forward[_grid(positions, units, FORWARD)](
+            options = self._options("forward")
+            self._function.forward[_grid(positions, units, options)](
                 z, z if residual is None else residual, y, found, kept, norm.weight, norm.bias,
                 norm.running_mean, norm.running_var, betas, positions, units, share, parts,
-                int(residual is not None), norm.eps, momentum, **MOST, **FORWARD, **EXACT,
+                int(residual is not None), norm.eps, momentum, **options,
             )  # fmt: skip
         return y, kept
 
@@ -176,7 +180,8 @@ class Kernel:
         """The gradients of `z` and of `residual`, and (2 + betas, C) those of bias, weight and
         betas."""
         positions, channels = _shape(z)
-        share, parts = _shares(positions, BACKWARD["ROWS"])
+        options = self._options("backward")
+        share, parts = _shares(positions, options["ROWS"])
         units, sums = channels // 16, 2 + len(betas)
         found = z.new_empty((parts, sums, channels), dtype=torch.float32)
         totals = z.new_empty((sums, channels), dtype=torch.float32)
@@ -184,7 +189,7 @@ class Kernel:
         with torch.cuda.device_of(z):
             self._function.backward[units, parts](
                 z, z if residual is None else residual, gy, gu, found, kept, weight, bias, betas,
-                positions, units, share, int(residual is not None), **BACKWARD, **EXACT,
+                positions, units, share, int(residual is not None), **options,
             )  # fmt: skip
             self._shared.input_gradient[_grid(positions, units, GRADIENT)](
                 z, gu, gz, found, totals, kept, weight, positions, units, parts, sums,
@@ -197,11 +202,15 @@ class Kernel:
         tensors = dict.fromkeys("ZRYGD", element) | dict.fromkeys("PKWVMSB", torch.float32)
         numbers = dict.fromkeys(("eps", "momentum"), 0.1)
         found = []
-        for name, options in (("forward", FORWARD | MOST), ("backward", BACKWARD)):
-            function = getattr(self._function, name)
+        for name in self._function.ROWS:
+            function, options = getattr(self._function, name), self._options(name)
             args = [(tensors | numbers).get(n, 1) for n in function.arg_names if n not in options]
-            found.append(function.warmup(*args, grid=(1,), **options, **EXACT))
+            found.append(function.warmup(*args, grid=(1,), **options))
         return found
+
+    def _options(self, name: str) -> dict[str, Any]:
+        more = MOST if name == "forward" else {}
+        return {"ROWS": self._function.ROWS[name], **more, **FUNCTION, **EXACT}
 
 
 def _shape(z: torch.Tensor) -> tuple[int, int]:
@@ -214,7 +223,7 @@ def _shares(positions: int, rows: int) -> tuple[int, int]:
     return share, -(-positions // share)
 
 
-def _grid(positions: int, units: int, options: dict[str, int]) -> tuple[int, int]:
+def _grid(positions: int, units: int, options: dict[str, Any]) -> tuple[int, int]:
     tiles = -(-positions // options["ROWS"])
     return units, min(tiles, max(1, PROGRAMS // units))
 
