@@ -22,7 +22,7 @@ Finished = tuple[Trial, Outcome]
 
 EXECUTORS = ("ray", "inline")  # by the names that `--executor` takes
 
-CHILDREN_A_GPU = 4  # at once where no number is asked for: a guess, docs/performance.md
+CHILDREN_A_GPU = 8  # at once where no number is asked for: docs/performance.md
 
 
 class ExecutorError(Exception):

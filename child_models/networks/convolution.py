@@ -17,8 +17,9 @@ from torch import nn
 log = logging.getLogger("actsearch")
 
 CHANNELS = 16, 32, 64  # of a kernel; the input may have fewer, as images do
-# Positions a program has at a time, and warps, by channels of its output; and how many loads ahead.
-CONVOLVE = {16: (128, 8, 0, 3), 32: (128, 8, 0, 3), 64: (64, 4, 0, 3)}
+# By channels of what comes out: positions that a program has at a time, and warps. Of weights also
+# how many loads are ahead, and how many programs sum, at most. From a sweep on an H100.
+CONVOLVE = {16: (128, 8), 32: (128, 8), 64: (64, 4)}
 INPUTS = {16: (128, 8), 32: (128, 8), 64: (64, 4)}
 WEIGHTS = {16: (64, 4, 3, 128), 32: (64, 8, 3, 32), 64: (32, 4, 3, 32)}
 
@@ -88,11 +89,11 @@ def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tenso
     n, ci, h, w = x.shape
     co, out = len(weight), _sizes(h, w, stride)
     y = _empty(x, (n, co, *out), _product_type(x))
-    rows, warps, mode, stages = CONVOLVE[co]
+    rows, warps = CONVOLVE[co]
     sizes = {"H": h, "W": w, "OH": out[0], "OW": out[1], "S": stride, "CI": ci, "CO": co}
     _launch(
         "convolve", (n * out[0] * out[1], rows), x, weight, y,
-        **sizes, KP=_power(3 * ci), TURNED=False, ROWS=rows, num_warps=warps, MODE=mode, num_stages=stages,
+        **sizes, KP=_power(3 * ci), TURNED=False, ROWS=rows, num_warps=warps,
     )  # fmt: skip
     return y
 
@@ -104,12 +105,12 @@ def input_gradient(
     n, ci, h, w = x.shape
     co, oh, ow = gy.shape[1:]
     gx = torch.empty_like(x)
-    rows, warps, *more = (CONVOLVE if stride == 1 else INPUTS)[ci]
+    rows, warps = (CONVOLVE if stride == 1 else INPUTS)[ci]
     sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride}
     if stride == 1:
         _launch(
             "convolve", (n * h * w, rows), gy, weight, gx, **sizes, CI=co, CO=ci,
-            KP=_power(3 * co), TURNED=True, ROWS=rows, num_warps=warps, MODE=more[0], num_stages=more[1],
+            KP=_power(3 * co), TURNED=True, ROWS=rows, num_warps=warps,
         )  # fmt: skip
     else:
         _launch(

@@ -43,36 +43,18 @@ def _weights(
 def convolve(
     X, F, Y, positions, H: tl.constexpr, W: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr,
     S: tl.constexpr, CI: tl.constexpr, CO: tl.constexpr, KP: tl.constexpr,
-    TURNED: tl.constexpr, ROWS: tl.constexpr, MODE: tl.constexpr,
+    TURNED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Y = X * F of stride S; with TURNED the gradient of the input of a convolution from CO to CI
     channels of stride 1, from that of its output."""
     m = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
     k = tl.arange(0, KP)
     c = tl.arange(0, CO)[None, :]
-    narrow = Y.dtype.element_ty
-    if MODE == 1:  # all is asked for before the first product, which waits for it
-        x0 = _piece(X, m, k[None, :], 0, m < positions, H, W, OH, OW, S, CI)
-        x1 = _piece(X, m, k[None, :], 1, m < positions, H, W, OH, OW, S, CI)
-        x2 = _piece(X, m, k[None, :], 2, m < positions, H, W, OH, OW, S, CI)
-        f0 = _weights(F, k[:, None], c, 0, CI, CO, TURNED)
-        f1 = _weights(F, k[:, None], c, 1, CI, CO, TURNED)
-        f2 = _weights(F, k[:, None], c, 2, CI, CO, TURNED)
-        sums = tl.dot(x0.to(narrow), f0.to(narrow))
-        sums = tl.dot(x1.to(narrow), f1.to(narrow), sums)
-        sums = tl.dot(x2.to(narrow), f2.to(narrow), sums)
-    elif MODE == 0:
-        sums = tl.zeros([ROWS, CO], tl.float32)
-        for kh in tl.static_range(3):
-            x = _piece(X, m, k[None, :], kh, m < positions, H, W, OH, OW, S, CI)
-            f = _weights(F, k[:, None], c, kh, CI, CO, TURNED)
-            sums = tl.dot(x.to(narrow), f.to(narrow), sums)
-    else:
-        sums = tl.zeros([ROWS, CO], tl.float32)
-        for kh in range(3):
-            x = _piece(X, m, k[None, :], kh, m < positions, H, W, OH, OW, S, CI)
-            f = _weights(F, k[:, None], c, kh, CI, CO, TURNED)
-            sums = tl.dot(x.to(narrow), f.to(narrow), sums)
+    sums = tl.zeros([ROWS, CO], tl.float32)
+    for kh in tl.static_range(3):
+        x = _piece(X, m, k[None, :], kh, m < positions, H, W, OH, OW, S, CI)
+        f = _weights(F, k[:, None], c, kh, CI, CO, TURNED)
+        sums = tl.dot(x.to(Y.dtype.element_ty), f.to(Y.dtype.element_ty), sums)
     tl.store(Y + m * CO + c, sums.to(Y.dtype.element_ty), mask=m < positions)
 
 
