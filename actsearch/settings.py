@@ -35,7 +35,7 @@ _CHILDREN = "actsearch.child_models.networks.children:CHILDREN"
 _DATASETS = "actsearch.child_models.data.datasets:DATASETS"
 Recipe = Annotated[str | None, OneOf(_RECIPE + "RECIPE_NAMES")]
 Schedule = Annotated[str | None, OneOf(_RECIPE + "SCHEDULES")]
-Precision = Annotated[str | None, OneOf(_RECIPE + "PRECISIONS")]
+Precision = Annotated[str | None, OneOf(_RECIPE + "PRECISIONS", also=("auto",))]
 Executor = Annotated[str | None, OneOf("actsearch.workers.executor:EXECUTORS")]
 Kernels = Annotated[str | None, OneOf("actsearch.search_space.text:KERNELS")]
 Preset = Annotated[str | None, OneOf("actsearch.settings:PRESETS")]
@@ -50,7 +50,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 64,
         "lr": 0.1,
         "schedule": "cosine",
-        "precision": "fp32",
+        "precision": "auto",
         "operators": "guarded",
         "screen": "on",
     },
@@ -62,7 +62,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "batch_size": 128,
         "lr": 0.1,
         "schedule": "step",
-        "precision": "fp32",
+        "precision": "auto",
         "operators": "paper",
         "screen": "off",
     },
@@ -90,7 +90,7 @@ class TrainingOptions(Options):
     """How the learning rate falls: {names}."""
     precision: Precision = None
     """What children compute in: bf16 pays on GPUs and on processors made for it, tf32 on GPUs
-    [fp32]."""
+    [auto: bf16 where this machine has a GPU, else fp32]."""
 
 
 @dataclass(frozen=True)
@@ -272,4 +272,13 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
         stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
     known = {**PRESETS[preset], "preset": preset, **stored, **said}
     published = recipe_settings(said.get("recipe"), known["child"])
-    return Settings(**{**known, **published, **said})
+    settings = {**known, **published, **said}
+    if settings["precision"] == "auto":  # the run keeps what it means here
+        settings["precision"] = _usual_precision()
+    return Settings(**settings)
+
+
+def _usual_precision() -> str:
+    import torch  # which help and checks of what is said do without
+
+    return "bf16" if torch.cuda.is_available() else "fp32"

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from actsearch.child_models.networks import convolution
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.kernels import cuda, normalised
@@ -193,6 +195,31 @@ def test_a_gpus_betas_gradients_are_few_sums(gpu: WithoutGPU) -> None:
     launched(SWISH, torch.empty(500, 64, 32, 32).to(memory_format=torch.channels_last))
     launched(SWISH, torch.empty(500, 64, 32, 32))
     assert [x * y for x, y, _ in gpu.grids[1::2]] == [1024, 1024]
+
+
+LAYERS = (  # of a ResNet-20: channels in and out, side, stride
+    (3, 16, 32, 1), (16, 16, 32, 1), (16, 32, 32, 2), (32, 32, 16, 1), (32, 64, 16, 2),
+    (64, 64, 8, 1),
+)  # fmt: skip
+
+
+def test_the_convolutions_of_a_resnet20_compile_without_spills(gpu: WithoutGPU) -> None:
+    made: list[tuple[int, int]] = []
+    layout = torch.channels_last
+    with triton.knobs.compilation.scope():
+        triton.knobs.compilation.listener = lambda src, metadata_group, **_: made.append(
+            used(SimpleNamespace(name=src.name, metadata_group=metadata_group))
+        )
+        for width, channels, side, stride in LAYERS:
+            x = torch.empty(2, width, side, side, dtype=torch.bfloat16).to(memory_format=layout)
+            weight = torch.empty(channels, width, 3, 3).to(memory_format=layout)
+            y = convolution.convolved(x, weight, stride)
+            convolution.weight_gradient(x, y, weight, stride)
+            if width > 3:
+                convolution.input_gradient(y, weight, x, stride)
+    assert len(made) == 6 * 3 + 5  # forward, weights and their sum; inputs
+    assert max(registers for registers, _ in made) <= 224
+    assert max(stack for _, stack in made) == 0
 
 
 SERVE = """

@@ -15,15 +15,20 @@ import sys
 os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import triton.language as tl
 from triton.language.extra import libdevice
 from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
 
+from actsearch.child_models.networks import convolution
+from actsearch.child_models.networks import normalised as children
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.kernels import cuda, normalised
@@ -150,6 +155,52 @@ def compare_normalised(expr: Expr, residual: torch.Tensor | None) -> None:
         torch.testing.assert_close(ours.float(), theirs.detach(), rtol=3e-2, atol=3e-2)
 
 
+def compare_convolution(shape: tuple[int, ...], channels: int, stride: int) -> None:
+    layout = torch.channels_last
+    x = torch.randn(shape).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(channels, shape[1], 3, 3).to(memory_format=layout).requires_grad_()
+    expected = F.conv2d(x, weight, None, stride, 1)
+    gy = torch.randn_like(expected).contiguous(memory_format=layout)
+    expected.backward(gy)
+    leaf, weights = x.detach(), weight.detach()
+    pairs = [
+        (convolution.convolved(leaf, weights, stride), expected.detach()),
+        (convolution.weight_gradient(leaf, gy, weights, stride), weight.grad),
+    ]
+    if shape[1] in convolution.CHANNELS:
+        pairs.append((convolution.input_gradient(gy, weights, leaf, stride), x.grad))
+    for ours, theirs in pairs:
+        assert theirs is not None
+        assert ours.stride() == theirs.stride()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def compare_children() -> None:
+    """A step of a ResNet, and its scores after it, in float32 by all of a GPU's kernels."""
+    x = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)
+    found: list[list[torch.Tensor]] = []
+    for fits in (False, True):
+        convolution.Conv3x3._fits = lambda self, x, fits=fits: fits
+        children._fits = lambda norm, z, fits=fits: fits
+        torch.manual_seed(0)
+        make = partial(Activation, "x * sigmoid(beta * x)", kernels="auto" if fits else "eager")
+        model = child_from("resnet8")(make, input_shape=(3, 8, 8), classes=4)
+        model.to(memory_format=torch.channels_last)
+        F.cross_entropy(model(x), torch.arange(4)).backward()
+        model.eval()
+        with torch.no_grad():
+            scores = model(x)
+        moments = [m for name, m in model.named_buffers() if not name.endswith("tracked")]
+        found.append(
+            [scores, *moments, *(p.grad for p in model.parameters() if p.grad is not None)]
+        )
+    kinds = {k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds}
+    assert kinds == {("bfloat16", normalised.LAYOUT)}
+    assert len(found[0]) == len(found[1])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
 def main() -> None:
     torch.manual_seed(0)
     np.seterr(all="ignore")
@@ -166,6 +217,13 @@ def main() -> None:
     for text in ("cos(x) - x", "mix(x, sin(beta * x))", FORMULAS[-1]):
         for residual in (None, some_images()):
             compare_normalised(parse(text), residual)
+    compare_convolution((2, 3, 8, 8), 16, 1)
+    compare_convolution((1, 1, 6, 5), 16, 1)  # of an odd width
+    compare_convolution((2, 16, 8, 8), 32, 2)
+    compare_convolution((1, 32, 5, 6), 64, 2)
+    for channels in convolution.CHANNELS:
+        compare_convolution((2, channels, 4, 8), channels, 1)
+    compare_children()
     sys.stdout.write("equal\n")
 
 

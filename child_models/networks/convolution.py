@@ -17,9 +17,10 @@ from torch import nn
 log = logging.getLogger("actsearch")
 
 CHANNELS = 16, 32, 64  # of a kernel; the input may have fewer, as images do
-# By channels of what comes out: positions that a program has at a time, and warps. Of weights also
-# how many loads are ahead, and how many programs sum, at most. From a sweep on an H100.
-CONVOLVE = {16: (128, 8), 32: (128, 8), 64: (64, 4)}
+# By channels of what comes out: outputs side by side and groups of them that a program has at a
+# time, and its warps. Of weights also how many loads are ahead, and how many programs sum, at most.
+# From a sweep on an H100.
+CONVOLVE = {16: (2, 128, 4), 32: (2, 128, 8), 64: (1, 64, 4)}
 INPUTS = {16: (128, 8), 32: (128, 8), 64: (64, 4)}
 WEIGHTS = {16: (64, 4, 3, 128), 32: (64, 8, 3, 32), 64: (32, 4, 3, 32)}
 
@@ -84,17 +85,12 @@ class _Convolution(torch.autograd.Function):
 
 
 def convolved(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """(N, CI, H, W) and (CO, CI, 3, 3) -> (N, CO, OH, OW), in bfloat16 unless `x` is wider and so
-    are the images."""
-    n, ci, h, w = x.shape
-    co, out = len(weight), _sizes(h, w, stride)
-    y = _empty(x, (n, co, *out), _product_type(x))
-    rows, warps = CONVOLVE[co]
-    sizes = {"H": h, "W": w, "OH": out[0], "OW": out[1], "S": stride, "CI": ci, "CO": co}
-    _launch(
-        "convolve", (n * out[0] * out[1], rows), x, weight, y,
-        **sizes, KP=_power(3 * ci), TURNED=False, ROWS=rows, num_warps=warps,
-    )  # fmt: skip
+    """(N, CI, H, W) and (CO, CI, 3, 3) -> (N, CO, OH, OW), on a GPU in bfloat16."""
+    n, _, h, w = x.shape
+    shape = n, len(weight), (h - 1) // stride + 1, (w - 1) // stride + 1
+    element = torch.bfloat16 if x.device.type == "cuda" else x.dtype
+    y = torch.empty(shape, dtype=element, device=x.device, memory_format=torch.channels_last)
+    _convolve(x, weight, y, stride, turned=False)
     return y
 
 
@@ -102,70 +98,71 @@ def input_gradient(
     gy: torch.Tensor, weight: torch.Tensor, x: torch.Tensor, stride: int
 ) -> torch.Tensor:
     """That of `x`, from that of its convolution."""
-    n, ci, h, w = x.shape
-    co, oh, ow = gy.shape[1:]
     gx = torch.empty_like(x)
-    rows, warps = (CONVOLVE if stride == 1 else INPUTS)[ci]
-    sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride}
     if stride == 1:
-        _launch(
-            "convolve", (n * h * w, rows), gy, weight, gx, **sizes, CI=co, CO=ci,
-            KP=_power(3 * co), TURNED=True, ROWS=rows, num_warps=warps,
-        )  # fmt: skip
-    else:
-        _launch(
-            "input_gradient", (n * h * w, rows), gy, weight, gx, **sizes, CI=ci, CO=co,
-            ROWS=rows, num_warps=warps,
-        )  # fmt: skip
+        _convolve(gy, weight, gx, 1, turned=True)
+        return gx
+    n, ci, h, w = x.shape
+    rows, warps = INPUTS[ci]
+    with torch.cuda.device_of(x):
+        _kernels().input_gradient[(_parts(n * h * w, rows),)](
+            gy, weight, gx, n * h * w, **_sizes(x, gy, stride), ROWS=rows, num_warps=warps
+        )
     return gx
+
+
+def _convolve(
+    x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor, stride: int, *, turned: bool
+) -> None:
+    n, co, oh, ow = y.shape
+    side, rows, warps = CONVOLVE[co]
+    if stride > 1 or ow % side:
+        side = 1
+    with torch.cuda.device_of(x):
+        _kernels().convolve[(_parts(n * oh * ow, rows * side),)](
+            x, weight, y, n * oh * ow, **_sizes(x, y, stride), KP=_power((side + 2) * x.shape[1]),
+            SIDE=side, TURNED=turned, ROWS=rows, num_warps=warps,
+        )  # fmt: skip
 
 
 def weight_gradient(
     x: torch.Tensor, gy: torch.Tensor, weight: torch.Tensor, stride: int
 ) -> torch.Tensor:
     """That of `weight`, in its layout and type."""
-    n, ci, h, w = x.shape
-    co, oh, ow = gy.shape[1:]
-    positions = n * oh * ow
+    n, co, oh, ow = gy.shape
+    ci, positions = x.shape[1], n * oh * ow
     rows, warps, stages, most = WEIGHTS[co]
-    share = rows * -(-positions // (rows * most))
-    programs = -(-positions // share)
+    share = rows * _parts(positions, rows * most)
+    programs, block = _parts(positions, share), 64
     parts = torch.empty(programs, 9 * ci * co, dtype=torch.float32, device=x.device)
-    sizes = {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride, "CI": ci, "CO": co}
-    found = kernels()
-    assert found is not None
     gradient = torch.empty_like(weight)
     with torch.cuda.device_of(x):
-        found.weight_gradient[programs, 3](
-            x, gy, parts, positions, share, **sizes, KP=_power(3 * ci), ROWS=rows,
+        _kernels().weight_gradient[programs, 3](
+            x, gy, parts, positions, share, **_sizes(x, gy, stride), KP=_power(3 * ci), ROWS=rows,
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
-        block = 64
-        found.weight_gradient_sum[(-(-9 * ci * co // block),)](
+        _kernels().weight_gradient_sum[(_parts(9 * ci * co, block),)](
             parts, gradient, programs, CI=ci, CO=co, MOST=most, BLOCK=block
         )
     return gradient
 
 
-def _launch(name: str, work: tuple[int, int], *tensors: torch.Tensor, **options: Any) -> None:
+def _kernels() -> ModuleType:
     found = kernels()
     assert found is not None
-    positions, rows = work
-    with torch.cuda.device_of(tensors[0]):
-        getattr(found, name)[(-(-positions // rows),)](*tensors, positions, **options)
+    return found
 
 
-def _sizes(h: int, w: int, stride: int) -> tuple[int, int]:
-    return (h - 1) // stride + 1, (w - 1) // stride + 1
+def _sizes(x: torch.Tensor, y: torch.Tensor, stride: int) -> dict[str, int]:
+    """Of a convolution from what is like `x` to what is like `y`."""
+    (ci, h, w), (co, oh, ow) = x.shape[1:], y.shape[1:]
+    return {"H": h, "W": w, "OH": oh, "OW": ow, "S": stride, "CI": ci, "CO": co}
+
+
+def _parts(whole: int, part: int) -> int:
+    return -(-whole // part)
 
 
 def _power(n: int) -> int:
+    """The power of two from `n` on, but what a product of matrices takes at least."""
     return max(16, 1 << (n - 1).bit_length())
-
-
-def _product_type(x: torch.Tensor) -> torch.dtype:
-    return torch.bfloat16 if x.device.type == "cuda" else torch.float32
-
-
-def _empty(x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)

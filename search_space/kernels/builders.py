@@ -6,6 +6,7 @@ What they compile lies in Triton's cache, where the launch finds it.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -75,8 +76,10 @@ class Builders:
 
 @cache
 def builders() -> Builders:
-    """Those of this process."""
-    return Builders(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    """Those of this process, with which they end."""
+    found = Builders(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    atexit.register(found.close)
+    return found
 
 
 def _asked(process: subprocess.Popen[str], request: dict[str, Any]) -> str:
