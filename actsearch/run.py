@@ -14,8 +14,9 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,22 @@ class Run:
     def counts(self) -> dict[str, int]:
         """How many functions of each status there are."""
         return status_counts(self.functions())
+
+    def slower(self) -> list[str]:
+        """How many children of the search were computed in a slower way than was asked for, and
+        why; a sentence each."""
+        with closing(self.store(readonly=True)) as store:
+            details = store.details("search")
+        said = {"kernels": "computed activations in eager mode", "steps": "had no CUDA graph"}
+        found = [
+            (way, Counter(why for d in details if (why := d.get(key, "").partition(": ")[2])))
+            for key, way in said.items()
+        ]
+        return [
+            f"{why.total()} of {len(details)} children {way}: {why.most_common(1)[0][0]}"
+            for way, why in found
+            if why
+        ]
 
     def functions(self) -> list[Mapping[str, Any]]:
         """One row a function of the search: its whole training, or how far it came."""

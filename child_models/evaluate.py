@@ -330,7 +330,8 @@ def _how(training: Training) -> dict[str, str]:
     found = activations(training.model)
     generated = sum(bool(a.kernel_kinds) for a in found)
     kernels = "generated" if generated == len(found) else "eager" if generated == 0 else "both"
-    how = {"kernels": kernels} if found else {}
+    why = next((f": {_short(a.why_eager)}" for a in found if a.why_eager), "")
+    how = {"kernels": kernels + why} if found else {}
     return how if training.captured is None else how | {"steps": training.captured.how}
 
 
@@ -386,7 +387,7 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _short(error: BaseException) -> str:
+def _short(error: BaseException | str) -> str:
     return " ".join(str(error).split())[:300]
 
 

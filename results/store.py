@@ -463,6 +463,15 @@ class Store:
         rows = self._db.execute(f"{query} ORDER BY o.trial", (kind,))
         return ((row["trial"], self._outcome(row)) for row in rows)
 
+    def details(self, kind: str) -> list[dict[str, Any]]:
+        """Those of all trainings of a kind."""
+        rows = self._db.execute(
+            "SELECT details FROM outcomes JOIN trials ON id = trial WHERE kind = ? "
+            "AND status != 'rejected'",
+            (kind,),
+        )
+        return [self._json(details) for (details,) in rows]
+
     def waiting(self) -> list[Trial]:
         """Trials of the search without an outcome, oldest first."""
         rows = self._db.execute(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from actsearch.search_space.expression import Expr, at_betas, formula
-from actsearch.search_space.kernels.fused import Fused
+from actsearch.search_space.kernels.fused import REASONS, Fused
 from actsearch.search_space.kernels.normalised import Kernel as NormalisedKernel
 from actsearch.search_space.operators import CONSTANT, INPUT, Op
 from actsearch.search_space.parser import parse
@@ -131,6 +131,12 @@ class Activation(nn.Module):
     def kernel_kinds(self) -> set[tuple[str, str]]:
         """(element, layout) of the generated kernels in use: what its inputs looked like."""
         return set() if self._fused is None else self._fused.kinds
+
+    @property
+    def why_eager(self) -> str:
+        """Why it is computed in eager mode although kernels were asked for, as far as it is known
+        by now, or ""."""
+        return "" if self._fused is None or self.kernel_kinds else REASONS.get(self.expr, "")
 
     def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
         betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]

@@ -26,6 +26,7 @@ from actsearch.controller.successive_halving import HalvingConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
 from actsearch.results.store import StoreError
 from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.kernels import compiler, fused
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
 from actsearch.searching.launch import _default_run, make_plan
@@ -406,6 +407,22 @@ def test_the_kind_of_kernels_that_was_asked_for_reaches_the_children(
 ) -> None:
     plan = make_plan(SearchConfig(run=str(tmp_path / "r"), space="tiny", kernels=kernels))
     assert plan.evaluator.kernels == kernels
+
+
+def test_a_search_ends_by_saying_what_was_computed_slower_than_was_asked_for_and_why(
+    tmp_path: Path, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"space": SPACE, "strategy": "random", "budget": 3, **QUICK}
+    options |= {"dataset": blobs, "child": small_net}
+    assert actsearch.search(tmp_path / "fast", **options).slower() == []
+    assert actsearch.search(tmp_path / "eager", **options, kernels="eager").slower() == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "compiler", lambda: None)
+    fused.kernel.cache_clear()
+    [said] = actsearch.search(tmp_path / "slow", **options).slower()
+    fused.kernel.cache_clear()
+    count = "5 of 5 children computed activations in eager mode: "
+    assert said == count + "no C compiler ($CC, cc, gcc, clang)"
 
 
 def test_an_image_size_is_for_folders(tmp_path: Path, blobs: Any) -> None:

@@ -69,6 +69,7 @@ def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
         to_text(head(entries)),
         counts_line(searched.counts()),
         f"ended: {reason}{lost}",
+        *searched.slower(),
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
         *(following if found else [f"the run is in {searched.path}"]),
     ]

@@ -127,7 +127,7 @@ class CapturedStep:
         """What became of it, for the record."""
         if self._graph is not None:
             return "captured"
-        return f"launched: {self._waits or 'it ended before the capture'}"
+        return f"launched: {self._waits}" if self._waits else "launched"  # it ended before
 
     def _capture(self, batch: tuple[torch.Tensor, ...]) -> None:
         """Nothing is computed here. A capture that fails leaves torch's random numbers and memory

@@ -72,8 +72,8 @@ class Fused:
         if not self._normalised:
             self._normalised.append(normalised_kernel(self.expr, self.operators))
             found = self._normalised[0]
-            if found is not None and not _launches(found, z, betas):
-                self._normalised[0] = None
+            if found is not None and (why := _normalised_trouble(found, z, betas)):
+                self._normalised[0], REASONS[self.expr] = None, why
         return self._normalised[0]
 
     def _kernel(
@@ -82,12 +82,14 @@ class Fused:
         key = x.device.type, x.dtype, layout
         if key not in self._kernels:
             found = kernel(self.expr, self.operators, x.device.type, ELEMENTS[x.dtype], layout)
-            works = not isinstance(found, cuda.Kernel) or _works(found, x, betas, sizes)
-            self._kernels[key] = found if works else None
+            if isinstance(found, cuda.Kernel) and (why := _trouble(found, x, betas, sizes)):
+                found, REASONS[self.expr] = None, why
+            self._kernels[key] = found
         return self._kernels[key]
 
 
 NO_BETAS = (0, 0, 0)
+REASONS: dict[Expr, str] = {}  # why functions have no kernel in this process
 
 
 @lru_cache(maxsize=4096)
@@ -96,13 +98,14 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
     try:
         traced = trace(expr, operators)
         if device == "cuda":
-            return _for_gpu(traced, element, layout)
+            return _for_gpu(expr, traced, element, layout)
         source = c.source(traced, element, layout)
         return libraries.opened(source, partial(libraries.load, with_betas=layout != "flat"))
     except UnsupportedError as reason:
+        REASONS[expr] = str(reason)
         log.info("%s runs eagerly: %s", expr, reason)
     except (CompileError, OSError, ImportError) as reason:
-        complain(str(reason))
+        REASONS[expr] = complain(reason)
     return None
 
 
@@ -114,16 +117,18 @@ def normalised_kernel(expr: Expr, operators: str) -> normalised.Kernel | None:
         if compile_first is not None:
             compile_first(source, "bfloat16")
         return normalised.load(source)
-    except UnsupportedError as reason:
-        log.info("%s runs eagerly: %s", expr, reason)
+    except UnsupportedError:
+        pass  # `kernel` says it
     except Exception as error:  # Triton's, and of what it finds in the cache
-        complain(f"{type(error).__name__}: {error}")
+        REASONS[expr] = complain(error)
     return None
 
 
 @torch.no_grad()
-def _launches(found: normalised.Kernel, z: torch.Tensor, betas: Sequence[torch.Tensor]) -> bool:
-    """Launch everything once, on nothing that counts: Triton compiles only now, and may refuse."""
+def _normalised_trouble(
+    found: normalised.Kernel, z: torch.Tensor, betas: Sequence[torch.Tensor]
+) -> str:
+    """As `_trouble`; what is launched here counts for nothing."""
     channels = z.shape[1]
     ones = torch.ones(channels, device=z.device)
     stacked = torch.stack([b.expand(channels) for b in betas]).float() if betas else ones[:0, None]
@@ -134,33 +139,39 @@ def _launches(found: normalised.Kernel, z: torch.Tensor, betas: Sequence[torch.T
     except torch.OutOfMemoryError:
         raise  # eager mode would need more
     except Exception as error:
-        complain(f"{type(error).__name__}: {error}")
-        return False
-    return True
+        return complain(error)
+    return ""
 
 
-def _for_gpu(traced: Traced, element: str, layout: str) -> Kernel | None:
+def _for_gpu(expr: Expr, traced: Traced, element: str, layout: str) -> Kernel | None:
     try:
         source = cuda.source(traced, layout)
         if compile_first is not None:
             compile_first(source, element)
         return cuda.load(source)
     except Exception as error:  # Triton's, and of what it finds in the cache
-        complain(f"{type(error).__name__}: {error}")
+        REASONS[expr] = complain(error)
         return None
 
 
+def complain(error: Exception) -> str:
+    """Says it in the log, once; returns it."""
+    own = isinstance(error, CompileError | OSError)
+    reason = str(error) if own else f"{type(error).__name__}: {error}"
+    _log(reason)
+    return reason
+
+
 @lru_cache(maxsize=1)
-def complain(reason: str) -> None:
-    """Once."""
+def _log(reason: str) -> None:
     log.warning("no generated kernels, activations run eagerly: %s", reason)
 
 
 @torch.no_grad()
-def _works(
+def _trouble(
     found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
-) -> bool:
-    """Launch everything once: Triton compiles only now, and may refuse."""
+) -> str:
+    """Why it cannot be used, or "". All is launched once, since Triton compiles only now."""
     stacked = _stacked(betas) if betas else None
     try:
         y, gx = torch.empty_like(x), torch.empty_like(x)
@@ -172,9 +183,8 @@ def _works(
     except torch.OutOfMemoryError:
         raise  # eager mode would need more
     except Exception as error:
-        complain(f"{type(error).__name__}: {error}")
-        return False
-    return True
+        return complain(error)
+    return ""
 
 
 def _stacked(betas: Sequence[torch.Tensor]) -> torch.Tensor:
