@@ -55,7 +55,7 @@ def one_by_one(
     begun = time.perf_counter()
     trials = [Trial(first + i, "search", e, "p", 0) for i, e in enumerate(expressions)]
     with mock.patch(
-        "actsearch.child_models.evaluate._one_thread", return_value=contextlib.nullcontext()
+        "actsearch.child_models.evaluate.one_thread", return_value=contextlib.nullcontext()
     ):
         outcomes = [evaluate(trial) for trial in trials]
     return time.perf_counter() - begun, outcomes

@@ -11,7 +11,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -19,6 +19,17 @@ from typing import Any
 import torch
 
 from actsearch.child_models.data.data import Data, Diverged, Task
+from actsearch.child_models.device import (
+    check_still_there,
+    device_name,
+    free_memory,
+    one_thread,
+    out_of_memory,
+    own_randomness,
+    precision,
+    short,
+    usual_device,
+)
 from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
 from actsearch.child_models.networks.zoo import Child, source_digest
 from actsearch.child_models.recipe import Recipe
@@ -43,7 +54,6 @@ from actsearch.results.records import (
     Cause,
     DeviceLostError,
     HostError,
-    NoDeviceError,
     Outcome,
     Trial,
     host_error,
@@ -56,8 +66,6 @@ from actsearch.search_space.kernels.builders import builders
 from actsearch.search_space.kernels.compiler import CompileError
 from actsearch.search_space.operators import GRAMMAR_VERSION, Op
 from actsearch.search_space.text import check_kernels
-
-MEMORY_TO_LEAVE = 0.25  # of a GPU, to others; with less a process keeps none that it does not use
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:
@@ -140,21 +148,21 @@ class Evaluator:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its
         reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
         none to begin with, HostError (DataError for data) where machine, disk or data failed."""
-        device = _device()
-        name = _device_name(device)
+        device = usual_device()
+        name = device_name(device)
         in_turns = taking_turns(device) if self.in_turns else contextlib.nullcontext()
         with in_turns, own_stream(device):
             try:
                 return self._checked(trial, device, name, beat)
             finally:
-                _free_memory(device)
+                free_memory(device)
 
     def _checked(
         self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
     ) -> Outcome:
         outcome = self._outcome(trial, device, name, beat)
         if outcome.status == "failed":
-            _check_still_there(device, outcome.reason)
+            check_still_there(device, outcome.reason)
         return outcome
 
     def _outcome(
@@ -164,9 +172,9 @@ class Evaluator:
         training: Training | None = None
         try:
             with (
-                _own_randomness(trial.seed, device),
-                _one_thread(device),
-                _precision(self.recipe, device),
+                own_randomness(trial.seed, device),
+                one_thread(device),
+                precision(self.recipe, device),
             ):
                 training, looks = self._begin(trial, device, beat)
                 ended = _ok(train(training, looks, cuda_graphs=self.cuda_graphs))
@@ -216,7 +224,7 @@ class Evaluator:
                 made.append(torch.nn.Identity())
                 return made[-1]
 
-            with _own_randomness(0, _device()):
+            with own_randomness(0, usual_device()):
                 self.child(count, **self.dataset.facts)
             self._places = len(made)
         return self._places
@@ -232,16 +240,16 @@ class Evaluator:
         task = task_of(self.dataset, cpu)
         kinds: set[tuple[str, str]] = set()
         for expression in ("x", "scale(x)"):
-            with _own_randomness(0, cpu):
+            with own_randomness(0, cpu):
                 model = self.build(expression)
             with contextlib.suppress(Exception):
                 task.score(model, self.recipe, "val", 2)
             kinds |= {
                 k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds
             }
-            if kinds and _device().type == "cuda" and self._normalises(model):
+            if kinds and usual_device().type == "cuda" and self._normalises(model):
                 return {("cuda", "bfloat16", normalised.LAYOUT)}
-        return {(_device().type, *kind) for kind in kinds}
+        return {(usual_device().type, *kind) for kind in kinds}
 
     def _normalises(self, model: torch.nn.Module) -> bool:
         """Whether a GPU takes its activations together with the normalisations before them."""
@@ -271,7 +279,7 @@ class Evaluator:
             "trial": [trial.kind, trial.subject, trial.seed],
             "race": [[rung.step, rung.by] for rung in trial.race],
             "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-            "device": _device_name(device),
+            "device": device_name(device),
             "kernels": self.kernels,
             "graphs": self.cuda_graphs,
             "track": self.track,
@@ -305,10 +313,10 @@ def _ended(
 
 
 def _failed(error: Exception, device: torch.device) -> dict[str, Any]:
-    if _out_of_memory(error, device):
-        return _ended("failed", f"out of memory: {_short(error)}", Cause.OUT_OF_MEMORY)
+    if out_of_memory(error, device):
+        return _ended("failed", f"out of memory: {short(error)}", Cause.OUT_OF_MEMORY)
     name = type(error).__name__
-    return _ended("failed", f"{name}: {_short(error)}", Cause.EXCEPTION, name)
+    return _ended("failed", f"{name}: {short(error)}", Cause.EXCEPTION, name)
 
 
 def _ok(training: Training) -> dict[str, Any]:
@@ -330,7 +338,7 @@ def _how(training: Training) -> dict[str, str]:
     found = activations(training.model)
     generated = sum(bool(a.kernel_kinds) for a in found)
     kernels = "generated" if generated == len(found) else "eager" if generated == 0 else "both"
-    why = next((f": {_short(a.why_eager)}" for a in found if a.why_eager), "")
+    why = next((f": {short(a.why_eager)}" for a in found if a.why_eager), "")
     how = {"kernels": kernels + why} if found else {}
     return how if training.captured is None else how | {"steps": training.captured.how}
 
@@ -381,95 +389,6 @@ def task_of(dataset: Data, device: torch.device) -> Task:
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # other streams will read it
     return task
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _short(error: BaseException | str) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-@contextlib.contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """Two workers of one thread beat one of two, and one thread makes a CPU result repeatable."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _precision(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """torch's own default rounds in convolutions, and not in linear layers."""
-    if device.type == "cpu":
-        yield
-        return
-    flags: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
-    before = [flag.allow_tf32 for flag in flags]
-    try:
-        for flag in flags:
-            flag.allow_tf32 = recipe.precision == "tf32"
-        yield
-    finally:
-        for flag, allowed in zip(flags, before, strict=True):
-            flag.allow_tf32 = allowed
-
-
-def _device_name(device: torch.device) -> str:
-    """Raises NoDeviceError where there is a GPU that does not answer."""
-    if device.type == "cpu":
-        return "cpu"
-    try:
-        return torch.cuda.get_device_name(device)
-    except Exception as error:
-        raise NoDeviceError(
-            f"{_short(error)}; with CUDA_VISIBLE_DEVICES='' children train on the processors"
-        ) from error
-
-
-def _out_of_memory(error: Exception, device: torch.device) -> bool:
-    """Of a GPU; libraries that allocate for themselves have words of their own for it."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return device.type == "cuda" and any(words in str(error) for words in _FULL)
-
-
-_FULL = ("out of memory", "ALLOC_FAILED")
-
-
-def _check_still_there(device: torch.device, reason: str) -> None:
-    """After a memory fault or a failed assertion a process can use its GPU no more, and all that it
-    trained next would fail."""
-    if device.type == "cpu":
-        return
-    try:
-        torch.cuda.synchronize(device)
-    except Exception as error:
-        raise DeviceLostError(
-            f"a child ended with {reason}, and the GPU cannot be used any more: {_short(error)}. "
-            "Ray's workers start anew after that (--executor ray), and the same command goes on"
-        ) from error
-
-
-def _free_memory(device: torch.device) -> None:
-    """For whoever shares a GPU that is filling: torch keeps for itself what it has once taken."""
-    if device.type == "cuda":
-        with contextlib.suppress(Exception):
-            free, total = torch.cuda.mem_get_info(device)
-            if free < MEMORY_TO_LEAVE * total:
-                torch.cuda.empty_cache()
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from actsearch.child_models import evaluate
+from actsearch.child_models import device
 from actsearch.child_models.data import classification, image_folder
 from actsearch.child_models.data.classification import LOSSES, Classification
 from actsearch.child_models.data.data import DataError
@@ -412,10 +412,13 @@ def test_the_kinds_of_kernels_that_a_child_uses_are_known_before_it_trains(
     found = Evaluator(pictures, child_from("resnet8:width=4"), recipe).kernel_kinds()
     assert {element for _, element, _ in found} == {"bfloat16"}
     assert {device for device, _, _ in found} == {"cpu"}
-    on_cpu = {kind[1:] for kind in found}
-    monkeypatch.setattr("actsearch.child_models.evaluate._device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(
+        "actsearch.child_models.evaluate.usual_device", lambda: torch.device("cuda")
+    )
+    found = Evaluator(pictures, child_from("mlp"), recipe).kernel_kinds()
+    assert found == {("cuda", "bfloat16", "flat"), ("cuda", "bfloat16", "columns")}
     found = Evaluator(pictures, child_from("resnet8:width=4"), recipe).kernel_kinds()
-    assert found == {("cuda", *kind) for kind in on_cpu}
+    assert found == {("cuda", "bfloat16", "normalised")}
 
 
 @pytest.mark.parametrize("kernels", ["generated", "eager"])
@@ -664,9 +667,9 @@ def test_a_child_that_raises_is_a_failed_outcome(
 )
 def test_a_full_gpu_is_known_by_whatever_says_so(words: str) -> None:
     error = RuntimeError(words)
-    assert evaluate._out_of_memory(error, torch.device("cuda"))
-    assert not evaluate._out_of_memory(error, torch.device("cpu"))
-    assert not evaluate._out_of_memory(RuntimeError("bad shape"), torch.device("cuda"))
+    assert device.out_of_memory(error, torch.device("cuda"))
+    assert not device.out_of_memory(error, torch.device("cpu"))
+    assert not device.out_of_memory(RuntimeError("bad shape"), torch.device("cuda"))
 
 
 def test_a_gpu_that_a_child_has_broken_is_no_childs_failure(
@@ -675,22 +678,22 @@ def test_a_gpu_that_a_child_has_broken_is_no_childs_failure(
     def gone(device: torch.device) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    evaluate._check_still_there(torch.device("cpu"), "IndexError: 7")
+    device.check_still_there(torch.device("cpu"), "IndexError: 7")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    evaluate._check_still_there(torch.device("cuda"), "IndexError: 7")
+    device.check_still_there(torch.device("cuda"), "IndexError: 7")
     monkeypatch.setattr(torch.cuda, "synchronize", gone)
     with pytest.raises(DeviceLostError, match="IndexError: 7, and the GPU cannot be used any more"):
-        evaluate._check_still_there(torch.device("cuda"), "IndexError: 7")
+        device.check_still_there(torch.device("cuda"), "IndexError: 7")
     monkeypatch.setattr(torch.cuda, "get_device_name", gone)
     with pytest.raises(NoDeviceError, match="CUDA_VISIBLE_DEVICES=''"):
-        evaluate._device_name(torch.device("cuda"))
+        device.device_name(torch.device("cuda"))
 
 
 def test_only_tf32_rounds_to_tf32_and_what_was_set_comes_back() -> None:
     flags: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [flag.allow_tf32 for flag in flags]
     for precision in ("fp32", "tf32", "bf16"):
-        with evaluate._precision(Recipe(precision=precision), torch.device("cuda")):
+        with device.precision(Recipe(precision=precision), torch.device("cuda")):
             assert [flag.allow_tf32 for flag in flags] == [precision == "tf32"] * 2
         assert [flag.allow_tf32 for flag in flags] == before
 
@@ -804,9 +807,9 @@ def test_a_child_that_is_timed_beside_relu_trains_as_without(child: str, picture
     assert (searched.curve, searched.val_score) == (again.curve, again.val_score)
     low, high = searched.details["cost"][1:]
     assert 0 < low <= searched.details["cost"][0] <= high
-    assert again.details == {}
+    assert again.details == {"kernels": "generated"}
     short = Evaluator(pictures, child_from(child), replace(TIMED, steps=TIMED.steps - 1))
-    assert short(trial("sin(x)")).details == {}
+    assert short(trial("sin(x)")).details == {"kernels": "generated"}
 
 
 def ratios(
@@ -868,7 +871,7 @@ def test_a_step_of_relu_that_fails_leaves_the_child_without_a_cost(
     monkeypatch.setattr(evaluate, "build", once)
     outcome = evaluate(trial("sin(x)"))
     assert outcome.status == "ok"
-    assert outcome.details == {}
+    assert outcome.details == {"kernels": "generated"}
 
 
 def test_betas_get_no_weight_decay() -> None:

@@ -220,7 +220,7 @@ def test_a_run_that_cannot_be_had_is_said_before_anything_trains(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(
-        "actsearch.searching.launch.warm_up", lambda evaluator: pytest.fail("trained")
+        "actsearch.searching.plan.warm_up", lambda evaluator: pytest.fail("trained")
     )
     steps, sentence = ("20", "in use by process") if held else ("21", "was made with steps=20")
     with Run.open("runs/a").locked() if held else contextlib.nullcontext():

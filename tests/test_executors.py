@@ -581,7 +581,7 @@ def test_workers_share_gpus_where_more_are_asked_for(
 
 @pytest.mark.parametrize(
     ("gpus", "per_gpu", "asked", "children"),
-    [(0, None, None, 1), (0, None, 3, 3), (2, None, None, 4), (2, 2, None, 2), (2, 2, 3, 3)],
+    [(0, None, None, 1), (0, None, 3, 3), (2, None, None, 8), (2, 2, None, 4), (2, 2, 3, 3)],
 )
 def test_workers_train_as_many_children_at_once_as_suit_their_share_of_a_gpu(
     gpus: int, per_gpu: int | None, asked: int | None, children: int

@@ -21,7 +21,7 @@ from actsearch.results.leaderboard import leaderboard
 from actsearch.results.metrics import ACCURACY, METRICS
 from actsearch.results.records import AtRung, Cause, Outcome, RacedBy, Rung, Trial, reward
 from actsearch.results.store import Store
-from actsearch.searching.launch import make_plan
+from actsearch.searching.plan import make_plan
 from actsearch.searching.sources import Raced
 
 from .test_loop import source

@@ -29,8 +29,8 @@ from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.kernels import compiler, fused
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
-from actsearch.searching.launch import _default_run, make_plan
 from actsearch.searching.machinery import Machinery
+from actsearch.searching.plan import _default_run, make_plan
 from actsearch.searching.reevaluation import reevaluate
 from actsearch.searching.sources import StrategySource
 from actsearch.settings import resolve

@@ -27,8 +27,8 @@ from actsearch.search_space.kernels.compiler import CompileError
 from actsearch.search_space.kernels.tracing import trace
 from actsearch.search_space.parser import parse
 from actsearch.searching import reevaluation
-from actsearch.searching.launch import make_plan
 from actsearch.searching.machinery import Machinery
+from actsearch.searching.plan import make_plan
 from actsearch.workers.executor import Beat, Evaluate, children_at_once
 
 from .conftest import wait_until
@@ -328,16 +328,16 @@ def test_children_at_once_are_asked_for_and_are_no_part_of_what_a_search_is(
 
 @pytest.mark.parametrize(
     ("gpu", "share", "children"),
-    [(False, 0.0, 1), (True, 1.0, 4), (True, 1 / 2, 2), (True, 1 / 3, 1), (True, 1 / 8, 1)],
+    [(False, 0.0, 1), (True, 1.0, 8), (True, 1 / 2, 4), (True, 1 / 3, 2), (True, 1 / 16, 1)],
 )
 def test_several_are_trained_at_once_where_a_worker_has_that_much_of_a_gpu(
     gpu: bool, share: float, children: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, which has its GPU for itself, four."""
+    """In this process, which has its GPU for itself, eight."""
     assert children_at_once(share) == children
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     executor = Machinery(executor="inline").start(lambda trial, beat: Outcome("ok"))
-    assert executor.free == (4 if gpu else 1)
+    assert executor.free == (8 if gpu else 1)
     executor.close()
 
 

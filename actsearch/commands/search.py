@@ -33,8 +33,9 @@ class SearchConfig(SearchOptions):
 def run(config: SearchConfig) -> int:
     from rich.console import Console
 
-    from actsearch.searching.launch import carry_out, check_found, make_plan
+    from actsearch.searching.launch import carry_out, check_found
     from actsearch.searching.loop import STOPPED
+    from actsearch.searching.plan import make_plan
 
     plan = make_plan(config, dry=config.dry_run)
     say(*plan.lines(), "")

@@ -1,0 +1,231 @@
+"""Plan: what a search is going to do, known and checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.controller.racing import RaceRules, race_rules
+from actsearch.controller.strategies import normal, rungs, short, strategy_from
+from actsearch.errors import RunError, UsageError
+from actsearch.results.leaderboard import BESIDE
+from actsearch.results.store import StoreError
+from actsearch.results.tables import duration
+from actsearch.run import RUNS, Run
+from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
+from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
+from actsearch.search_space.survey import Survey, survey
+from actsearch.searching.building import check_image_size, environment, make_evaluator, warm_up
+from actsearch.searching.machinery import Machinery, local_workers
+from actsearch.searching.tracker import writer_class
+from actsearch.settings import SearchOptions, Settings, resolve
+from actsearch.versions import untested
+
+COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
+_NOT_STORED = ("groups", "halving", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is going to do, known before anything starts."""
+
+    run: Run
+    settings: Settings
+    space: Space
+    evaluator: Evaluator
+    survey: Survey | None  # of a space that is small enough
+    seconds_a_child: float
+    race: RaceRules | None
+    done: int  # functions that the run has trained already
+
+    @property
+    def events(self) -> Path:
+        """Where TensorBoard finds the search."""
+        return self.run.path / "tensorboard"
+
+    @property
+    def total(self) -> int | None:
+        """Functions to train, as far as it can be said."""
+        budget, size = self.settings.budget, self.distinct
+        known = [n for n in (budget, size) if n is not None]
+        return min(known, default=None)
+
+    @property
+    def distinct(self) -> int | None:
+        """Functions in the space that are worth training, where they were counted."""
+        if self.survey is None:
+            return None
+        return len(self.survey.distinct)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What cannot change when the run is resumed."""
+        return _identity(self.space, self.settings, self.evaluator)
+
+    def config(self) -> dict[str, Any]:
+        """What the run keeps of it."""
+        settings = {
+            name: value if isinstance(value, (str, int, float, bool, type(None))) else None
+            for name, value in vars(self.settings).items()
+            if name not in _NOT_STORED
+        }
+        if isinstance(self.settings.dataset, Path):
+            settings["dataset"] = str(self.settings.dataset)
+        settings["space"] = self.space.spec
+        dataset = self.evaluator.dataset
+        return {
+            "identity": self.identity,
+            "settings": settings,
+            "data": {"metric": self.evaluator.metric.to_config(), "examples": dataset.sizes},
+            "environment": environment(),
+        }
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        s, recipe = self.settings, self.evaluator.recipe
+        functions = f"{self.space.size:,} candidates"
+        if self.survey is not None:
+            functions += f", {self.distinct:,} different functions"
+            functions += f", {self.survey.rejected.total():,} rejected"
+        left = None if self.total is None else max(0, self.total - self.done)
+        train = "no budget: until stopped" if left is None else f"{left:,} to train"
+        if self.done:
+            train = f"{self.done:,} done, {train}"
+        lines = [
+            f"run        {self.run.path}",
+            f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
+            f"child      {self.evaluator.child.name} on {self.evaluator.dataset.name}, "
+            f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s.operators}",
+        ]
+        cohorts = rungs(s.strategy)
+        if cohorts is not None:
+            lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
+        if self.race is not None:
+            lines.append(f"racing     {self.race.words()}")
+        if s.tensorboard:
+            lines.append(f"tracked    tensorboard --logdir {self.events}")
+        lines += [f"untested   {sentence}" for sentence in untested()]
+        child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
+        if left and s.ray_address is None:
+            share = 1.0 if cohorts is None else cohorts.cost
+            beside = 0 if self.done else len(BESIDE)
+            workers = _workers(Machinery.of(s), left + beside)
+            total = self.seconds_a_child * (left * share + beside) / workers
+            child += f", {duration(total)} for all on {workers}; dearer functions take longer"
+        return [*lines, child]
+
+
+def make_plan(
+    config: SearchOptions, objects: Mapping[str, Any] | None = None, *, dry: bool = False
+) -> Plan:
+    """Resolve the settings (given, else the run's own, else the preset's) and check them. A `dry`
+    plan is only shown, so another driver may hold the run."""
+    objects = objects or {}
+    run = Run(Path(config.run or _default_run(config, objects)))
+    stored = dict(run.config.get("settings", {}))
+    if stored.pop("skip_symmetric", "off") == "on":
+        raise RunError(
+            f"{run.path} was made with --skip-symmetric on, an option that is gone: the functions "
+            "that it left out train differently. The run can be read; search in another folder."
+        )
+    settings = replace(resolve(vars(config), stored), **objects)
+    settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
+    if settings.tensorboard:
+        writer_class()
+    space = _space(settings)
+    check_image_size(config.image_size, [settings.dataset])
+    in_turns = Machinery.of(settings).in_turns
+    evaluator = make_evaluator(settings, extra_operators(space), in_turns=in_turns)
+    strategy_from(settings.strategy, space, settings.seed)
+    race = _race(settings, evaluator)
+    settings = replace(settings, racing="off" if race is None else str(race))
+    run.check_identity(_identity(space, settings, evaluator))
+    if not dry:
+        run.check_free()
+    seconds = warm_up(evaluator)
+    evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
+    found = _survey(space, settings)
+    return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+
+
+def _space(settings: Settings) -> Space:
+    space = space_from(settings.space) if isinstance(settings.space, str) else settings.space
+    if not hasattr(space, "decode"):
+        raise UsageError(f"space {space!r} must be a name, such as 'tiny', or a Space")
+    if settings.groups is None:
+        return space
+    has = getattr(space, "groups", settings.groups)
+    if has != settings.groups:
+        raise UsageError(
+            f"--groups {settings.groups}: {space.spec} has {has} groups; say one number"
+        )
+    return in_groups(space, settings.groups)
+
+
+def _identity(space: Space, settings: Settings, evaluator: Evaluator) -> dict[str, Any]:
+    return {
+        "space": space.spec,
+        "seed": settings.seed,
+        "screen": settings.screen,
+        "protocol": evaluator.protocol,
+    }
+
+
+def _done(run: Run) -> int:
+    try:
+        with closing(run.store(readonly=True)) as store:
+            return len(store.trained())
+    except StoreError:  # there is none yet; one that is damaged is said when the search starts
+        return 0
+
+
+def _default_run(config: SearchOptions, objects: Mapping[str, Any]) -> Path:
+    """runs/SPACE-STRATEGY-DATASET."""
+    settings = replace(resolve(vars(config)), **objects)
+    space = _space(settings).name or "custom"
+    dataset = settings.dataset
+    dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
+    strategy = short(normal(settings.strategy, halving=settings.halving))
+    name = f"{space}-{strategy}-{dataset}"
+    return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
+
+
+def _race(settings: Settings, evaluator: Evaluator) -> RaceRules | None:
+    race = race_rules(settings.racing, evaluator.recipe.steps, evaluator.metric)
+    if race is None:
+        return None
+    if rungs(settings.strategy) is not None:
+        raise UsageError("--racing and --halving both leave functions behind; choose one of them")
+    last = race.rungs[-1][0]
+    if last >= evaluator.recipe.steps:
+        raise UsageError(
+            f"--racing {race} has a rung at step {last}, but children train for "
+            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.name}:"
+            f"{max(1, evaluator.recipe.steps // 10)}=0.25"
+        )
+    return race
+
+
+def _survey(space: Space, settings: Settings) -> Survey | None:
+    """Of a space that is small enough to be counted."""
+    if space.size > COUNTABLE:
+        return None
+    try:
+        every = everything(space)
+        return survey(every, settings.operators, screening=settings.screen == "on")
+    except NOT_DIFFERENTIABLE:
+        return None  # a user's operator; the search sees to each function by itself
+
+
+def _workers(machinery: Machinery, trainings: int) -> int:
+    """How many train on this machine."""
+    if machinery.executor == "inline":
+        return 1
+    most, _ = machinery.most(trainings)
+    workers = machinery.workers or local_workers(machinery.workers_per_gpu)
+    return min(workers, most or workers)
