@@ -254,10 +254,13 @@ def test_a_capture_that_fails_ends_the_process_and_no_candidate(
     """torch's random numbers and memory are broken after it; the worker is replaced, and what it
     lost is tried in a process of its own, without graphs."""
     monkeypatch.setattr(cuda_graph, "watched", lambda: contextlib.nullcontext([]))
+    monkeypatch.setattr(cuda_graph, "_broken", [])
     evaluator = Evaluator(made_up(), child_from(asking), RECIPE, cuda_graphs=True)
     trial = Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0)
-    with pytest.raises(DeviceLostError, match=r"could not be captured .*use --cuda-graphs off"):
-        evaluator(trial)
+    other = Evaluator(made_up(), child_from("mlp"), RECIPE)
+    for evaluate in (evaluator, other):
+        with pytest.raises(DeviceLostError, match=r"could not be captured .*use --cuda-graphs off"):
+            evaluate(trial)
     monkeypatch.undo()
     monkeypatch.setenv(ALONE, "1")
     assert not can_be_captured(resnet(), torch.device("cuda"))
