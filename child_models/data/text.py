@@ -159,9 +159,8 @@ def load_stdlib(name: str, root: Path, download: bool) -> Text:
     context = read_options(*options.split(name))
     library = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
-    for file in sorted(library.rglob("*.py")):
-        path = file.relative_to(library)
-        if LEFT_OUT.isdisjoint(path.parts) and (content := file.read_bytes()).isascii():
+    for path in sorted(_sources(library)):
+        if (content := (library / path).read_bytes()).isascii():
             tenth = int(hashlib.sha256(path.as_posix().encode()).hexdigest(), 16) % 10
             parts[{0: "val", 1: "test"}.get(tenth, "train")].append(content)
     if not all(parts.values()):
@@ -176,6 +175,12 @@ def load_stdlib(name: str, root: Path, download: bool) -> Text:
         f"{name} (Python {platform.python_version()})", made.splits, context, made.vocabulary,
         made.digest,
     )  # fmt: skip
+
+
+def _sources(library: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(library):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        yield from (Path(folder, f).relative_to(library) for f in files if f.endswith(".py"))
 
 
 # -- on a device
