@@ -33,5 +33,5 @@ DATASETS: Mapping[str, Row] = {
     "cifar100": Row("60,000 colour images of 100 classes, 32x32", "cifar100"),
     "mnist": Row("70,000 digits, 28x28, grey", "mnist"),
     "svhn": Row("99,289 house numbers in colour, 32x32", "svhn"),
-    "stdlib": Row("text: the sources of Python's standard library, as installed", "load_stdlib"),
+    "stdlib": Row("text: the sources of Python's standard library, as installed", "stdlib"),
 }

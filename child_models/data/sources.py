@@ -23,10 +23,11 @@ from actsearch.child_models.data.data import (
 from actsearch.child_models.data.datasets import DATASETS, FILES
 from actsearch.child_models.data.image_folder import load_folder
 from actsearch.child_models.data.labelled import Dataset, image_augment, make_dataset
-from actsearch.child_models.data.text import is_text, load_stdlib, load_text  # noqa: F401 (a row)
+from actsearch.child_models.data.text import Text, is_text, load_stdlib, load_text
 from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.data.translation import load_pairs
-from actsearch.search_space.text import split, unknown
+from actsearch.search_space.text import split as name_and_options
+from actsearch.search_space.text import unknown
 
 
 def mnist5k(name: str, root: Path, download: bool) -> Dataset:
@@ -40,6 +41,11 @@ def mnist5k(name: str, root: Path, download: bool) -> Dataset:
     order = np.random.default_rng(SPLIT_SEED).permutation(len(x))  # the file is sorted by digit
     test, rest = order[:1000], order[1000:]
     return make_dataset(name, (x[rest], y[rest]), (x[test], y[test]), val_size=1000, augment="crop")
+
+
+def stdlib(name: str, root: Path, download: bool) -> Text:
+    """The sources of Python's standard library, as `stdlib:context=128`: no download."""
+    return load_stdlib(name_and_options(name)[1])
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
         raise DataError(f"{name} is a pipe or a device; --dataset takes a file or a folder")
     owner, chosen = name, ""
     if ":" in name and not path.exists():
-        owner, chosen = split(name)
+        owner, chosen = name_and_options(name)
         if "=" not in chosen.partition(":")[0]:
             return load_pairs(name)
         path = Path(owner)

@@ -12,7 +12,7 @@ import os
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ WINDOWS = 512  # that a split is scored on, at most
 EVALUATION_BATCH = 64
 SPLITS = ("train", "val", "test")
 SHARES = (0.8, 0.9, 1.0)  # where the splits of each file end
-ROOM = 3  # the memory for a text: as files, as splits and in a task
+ROOM = 8  # the memory for a text: as files, decoded (4 bytes a letter), as splits, in a task
 
 # Not in the text: tests and applications, tables, and what is deprecated or installed beside it.
 LEFT_OUT = {
@@ -78,7 +78,8 @@ def make_text(name: str, splits: Mapping[str, bytes], context: int = CONTEXT) ->
         if len(part) <= context:
             raise DataError(
                 f"{name}: {len(part):,} bytes to {_USES[split]} are too few for a context of "
-                f"{context}; give a longer text, or a shorter context as {name}:context=16"
+                f"{context}; give a longer text, or a shorter context as "
+                f"{name.partition(':')[0]}:context=16"
             )
     vocabulary = 128 if all(part.isascii() for part in splits.values()) else 256
     sha = hashlib.sha256(f"{context}".encode())
@@ -92,12 +93,14 @@ def make_text(name: str, splits: Mapping[str, bytes], context: int = CONTEXT) ->
 _USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
-def read_options(owner: str, text: str) -> int:
-    """The context of `owner:context=128`; raises ValueError for other options."""
-    context = options.read(owner, text, {"context": int}).get("context", CONTEXT)
+def _named(owner: str, chosen: str) -> tuple[str, int]:
+    """A text's name with its options, and its context, from `owner` and `context=128`; raises
+    ValueError for other options."""
+    found = options.read(owner, chosen, {"context": int})
+    context = found.get("context", CONTEXT)
     if context < 1:
         raise ValueError(f"{owner}:context={context} needs a whole number of 1 or more")
-    return context
+    return options.written(owner, found), context
 
 
 # -- a user's own
@@ -121,6 +124,7 @@ def load_text(path: Path, chosen: str = "") -> Text:
 
     Raises DataError for a file that is no text or a text that is too short.
     """
+    name, context = _named(path.name, chosen)
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
@@ -132,9 +136,11 @@ def load_text(path: Path, chosen: str = "") -> Text:
         ends = [int(share * len(content)) for share in SHARES]
         for split, begin, end in zip(SPLITS, (0, *ends), ends, strict=False):
             parts[split].append(content[begin:end])
-    name = options.written(path.name, options.read(path.name, chosen, {"context": int}))
-    splits = {split: b"".join(found) for split, found in parts.items()}
-    return make_text(name, splits, read_options(str(path), chosen))
+    return make_text(name, _joined(parts), context)
+
+
+def _joined(parts: Mapping[str, list[bytes]]) -> dict[str, bytes]:
+    return {split: b"".join(found) for split, found in parts.items()}
 
 
 def _content(file: Path) -> bytes:
@@ -153,10 +159,11 @@ def _content(file: Path) -> bytes:
 # -- the standard library
 
 
-def load_stdlib(name: str, root: Path, download: bool) -> Text:
+def load_stdlib(chosen: str = "") -> Text:
     """The sources of this Python's standard library that are ASCII. A tenth of the files, by the
-    hash of their paths, validates and another tests; so a file has its split in every version."""
-    context = read_options(*options.split(name))
+    hash of their paths, validates and another tests; so a file has its split in every version.
+    Raises DataError where they are not installed."""
+    name, context = _named("stdlib", chosen)
     library = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for path in sorted(_sources(library)):
@@ -168,13 +175,9 @@ def load_stdlib(name: str, root: Path, download: bool) -> Text:
             f"{library} holds no sources of Python's standard library; give a text of your own, "
             "as --dataset FILE.txt"
         )
-    splits = {split: b"".join(found) for split, found in parts.items()}
-    made = make_text(name, splits, context)
+    made = make_text(name, _joined(parts), context)
     # Levels of different versions differ, so every table says which one it is of.
-    return Text(
-        f"{name} (Python {platform.python_version()})", made.splits, context, made.vocabulary,
-        made.digest,
-    )  # fmt: skip
+    return replace(made, name=f"{name} (Python {platform.python_version()})")
 
 
 def _sources(library: Path) -> Iterator[Path]:

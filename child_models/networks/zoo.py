@@ -53,7 +53,8 @@ class Child:
         if missing:
             raise ValueError(
                 f"{self.name} asks for {' and '.join(missing)}, but what these data say is named "
-                f"{' and '.join(facts)} (images, sentences and text have children of their own)"
+                f"{' and '.join(facts)} (sentences go with transformer, text with gpt, images "
+                "with others)"
             )
         return self.build(make_activation, **given)
 
