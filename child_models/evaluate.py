@@ -35,7 +35,7 @@ from actsearch.child_models.networks.zoo import Child, source_digest
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.beside_relu import BesideReLU, cost
 from actsearch.child_models.training.checkpoint import Checkpoints
-from actsearch.child_models.training.cuda_graph import own_stream
+from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.inspection import activations
 from actsearch.child_models.training.looks import (
     Inspection,
@@ -160,7 +160,9 @@ class Evaluator:
     def _checked(
         self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
     ) -> Outcome:
+        check_whole()
         outcome = self._outcome(trial, device, name, beat)
+        check_whole()  # another child's capture may have failed meanwhile
         if outcome.status == "failed":
             check_still_there(device, outcome.reason)
         return outcome
@@ -239,6 +241,7 @@ class Evaluator:
         cpu = torch.device("cpu")
         task = task_of(self.dataset, cpu)
         kinds: set[tuple[str, str]] = set()
+        fit: list[bool] = []  # whether a GPU takes activations with the normalisations before them
         for expression in ("x", "scale(x)"):
             with own_randomness(0, cpu):
                 model = self.build(expression)
@@ -247,13 +250,12 @@ class Evaluator:
             kinds |= {
                 k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds
             }
-            if kinds and usual_device().type == "cuda" and self._normalises(model):
-                return {("cuda", "bfloat16", normalised.LAYOUT)}
+            if usual_device().type == "cuda" and getattr(model, "normalises", False):
+                of = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+                fit += [m.num_features % 16 == 0 for m in of if self.recipe.precision == "bf16"]
+        kinds = set() if fit and all(fit) else kinds
+        kinds |= {("bfloat16", normalised.LAYOUT)} if any(fit) else set()
         return {(usual_device().type, *kind) for kind in kinds}
-
-    def _normalises(self, model: torch.nn.Module) -> bool:
-        """Whether a GPU takes its activations together with the normalisations before them."""
-        return self.recipe.precision == "bf16" and getattr(model, "normalises", False)
 
     def _begin(
         self, trial: Trial, device: torch.device, beat: Callable[[int], None]
