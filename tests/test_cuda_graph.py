@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from actsearch.child_models.data.classification import Classification
 from actsearch.child_models.data.labelled import make_dataset
+from actsearch.child_models.data.text import TextTask, make_text
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.recipe import RECIPES, Recipe
 from actsearch.child_models.training import cuda_graph
 from actsearch.child_models.training import loop as training
 from actsearch.child_models.training.cuda_graph import WARM_UP, can_be_captured
@@ -180,6 +181,20 @@ def test_replayed_steps_train_as_launched_ones_do(
     check_same(trained(model, True, recipe=recipe), trained(model, False, recipe=recipe))
     [graph] = graphs
     assert graph.replays == STEPS - WARM_UP
+
+
+def test_a_gpt_is_replayed_with_its_gradients_clipped(graphs: list[SimulatedGraph]) -> None:
+    text = bytes(range(128)) * 8
+    task = TextTask(make_text("counting", dict.fromkeys(("train", "val"), text), 16), CPU)
+    recipe = Recipe(**{**vars(RECIPES["gpt"]), "steps": STEPS, "clip": 0.3})
+    make = partial(Activation, "x * sigmoid(beta * x)", kernels="eager")
+
+    def gpt() -> nn.Module:
+        child = child_from("gpt:width=16,layers=1,heads=2")
+        return child(make, vocabulary=128, context=16)
+
+    check_same(trained(gpt, True, task, recipe), trained(gpt, False, task, recipe))
+    assert graphs[0].replays == STEPS - WARM_UP
 
 
 def looked_at(captured: bool) -> list[float]:
