@@ -109,9 +109,10 @@ class Run:
         return config.get("settings", {}) | ({} if metric is None else {"metric": metric})
 
     @property
-    def has_objective(self) -> bool:
-        """Whether an objective was searched with, in the place of a child and data."""
-        return "objective" in self.config.get("identity", {}).get("protocol", {})
+    def objective(self) -> str | None:
+        """The digest of the objective that was searched with in the place of a child and data, if
+        there was one."""
+        return self.config.get("identity", {}).get("protocol", {}).get("objective")
 
     def rows(self, kind: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)

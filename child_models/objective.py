@@ -230,6 +230,8 @@ def _plain(value: Any) -> str | None:
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.dtype != object:
         return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, dict):
+        value = sorted(value.items(), key=repr)
     if isinstance(value, list | tuple):
         parts = [_plain(part) for part in value]
         return None if None in parts else f"({', '.join(cast(list[str], parts))})"

@@ -349,8 +349,7 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "space", str(s.get("space", ""))
     yield "strategy", str(s.get("strategy", ""))
     operators = f"operators {s.get('operators', 'guarded')}"
-    if found.run.has_objective:
-        objective = found.run.config["identity"]["protocol"]["objective"]
+    if objective := found.run.objective:
         yield "objective", f"{objective}, {s.get('steps', 0):,} steps, {operators}"
     else:
         sizes = data.get("examples", {})
@@ -382,7 +381,7 @@ def _command(run: Run) -> str:
     config = run.config
     settings, identity = config.get("settings", {}), config.get("identity", {})
     own = identity.get("protocol", {}).get("extra_operators")
-    if run.has_objective:
+    if run.objective:
         named = bool(settings.get("objective"))
         score = "minimise" if run.metric.lower else "maximise"
         settings = {**settings, score: run.metric.name}

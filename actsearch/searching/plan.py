@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actsearch.child_models.objective import objective_from
+from actsearch.child_models.objective import ObjectiveEvaluator, objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
@@ -142,7 +142,6 @@ def make_plan(
             "that it left out train differently. The run can be read; search in another folder."
         )
     settings = resolve({**vars(config), **objects}, stored)
-    _check_objective(run, settings)
     settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
     if settings.tensorboard:
         writer_class()
@@ -153,6 +152,7 @@ def make_plan(
     strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
+    _check_objective(run, evaluator)
     run.check_identity(_identity(space, settings, evaluator))
     if not dry:
         run.check_free()
@@ -162,12 +162,23 @@ def make_plan(
     return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
 
 
-def _check_objective(run: Run, settings: Settings) -> None:
-    """Raises UsageError where only the objective is missing that the run was made with."""
-    if run.has_objective and settings.objective is None:
+def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
+    """Raises UsageError where the objective is missing that the run was made with, RunError where
+    it is not what it was."""
+    before = run.objective
+    if before is None:
+        return
+    if not isinstance(evaluator, ObjectiveEvaluator):
         raise UsageError(
-            f"{run.path} was made with an objective of Python; search there with objective=..., or "
-            "name it: --objective my_module:train"
+            f"{run.path} was made with the objective {before}, an object of Python; search there "
+            "with objective=..., or name it: --objective my_module:train"
+        )
+    now, name = evaluator.objective.digest, evaluator.name
+    if before != now and before.rpartition("-")[0] == name:
+        raise RunError(
+            f"the objective {name} has changed since {run.path} was made (its source, or a value "
+            f"that it uses: {before} then, {now} now), and scores of the two do not compare; undo "
+            "the change, or search in another folder"
         )
 
 

@@ -180,16 +180,16 @@ def _is_objective(
     if children and datasets:
         stored.pop("objective", None)
         return False
-    if run.has_objective and (children or datasets):
+    if run.objective and (children or datasets):
         raise UsageError(
             f"{run.path} was searched with an objective, so give a child together with a data set"
         )
-    if run.has_objective and stored.get("objective") is None:
+    if run.objective and stored.get("objective") is None:
         raise UsageError(
             "the search was given its objective as an object of Python; give reevaluate() the same "
             "as objective=..., or name it: --objective my_module:train"
         )
-    return run.has_objective
+    return run.objective is not None
 
 
 def _objective(
