@@ -390,6 +390,7 @@ def _command(run: Run) -> str:
     if own or not named:
         return ""
     usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})
+    usual = replace(usual, objective=None)
     words = ["actsearch", "search", str(run.path)]
     for option in options_of(SearchOptions):
         value = settings.get(option.name)
