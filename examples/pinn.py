@@ -1,5 +1,5 @@
-"""Search an activation for a PINN of convection: u_t + 3 u_x = 0.05 u_xx on a circle of length 2 pi,
-with u(x, 0) = sin x. Its solution is exp(-0.05 t) sin(x - 3 t): python examples/pinn.py
+"""Search an activation for a PINN of convection: u_t + 3 u_x = 0.05 u_xx for x in a circle.
+Where u(x, 0) = sin x, its solution is exp(-0.05 t) sin(x - 3 t). Start: python examples/pinn.py
 """
 
 from typing import Any
