@@ -156,12 +156,12 @@ def _received(name: str, sent: bytes, digest: str) -> Objective:
 
 def _digest(train: Train) -> str:
     """The hash of its source, and of what that uses by name of the same folder: functions, classes,
-    plain values and arrays."""
+    plain values and arrays. It is the same whether its module is imported or is the script."""
+    home = _function(train)
     found = {"": source_digest(train)}
-    waiting = [_function(train)]
-    home = waiting[0]
+    waiting = [home]
     while waiting:
-        for name, value in _used(waiting.pop()):
+        for name, value in _used(waiting.pop(), home.__module__):
             if name in found:
                 continue
             if _is_own(value, home):
@@ -181,28 +181,29 @@ def _function(train: Any) -> Any:
     return train if isinstance(train, types.FunctionType | type) else type(train)
 
 
-def _used(thing: Any) -> Iterator[tuple[str, Any]]:
+def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
     """The values that the code of a function, or of a class's methods, has from outside, each with
-    a name of its own."""
+    a name of its own, which tells its module where that is not `home`. (What a closure holds is
+    part of its source.)"""
     if isinstance(thing, type):
         for value in vars(thing).values():
             method = getattr(value, "fget", None) or getattr(value, "__func__", value)
             if isinstance(method, types.FunctionType):
-                yield from _used(method)
+                yield from _used(method, home)
         return
     if not isinstance(thing, types.FunctionType):
         return
     for cell in thing.__closure__ or ():
         with suppress(ValueError):  # that is empty
-            value = cell.cell_contents
-            yield f"{thing.__qualname__} {getattr(value, '__qualname__', id(cell))}", value
-    names = _names(thing.__code__)
-    home = thing.__globals__
-    for name in names & home.keys():
-        value = home[name]
-        yield f"{home.get('__name__')}.{name}", value
+            if isinstance(held := cell.cell_contents, types.FunctionType | type):
+                yield f"{thing.__qualname__} {held.__qualname__}", held
+    names, known = _names(thing.__code__), thing.__globals__
+    where = "" if thing.__module__ == home else f"{thing.__module__}."
+    for name in sorted(names & known.keys()):
+        value = known[name]
+        yield f"{where}{name}", value
         if isinstance(value, types.ModuleType):
-            for part in names & vars(value).keys():
+            for part in sorted(names & vars(value).keys()):
                 if _is_own(vars(value)[part], thing):
                     yield f"{value.__name__}.{part}", vars(value)[part]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import runpy
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -337,6 +338,19 @@ def test_the_digest_is_of_all_source_that_it_uses(
     after = digest(tmp_path / "2", monkeypatch, MODULE.replace(old, new))
     assert (before == after) == same
     assert before.startswith("train-")
+
+
+def test_the_digest_is_the_same_in_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"""{MODULE}
+if __name__ == "__main__":
+    from actsearch.child_models.objective import objective_from
+    print(objective_from(train).digest)
+"""
+    imported = digest(tmp_path, monkeypatch, text)
+    script = [sys.executable, str(tmp_path / "mine.py")]
+    assert subprocess.check_output(script, text=True).strip() == imported
 
 
 def test_a_changed_objective_is_another_protocol_in_a_sentence(
