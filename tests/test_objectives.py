@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 import actsearch
-from actsearch.child_models.objective import Objective, ObjectiveEvaluator, objective_from
+from actsearch.child_models.objective import ObjectiveEvaluator
+from actsearch.child_models.users_own import Objective, objective_from
 from actsearch.cli import main
 from actsearch.errors import RunError, UsageError
 from actsearch.results.metrics import Metric
@@ -345,7 +346,7 @@ def test_the_digest_is_the_same_in_a_script(
 ) -> None:
     text = f"""{MODULE}
 if __name__ == "__main__":
-    from actsearch.child_models.objective import objective_from
+    from actsearch.child_models.users_own import objective_from
     print(objective_from(train).digest)
 """
     imported = digest(tmp_path, monkeypatch, text)

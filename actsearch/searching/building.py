@@ -21,10 +21,11 @@ from actsearch.child_models.data.labelled import image_augment, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator, task_of
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.objective import ObjectiveEvaluator, objective_from
+from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.outcomes import versions
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.inspection import activations
+from actsearch.child_models.users_own import objective_from
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import HostError, Outcome, Trial

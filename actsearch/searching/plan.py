@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actsearch.child_models.objective import ObjectiveEvaluator, objective_from
+from actsearch.child_models.objective import ObjectiveEvaluator
+from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
