@@ -296,6 +296,7 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     said = {k: v for k, v in said.items() if k in _NAMES and v is not None and v is not False}
     stored = {k: v for k, v in (stored or {}).items() if k in _NAMES and v is not None}
     preset = said.get("preset") or stored.get("preset") or "quick"
+    kept = stored.get("precision")
     if "preset" in said:
         stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
     known = {**PRESETS[preset], "preset": preset, **stored, **said}
@@ -306,7 +307,7 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     published = recipe_settings(said.get("recipe"), known["child"])
     settings = {**known, **published, **said}
     if settings["precision"] == "auto":  # the run keeps what it means here
-        settings["precision"] = _usual_precision()
+        settings["precision"] = kept or _usual_precision()
     return Settings(**settings)
 
 
@@ -331,4 +332,6 @@ def _check_objective(said: Mapping[str, Any], objective: Any) -> None:
 def _usual_precision() -> str:
     import torch  # which help and checks of what is said do without
 
-    return "bf16" if torch.cuda.is_available() else "fp32"
+    if not torch.cuda.is_available():
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

@@ -2,7 +2,8 @@
 
     python benchmarks/h100.py [--data docs/data/h100.json]
 
-`gpu_children.py`, `gpu_activation.py` and `actsearch reevaluate` measure anew.
+`gpu_children.py` measures steps and children at once anew, `actsearch reevaluate` trainings; the
+rest was measured by scripts that are not kept.
 """
 
 from __future__ import annotations
@@ -99,15 +100,15 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()), end="\n\n")
     for name, part in PARTS.items():
         print(part(found[name]), end="\n\n")
-    a_step = [row["ms_a_step"] for row in found["trainings"]]
-    for name in ("host", "steps_a_second_by_cache", "search"):
+    for name in ("host", "steps_a_second_by_cache", "search", "kernels"):
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in found[name].items()))
+    seconds = sorted(row["seconds"] for row in found["trainings"])
+    whole, turn = found["trainings_seconds"], found["host"]["turn_ms_a_step"]
     print(
-        f"launches a step: {found['kernels']}\n"
-        f"a step of each of eight children at once: {max(a_step):.2f} ms at most, so "
-        f"{8 * 3600 / max(a_step) / 10:.0f} children an hour by their steps; "
-        f"{len(a_step)} children in {found['trainings_seconds']:.0f} s with all around them, so "
-        f"{3600 * len(a_step) / found['trainings_seconds']:.0f} an hour"
+        f"{len(seconds)} trainings in {whole:.0f} s, {3600 * len(seconds) / whole:.0f} an hour; "
+        f"seven in {seconds[0]:.0f} to {seconds[6]:.0f} s, {7 * 3600 / seconds[6]:.0f} an hour; "
+        f"eight in {seconds[7]:.0f} to {seconds[-1]:.0f} s; by the turn at most "
+        f"{360 / turn:.0f} an hour"
     )
 
 

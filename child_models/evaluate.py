@@ -220,6 +220,7 @@ class Evaluator:
         cpu = torch.device("cpu")
         task = task_of(self.dataset, cpu)
         kinds: set[tuple[str, str]] = set()
+        fit: list[bool] = []  # whether a GPU takes activations with the normalisations before them
         for expression in ("x", "scale(x)"):
             with own_randomness(0, cpu):
                 model = self.build(expression)
@@ -228,13 +229,12 @@ class Evaluator:
             kinds |= {
                 k for m in model.modules() if isinstance(m, Activation) for k in m.kernel_kinds
             }
-            if kinds and usual_device().type == "cuda" and self._normalises(model):
-                return {("cuda", "bfloat16", normalised.LAYOUT)}
+            if usual_device().type == "cuda" and getattr(model, "normalises", False):
+                of = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+                fit += [m.num_features % 16 == 0 for m in of if self.recipe.precision == "bf16"]
+        kinds = set() if fit and all(fit) else kinds
+        kinds |= {("bfloat16", normalised.LAYOUT)} if any(fit) else set()
         return {(usual_device().type, *kind) for kind in kinds}
-
-    def _normalises(self, model: torch.nn.Module) -> bool:
-        """Whether a GPU takes its activations together with the normalisations before them."""
-        return self.recipe.precision == "bf16" and getattr(model, "normalises", False)
 
     def _begin(
         self, trial: Trial, device: torch.device, beat: Callable[[int], None]

@@ -30,7 +30,7 @@ from actsearch.child_models.device import (
 )
 from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
 from actsearch.child_models.networks.zoo import source_digest
-from actsearch.child_models.training.cuda_graph import own_stream
+from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.looks import RacedOut, Stood
 from actsearch.child_models.turns import taking_turns
 from actsearch.results.records import (
@@ -84,7 +84,9 @@ def outcome_of(trial: Trial, device: torch.device, train: Callable[[], Ended]) -
     """What `train()` ended as, timed and signed. Raises DeviceLostError where it took the GPU with
     it, HostError (DataError for data) where machine, disk or data failed."""
     start, host, name = time.perf_counter(), socket.gethostname(), device_name(device)
+    check_whole()
     found = train()
+    check_whole()  # another child's capture may have failed meanwhile
     found["seconds"] += time.perf_counter() - start
     if found["status"] == "failed":
         check_still_there(device, found["reason"])

@@ -104,8 +104,12 @@ def released() -> Iterator[None]:
     _turn.release()
     try:
         yield
-    finally:
+    except BaseException:
         _acquire()
+        with suppress(Exception):  # where the GPU is gone, that is what is to be said
+            _set_globals(mine, device)
+        raise
+    _acquire()
     _set_globals(mine, device)
 
 
@@ -115,11 +119,14 @@ def wait() -> None:
     device = getattr(_thread, "device", None)
     if device is None or (device.type == "cpu" and not _turn.wanted):
         return
-    with released():
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
-        else:
+    if device.type == "cpu":
+        with released():
             time.sleep(0)
+        return
+    done = torch.cuda.Event()  # to wait for a stream would be a warning in another's `watched`
+    done.record(torch.cuda.current_stream(device))
+    with released():
+        done.synchronize()
 
 
 def waited() -> float:

@@ -418,6 +418,9 @@ def test_the_kinds_of_kernels_that_a_child_uses_are_known_before_it_trains(
     found = Evaluator(pictures, child_from("mlp"), recipe).kernel_kinds()
     assert found == {("cuda", "bfloat16", "flat"), ("cuda", "bfloat16", "columns")}
     found = Evaluator(pictures, child_from("resnet8:width=4"), recipe).kernel_kinds()
+    both = {("cuda", "bfloat16", layout) for layout in ("flat", "columns", "normalised")}
+    assert found == both  # of 4, 8 and 16 channels
+    found = Evaluator(pictures, child_from("resnet8"), recipe).kernel_kinds()
     assert found == {("cuda", "bfloat16", "normalised")}
 
 

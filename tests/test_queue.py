@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 
-from actsearch.results.records import Cause, Trial
+from actsearch.results.records import Cause, Outcome, Trial
+from actsearch.workers import ray_worker
 from actsearch.workers.candidate_queue import MAX_KILLED, MAX_LOST, CandidateQueue
 
 from .conftest import ok, trial
@@ -190,3 +196,54 @@ def test_candidates_are_conserved_under_random_deaths_and_silences(seed: int) ->
             queue.reclaim()
         completed += [t.id for t, _ in queue.drain()[0]]
     assert sorted(completed) == list(range(30))
+
+
+class Local:
+    """A queue in this process, called as Ray calls one."""
+
+    def __init__(self, queue: CandidateQueue) -> None:
+        self.queue, self.lock = queue, threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*arguments: Any) -> Any:
+            with self.lock:
+                return getattr(self.queue, name)(*arguments)
+
+        return SimpleNamespace(remote=remote)
+
+
+def test_what_fits_alone_is_not_convicted_by_its_neighbours_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight threads of a worker on a GPU that has room for three children: what finds no room is
+    tried again without them."""
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(ray, "wait", lambda values, timeout: (values, []))
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: [0])
+    monkeypatch.setattr(
+        ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here")
+    )
+    monkeypatch.setattr(ray_worker, "run_alone", lambda evaluate, trial, *_: evaluate(trial, None))
+    room = threading.BoundedSemaphore(3)
+
+    def evaluate(trial: Trial, beat: Any) -> Outcome:
+        if not room.acquire(blocking=False):
+            return Outcome("failed", "out of memory", Cause.OUT_OF_MEMORY)
+        time.sleep(0.02)
+        room.release()
+        return Outcome("ok", val_score=0.5)
+
+    queue = CandidateQueue()
+    for number in range(16):
+        queue.put(Trial(number, "search", "x", "", 0))
+    local = Local(queue)
+    for name in map(str, range(40)):  # each worker ends with the first child that found no room
+        worker = ray_worker.Worker()
+        thread = threading.Thread(target=worker.run, args=(local, name, evaluate, None, "", 8))
+        thread.start()
+        while thread.is_alive():
+            worker._full = worker._full or len(queue._completed) == 16
+            time.sleep(0.01)
+        if len(queue._completed) == 16:
+            break
+    assert [outcome.status for _, outcome in queue._completed] == ["ok"] * 16

@@ -163,3 +163,14 @@ def test_what_is_said_goes_before_the_recipe_the_run_and_the_preset(
 def test_what_a_run_has_stored_beyond_settings_is_passed_over() -> None:
     stored = {"gone": 1, "run": "elsewhere"}
     assert resolve(vars(SearchConfig()), stored) == resolve({})
+
+
+@pytest.mark.parametrize("said", [{}, {"preset": "paper"}, {"precision": "auto"}])
+def test_a_run_keeps_the_precision_that_it_began_with(
+    said: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is what a machine computes in best, and a run may go on upon another."""
+    monkeypatch.setattr("actsearch.settings._usual_precision", lambda: "bf16")
+    assert resolve(said).precision == "bf16"
+    assert resolve(said, {"precision": "fp32"}).precision == "fp32"
+    assert resolve({"precision": "tf32"}, {"precision": "fp32"}).precision == "tf32"

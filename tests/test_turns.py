@@ -31,7 +31,7 @@ from actsearch.searching.machinery import Machinery
 from actsearch.searching.plan import make_plan
 from actsearch.workers.executor import Beat, Evaluate, children_at_once
 
-from .conftest import wait_until
+from .conftest import LIMIT, wait_until
 from .test_cuda_graph import WithDropout, made_up
 from .test_search import QUICK, small_net
 
@@ -131,8 +131,9 @@ def test_seconds_are_counted_in_which_others_have_the_turn(
     monkeypatch.setattr(turns, "_globals", lambda device: [torch.get_rng_state()])
     monkeypatch.setattr(turns, "_begin", lambda outside, device: None)
     monkeypatch.setattr(turns, "_set_globals", lambda values, device: None)
-    stream = SimpleNamespace(synchronize=lambda: time.sleep(1.0))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    event = SimpleNamespace(record=lambda stream: None, synchronize=lambda: time.sleep(1.0))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
 
     def work(steps: int) -> float:
         before = turns.waited()
@@ -382,6 +383,34 @@ def test_a_search_with_children_at_once_has_the_results_of_one_by_one(
     ]
     assert len(results[0]) >= 14
     assert results[0] == results[1]
+
+
+def test_what_fails_while_others_have_the_turn_leaves_its_own_random_numbers() -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def failing() -> float:
+        with turns.taking_turns(CPU):
+            torch.manual_seed(1)
+            with contextlib.suppress(RuntimeError), turns.released():
+                go.set()
+                done.wait(LIMIT)
+                raise RuntimeError
+            return torch.rand(()).item()
+
+    def other() -> None:
+        go.wait(LIMIT)
+        with turns.taking_turns(CPU):
+            torch.manual_seed(2)
+            done.set()
+            while not turns._turn.wanted:
+                time.sleep(0.001)
+            turns.pass_on()
+
+    with ThreadPoolExecutor(2) as pool:
+        drawn = pool.submit(failing)
+        pool.submit(other).result()
+    torch.manual_seed(1)
+    assert drawn.result() == torch.rand(()).item()
 
 
 @GPU

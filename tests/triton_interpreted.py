@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 from triton.runtime import interpreter
@@ -33,6 +34,7 @@ from actsearch.search_space.activation import Activation
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.kernels import cuda, normalised
 from actsearch.search_space.kernels.fused import NO_BETAS, _loops
+from actsearch.search_space.kernels.normalised_triton import moments
 from actsearch.search_space.kernels.tracing import trace
 from actsearch.search_space.operators import BINARY, UNARY
 from actsearch.search_space.parser import parse
@@ -155,6 +157,22 @@ def compare_normalised(expr: Expr, residual: torch.Tensor | None) -> None:
         torch.testing.assert_close(ours.float(), theirs.detach(), rtol=3e-2, atol=3e-2)
 
 
+@triton.jit
+def moments_alone(P, Y, positions, MOST: tl.constexpr):
+    c = tl.arange(0, 16)[None, :]
+    mean, variance = moments(P, positions, 16, positions, 1, c, MOST)
+    tl.store(Y + c, mean)
+    tl.store(Y + 16 + c, variance)
+
+
+def compare_moments(positions: int) -> None:
+    """The running ones, of so many that a product with them would not fit in 32 bits."""
+    found = torch.zeros(2, 16)
+    kept = torch.stack((torch.full((16,), 2.0), torch.full((16,), 0.25 * positions)))
+    moments_alone[(1,)](kept, found, positions, MOST=normalised.MOST_PARTS)
+    torch.testing.assert_close(found, torch.tensor([[2.0], [0.25]]).expand(2, 16))
+
+
 def compare_convolution(shape: tuple[int, ...], channels: int, stride: int) -> None:
     layout = torch.channels_last
     x = torch.randn(shape).to(memory_format=layout).requires_grad_()
@@ -217,6 +235,7 @@ def main() -> None:
     for text in ("cos(x) - x", "mix(x, sin(beta * x))", FORMULAS[-1]):
         for residual in (None, some_images()):
             compare_normalised(parse(text), residual)
+    compare_moments(2**25)
     compare_convolution((2, 3, 8, 8), 16, 1)
     compare_convolution((1, 1, 6, 5), 16, 1)  # of an odd width
     compare_convolution((2, 16, 8, 8), 32, 2)

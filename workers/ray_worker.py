@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from typing import Any
 
 from actsearch.results.records import Cause, NoDeviceError, Outcome, host_error
@@ -39,6 +42,7 @@ class Worker:
     def __init__(self) -> None:
         self._done = 0
         self._full = False
+        self._room = _Room()
 
     def run(
         self,
@@ -84,6 +88,9 @@ class Worker:
 
         idle, longest = IDLE_SECONDS
         while self._done < self.recycle_after and not self._full:
+            if self._room.wanted_alone:
+                time.sleep(idle)
+                continue
             lease: Any = ray.get(queue.lease.remote(name))
             if lease is None:
                 time.sleep(idle)
@@ -118,19 +125,64 @@ class Worker:
         """The outcome of a leased candidate; None where it says nothing about the candidate. Raises
         HostError where this machine or its data fail."""
         dumps = importlib.import_module("ray.cloudpickle").dumps  # functions by value, as Ray does
-        beat = _Beat(queue, lease.number, from_now(self.waited))
-        deadline = Deadline(timeout, beat, self.waited)
+        deadline: Deadline | None = None
+        waited = [0.0]  # for room
+        turns = from_now(self.waited)
+        beat = _Beat(queue, lease.number, lambda: turns() + waited[0])
+        begun = time.monotonic()
+
+        def alive() -> None:
+            waited[0] = time.monotonic() - begun
+            beat(0)
+
         try:
-            if lease.alone:
-                return run_alone(evaluate, lease.trial, lambda: deadline(0), dumps)
-            return evaluate(lease.trial, deadline)
+            with self._room.taken(lease.alone, alive):
+                deadline = left = Deadline(timeout, beat, self.waited)
+                if lease.alone:
+                    return run_alone(evaluate, lease.trial, lambda: left(0), dumps)
+                return evaluate(lease.trial, deadline)
         except TimedOut:
+            assert deadline is not None
             return timed_out(timeout or 0.0, deadline.seconds)
         except (LeaseLost, KilledFromOutside):
             return None
         except (OSError, MemoryError) as error:  # of what is around the evaluation
             doing = f"trial {lease.trial.id} on {socket.gethostname()}"
             raise host_error(error, doing) from error
+
+
+class _Room:
+    """For several children of a process, or for one suspect without them: what they hold of a GPU's
+    memory could convict it."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._children = 0
+        self.wanted_alone = 0  # by so many suspects
+        self._alone = False
+
+    @contextmanager
+    def taken(self, alone: bool, waiting: Callable[[], None]) -> Iterator[None]:
+        """`waiting` is called every second until there is room."""
+        with self._free:
+            self.wanted_alone += alone
+            try:
+                while self._alone or (alone and self._children):
+                    self._free.wait(BEAT_SECONDS)
+                    waiting()
+            except BaseException:
+                self.wanted_alone -= alone
+                raise
+            self._alone = alone
+            self._children += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self.wanted_alone -= alone
+                self._alone = self._alone and not alone
+                self._children -= 1
+                self._free.notify_all()
 
 
 class _Beat:

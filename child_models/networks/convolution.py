@@ -34,7 +34,12 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self._fits(x) and kernels() is not None:
-            return _Convolution.apply(x, self.weight, self.stride[0])
+            try:
+                return _Convolution.apply(x, self.weight, self.stride[0])
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # Triton's, which may refuse a card
+                refuse(f"{type(error).__name__}: {error}")
         return super().forward(x)
 
     def _fits(self, x: torch.Tensor) -> bool:
@@ -45,6 +50,7 @@ class Conv3x3(nn.Conv2d):
             and torch.get_autocast_dtype("cuda") == torch.bfloat16
             and self.out_channels in CHANNELS
             and (self.in_channels in CHANNELS or self._is_first(x))
+            and not _refused
             and max(x.numel(), x.numel() // self.in_channels * self.out_channels) < 2**31
             and x.is_contiguous(memory_format=torch.channels_last)
             and self.weight.is_contiguous(memory_format=torch.channels_last)
@@ -53,6 +59,14 @@ class Conv3x3(nn.Conv2d):
     def _is_first(self, x: torch.Tensor) -> bool:
         """Whether the input is the data, of which nobody asks a gradient."""
         return self.in_channels <= 16 and not x.requires_grad
+
+
+_refused: list[str] = []  # why this process goes on with cuDNN
+
+
+def refuse(reason: str) -> None:
+    log.warning("convolutions are cuDNN's: %s", reason)
+    _refused.append(reason)
 
 
 @functools.cache

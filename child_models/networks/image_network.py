@@ -17,6 +17,7 @@ class ImageNetwork(nn.Module):
 
     memory_format = torch.channels_last  # faster, and only rounding differs
     capturable = True  # by a CUDA graph
+    counts_no_batches = True  # nor reads how many there were
     head: nn.Module
 
     def __init__(self, input_shape: tuple[int, ...], size: int | None) -> None:

@@ -28,9 +28,16 @@ WARM_UP = 3  # steps before the capture, in which kernels are compiled and libra
 WAITS = "called a synchronizing"  # torch's words; once a process it also says what its mode is like
 
 _thread = threading.local()
+_broken: list[str] = []  # why nothing more can be trained in this process
 
 # A batch in, its loss and the norm of its gradient out.
 Step = Callable[[Any], tuple[torch.Tensor, torch.Tensor]]
+
+
+def check_whole() -> None:
+    """Raises DeviceLostError where a capture has failed in this process."""
+    if _broken:
+        raise DeviceLostError(_broken[0])
 
 
 def can_be_captured(model: nn.Module, device: torch.device) -> bool:
@@ -104,7 +111,9 @@ class CapturedStep:
     def __call__(self, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         if self._before > 0:
             self._before -= 1
-            return self._step(batch) if self._before else self._last_launched(batch)
+            if self._before:
+                return self._step(batch)
+            return self._last_launched(tuple(t.clone() for t in batch))  # as the graph's own lie
         if self._graph is None and self._waits == "":
             self._capture(batch)
         if self._graph is None or self._out is None or not _alike(batch, self._batch):
@@ -149,10 +158,11 @@ class CapturedStep:
             raise
         except RuntimeError as error:
             why = " ".join(str(error).split())[:200]
-            raise DeviceLostError(
+            _broken.append(
                 f"a step could not be captured as a CUDA graph ({why}), after which this process "
                 "cannot train; use --cuda-graphs off"
-            ) from error
+            )
+            raise DeviceLostError(_broken[0]) from error
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

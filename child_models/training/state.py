@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from actsearch.child_models.data.data import Task
 from actsearch.child_models.recipe import Recipe
@@ -42,7 +41,8 @@ class Training:
         beat: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.model, self.task, self.recipe, self.seed, self.beat = model, task, recipe, seed, beat
-        _drop_counters(model)
+        if task.device.type == "cuda":
+            _drop_counters(model)
         self.optimiser = optimiser_of(model, recipe)
         self.captured: CapturedStep | None = None  # where a GPU is to take a step as one launch
         self.step = self.checked = 0
@@ -50,7 +50,7 @@ class Training:
         self.earlier = 0.0  # seconds of wall time before it was resumed
         self.losses = torch.zeros(recipe.steps, device=task.device)
         self.norms = torch.zeros(recipe.steps, device=task.device)
-        # One thread computes all of a step on a processor (`_one_thread` of evaluate.py), so its
+        # One thread computes all of a step on a processor (`one_thread` of device.py), so its
         # own time leaves out what others did meanwhile.
         self.now = time.thread_time if task.device.type == "cpu" else time.perf_counter
         self.batch: Any = None  # of the last step
@@ -127,10 +127,10 @@ def thinned(count: int) -> list[int]:
 
 
 def _drop_counters(model: nn.Module) -> None:
-    """Only a batch normalisation without `momentum` reads how many batches it has seen; counting
-    them is a kernel a layer and step."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.momentum is not None:
+    """In networks of this package no batch normalisation reads how many batches it has seen, and
+    counting them is a kernel a layer and step."""
+    for module in model.modules() if getattr(model, "counts_no_batches", False) else ():
+        if type(module) is nn.BatchNorm2d:
             module.num_batches_tracked = None
 
 

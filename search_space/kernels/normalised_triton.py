@@ -41,8 +41,8 @@ def statistics(Z, P, positions, units, share, ROWS: tl.constexpr):
 def moments(P, positions, width, share, parts, c, MOST: tl.constexpr):
     """Mean and biased variance of the channels `c` from what `statistics` has found."""
     p = tl.arange(0, MOST)[:, None]
-    count = tl.minimum(tl.maximum(positions - p * share, 0), share).to(tl.float32)
-    there = p < parts
+    there = p < parts  # beyond, a product of `share` can be too large
+    count = tl.where(there, tl.minimum(positions - p * share, share), 0).to(tl.float32)
     means = tl.load(P + p * 2 * width + c, mask=there, other=0.0)
     squares = tl.load(P + (p * 2 + 1) * width + c, mask=there, other=0.0)
     mean = tl.sum(count * means, 0)[None, :] / positions

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -201,14 +203,24 @@ def _where_rule(p: Program, n: Node, g: Node) -> Sequence[Node | None]:
     return None, p.where(n.args[0], g, zero), p.where(n.args[0], zero, g)
 
 
+def _slope_at_limits() -> bool:
+    """A clamp has its whole slope at its limit up to torch 2.13, and none there from 2.14 on."""
+    x = torch.zeros((), requires_grad=True)
+    [slope] = torch.autograd.grad(x.clamp(min=0.0), x)
+    return bool(slope)
+
+
+_WITHIN = "le" if _slope_at_limits() else "lt"
+
+
 @_rule("clamp_min")
 def _clamp_min(p: Program, n: Node, g: Node) -> Sequence[Node | None]:
-    return p.where(p.node("le", n.args[1], n.args[0]), g, p.const(0.0)), None
+    return p.where(p.node(_WITHIN, n.args[1], n.args[0]), g, p.const(0.0)), None
 
 
 @_rule("clamp_max")
 def _clamp_max(p: Program, n: Node, g: Node) -> Sequence[Node | None]:
-    return p.where(p.node("le", n.args[0], n.args[1]), g, p.const(0.0)), None
+    return p.where(p.node(_WITHIN, n.args[0], n.args[1]), g, p.const(0.0)), None
 
 
 def _extremum(p: Program, n: Node, g: Node, loses: Callable[[Node, Node], Node]) -> list[Node]:
