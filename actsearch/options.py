@@ -106,10 +106,11 @@ class Whole:
 
 @dataclass(frozen=True)
 class Positive:
-    """A finite number above 0."""
+    """A finite number above 0, or 0 too."""
 
     metavar: str = "FLOAT"
     names: tuple[str, ...] = ()
+    zero: bool = False
 
     def read(self, word: str) -> float | str:
         try:
@@ -120,8 +121,9 @@ class Positive:
     def check(self, option: str, value: Any) -> None:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ValueError(f"{option} {value!r} must be a number, such as 0.1")
-        if not 0 < value < math.inf:
-            raise ValueError(f"{option} {value:g} must be a number above 0")
+        if not 0 < value < math.inf and not (self.zero and value == 0):
+            least = "of 0 or more" if self.zero else "above 0"
+            raise ValueError(f"{option} {value:g} must be a number {least}")
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ RunFolder = Annotated[str | None, Folder(), Typed(place="[RUN]")]
 Text = Annotated[str | None, Word()]
 Int = Annotated[int | None, Whole()]
 Float = Annotated[float | None, Positive()]
+FloatOrZero = Annotated[float | None, Positive(zero=True)]
 Count = Annotated[int, Whole()]
 Flag = Annotated[bool, Switch()]
 OnOff = Annotated[str | None, OneOf(also=("on", "off"))]

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from actsearch.child_models.recipe import recipe_settings
+from actsearch.child_models.recipe import recipe_settings, usual_settings
 from actsearch.options import (
     AutoOnOff,
     Count,
     Flag,
     Float,
+    FloatOrZero,
     Formulas,
     Int,
     IntOrAuto,
@@ -35,6 +36,7 @@ _CHILDREN = "actsearch.child_models.networks.children:CHILDREN"
 _DATASETS = "actsearch.child_models.data.datasets:DATASETS"
 Recipe = Annotated[str | None, OneOf(_RECIPE + "RECIPE_NAMES")]
 Schedule = Annotated[str | None, OneOf(_RECIPE + "SCHEDULES")]
+Optimiser = Annotated[str | None, OneOf(_RECIPE + "OPTIMISERS")]
 Precision = Annotated[str | None, OneOf(_RECIPE + "PRECISIONS", also=("auto",))]
 Executor = Annotated[str | None, OneOf("actsearch.workers.executor:EXECUTORS")]
 Kernels = Annotated[str | None, OneOf("actsearch.search_space.text:KERNELS")]
@@ -88,6 +90,12 @@ class TrainingOptions(Options):
     """Learning rate at the start."""
     schedule: Schedule = None
     """How the learning rate falls: {names}."""
+    optimiser: Optimiser = None
+    """What takes the steps: {names} [sgd; adamw for gpt]."""
+    weight_decay: FloatOrZero = None
+    """Weight decay [1e-4; 0.1 for gpt]."""
+    clip: FloatOrZero = None
+    """Norm to which a longer gradient is scaled down, 0 for never [0; 1 for gpt]."""
     precision: Precision = None
     """What children compute in: bf16 pays on GPUs and on processors made for it, tf32 on GPUs
     [auto: bf16 where this machine has a GPU, else fp32]."""
@@ -160,7 +168,8 @@ class CandidateOptions(Options):
     budget: Int = None
     """Functions to train in total [all of the space]."""
     dataset: Annotated[str | None, Word(_DATASETS)] = None
-    """{names}, an .npz file, a folder of images a class, or FOLDER:en-de with sentences."""
+    """{names}, an .npz file, a folder of images a class, FOLDER:en-de with sentences, or text: a
+    .txt file or a folder of them, which takes :context=128."""
     child: Annotated[str | None, Word(_CHILDREN)] = None
     """Child network: {names}, with options as resnet20:width=8,size=16, which 'actsearch options
     resnet20' lists; or torchvision:NAME or timm:NAME, with :size=64 to resize."""
@@ -234,7 +243,7 @@ class ReevaluateOptions(
 class Settings:
     """Every setting of a search, or of the training of one model. From Python `space`, `dataset`,
     `child`, `objective` and `metric` may be objects. With an objective those of children are None.
-    The last six are said by recipes alone."""
+    The last four are said by recipes alone."""
 
     space: Any
     dataset: Any
@@ -272,9 +281,10 @@ class Settings:
     download: bool = False
     image_size: int | None = None
     tensorboard: bool = False
-    momentum: float | None = None
-    weight_decay: float | None = None
     optimiser: str | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    momentum: float | None = None
     label_smoothing: float | None = None
     loss: str | None = None
     shuffle: bool | None = None
@@ -283,16 +293,16 @@ class Settings:
 _NAMES = frozenset(f.name for f in fields(Settings))
 # What says how children are trained, and on what. An objective sees to that itself.
 _OF_CHILDREN = (
-    "child", "dataset", "recipe", "batch_size", "lr", "schedule", "precision", "image_size",
-    "data_root", "download", "checkpoint_every",
+    "child", "dataset", *(f.name for f in fields(TrainingOptions) if f.name != "steps"),
+    "image_size", "data_root", "download", "checkpoint_every",
 )  # fmt: skip
 _SCORE = ("minimise", "maximise", "metric")
 
 
 def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Settings:
-    """Every setting: what was `said`, else by a recipe that was said, else what the run has
-    `stored`, else by the preset. None and False are unsaid. A preset that is said goes before what
-    is stored."""
+    """Every setting: what was `said`, else by a recipe that was said or that comes with another
+    child, else what the run has `stored`, else by the preset. None and False are unsaid. A preset
+    that is said goes before what is stored."""
     said = {k: v for k, v in said.items() if k in _NAMES and v is not None and v is not False}
     stored = {k: v for k, v in (stored or {}).items() if k in _NAMES and v is not None}
     preset = said.get("preset") or stored.get("preset") or "quick"
@@ -304,7 +314,10 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     if known.get("objective") is not None:
         own = {name: None for name in _OF_CHILDREN if name in PRESETS[preset]}
         return Settings(**{"kernels": "eager", **known, **own})
-    published = recipe_settings(said.get("recipe"), known["child"])
+    child = known["child"]
+    published = recipe_settings(said.get("recipe"), child)
+    if not published and child != stored.get("child"):
+        published = usual_settings(child)
     settings = {**known, **published, **said}
     if settings["precision"] == "auto":  # the run keeps what it means here
         settings["precision"] = kept or _usual_precision()

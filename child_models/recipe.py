@@ -26,9 +26,13 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
         (step + 1) / (0.04 * steps), math.sqrt(0.04 * steps / (step + 1))
     ),
     "cosine": lambda step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
+    # Brown et al. 2020, Appendix B: up in a line, then a cosine to a tenth; here 20 of 600 steps up
+    "warm-cosine": lambda step, steps: (
+        min(1.0, 30 * (step + 1) / steps) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+    ),
     "constant": lambda step, steps: 1.0,
 }
-OPTIMISERS = ("sgd", "nesterov", "adam", "adam-0.98")
+OPTIMISERS = ("sgd", "nesterov", "adam", "adam-0.98", "adamw")
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOSSES = ("softmax", "sigmoid")
 
@@ -40,7 +44,9 @@ class Recipe:
     The paper gives ResNet-20, CIFAR-10 and 10,000 steps; batch, rate, momentum, decay and
     augmentation are those of He et al. 2016a, Section 4.2, whose training they name. Betas get no
     weight decay, as in He et al. 2015 for PReLU. `momentum` is of sgd and nesterov; adam has the
-    decay rates 0.9 and 0.999, adam-0.98 those of Vaswani et al. 2017. `softmax` is cross-entropy,
+    decay rates 0.9 and 0.999, adam-0.98 those of Vaswani et al. 2017, and adamw 0.9 and 0.95, with
+    a weight decay of matrices and embeddings alone (Brown et al. 2020, Appendix B). `clip` is the
+    norm to which a longer gradient is scaled down, 0 never. `softmax` is cross-entropy,
     `sigmoid` the mean of the classes' binary cross-entropies. `bf16` computes in bfloat16 under
     torch's autocast, with weights and statistics in float32. `tf32` lets a GPU round the factors of
     products to 10 bits, which torch otherwise does in convolutions; `fp32` does not.
@@ -57,6 +63,7 @@ class Recipe:
     label_smoothing: float = 0.0
     loss: str = "softmax"
     shuffle: bool = True
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -72,6 +79,8 @@ class Recipe:
                 raise ValueError(f"{name}={value} must be a whole number of {lowest} or more")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be a number above 0")
+        if not 0 <= self.clip < math.inf:
+            raise ValueError(f"clip={self.clip} must be a number of 0 or more")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be from 0 to below 1")
 
@@ -103,6 +112,11 @@ RECIPES: Mapping[str, Recipe] = {
         steps=100_000, batch_size=256, lr=7e-4, weight_decay=0.0, schedule="inverse-sqrt",
         optimiser="adam-0.98", label_smoothing=0.1,
     ),
+    # of a child of 120,576 parameters: docs/language_models.md
+    "gpt": Recipe(
+        steps=600, batch_size=8, lr=3e-3, weight_decay=0.1, schedule="warm-cosine",
+        optimiser="adamw", clip=1.0,
+    ),
 }  # fmt: skip
 
 RECIPE_NAMES = ("published", *RECIPES)  # the first is the child's own
@@ -115,7 +129,11 @@ PUBLISHED: Mapping[str, str] = {
     "wide_resnet": "wide_resnet",
     "densenet": "densenet",
     "transformer": "transformer",
+    "gpt": "gpt",
 }
+
+# Children to which the settings of no preset apply: their recipe stands where nothing else is said.
+ALWAYS_PUBLISHED = ("gpt",)
 
 
 def recipe_settings(name: str | None, child: Any) -> dict[str, Any]:
@@ -126,7 +144,7 @@ def recipe_settings(name: str | None, child: Any) -> dict[str, Any]:
     if name is None:
         return {}
     if name == "published":
-        name = PUBLISHED.get(child.partition(":")[0] if isinstance(child, str) else "")
+        name = PUBLISHED.get(_plain(child))
         if name is None:
             raise ValueError(
                 f"there is no published recipe of {child}, only of {', '.join(PUBLISHED)}; "
@@ -134,3 +152,18 @@ def recipe_settings(name: str | None, child: Any) -> dict[str, Any]:
             )
     check_among("recipe", name, RECIPE_NAMES)
     return dict(vars(RECIPES[name]))
+
+
+def usual_settings(child: Any) -> dict[str, Any]:
+    """Those settings of a training that come with `child`, whatever the preset; its precision is
+    the machine's choice."""
+    if _plain(child) not in ALWAYS_PUBLISHED:
+        return {}
+    settings = recipe_settings("published", child)
+    del settings["precision"]
+    return settings
+
+
+def _plain(child: Any) -> str:
+    """The name of a child without its options; "" of an object."""
+    return child.partition(":")[0] if isinstance(child, str) else ""

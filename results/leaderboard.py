@@ -29,6 +29,7 @@ PROPERTIES = (
     "minimum",
     "slope_left",
     "slope_right",
+    "mean_shift",
     "operators",
     "betas",
 )

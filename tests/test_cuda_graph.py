@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from actsearch.child_models.data.classification import Classification
 from actsearch.child_models.data.labelled import make_dataset
+from actsearch.child_models.data.text import TextTask, make_text
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.zoo import child_from
-from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.recipe import RECIPES, Recipe
 from actsearch.child_models.training import cuda_graph
 from actsearch.child_models.training import loop as training
 from actsearch.child_models.training.cuda_graph import WARM_UP, can_be_captured
@@ -182,6 +183,20 @@ def test_replayed_steps_train_as_launched_ones_do(
     assert graph.replays == STEPS - WARM_UP
 
 
+def test_a_gpt_is_replayed_with_its_gradients_clipped(graphs: list[SimulatedGraph]) -> None:
+    text = bytes(range(128)) * 8
+    task = TextTask(make_text("counting", dict.fromkeys(("train", "val"), text), 16), CPU)
+    recipe = Recipe(**{**vars(RECIPES["gpt"]), "steps": STEPS, "clip": 0.3})
+    make = partial(Activation, "x * sigmoid(beta * x)", kernels="eager")
+
+    def gpt() -> nn.Module:
+        child = child_from("gpt:width=16,layers=1,heads=2")
+        return child(make, vocabulary=128, context=16)
+
+    check_same(trained(gpt, True, task, recipe), trained(gpt, False, task, recipe))
+    assert graphs[0].replays == STEPS - WARM_UP
+
+
 def looked_at(captured: bool) -> list[float]:
     """Scores of a training that is raced and tracked."""
     race = (Rung(8, "accuracy", 0.0), Rung(16, "loss", 100.0))
@@ -254,10 +269,13 @@ def test_a_capture_that_fails_ends_the_process_and_no_candidate(
     """torch's random numbers and memory are broken after it; the worker is replaced, and what it
     lost is tried in a process of its own, without graphs."""
     monkeypatch.setattr(cuda_graph, "watched", lambda: contextlib.nullcontext([]))
+    monkeypatch.setattr(cuda_graph, "_broken", [])
     evaluator = Evaluator(made_up(), child_from(asking), RECIPE, cuda_graphs=True)
     trial = Trial(1, "search", "relu(x)", evaluator.protocol_hash, 0)
-    with pytest.raises(DeviceLostError, match=r"could not be captured .*use --cuda-graphs off"):
-        evaluator(trial)
+    other = Evaluator(made_up(), child_from("mlp"), RECIPE)
+    for evaluate in (evaluator, other):
+        with pytest.raises(DeviceLostError, match=r"could not be captured .*use --cuda-graphs off"):
+            evaluate(trial)
     monkeypatch.undo()
     monkeypatch.setenv(ALONE, "1")
     assert not can_be_captured(resnet(), torch.device("cuda"))

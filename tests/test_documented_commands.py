@@ -207,6 +207,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(folder / "RUN", folder / name)
     write_npz(folder / "cifar10.npz", images("cifar10"))
     write_npz(folder / "mnist_10k.npz", images("mnist", shape=(28, 28)))
+    (folder / "prose.txt").write_text("Some words, and some more of them. " * 100)
     (folder / "multi30k").mkdir()
     write_pairs(folder / "multi30k", {"train": 200, "val": 20, "test": 20})
     beta = {"blocks.0.act.beta.0": torch.full((4,), 1.5), "blocks.1.act.beta.0": torch.ones(4)}

@@ -129,6 +129,28 @@ def test_tables_know_the_same_properties_as_the_search_space() -> None:
     assert PROPERTIES == NAMES
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("relu(x)", (2 * math.pi) ** -0.5 / (0.5 - 1 / (2 * math.pi)) ** 0.5),
+        ("x * x", 1 / 2**0.5),
+        ("exp(x)", (math.e - 1) ** -0.5),
+        ("sin(x)", 0.0),
+        ("x + 0 * x", 0.0),
+    ],
+)
+def test_the_mean_shift_is_that_of_a_standard_normal(text: str, expected: float) -> None:
+    """By hand: E relu(z) = (2 pi)^-1/2 and E relu(z)^2 = 1/2; z^2 has 1 and 3; exp(z) is
+    log-normal."""
+    [found] = properties([parse(text)])
+    assert found.mean_shift == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_constant_has_no_mean_shift() -> None:
+    [found] = properties([parse("x - x")])
+    assert found.mean_shift is None
+
+
 def test_a_description_holds_all_that_is_known_before_training() -> None:
     found = describe(candidate_from("x * sigmoid(x)"))
     assert found.candidate.key == "mul(x, sigmoid(x))"

@@ -237,8 +237,9 @@ def test_precision_of_a_gpu_goes_with_the_turn(monkeypatch: pytest.MonkeyPatch) 
     device = torch.device("cuda")
     states = FakeGenerator()
     monkeypatch.setattr(turns, "_generator", lambda device: states)
-    stream = SimpleNamespace(synchronize=lambda: time.sleep(0.002))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    event = SimpleNamespace(record=lambda stream: None, synchronize=lambda: time.sleep(0.002))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     before = torch.backends.cudnn.allow_tf32
 
     def work(allowed: bool) -> int | None:

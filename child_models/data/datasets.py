@@ -11,8 +11,8 @@ from actsearch.search_space.text import load
 
 # What a data set can be instead of a name.
 FILES = (
-    "an .npz file with x_train y_train x_test y_test, a folder of images a class, or FOLDER:en-de "
-    "of sentences"
+    "an .npz file with x_train y_train x_test y_test, a folder of images a class, FOLDER:en-de "
+    "of sentences, or a .txt file or a folder of them"
 )
 
 
@@ -33,4 +33,5 @@ DATASETS: Mapping[str, Row] = {
     "cifar100": Row("60,000 colour images of 100 classes, 32x32", "cifar100"),
     "mnist": Row("70,000 digits, 28x28, grey", "mnist"),
     "svhn": Row("99,289 house numbers in colour, 32x32", "svhn"),
+    "stdlib": Row("text: the sources of Python's standard library, as installed", "stdlib"),
 }

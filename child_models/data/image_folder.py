@@ -70,7 +70,10 @@ def _listed(path: Path) -> Listed:
     with os.scandir(path) as entries:
         classes = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
     if not classes:
-        raise DataError(f"{path} is no folder of images a class: it has no folder for a class")
+        raise DataError(
+            f"{path} is no folder of images a class: it has no folder for a class (and no .txt, "
+            "which would make it text)"
+        )
     samples: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
         files = _images(os.path.join(path, name))

@@ -1,5 +1,5 @@
 """Where data comes from: `load(name)` takes a name of DATASETS, an .npz file with x_train y_train
-x_test y_test, a folder of images with one folder a class, or pairs of sentences."""
+x_test y_test, a folder of images with one folder a class, pairs of sentences, or text."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from actsearch.child_models.data.data import (
 from actsearch.child_models.data.datasets import DATASETS, FILES
 from actsearch.child_models.data.image_folder import load_folder
 from actsearch.child_models.data.labelled import Dataset, image_augment, make_dataset
+from actsearch.child_models.data.text import Text, is_text, load_stdlib, load_text
 from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.data.translation import load_pairs
+from actsearch.search_space.text import split as name_and_options
 from actsearch.search_space.text import unknown
 
 
@@ -39,6 +41,11 @@ def mnist5k(name: str, root: Path, download: bool) -> Dataset:
     order = np.random.default_rng(SPLIT_SEED).permutation(len(x))  # the file is sorted by digit
     test, rest = order[:1000], order[1000:]
     return make_dataset(name, (x[rest], y[rest]), (x[test], y[test]), val_size=1000, augment="crop")
+
+
+def stdlib(name: str, root: Path, download: bool) -> Text:
+    """The sources of Python's standard library, as `stdlib:context=128`: no download."""
+    return load_stdlib(name_and_options(name)[1])
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ svhn = _TorchvisionSource("SVHN", {"split": "train"}, {"split": "test"}, "crop",
 def load(
     name: str, *, root: Path | str = "data", download: bool = False, image_size: int | None = None
 ) -> Data:
-    """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class, or
-    sentence pairs (translation.py).
+    """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class,
+    sentence pairs (translation.py), or text (text.py), with `:context=128` behind it or not.
 
     `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares of
     that side. Raises ValueError for a name that is none, DataError with a way out where the data
@@ -107,10 +114,18 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
     path = Path(name)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{name} is a pipe or a device; --dataset takes a file or a folder")
+    owner, chosen = name, ""
     if ":" in name and not path.exists():
-        return load_pairs(name)
-    if name in DATASETS:
-        return DATASETS[name](name, root, download)
+        owner, chosen = name_and_options(name)
+        if "=" not in chosen.partition(":")[0]:
+            return load_pairs(name)
+        path = Path(owner)
+        if owner != "stdlib" and not is_text(path):
+            raise DataError(f"{owner} takes no options; text does, as stdlib:context=128")
+    if owner in DATASETS:
+        return DATASETS[owner](name, root, download)
+    if path.exists() and is_text(path):
+        return load_text(path, chosen)
     if path.suffix == ".npz":
         return _npz(path)
     if path.is_dir():

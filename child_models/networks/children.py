@@ -47,6 +47,7 @@ CHILDREN: Mapping[str, Row] = {
     "transformer": Row(
         "the Transformer for translation (Vaswani et al. 2017)", "transformer", "Transformer"
     ),
+    "gpt": Row("a decoder, GPT-2's (Radford et al. 2019), to predict text", "gpt", "GPT"),
     "truncated_mlp": Row(
         "the feed-forward network of a post on Swish and MNIST (2017)",
         "truncated_mlp",

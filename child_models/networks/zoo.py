@@ -2,8 +2,8 @@
 another package as `torchvision:NAME` and `timm:NAME` (model_zoos.py).
 
 A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
-`input_shape` and `classes` (of sentences `vocabulary` and `length`) too if it has parameters of
-these names.
+`input_shape` and `classes` (of sentences `vocabulary` and `length`, of text `vocabulary` and
+`context`) too if it has parameters of these names.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ class Child:
 
     def __call__(self, make_activation: MakeActivation, **facts: Any) -> nn.Module:
         """The network for data with these facts, of which it takes what it asks for: input_shape
-        and classes, or vocabulary and length of sentences. Raises ValueError where it asks for
-        others."""
+        and classes, vocabulary and length of sentences, or vocabulary and context of text. Raises
+        ValueError where it asks for others."""
         _, *accepted = inspect.signature(self.build).parameters.values()
         given = {p.name: facts[p.name] for p in accepted if p.name in facts} | {**self.options}
         missing = [p.name for p in accepted if p.default is p.empty and p.name not in given]
         if missing:
             raise ValueError(
                 f"{self.name} asks for {' and '.join(missing)}, but what these data say is named "
-                f"{' and '.join(facts)} (images have other children than sentences)"
+                f"{' and '.join(facts)} (sentences go with transformer, text with gpt, images "
+                "with others)"
             )
         return self.build(make_activation, **given)
 
@@ -80,11 +81,14 @@ def child_from(child: str | Child | Builder) -> Child:
         )
     name, build, text = _found(child)
     known = {option.name: option.kind for option in options_of(build)}
+    usual = {option.name: option.default for option in options_of(build)}
     chosen = options.read(name, text, known)
     for key, value in chosen.items():
-        if known[key] is int and value < 1:
-            raise ValueError(f"{name}:{key}={value} needs a whole number of 1 or more, as {key}=8")
-        if not 0 < value < math.inf:
+        if known[key] is int and value < (least := 0 if usual[key] == 0 else 1):
+            raise ValueError(
+                f"{name}:{key}={value} needs a whole number of {least} or more, as {key}=8"
+            )
+        if known[key] is float and not 0 < value < math.inf:
             raise ValueError(f"{name}:{key}={value} needs a number above 0, as {key}=0.1")
     written = options.written(name, chosen)
     digest = f"{written} ({CHANGED[name]})" if name in CHANGED else written

@@ -32,12 +32,17 @@ class Adam(_Uncompiled, torch.optim.Adam):
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
+class AdamW(_Uncompiled, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 # From groups of parameters.
 OPTIMISERS: dict[str, Callable[[Any, Recipe], torch.optim.Optimizer]] = {
     "sgd": lambda groups, r: SGD(groups, r.lr, r.momentum, fused=True),
     "nesterov": lambda groups, r: SGD(groups, r.lr, r.momentum, nesterov=True, fused=True),
     "adam": lambda groups, r: Adam(groups, r.lr, fused=True),
     "adam-0.98": lambda groups, r: Adam(groups, r.lr, betas=(0.9, 0.98), eps=1e-9, fused=True),
+    "adamw": lambda groups, r: AdamW(groups, r.lr, betas=(0.9, 0.95), fused=True),
 }
 
 
@@ -46,10 +51,13 @@ def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _weight_decay_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Weights and biases decay; the betas of an Activation do not (recipe.py says why)."""
-    betas = {id(b) for m in model.modules() if isinstance(m, Activation) for b in m.beta}
-    decayed = [p for p in model.parameters() if id(p) not in betas]
-    free = [p for p in model.parameters() if id(p) in betas]
+    """Weights and biases decay, but for adamw only what has two dimensions; the betas of an
+    Activation do not (recipe.py says why)."""
+    kept = {id(b) for m in model.modules() if isinstance(m, Activation) for b in m.beta}
+    if recipe.optimiser == "adamw":
+        kept |= {id(p) for p in model.parameters() if p.ndim < 2}
+    decayed = [p for p in model.parameters() if id(p) not in kept]
+    free = [p for p in model.parameters() if id(p) in kept]
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": recipe.weight_decay}]
     return [*groups, {"params": free, "weight_decay": 0.0}] if free else groups
 
@@ -65,6 +73,8 @@ def step_of(model: nn.Module, optimiser: torch.optim.Optimizer, task: Task, reci
         loss = task.loss(model, batch, recipe)
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        if recipe.clip:
+            nn.utils.clip_grads_with_norm_(parameters, recipe.clip, norm)
         optimiser.step()
         return loss.detach(), norm
 

@@ -24,6 +24,7 @@ _SLOPES_AT = torch.tensor([5e5, 1e6, 2e6], dtype=torch.float64)
 _BESIDE_0 = torch.tensor([-1e-7, 1e-7], dtype=torch.float64)
 _POINTS = torch.cat([_DENSE, -_OUT, _OUT, -_SLOPES_AT, _SLOPES_AT, _BESIDE_0])
 _CENTRE = _HALF
+_NORMAL = torch.softmax(-(_DENSE**2) / 2, 0)  # shares of a standard normal; 1e-23 lies beyond
 _SUSPECTS = 8  # intervals looked at closely for a kink
 _HALVINGS = 24
 
@@ -32,7 +33,9 @@ _HALVINGS = 24
 class Properties:
     """`smooth` says that f' has no jump; `monotonic` is increasing, decreasing or no; `parity` odd,
     even or no; `minimum` the least value on -10..10; slopes at infinity are None where they do not
-    settle (x^2, x sin x)."""
+    settle (x^2, x sin x). `mean_shift` is |E f(z)| / sd f(z) of a standard normal z: how far f
+    moves the mean of normalised inputs, in deviations (Brock et al. 2021, arXiv:2101.08692); None
+    for constants and where f is not finite."""
 
     smooth: bool
     monotonic: str
@@ -44,6 +47,7 @@ class Properties:
     minimum: float | None
     slope_left: float | None
     slope_right: float | None
+    mean_shift: float | None
     operators: int
     betas: int
 
@@ -83,6 +87,7 @@ def _properties(expr: Expr, value: torch.Tensor, slope: torch.Tensor, operators:
         minimum=_number(near.min()),
         slope_left=_asymptotic_slope(slopes_left, -1.0),
         slope_right=_asymptotic_slope(slopes_right, 1.0),
+        mean_shift=_mean_shift(near),
         operators=expr.operators,
         betas=expr.betas,
     )
@@ -106,6 +111,12 @@ def _parity(near: torch.Tensor, scale: float) -> str:
     if torch.allclose(near, mirrored, rtol=0.0, atol=1e-9 * scale):
         return "even"
     return "odd" if torch.allclose(near, -mirrored, rtol=0.0, atol=1e-9 * scale) else "no"
+
+
+def _mean_shift(near: torch.Tensor) -> float | None:
+    mean = (_NORMAL * near).sum()
+    sd = (_NORMAL * (near - mean) ** 2).sum().sqrt()
+    return round(float(mean.abs() / sd), 6) if float(sd) > 1e-9 * float(mean.abs()) else None
 
 
 def _bounded(near: torch.Tensor, *sides: torch.Tensor) -> bool:

@@ -1,0 +1,256 @@
+"""Text: bytes of files, cut into windows in which each byte is predicted from those before it.
+
+Every score is of the same windows, evenly spaced over its split, so functions are compared byte by
+byte. The sources of Python's standard library are a text that every installation has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from actsearch.child_models import turns
+from actsearch.child_models.data.data import DataError, check_fits, logits_not_finite
+from actsearch.child_models.data.image_folder import SUFFIXES as IMAGES
+from actsearch.child_models.device import autocast, on_device
+from actsearch.child_models.recipe import Recipe
+from actsearch.results.metrics import METRICS
+from actsearch.search_space import text as options
+
+CONTEXT = 64  # bytes that a child sees, unless the data's name says otherwise
+WINDOWS = 512  # that a split is scored on, at most
+EVALUATION_BATCH = 64
+SPLITS = ("train", "val", "test")
+SHARES = (0.8, 0.9, 1.0)  # where the splits of each file end
+ROOM = 8  # the memory for a text: as files, decoded (4 bytes a letter), as splits, in a task
+
+# Not in the text: tests and applications, tables, and what is deprecated or installed beside it.
+LEFT_OUT = {
+    "test", "tests", "encodings", "pydoc_data", "lib2to3", "distutils", "idlelib", "tkinter",
+    "turtledemo", "site-packages", "dist-packages", "__pycache__",
+}  # fmt: skip
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Three splits as bytes (uint8), and how many of them a child sees at once."""
+
+    name: str
+    splits: Mapping[str, np.ndarray] = field(repr=False)
+    context: int
+    vocabulary: int
+    digest: str = ""
+
+    metric = METRICS["bits per byte"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary, "context": self.context}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Windows: side by side in training, those that are scored in the others."""
+        found = {name: (len(part) - 1) // self.context for name, part in self.splits.items()}
+        return {n: size if n == "train" else min(size, WINDOWS) for n, size in found.items()}
+
+    def on(self, device: torch.device) -> TextTask:
+        return TextTask(self, device)
+
+
+def make_text(name: str, splits: Mapping[str, bytes], context: int = CONTEXT) -> Text:
+    """A Text of these splits: tokens are bytes, of which there are 128 in ASCII and else 256.
+    Raises DataError where a split is shorter than a context and the byte after it."""
+    for split, part in splits.items():
+        if len(part) <= context:
+            raise DataError(
+                f"{name}: {len(part):,} bytes to {_USES[split]} are too few for a context of "
+                f"{context}; give a longer text, or a shorter context as "
+                f"{name.partition(':')[0]}:context=16"
+            )
+    vocabulary = 128 if all(part.isascii() for part in splits.values()) else 256
+    sha = hashlib.sha256(f"{context}".encode())
+    for part in splits.values():
+        sha.update(f" {len(part)} ".encode())
+        sha.update(part)
+    arrays = {split: np.frombuffer(part, np.uint8) for split, part in splits.items()}
+    return Text(name, arrays, context, vocabulary, sha.hexdigest()[:16])
+
+
+_USES = {"train": "train on", "val": "validate on", "test": "test on"}
+
+
+def _named(owner: str, chosen: str) -> tuple[str, int]:
+    """A text's name with its options, and its context, from `owner` and `context=128`; raises
+    ValueError for other options."""
+    found = options.read(owner, chosen, {"context": int})
+    context = found.get("context", CONTEXT)
+    if context < 1:
+        raise ValueError(f"{owner}:context={context} needs a whole number of 1 or more")
+    return options.written(owner, found), context
+
+
+# -- a user's own
+
+
+def is_text(path: Path) -> bool:
+    """A .txt file, or a folder that holds some, at any depth, and no image."""
+    if not path.is_dir():
+        return path.suffix == ".txt"
+    found = False
+    for _, _, names in os.walk(path):
+        if any(name.lower().endswith(IMAGES) for name in names):
+            return False
+        found = found or any(name.endswith(".txt") for name in names)
+    return found
+
+
+def load_text(path: Path, chosen: str = "") -> Text:
+    """A .txt file, or all those of a folder in the order of their paths; the first 80 % of each
+    train, the next 10 % validate, the last 10 % test. `chosen` is as `context=128`.
+
+    Raises DataError for a file that is no text or a text that is too short.
+    """
+    name, context = _named(path.name, chosen)
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file} is no file but a pipe, a device or a link; remove it")
+    check_fits(path, ROOM * sum(file.stat().st_size for file in files))
+    parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    for file in files:
+        content = _content(file)
+        ends = [int(share * len(content)) for share in SHARES]
+        for split, begin, end in zip(SPLITS, (0, *ends), ends, strict=False):
+            parts[split].append(content[begin:end])
+    return make_text(name, _joined(parts), context)
+
+
+def _joined(parts: Mapping[str, list[bytes]]) -> dict[str, bytes]:
+    return {split: b"".join(found) for split, found in parts.items()}
+
+
+def _content(file: Path) -> bytes:
+    content = file.read_bytes()
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is no text: byte {error.start:,} is not UTF-8; write it as UTF-8"
+        ) from error
+    if b"\0" in content:
+        raise DataError(f"{file} is no text: byte {content.index(0):,} is 0")
+    return content
+
+
+# -- the standard library
+
+
+def load_stdlib(chosen: str = "") -> Text:
+    """The sources of this Python's standard library that are ASCII. A tenth of the files, by the
+    hash of their paths, validates and another tests; so a file has its split in every version.
+    Raises DataError where they are not installed."""
+    name, context = _named("stdlib", chosen)
+    library = Path(sysconfig.get_path("stdlib"))
+    parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+    for path in sorted(_sources(library)):
+        if (content := (library / path).read_bytes()).isascii():
+            tenth = int(hashlib.sha256(path.as_posix().encode()).hexdigest(), 16) % 10
+            parts[{0: "val", 1: "test"}.get(tenth, "train")].append(content)
+    if not all(parts.values()):
+        raise DataError(
+            f"{library} holds no sources of Python's standard library; give a text of your own, "
+            "as --dataset FILE.txt"
+        )
+    made = make_text(name, _joined(parts), context)
+    # Levels of different versions differ, so every table says which one it is of.
+    return replace(made, name=f"{name} (Python {platform.python_version()})")
+
+
+def _sources(library: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(library):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        yield from (Path(folder, f).relative_to(library) for f in files if f.endswith(".py"))
+
+
+# -- on a device
+
+
+class TextTask:
+    """Cross-entropy of the next byte, and its mean in bits over fixed windows."""
+
+    def __init__(self, data: Text, device: torch.device) -> None:
+        self.device = device
+        self.context = data.context
+        self.sizes = data.sizes
+        self.text = {n: torch.tensor(part, device=device) for n, part in data.splits.items()}
+        self.offsets = torch.arange(data.context + 1, device=device)
+
+    def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Bytes and those that follow them, both (N, context), of windows anywhere in the text, or
+        of those side by side in their order where the recipe does not shuffle."""
+        places = len(self.text["train"]) - self.context
+        number = start
+        while True:
+            if recipe.shuffle:
+                chosen = np.random.default_rng((seed, number)).integers(
+                    places, size=recipe.batch_size
+                )
+            else:
+                window = np.arange(recipe.batch_size) + number * recipe.batch_size
+                chosen = window % self.sizes["train"] * self.context
+            yield self._windows("train", torch.from_numpy(chosen))
+            number += 1
+
+    def _windows(self, split: str, starts: torch.Tensor) -> Batch:
+        at = on_device(starts, self.device)[:, None] + self.offsets
+        tokens = self.text[split][at].long()
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+        tokens, following = batch
+        with autocast(recipe, self.device):
+            logits = model(tokens).flatten(0, 1).float()
+        return F.cross_entropy(logits, following.flatten(), label_smoothing=recipe.label_smoothing)
+
+    @torch.no_grad()
+    def score(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        split: str,
+        examples: int | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> float:
+        """Bits per byte on the split's windows, or on so many of them; raises Diverged for logits
+        that are not finite. Nothing waits for a GPU before the end."""
+        model.eval()
+        count = min(self.sizes[split], examples or WINDOWS)
+        last = len(self.text[split]) - self.context - 1
+        starts = torch.from_numpy(np.linspace(0, last, count).astype(np.int64))
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        for some in starts.split(EVALUATION_BATCH):
+            tokens, following = self._windows(split, some)
+            with autocast(recipe, self.device):
+                logits = model(tokens).flatten(0, 1).float()
+            finite &= torch.isfinite(logits).all()
+            nats += F.cross_entropy(logits, following.flatten(), reduction="sum")
+            beat()
+        turns.wait()
+        if not bool(finite & nats.isfinite()):
+            raise logits_not_finite(split)
+        return float(nats) / (count * self.context * math.log(2))
