@@ -27,10 +27,10 @@ def train(make_activation: Any, seed: int, steps: int, report: Any) -> dict[str,
         loss.backward()
         optimiser.step()
         report(step, loss.item())
-    x, t = 6.2832 * torch.rand(2, 1000, 1), torch.rand(2, 1000, 1)
+    x, t = 6.2832 * torch.rand(2000, 1), torch.rand(2000, 1)
     exact = torch.exp(-0.05 * t) * torch.sin(x - 3 * t)
-    off = net(torch.cat([x.sin(), x.cos(), t], 2)) - exact
-    error, test = (off.norm(dim=1) / exact.norm(dim=1)).flatten().tolist()
+    off = net(torch.cat([x.sin(), x.cos(), t], 1)) - exact
+    error, test = (off.view(2, -1).norm(dim=1) / exact.view(2, -1).norm(dim=1)).tolist()
     return {"error": error, "test_error": test}
 
 
