@@ -470,6 +470,8 @@ def test_a_run_by_name_is_told_in_its_metric_everywhere(
         "told:train", None, "eager",
     )  # fmt: skip
     assert main(["reevaluate", "a", "--top", "1", "--seeds", "2", *inline]) == 0
+    main(["replay", "a"])  # which has too few functions to tell anything
+    assert "best 16.0000, top 1 % from 16.0000" in capsys.readouterr().err
     for other in (["compare", "a"], ["top", "a", "--where", "val mse>1"], ["plot", "a"]):
         assert main(other) == 0, other
     assert main(["report", "a"]) == 0
