@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from actsearch.reading.comparison import compare
     from actsearch.reading.exporting import export
     from actsearch.reading.reporting import report
+    from actsearch.results.metrics import Metric
     from actsearch.run import Run
     from actsearch.search_space.expression import formula
     from actsearch.search_space.operators import BINARY, UNARY, Op
@@ -34,6 +35,7 @@ __all__ = [
     "BINARY",
     "UNARY",
     "Activation",
+    "Metric",
     "Op",
     "Run",
     "Space",
@@ -55,6 +57,7 @@ _HOMES = {
     "compare": "actsearch.reading.comparison",
     "export": "actsearch.reading.exporting",
     "report": "actsearch.reading.reporting",
+    "Metric": "actsearch.results.metrics",
     "replace_activations": "actsearch.functions",
     "parse": "actsearch.search_space.parser",
     "formula": "actsearch.search_space.expression",

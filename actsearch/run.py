@@ -101,6 +101,19 @@ class Run:
         """What a score of the search is, such as an accuracy."""
         return metric_from(self.config.get("data", {}).get("metric", ACCURACY))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As it was last searched with, its metric among them; empty where the run is new."""
+        config = self.config
+        metric = config.get("data", {}).get("metric")
+        return config.get("settings", {}) | ({} if metric is None else {"metric": metric})
+
+    @property
+    def objective(self) -> str | None:
+        """The digest of the objective that was searched with in the place of a child and data, if
+        there was one."""
+        return self.config.get("identity", {}).get("protocol", {}).get("objective")
+
     def rows(self, kind: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
         try:
@@ -145,7 +158,7 @@ class Run:
         store = self.store(readonly=True)
         try:
             rows = [row for row in store.rows("reevaluate") if row["status"] is not None]
-            protocols = {p: store.protocol(p) for p in {row["protocol"] for row in rows}}
+            protocols = {p: named(store.protocol(p)) for p in {row["protocol"] for row in rows}}
         finally:
             store.close()
         return [
@@ -342,6 +355,11 @@ class Run:
                 "mended, the same command goes on."
             )
         return error
+
+
+def named(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol's description, in which an objective is a child that has its own data."""
+    return {"child": protocol.get("objective"), "dataset": "own data", **protocol}
 
 
 def _write(target: Path, text: str) -> None:

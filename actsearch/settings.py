@@ -176,7 +176,22 @@ class CandidateOptions(Options):
 
 
 @dataclass(frozen=True)
-class SearchOptions(ImageOptions, MachineryOptions, TrainingOptions, CandidateOptions):
+class ObjectiveOptions(Options):
+    """A training of one's own, in the place of child and data set."""
+
+    objective: Text = None
+    """A training of your own, as my_module:train: it is called as train(make_activation, seed,
+    steps, report) and returns scores by name."""
+    minimise: Text = None
+    """The score of the objective that is searched for, where less is better."""
+    maximise: Text = None
+    """The same, where more is better."""
+
+
+@dataclass(frozen=True)
+class SearchOptions(
+    ImageOptions, MachineryOptions, TrainingOptions, ObjectiveOptions, CandidateOptions
+):
     """All that a search can be told."""
 
     operators: OperatorSet = None
@@ -218,25 +233,32 @@ class FunctionOptions(Options):
 
 
 @dataclass(frozen=True)
-class ReevaluateOptions(ImageOptions, MachineryOptions, TrainingOptions, FunctionOptions):
+class ReevaluateOptions(
+    ImageOptions, MachineryOptions, TrainingOptions, ObjectiveOptions, FunctionOptions
+):
     """All that a re-evaluation can be told."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of a search, or of the training of one model. From Python `space`, `dataset`
-    and `child` may be objects. The last four are said by recipes alone."""
+    """Every setting of a search, or of the training of one model. From Python `space`, `dataset`,
+    `child`, `objective` and `metric` may be objects. With an objective those of children are None.
+    The last four are said by recipes alone."""
 
     space: Any
     dataset: Any
     child: Any
     steps: int
-    batch_size: int
-    lr: float
-    schedule: str
-    precision: str
+    batch_size: int | None
+    lr: float | None
+    schedule: str | None
+    precision: str | None
     operators: str
     screen: str
+    objective: Any = None
+    minimise: str | None = None
+    maximise: str | None = None
+    metric: Any = None
     groups: int | None = None
     strategy: str = "exhaustive"
     halving: bool = False
@@ -269,6 +291,12 @@ class Settings:
 
 
 _NAMES = frozenset(f.name for f in fields(Settings))
+# What says how children are trained, and on what. An objective sees to that itself.
+_OF_CHILDREN = (
+    "child", "dataset", *(f.name for f in fields(TrainingOptions) if f.name != "steps"),
+    "image_size", "data_root", "download", "checkpoint_every",
+)  # fmt: skip
+_SCORE = ("minimise", "maximise", "metric")
 
 
 def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Settings:
@@ -282,6 +310,10 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     if "preset" in said:
         stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
     known = {**PRESETS[preset], "preset": preset, **stored, **said}
+    _check_objective(said, known.get("objective"))
+    if known.get("objective") is not None:
+        own = {name: None for name in _OF_CHILDREN if name in PRESETS[preset]}
+        return Settings(**{"kernels": "eager", **known, **own})
     child = known["child"]
     published = recipe_settings(said.get("recipe"), child)
     if not published and child != stored.get("child"):
@@ -290,6 +322,24 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     if settings["precision"] == "auto":  # the run keeps what it means here
         settings["precision"] = kept or _usual_precision()
     return Settings(**settings)
+
+
+def _check_objective(said: Mapping[str, Any], objective: Any) -> None:
+    """Raises ValueError for what does not go together with an objective, or without one."""
+    score = [f"--{name}" for name in _SCORE if name in said]
+    if objective is None and score:
+        raise ValueError(
+            f"{score[0]} says which score of an objective is searched for; give that too, as "
+            "--objective my_module:train"
+        )
+    if len(score) > 1:
+        raise ValueError(f"{' and '.join(score)}: one score is searched for; say one of them")
+    if objective is not None and (other := [n for n in _OF_CHILDREN if n in said]):
+        raise ValueError(
+            f"--{other[0].replace('_', '-')} is for children of a data set, and the objective "
+            f"{getattr(objective, '__name__', objective)} trains in its own way; leave one of the "
+            "two out"
+        )
 
 
 def _usual_precision() -> str:

@@ -4,74 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import importlib.metadata
-import json
 import platform
-import socket
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from actsearch.child_models.data.data import Data, Diverged, Task
+from actsearch.child_models.data.data import Data, Task
 from actsearch.child_models.device import (
-    check_still_there,
     device_name,
-    free_memory,
     one_thread,
-    out_of_memory,
     own_randomness,
     precision,
     short,
     usual_device,
 )
-from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
-from actsearch.child_models.networks.zoo import Child, source_digest
+from actsearch.child_models.networks.zoo import Child
+from actsearch.child_models.outcomes import (
+    Ended,
+    caught,
+    ended,
+    grammar_of,
+    hash_of,
+    outcome_of,
+    own_versions,
+    training_device,
+    zoo_version,
+)
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.beside_relu import BesideReLU, cost
 from actsearch.child_models.training.checkpoint import Checkpoints
-from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.inspection import activations
 from actsearch.child_models.training.looks import (
     Inspection,
     Look,
-    RacedOut,
     Racing,
     Scores,
     Tracking,
 )
 from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.state import Training
-from actsearch.child_models.turns import in_turns, released, taking_turns
+from actsearch.child_models.turns import in_turns, released
 from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import (
     KINDS,
-    Cause,
-    DeviceLostError,
-    HostError,
     Outcome,
     Trial,
-    host_error,
-    is_of_the_host,
 )
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels import cuda, fused, normalised
 from actsearch.search_space.kernels.builders import builders
 from actsearch.search_space.kernels.compiler import CompileError
-from actsearch.search_space.operators import GRAMMAR_VERSION, Op
+from actsearch.search_space.operators import Op
 from actsearch.search_space.text import check_kernels
-
-
-def hash_of(protocol: Mapping[str, Any]) -> str:
-    """A protocol's name in a store: 12 hexadecimal digits."""
-    text = json.dumps(protocol, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Evaluator:
@@ -85,6 +73,8 @@ class Evaluator:
     `train`; `in_turns` lets several threads call it, on a GPU for a stream each; `checkpoints` are
     where a training goes on that was killed.
     """
+
+    kind = "child"  # what it trains
 
     def __init__(
         self,
@@ -123,12 +113,30 @@ class Evaluator:
         return metric_from(self.dataset.metric)
 
     @property
+    def name(self) -> str:
+        return self.child.name
+
+    @property
+    def words(self) -> str:
+        """For a plan, such as `resnet8 on mnist5k, 200 steps of 64`."""
+        recipe = self.recipe
+        return f"{self.name} on {self.dataset.name}, {recipe.steps:,} steps of {recipe.batch_size}"
+
+    @property
+    def title(self) -> str:
+        """For a screen, such as `resnet8 · mnist5k · 200 steps`."""
+        return f"{self.name} · {self.dataset.name} · {self.recipe.steps:,} steps"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples by split."""
+        return self.dataset.sizes
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """All that an outcome depends on besides expression and seed."""
         return {
-            "grammar": GRAMMAR_VERSION,
-            "operators": self.operators,
-            "extra_operators": {op.name: _digest(op) for op in self.extra},
+            **grammar_of(self.operators, self.extra),
             "dataset": self.dataset.name,
             "dataset_digest": self.dataset.digest,
             "child": self.child.digest,
@@ -148,55 +156,26 @@ class Evaluator:
         """Train and score; whatever goes wrong in the child comes back as an Outcome with its
         reason. Raises DeviceLostError where it took the GPU with it, NoDeviceError where there was
         none to begin with, HostError (DataError for data) where machine, disk or data failed."""
-        device = usual_device()
-        name = device_name(device)
-        in_turns = taking_turns(device) if self.in_turns else contextlib.nullcontext()
-        with in_turns, own_stream(device):
-            try:
-                return self._checked(trial, device, name, beat)
-            finally:
-                free_memory(device)
+        with training_device(in_turns=self.in_turns) as device:
+            return outcome_of(trial, device, lambda: self._ended(trial, device, beat))
 
-    def _checked(
-        self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
-    ) -> Outcome:
-        check_whole()
-        outcome = self._outcome(trial, device, name, beat)
-        check_whole()  # another child's capture may have failed meanwhile
-        if outcome.status == "failed":
-            check_still_there(device, outcome.reason)
-        return outcome
-
-    def _outcome(
-        self, trial: Trial, device: torch.device, name: str, beat: Callable[[int], None]
-    ) -> Outcome:
-        start, host = time.perf_counter(), socket.gethostname()
+    def _ended(self, trial: Trial, device: torch.device, beat: Callable[[int], None]) -> Ended:
         training: Training | None = None
-        try:
+
+        def trained() -> Ended:
+            nonlocal training
             with (
                 own_randomness(trial.seed, device),
                 one_thread(device),
                 precision(self.recipe, device),
             ):
                 training, looks = self._begin(trial, device, beat)
-                ended = _ok(train(training, looks, cuda_graphs=self.cuda_graphs))
-        except Diverged as end:
-            ended = _ended(
-                "diverged", str(end), end.cause, end.variant, step=end.step, curve=end.curve
-            )
-        except RacedOut as end:
-            ended = _raced_out(str(end), end.training)
-        except (DeviceLostError, HostError):
-            raise
-        except Exception as error:
-            if is_of_the_host(error):
-                doing = f"training {trial.formula or trial.subject} on {host}"
-                raise host_error(error, doing) from error
-            ended = _failed(error, device)
-        ended["seconds"] += time.perf_counter() - start
+                return _ok(train(training, looks, cuda_graphs=self.cuda_graphs))
+
+        found = caught(trial, device, trained)
         if training is not None:
-            ended["details"] = _how(training) | ended.get("details", {})
-        return Outcome(**ended, host=host, device=name, versions=versions())
+            found["details"] = _how(training) | found.get("details", {})
+        return found
 
     def with_recipe(self, **changes: Any) -> Evaluator:
         """The same evaluator with other settings of the recipe, on the same device data."""
@@ -301,29 +280,9 @@ class Evaluator:
         return looks
 
 
-def _ended(
-    status: str,
-    reason: str = "",
-    cause: Cause | None = None,
-    variant: str = "",
-    seconds: float = 0.0,
-    **rest: Any,
-) -> dict[str, Any]:
-    """Fields of an outcome; `seconds` are those before this process."""
-    why = {"reason": reason, "cause": cause, "variant": variant}
-    return {"status": status, **why, "seconds": seconds, **rest}
-
-
-def _failed(error: Exception, device: torch.device) -> dict[str, Any]:
-    if out_of_memory(error, device):
-        return _ended("failed", f"out of memory: {short(error)}", Cause.OUT_OF_MEMORY)
-    name = type(error).__name__
-    return _ended("failed", f"{name}: {short(error)}", Cause.EXCEPTION, name)
-
-
-def _ok(training: Training) -> dict[str, Any]:
+def _ok(training: Training) -> Ended:
     found = {"cost": cost(training.ratios), "track": training.track}
-    return _ended(
+    return ended(
         "ok",
         seconds=training.earlier,
         val_score=training.scores["val"],
@@ -345,19 +304,6 @@ def _how(training: Training) -> dict[str, str]:
     return how if training.captured is None else how | {"steps": training.captured.how}
 
 
-def _raced_out(reason: str, training: Training) -> dict[str, Any]:
-    return _ended(
-        "raced_out",
-        reason,
-        Cause.RACED_OUT,
-        seconds=training.earlier,
-        step=training.step,
-        curve=training.curve,
-        rungs=tuple(training.rungs),
-        ms_per_step=training.ms_per_step,
-    )
-
-
 def _compile_first(source: cuda.Source, element: str) -> None:
     """Other children go on while a process compiles; alone there is nothing to gain by one."""
     if in_turns():
@@ -368,20 +314,23 @@ def _compile_first(source: cuda.Source, element: str) -> None:
 fused.compile_first = _compile_first
 
 
+class OfProtocol(Protocol):
+    """An evaluator, as far as trials are handed to it."""
+
+    @property
+    def protocol_hash(self) -> str: ...
+
+    def __call__(self, trial: Trial, beat: Callable[[int], None] = ...) -> Outcome: ...
+
+
 class Evaluators:
     """Hands each trial to the evaluator of its protocol."""
 
-    def __init__(self, evaluators: Iterable[Evaluator]) -> None:
+    def __init__(self, evaluators: Iterable[OfProtocol]) -> None:
         self._by_protocol = {e.protocol_hash: e for e in evaluators}
 
     def __call__(self, trial: Trial, beat: Callable[[int], None] = lambda step: None) -> Outcome:
         return self._by_protocol[trial.protocol](trial, beat)
-
-
-def _digest(op: Op) -> str:
-    """What an operator of one's own computes, and where its beta starts."""
-    parts = [source_digest(fn) for fn in (op.fn, op.guarded) if fn is not None]
-    return " ".join(parts if op.beta in (None, 1.0) else [*parts, f"beta {op.beta!r}"])
 
 
 @lru_cache(maxsize=2)
@@ -391,29 +340,3 @@ def task_of(dataset: Data, device: torch.device) -> Task:
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # other streams will read it
     return task
-
-
-def versions() -> dict[str, str]:
-    """Of what a number depends on, for the record beside it; of a zoo's package where it is in
-    use."""
-    zoos = {name: sys.modules[name].__version__ for name in ZOOS if name in sys.modules}
-    return {**own_versions(), **zoos}
-
-
-def own_versions() -> dict[str, str]:
-    """Of what every training depends on."""
-    try:
-        own = importlib.metadata.version("actsearch")
-    except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
-    python = platform.python_version()
-    # torch's is a class of its own, to unpickle which the queue would import torch.
-    return {"actsearch": own, "torch": str(torch.__version__), "python": python}
-
-
-def zoo_version(build: Any) -> str:
-    """The package that the network is of, such as `timm 1.0.9`, whatever the process has imported
-    besides; "" of other networks."""
-    if not isinstance(build, ZooModel):
-        return ""
-    return f"{build.zoo} {importlib.metadata.version(build.zoo)}"

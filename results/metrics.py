@@ -11,22 +11,25 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 Direction = Literal["higher", "lower"]
+_SHORT = {"max": "higher", "min": "lower"}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`direction` is that of better scores. `unit` is what people read behind a number, and
-    `points` behind a difference. A `fraction` is a share of 1 that is shown in hundredths, such as
-    an accuracy in per cent; strategies take its range for granted (controller/scales.py)."""
+    """`direction` is that of better scores, `max` and `min` for short. `unit` is what people read
+    behind a number, and `points` behind a difference. A `fraction` is a share of 1 that is shown in
+    hundredths, such as an accuracy in per cent; strategies take its range for granted
+    (controller/scales.py)."""
 
     name: str
-    direction: Direction = "higher"
+    direction: Direction | Literal["max", "min"] = "higher"
     unit: str = ""
     points: str = ""
     fraction: bool = False
     decimals: int = 4
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "direction", _SHORT.get(self.direction, self.direction))
         if not self.name.strip() or not self.name.isprintable() or set(self.name) & set("<>=!,"):
             raise ValueError(
                 f"a metric's name is a column's, in one line and without any of < > = ! and commas,"

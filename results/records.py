@@ -172,6 +172,7 @@ class Cause(StrEnum):
     LOSS = "loss not finite"
     GRADIENT_NORM = "gradient norm not finite"
     LOGITS = "logits not finite"
+    SCORE = "score not finite"  # of an objective
     EXCEPTION = "exception"  # that the child raised
     OUT_OF_MEMORY = "out of memory"
     TIMED_OUT = "timed out"

@@ -28,6 +28,7 @@ STARTS_RAY = {
     "test_cluster",
     "test_executors",
     "test_host_faults",
+    "test_objectives",
     "test_survival",
     "test_versions",
 }

@@ -100,10 +100,11 @@ def run(config: ReplayConfig) -> int:
 
 def _check_covered(table: Table, config: ReplayConfig) -> None:
     """Say what the table is. Raises UsageError for one that knows too little of its space."""
-    covered = table.coverage()
+    covered, metric = table.coverage(), table.metric
+    best, good = (metric.text(metric.reward(table.top(share))) for share in (0.0, config.top))
     say(
-        f"{config.table}: {len(table):,} functions of {table.space.spec}, best "
-        f"{table.top(0.0):.2%}, top {config.top:g} % from {table.top(config.top):.2%}"
+        f"{config.table}: {len(table):,} functions of {table.space.spec}, best {best}, "
+        f"top {config.top:g} % from {good}"
     )
     if covered < 0.1:
         raise UsageError(

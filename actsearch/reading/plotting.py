@@ -34,7 +34,7 @@ from actsearch.results.figures.trainings import (
 from actsearch.results.leaderboard import BESIDE, Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import Outcome
-from actsearch.run import Run
+from actsearch.run import Run, named
 
 COURSES = 5  # functions whose loss is drawn, beside the baselines
 
@@ -179,7 +179,7 @@ def inspected(run: Run, function: str | None = None) -> list[Inspected]:
     try:
         trials = {row["id"]: row for row in store.rows("reevaluate")}
         outcomes = dict(store.outcomes("reevaluate"))
-        models = {p: store.protocol(p) for p in {row["protocol"] for row in trials.values()}}
+        models = {p: named(store.protocol(p)) for p in {row["protocol"] for row in trials.values()}}
     finally:
         store.close()
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)

@@ -348,15 +348,19 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
         return
     yield "space", str(s.get("space", ""))
     yield "strategy", str(s.get("strategy", ""))
-    sizes = data.get("examples", {})
-    split = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
-    yield "data", f"{s.get('dataset') or 'arrays'}" + (f" ({split})" if split else "")
-    yield "child", f"{s.get('child') or 'own'}, operators {s.get('operators', 'guarded')}"
-    yield (
-        "recipe",
-        f"{s.get('steps', 0):,} steps of {s.get('batch_size')}, rate {s.get('lr')}, "
-        f"{s.get('schedule')}, {s.get('precision')}",
-    )
+    operators = f"operators {s.get('operators', 'guarded')}"
+    if objective := found.run.objective:
+        yield "objective", f"{objective}, {s.get('steps', 0):,} steps, {operators}"
+    else:
+        sizes = data.get("examples", {})
+        split = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
+        yield "data", f"{s.get('dataset') or 'arrays'}" + (f" ({split})" if split else "")
+        yield "child", f"{s.get('child') or 'own'}, {operators}"
+        yield (
+            "recipe",
+            f"{s.get('steps', 0):,} steps of {s.get('batch_size')}, rate {s.get('lr')}, "
+            f"{s.get('schedule')}, {s.get('precision')}",
+        )
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
     if not ended:
@@ -377,9 +381,16 @@ def _command(run: Run) -> str:
     config = run.config
     settings, identity = config.get("settings", {}), config.get("identity", {})
     own = identity.get("protocol", {}).get("extra_operators")
-    if own or not settings.get("dataset") or not settings.get("child"):
+    if run.objective:
+        named = bool(settings.get("objective"))
+        score = "minimise" if run.metric.lower else "maximise"
+        settings = {**settings, score: run.metric.name}
+    else:
+        named = bool(settings.get("dataset") and settings.get("child"))
+    if own or not named:
         return ""
-    usual = resolve({}, {"preset": settings.get("preset")})
+    usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})
+    usual = replace(usual, objective=None)
     words = ["actsearch", "search", str(run.path)]
     for option in options_of(SearchOptions):
         value = settings.get(option.name)
@@ -487,7 +498,7 @@ def _again_row(
         "child": first["child"],
         "data": first["dataset"],
         "steps": first["recipe"].get("steps"),
-        "lr": f"{first['recipe'].get('lr'):g}",
+        "lr": None if (lr := first["recipe"].get("lr")) is None else f"{lr:g}",
         "metric": first["metric"].name,
         **of_seeds(_scores(group), reference, failed, first["metric"], called),
     }

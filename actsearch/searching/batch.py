@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from actsearch.child_models.evaluate import Evaluator, Evaluators
+from actsearch.child_models.evaluate import Evaluators
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
+from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.live import live
 from actsearch.searching.loop import run_trials
 from actsearch.searching.machinery import Machinery, running
@@ -25,7 +26,7 @@ def train(
     run: Run,
     store: Store,
     trials: Iterable[Trial],
-    evaluators: Iterable[Evaluator],
+    evaluators: Iterable[AnyEvaluator],
     machinery: Machinery,
     title: str,
     console: Console,

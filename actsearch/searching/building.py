@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -19,14 +19,20 @@ from torch import nn
 from actsearch.child_models.data.data import Data, DataError
 from actsearch.child_models.data.labelled import image_augment, make_dataset
 from actsearch.child_models.data.sources import load
-from actsearch.child_models.evaluate import Evaluator, task_of, versions
+from actsearch.child_models.evaluate import Evaluator, task_of
 from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.objective import ObjectiveEvaluator
+from actsearch.child_models.outcomes import versions
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.inspection import activations
+from actsearch.child_models.users_own import objective_from
 from actsearch.errors import EnvironmentProblem, UsageError
-from actsearch.results.records import HostError, Trial
+from actsearch.results.metrics import Metric, metric_from
+from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.search_space.operators import Op
 from actsearch.settings import Settings
+
+AnyEvaluator = Evaluator | ObjectiveEvaluator
 
 WARM_UP_STEPS = {"cpu": 5, "cuda": 45}  # there it takes windows of 20, the first with compilations
 
@@ -57,8 +63,16 @@ def check_image_size(size: int | None, datasets: Iterable[Any]) -> None:
     )
 
 
-def make_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: Any) -> Evaluator:
-    """From resolved settings: dataset, child, recipe, operator set. `options` are Evaluator's."""
+def make_evaluator(
+    settings: Settings, extra: tuple[Op, ...] = (), *, in_turns: bool = False
+) -> AnyEvaluator:
+    """From resolved settings, of an objective if they have one, else of a child."""
+    make = child_evaluator if settings.objective is None else objective_evaluator
+    return make(settings, extra, in_turns=in_turns)
+
+
+def child_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: Any) -> Evaluator:
+    """With dataset, child, recipe and operator set. `options` are Evaluator's."""
     dataset = dataset_from(
         settings.dataset,
         root=settings.data_root,
@@ -67,10 +81,9 @@ def make_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: An
     )
     said = {f.name: getattr(settings, f.name) for f in fields(Recipe)}
     recipe = Recipe(**{name: value for name, value in said.items() if value is not None})
-    child = child_from(settings.child)
     return Evaluator(
         dataset,
-        child,
+        child_from(settings.child),
         recipe,
         operators=settings.operators,
         extra=extra,
@@ -80,30 +93,83 @@ def make_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: An
     )
 
 
-def warm_up(evaluator: Evaluator) -> float:
-    """Seconds that a ReLU child takes here and now, from a few steps; raises UsageError where it
-    fails, DataError where its data do, EnvironmentProblem where the machine does."""
-    relu = Trial(0, "search", "relu(x)", "", 0)
-    steps = WARM_UP_STEPS["cuda" if torch.cuda.is_available() else "cpu"]
-    beats: list[tuple[int, float]] = []
-    try:
-        outcome = evaluator.with_recipe(steps=steps)(
-            relu, lambda step: beats.append((step, time.perf_counter()))
+def objective_evaluator(
+    settings: Settings, extra: tuple[Op, ...] = (), **options: Any
+) -> ObjectiveEvaluator:
+    """With objective, metric, steps and operator set. `options` are ObjectiveEvaluator's. Raises
+    ValueError where workers are to train and the objective cannot be sent to them."""
+    objective = objective_from(settings.objective)
+    if settings.executor == "ray":
+        objective.check_sent()
+    return ObjectiveEvaluator(
+        objective,
+        metric_of(settings),
+        settings.steps,
+        operators=settings.operators,
+        extra=extra,
+        kernels=settings.kernels,
+        **options,
+    )
+
+
+def metric_of(settings: Settings) -> Metric:
+    """Which score of an objective is searched for; raises UsageError where nobody said it."""
+    known = settings.metric
+    if not isinstance(known, str | Mapping | Metric | None):
+        raise UsageError(
+            f"metric is a {type(known).__name__}; give Metric('bits_per_byte', 'min'), with the "
+            "name of a score that the objective returns"
         )
-    except DataError:
-        raise
-    except HostError as error:  # nothing has begun that could go on
-        raise EnvironmentProblem(
-            f"the child {evaluator.child.name} fails with ReLU: {error.__cause__}"
-        ) from error
-    if outcome.status == "failed":
-        raise UsageError(f"the child {evaluator.child.name} fails with ReLU: {outcome.reason}")
-    check_uses_activation(evaluator.build("relu(x)"), evaluator.child.name)
+    known = None if known is None else metric_from(known)
+    said = None
+    if settings.minimise is not None:
+        said = Metric(settings.minimise, "lower")
+    elif settings.maximise is not None:
+        said = Metric(settings.maximise, "higher")
+    if said is not None:  # a run may know its unit
+        same = known is not None and (known.name, known.direction) == (said.name, said.direction)
+        return known if known is not None and same else said
+    if known is None:
+        raise UsageError(
+            "an objective returns scores by name; say which is searched for, by --minimise NAME or "
+            "--maximise NAME, in Python by metric=Metric(NAME, 'min')"
+        )
+    return known
+
+
+def warm_up(evaluator: AnyEvaluator) -> float | None:
+    """Seconds that a ReLU child takes here and now, None where an objective does not say how far it
+    is; raises as `first_steps` does."""
+    beats: list[tuple[int, float]] = []
+    first_steps(evaluator, lambda step: beats.append((step, time.perf_counter())))
+    if isinstance(evaluator, Evaluator):
+        check_uses_activation(evaluator.build("relu(x)"), evaluator.name)
     if torch.cuda.is_available():  # the memory is the workers'
         task_of.cache_clear()
         torch.cuda.empty_cache()
     a_step = [(b - a) / (n - m) for (m, a), (n, b) in pairwise(beats) if n > m]
+    if not a_step and isinstance(evaluator, ObjectiveEvaluator):
+        return None
     return statistics.median(a_step or [0.0]) * evaluator.recipe.steps
+
+
+def first_steps(
+    evaluator: AnyEvaluator, beat: Callable[[int], None] = lambda step: None
+) -> Outcome:
+    """What ReLU ends as after a few steps; raises UsageError where it fails, DataError where its
+    data do, EnvironmentProblem where the machine does."""
+    relu = Trial(0, "search", "relu(x)", "", 0)
+    steps = WARM_UP_STEPS["cuda" if torch.cuda.is_available() else "cpu"]
+    who = f"the {evaluator.kind} {evaluator.name}"
+    try:
+        outcome = evaluator.with_recipe(steps=steps)(relu, beat)
+    except DataError:
+        raise
+    except HostError as error:  # nothing has begun that could go on
+        raise EnvironmentProblem(f"{who} fails with ReLU: {error.__cause__}") from error
+    if outcome.status == "failed":
+        raise UsageError(f"{who} fails with ReLU: {outcome.reason}")
+    return outcome
 
 
 def check_uses_activation(model: nn.Module, child: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from actsearch.child_models.evaluate import Evaluator, Evaluators
+from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
 from actsearch.controller.strategies import rungs, strategy_from
 from actsearch.errors import NoCandidateError
@@ -24,6 +24,7 @@ from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.space import Space
 from actsearch.search_space.survey import describe
+from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.callbacks import Callback
 from actsearch.searching.identity import Candidates, Level, submit_candidate
 from actsearch.searching.live import live
@@ -45,6 +46,8 @@ def search(
     space: str | Space | None = None,
     dataset: Any = None,
     child: Any = None,
+    objective: Any = None,
+    metric: Any = None,
     quiet: bool = False,
     callbacks: Iterable[Callback] = (),
     **options: Any,
@@ -52,10 +55,13 @@ def search(
     """Launch a search, or resume the one in the folder `run`; returns the Run when it has ended.
 
     `space` may be a Space, `dataset` arrays (x, y), `child` a function of `make_activation` that
-    returns an nn.Module; other options are those of `actsearch search` (see SearchOptions). Each of
-    `callbacks` is called in this process as `callback(trial, outcome, progress)` when a training
-    has been stored; one that raises is logged and left out from then on. Raises RunError where the
-    run is in use or was made with other settings.
+    returns an nn.Module. In the place of both `objective` may be a training of your own,
+    train(make_activation, seed, steps, report), which returns scores by name, and `metric` the
+    Metric of the name that is searched for (docs/objectives.md). Other options are those of
+    `actsearch search` (see SearchOptions). Each of `callbacks` is called in this process as
+    `callback(trial, outcome, progress)` when a training has been stored; one that raises is logged
+    and left out from then on. Raises RunError where the run is in use or was made with other
+    settings.
     """
     callbacks = tuple(callbacks)
     if wrong := [c for c in callbacks if not callable(c)]:
@@ -65,10 +71,11 @@ def search(
     names = {f.name for f in fields(SearchOptions)}
     if unknown := [name for name in options if name not in names]:
         raise TypeError(f"search() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
-    objects = {"space": space, "dataset": dataset, "child": child}
+    objects = {"space": space, "dataset": dataset, "child": child, "objective": objective}
     given = {k: v for k, v in objects.items() if isinstance(v, str)}
     config = SearchOptions(run=None if run is None else str(run), **given, **options)
     made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
+    made |= {} if metric is None else {"metric": metric}
     console = Console(stderr=True, quiet=quiet)
     plan = make_plan(config, made)
     carry_out(plan, console, callbacks)
@@ -149,7 +156,7 @@ def _run(
     plan: Plan,
     store: Store,
     source: Source,
-    evaluators: Iterable[Evaluator],
+    evaluators: Iterable[AnyEvaluator],
     stop: Stop,
     console: Console,
     callbacks: Iterable[Callback],
@@ -163,14 +170,7 @@ def _run(
     evaluate = Evaluators(evaluator.keeping(kept) for evaluator in evaluators)
     forget = () if kept is None else (kept.forget,)
     with running(machinery, evaluate, trainings, stop, console) as executor:
-        title = " · ".join(
-            (
-                f"{plan.run.path}  {settings.strategy}",
-                plan.evaluator.child.name,
-                plan.evaluator.dataset.name,
-                f"{plan.evaluator.recipe.steps:,} steps",
-            )
-        )
+        title = f"{plan.run.path}  {settings.strategy} · {plan.evaluator.title}"
         progress = Progress(
             title,
             executor.description,
@@ -186,7 +186,7 @@ def _run(
     return reason
 
 
-def _evaluators(plan: Plan, store: Store) -> dict[int, Evaluator]:
+def _evaluators(plan: Plan, store: Store) -> dict[int, AnyEvaluator]:
     """By the steps that they train for: the whole training, the strategy's rungs, and those of
     trials that another strategy has left."""
     cohorts, evaluator = rungs(plan.settings.strategy), plan.evaluator
@@ -196,12 +196,12 @@ def _evaluators(plan: Plan, store: Store) -> dict[int, Evaluator]:
     return {n: evaluator.with_recipe(steps=n) for n in sorted(steps)}
 
 
-def _steps(evaluator: Evaluator, share: float) -> int:
+def _steps(evaluator: AnyEvaluator, share: float) -> int:
     return max(1, round(share * evaluator.recipe.steps))
 
 
 def _levels(
-    store: Store, plan: Plan, evaluators: Mapping[int, Evaluator]
+    store: Store, plan: Plan, evaluators: Mapping[int, AnyEvaluator]
 ) -> Callable[[float], Level]:
     """How a share of the steps is trained; its protocol is stored at its first use."""
     whole = plan.evaluator.recipe.steps

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actsearch.child_models.evaluate import Evaluator
-from actsearch.controller.racing import RaceRules, race_rules
+from actsearch.child_models.objective import ObjectiveEvaluator
+from actsearch.child_models.users_own import objective_from
+from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
 from actsearch.results.leaderboard import BESIDE
@@ -20,14 +21,21 @@ from actsearch.run import RUNS, Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
 from actsearch.search_space.survey import Survey, survey
-from actsearch.searching.building import check_image_size, environment, make_evaluator, warm_up
+from actsearch.searching.building import (
+    AnyEvaluator,
+    check_image_size,
+    environment,
+    make_evaluator,
+    warm_up,
+)
 from actsearch.searching.machinery import Machinery, local_workers
 from actsearch.searching.tracker import writer_class
 from actsearch.settings import SearchOptions, Settings, resolve
 from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
-_NOT_STORED = ("groups", "halving", "tensorboard")
+# The metric is stored with the data.
+_NOT_STORED = ("groups", "halving", "tensorboard", "minimise", "maximise", "metric")
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,9 @@ class Plan:
     run: Run
     settings: Settings
     space: Space
-    evaluator: Evaluator
+    evaluator: AnyEvaluator
     survey: Survey | None  # of a space that is small enough
-    seconds_a_child: float
+    seconds_a_child: float | None  # where it is known
     race: RaceRules | None
     done: int  # functions that the run has trained already
 
@@ -77,11 +85,11 @@ class Plan:
         if isinstance(self.settings.dataset, Path):
             settings["dataset"] = str(self.settings.dataset)
         settings["space"] = self.space.spec
-        dataset = self.evaluator.dataset
+        evaluator = self.evaluator
         return {
             "identity": self.identity,
             "settings": settings,
-            "data": {"metric": self.evaluator.metric.to_config(), "examples": dataset.sizes},
+            "data": {"metric": evaluator.metric.to_config(), "examples": {**evaluator.sizes}},
             "environment": environment(),
         }
 
@@ -99,8 +107,7 @@ class Plan:
         lines = [
             f"run        {self.run.path}",
             f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
-            f"child      {self.evaluator.child.name} on {self.evaluator.dataset.name}, "
-            f"{recipe.steps:,} steps of {recipe.batch_size}, operators {s.operators}",
+            f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
         ]
         cohorts = rungs(s.strategy)
         if cohorts is not None:
@@ -110,6 +117,8 @@ class Plan:
         if s.tensorboard:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
+        if self.seconds_a_child is None:
+            return [*lines, "time       not known, since the objective reports no steps"]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         if left and s.ray_address is None:
             share = 1.0 if cohorts is None else cohorts.cost
@@ -127,13 +136,13 @@ def make_plan(
     plan is only shown, so another driver may hold the run."""
     objects = objects or {}
     run = Run(Path(config.run or _default_run(config, objects)))
-    stored = dict(run.config.get("settings", {}))
+    stored = run.settings
     if stored.pop("skip_symmetric", "off") == "on":
         raise RunError(
             f"{run.path} was made with --skip-symmetric on, an option that is gone: the functions "
             "that it left out train differently. The run can be read; search in another folder."
         )
-    settings = replace(resolve(vars(config), stored), **objects)
+    settings = resolve({**vars(config), **objects}, stored)
     settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
     if settings.tensorboard:
         writer_class()
@@ -144,6 +153,7 @@ def make_plan(
     strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
+    _check_objective(run, evaluator)
     run.check_identity(_identity(space, settings, evaluator))
     if not dry:
         run.check_free()
@@ -151,6 +161,26 @@ def make_plan(
     evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
     found = _survey(space, settings)
     return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+
+
+def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
+    """Raises UsageError where the objective is missing that the run was made with, RunError where
+    it is not what it was."""
+    before = run.objective
+    if before is None:
+        return
+    if not isinstance(evaluator, ObjectiveEvaluator):
+        raise UsageError(
+            f"{run.path} was made with the objective {before}, an object of Python; search there "
+            "with objective=..., or name it: --objective my_module:train"
+        )
+    now, name = evaluator.objective.digest, evaluator.name
+    if before != now and before.rpartition("-")[0] == name:
+        raise RunError(
+            f"the objective {name} has changed since {run.path} was made (its source, or a value "
+            f"that it uses: {before} then, {now} now), and scores of the two do not compare; undo "
+            "the change, or search in another folder"
+        )
 
 
 def _space(settings: Settings) -> Space:
@@ -167,7 +197,7 @@ def _space(settings: Settings) -> Space:
     return in_groups(space, settings.groups)
 
 
-def _identity(space: Space, settings: Settings, evaluator: Evaluator) -> dict[str, Any]:
+def _identity(space: Space, settings: Settings, evaluator: AnyEvaluator) -> dict[str, Any]:
     return {
         "space": space.spec,
         "seed": settings.seed,
@@ -185,22 +215,29 @@ def _done(run: Run) -> int:
 
 
 def _default_run(config: SearchOptions, objects: Mapping[str, Any]) -> Path:
-    """runs/SPACE-STRATEGY-DATASET."""
-    settings = replace(resolve(vars(config)), **objects)
+    """runs/SPACE-STRATEGY-DATASET, with an objective's name in the place of the last."""
+    settings = resolve({**vars(config), **objects})
     space = _space(settings).name or "custom"
     dataset = settings.dataset
     dataset = Path(dataset).stem if isinstance(dataset, str) else "arrays"
+    if settings.objective is not None:
+        dataset = objective_from(settings.objective).name
     strategy = short(normal(settings.strategy, halving=settings.halving))
     name = f"{space}-{strategy}-{dataset}"
     return RUNS / re.sub(r"[^A-Za-z0-9._+=,-]+", "_", name)
 
 
-def _race(settings: Settings, evaluator: Evaluator) -> RaceRules | None:
+def _race(settings: Settings, evaluator: AnyEvaluator) -> RaceRules | None:
     race = race_rules(settings.racing, evaluator.recipe.steps, evaluator.metric)
     if race is None:
         return None
     if rungs(settings.strategy) is not None:
         raise UsageError("--racing and --halving both leave functions behind; choose one of them")
+    if race.by == "score" and evaluator.kind == "objective":
+        raise UsageError(
+            f"--racing {race}: an objective reports its training loss alone; race by that, as "
+            f"{EXAMPLE}"
+        )
     last = race.rungs[-1][0]
     if last >= evaluator.recipe.steps:
         raise UsageError(

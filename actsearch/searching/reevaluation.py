@@ -9,14 +9,16 @@ learning rate that is chosen for a function is chosen by validation scores, with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.objective import test_name
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.functions import find
 from actsearch.results.leaderboard import BESIDE
@@ -31,7 +33,14 @@ from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
 from actsearch.searching.batch import DONE, train
-from actsearch.searching.building import check_image_size, check_uses_activation, make_evaluator
+from actsearch.searching.building import (
+    AnyEvaluator,
+    check_image_size,
+    check_uses_activation,
+    child_evaluator,
+    first_steps,
+    objective_evaluator,
+)
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.run_log import logging_to
 from actsearch.settings import ReevaluateOptions, resolve
@@ -51,7 +60,7 @@ class Model:
     child: str
     dataset: str
     metric: Metric
-    evaluators: tuple[Evaluator, ...]
+    evaluators: tuple[AnyEvaluator, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Cell:
     candidate: Candidate
     label: str
     model: Model
-    evaluator: Evaluator
+    evaluator: AnyEvaluator
 
 
 def reevaluate(
@@ -70,6 +79,8 @@ def reevaluate(
     functions: Sequence[str] = (),
     dataset: Any = None,
     child: Any = None,
+    objective: Any = None,
+    metric: Any = None,
     space: Space | None = None,
     quiet: bool = False,
     **options: Any,
@@ -77,17 +88,19 @@ def reevaluate(
     """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
-    child with every data set. Columns: function, name, child, data set and metric where there are
-    several, mean test score, its standard error, median, n, and the mean difference to ReLU paired
-    by seed with its 95 % interval; accuracies and their differences as fractions of 1. `space` is
-    needed only for operators of your own. Other options are those of `actsearch reevaluate`.
+    child with every data set. So are `objective` and `metric`. Columns: function, name, child, data
+    set and metric where there are several, mean test score, its standard error, median, n, and the
+    mean difference to ReLU paired by seed with its 95 % interval; accuracies and their differences
+    as fractions of 1. `space` is needed only for operators of your own. Other options are those of
+    `actsearch reevaluate`.
     """
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
     config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
     console = Console(stderr=True, quiet=quiet)
-    rows, _ = carry_out(config, console, _several(child), _several(dataset), space)
+    own = {"objective": objective, "metric": metric}
+    rows, _ = carry_out(config, console, _several(child), _several(dataset), space, own)
     return pd.DataFrame(rows)
 
 
@@ -105,12 +118,20 @@ def carry_out(
     children: tuple[Any, ...] = (),
     datasets: tuple[Any, ...] = (),
     space: Space | None = None,
+    own: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[Row], str]:
-    """Train what is missing; returns the table and why it ended."""
+    """Train what is missing; returns the table and why it ended. `own` are objective and metric,
+    where they are objects."""
     run = _open(config)
-    stored = run.config.get("settings", {})
+    stored = run.settings
     extra = extra_operators(space) if space is not None else ()
-    models = _models(config, stored, children or config.child, datasets or config.dataset, extra)
+    children, datasets = children or config.child, datasets or config.dataset
+    said = {**vars(config), **{name: value for name, value in own.items() if value is not None}}
+    if _is_objective(run, said, stored, children, datasets):
+        said |= {"child": children or None, "dataset": datasets or None}
+        models = [_objective(config, said, stored, extra, console)]
+    else:
+        models = _models(config, stored, children, datasets, extra)
     operators = models[0].evaluators[0].operators
     functions = _functions(config, run, operators, extra)
     _check_places(models, functions)
@@ -145,6 +166,58 @@ def _open(config: ReevaluateOptions) -> Run:
     return Run(Path(config.run)) if config.functions else Run.open(config.run)
 
 
+def _is_objective(
+    run: Run,
+    said: Mapping[str, Any],
+    stored: dict[str, Any],
+    children: Sequence[Any],
+    datasets: Sequence[Any],
+) -> bool:
+    """Whether it is trained by an objective: one that is said, else that of the search, unless both
+    a child and data are said."""
+    if said["objective"] is not None:
+        return True
+    if children and datasets:
+        stored.pop("objective", None)
+        return False
+    if run.objective and (children or datasets):
+        raise UsageError(
+            f"{run.path} was searched with an objective, so give a child together with a data set"
+        )
+    if run.objective and stored.get("objective") is None:
+        raise UsageError(
+            "the search was given its objective as an object of Python; give reevaluate() the same "
+            "as objective=..., or name it: --objective my_module:train"
+        )
+    return run.objective is not None
+
+
+def _objective(
+    config: ReevaluateOptions,
+    said: Mapping[str, Any],
+    stored: dict[str, Any],
+    extra: tuple[Any, ...],
+    console: Console,
+) -> Model:
+    """The objective as a model; raises where it fails after a few steps, before anything trains."""
+    if config.lr_sweep > 1:
+        raise UsageError(
+            "--lr-sweep tries learning rates of children; an objective sees to its own"
+        )
+    in_turns = Machinery.of(config).in_turns
+    evaluator = objective_evaluator(resolve(said, stored), extra, test=True, in_turns=in_turns)
+    outcome = first_steps(evaluator)
+    test = test_name(evaluator.metric)
+    if outcome.status == "ok" and test not in outcome.details["scores"]:
+        console.print(
+            f"{evaluator.name} returns no {test!r}, so what is called its test score is the score "
+            "that was searched by, with other seeds.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return Model(evaluator.name, "own data", evaluator.metric, (evaluator,))
+
+
 def _models(
     config: ReevaluateOptions,
     stored: dict[str, Any],
@@ -166,7 +239,7 @@ def _models(
         data: Any = None  # is loaded once
         for child in children or (None,):
             said = {**vars(config), "child": child, "dataset": data or dataset}
-            evaluator = make_evaluator(
+            evaluator = child_evaluator(
                 resolve(said, stored),
                 extra,
                 test=True,
@@ -239,7 +312,7 @@ def _seeds(config: ReevaluateOptions, run: Run, models: list[Model]) -> range:
     return range(first, first + config.seeds)
 
 
-def _evaluators(models: Iterable[Model]) -> list[Evaluator]:
+def _evaluators(models: Iterable[Model]) -> list[AnyEvaluator]:
     return [evaluator for model in models for evaluator in model.evaluators]
 
 
@@ -247,7 +320,7 @@ def _title(models: list[Model]) -> str:
     usual = models[0].evaluators[0]
     if len(models) > 1:
         return f"{len(models)} models"
-    return f"{usual.child.name} · {usual.dataset.name} · {usual.recipe.steps:,} steps"
+    return usual.title
 
 
 # -- trials
@@ -286,7 +359,7 @@ def _cells(store: Store, functions: dict[Candidate, str], models: list[Model]) -
     """Each function on each model, at the learning rate that its sweep found best, the usual one
     where there was none or where nothing trained."""
 
-    def score(candidate: Candidate, evaluator: Evaluator) -> float:
+    def score(candidate: Candidate, evaluator: AnyEvaluator) -> float:
         trial = store.find("sweep", candidate.key, evaluator.protocol_hash, SWEEP_SEED)
         outcome = store.outcome(trial) if trial is not None else None
         found = outcome.val_score if outcome is not None else None
@@ -345,6 +418,6 @@ def _row(
         row["data"] = model.dataset
     if common(m.metric for m in models) is None:
         row["metric"] = model.metric.name
-    if len(model.evaluators) > 1:
+    if len(model.evaluators) > 1 and isinstance(cell.evaluator, Evaluator):
         row["lr"] = f"{cell.evaluator.recipe.lr:g}"
     return row | of_seeds(_scores(outcomes), reference, failed, model.metric, called)

@@ -88,10 +88,24 @@ class Beat:
         training.alive()
 
 
+class Stood(Protocol):
+    """How a training stands, as far as an outcome says it: a Training, or reports of one."""
+
+    earlier: float
+    step: int
+    rungs: list[AtRung]
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]: ...
+
+    @property
+    def ms_per_step(self) -> float | None: ...
+
+
 class RacedOut(Exception):
     """The child was not good enough at the last of `training.rungs`."""
 
-    def __init__(self, reason: str, training: Training) -> None:
+    def __init__(self, reason: str, training: Stood) -> None:
         super().__init__(reason)
         self.training = training
 

@@ -111,15 +111,19 @@ class Training:
         """At most CURVE_POINTS of the first `steps` losses, first and last among them."""
         if steps == 0:
             return ()
-        points = min(steps, CURVE_POINTS)
-        at = [round(i * (steps - 1) / max(1, points - 1)) for i in range(points)]
         values = self.losses.tolist()
-        return tuple((i + 1, float(f"{values[i]:.6g}")) for i in at)
+        return tuple((i + 1, float(f"{values[i]:.6g}")) for i in thinned(steps))
 
     @property
     def ms_per_step(self) -> float:
         """The median."""
         return 1e3 * statistics.median(self.step_seconds)
+
+
+def thinned(count: int) -> list[int]:
+    """The places, from 0, of at most CURVE_POINTS of so many values, first and last among them."""
+    points = min(count, CURVE_POINTS)
+    return [round(i * (count - 1) / max(1, points - 1)) for i in range(points)]
 
 
 def _drop_counters(model: nn.Module) -> None:

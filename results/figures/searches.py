@@ -294,6 +294,7 @@ COUNTED_AS: Mapping[Cause, str] = MappingProxyType({
     Cause.LOSS: "loss {}",
     Cause.GRADIENT_NORM: "gradient norm {}",
     Cause.LOGITS: "logits not finite {}",
+    Cause.SCORE: "score {}",
     Cause.EXCEPTION: "{}",
     Cause.OUT_OF_MEMORY: "out of memory",
     Cause.TIMED_OUT: "longer than",
