@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator
 
-# The oldest and the newest release of each that the tests were run with, in whole or in large part.
+# The oldest release of each that large parts of the tests were run with, and the newest, with all.
 TESTED = {"torch": ("2.11", "2.14"), "torchvision": ("0.26", "0.29")}
 
 
