@@ -422,7 +422,13 @@ def net(make_activation, input_shape, classes):
 """
 
 
-@pytest.mark.parametrize("imports", ["import results, actsearch", "import actsearch, results"])
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import results, actsearch",
+        pytest.param("import actsearch, results", marks=pytest.mark.slow),
+    ],
+)
 def test_a_users_own_modules_may_have_the_names_of_our_folders(
     tmp_path: Path, imports: str
 ) -> None:

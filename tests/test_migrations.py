@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -69,7 +71,10 @@ def test_an_old_run_is_read_as_it_was_and_its_file_is_left_alone(
     run, then = copied(version, tmp_path), STORES / f"v{version}"
     before = (run / "run.sqlite").read_bytes()
     main(["top", str(run), "-f", "csv"])
-    assert capsys.readouterr().out == (then / "top.csv").read_text()
+    shown = [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    before_it = [*csv.DictReader(io.StringIO((then / "top.csv").read_text()))]
+    kept = before_it[0].keys()  # later releases have columns of their own besides
+    assert [{name: row[name] for name in kept} for row in shown] == before_it
     rows = json.loads((then / "reevaluations.json").read_text())
     again = Run.open(run).reevaluations()
     assert {row.pop("metric") for row in again} == {ACCURACY}
@@ -172,7 +177,7 @@ def test_the_cause_of_an_old_outcome_is_that_of_its_reason(tmp_path: Path) -> No
     assert [o.reason for o in outcomes] == [reason for _, reason, _, _ in REASONS]
     assert [o.cause for o in outcomes] == [cause for _, _, cause, _ in REASONS]
     assert [counted_as(o.cause, o.variant) for o in outcomes] == [words for *_, words in REASONS]
-    assert {cause for _, _, cause, _ in REASONS} == set(Cause)
+    assert {cause for _, _, cause, _ in REASONS} == set(Cause) - {Cause.SCORE}  # which is newer
     assert all((o.status == "ok") == (o.cause is None) for o in found.values())
 
 
