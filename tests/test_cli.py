@@ -373,7 +373,9 @@ def test_a_re_evaluation_ends_with_its_table_where_nothing_can_be_said_of_luck(
 ) -> None:
     monkeypatch.chdir(folder)
     rows = [{"formula": "relu(x)", "n": 1}]
-    monkeypatch.setattr("actsearch.searching.reevaluation.carry_out", lambda *_: (rows, "done"))
+    monkeypatch.setattr(
+        "actsearch.searching.reevaluation.run_reevaluation", lambda *_: (rows, "done")
+    )
     assert cli.main(["reevaluate", "runs/a"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["relu(x)  1"]
 

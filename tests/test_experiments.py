@@ -28,7 +28,7 @@ from actsearch.studies.claims import Claim, Course, NoPrediction
 from actsearch.studies.experiments import (
     _dataset,
     _settings,
-    carry_out,
+    run_experiment,
     steps_an_epoch,
 )
 from actsearch.studies.published import EXPERIMENTS
@@ -204,7 +204,7 @@ def finished(plotly: None, digits: str, tmp_path_factory: pytest.TempPathFactory
     """mnist-mlp with two sigmas and one more function, two seeds."""
     run = tmp_path_factory.mktemp("runs") / "mlp"
     more = {"sigmas": (0.1, 0.5), "functions": ("2*x*sigmoid(beta*x)", "relu(x)")}
-    report = carry_out(small("mnist-mlp", digits, run, **more), QUIET)
+    report = run_experiment(small("mnist-mlp", digits, run, **more), QUIET)
     assert len(report.results) == 12
     assert all(path.stat().st_size > 0 for path in report.files)
     return run
@@ -243,10 +243,10 @@ def test_the_same_command_trains_nothing_twice_and_more_seeds_only_the_new_ones(
     more: dict[str, Any] = {"sigmas": (0.1, 0.5), "functions": ("2*x*sigmoid(beta*x)",)}
     before = {row["id"]: row["finished"] for row in Run.open(finished).rows("reevaluate")}
     tables = [p.read_text() for p in sorted((finished / "figures").glob("*.csv"))]
-    carry_out(small("mnist-mlp", digits, finished, **more), QUIET)
+    run_experiment(small("mnist-mlp", digits, finished, **more), QUIET)
     assert {r["id"]: r["finished"] for r in Run.open(finished).rows("reevaluate")} == before
     assert [p.read_text() for p in sorted((finished / "figures").glob("*.csv"))] == tables
-    carry_out(small("mnist-mlp", digits, finished, **more, seeds=3), QUIET)
+    run_experiment(small("mnist-mlp", digits, finished, **more, seeds=3), QUIET)
     after = {row["id"]: row["finished"] for row in Run.open(finished).rows("reevaluate")}
     assert {k: v for k, v in after.items() if k in before} == before
     assert len(after) == len(before) * 3 // 2

@@ -237,10 +237,10 @@ def test_onnx_computes_what_an_activation_does() -> None:
 
 
 def _source(case: Case) -> Any:
-    from actsearch.search_space.export.lowering import Source
+    from actsearch.search_space.export.lowering import Exported
 
     betas = tuple((beta,) for beta in case.betas)
-    return Source(parse(case.text), case.operators, case.name, betas, version="0", dims=2)
+    return Exported(parse(case.text), case.operators, case.name, betas, version="0", dims=2)
 
 
 def _run_onnx(model: bytes, x: np.ndarray) -> np.ndarray:

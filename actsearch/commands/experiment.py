@@ -32,9 +32,9 @@ def run(config: ExperimentConfig) -> int:
 
     from actsearch.results.tables import FORMATS
     from actsearch.searching.loop import STOPPED
-    from actsearch.studies.experiments import carry_out
+    from actsearch.studies.experiments import run_experiment
 
-    report = carry_out(config, Console(stderr=True))
+    report = run_experiment(config, Console(stderr=True))
     if config.format == "json":
         tables = {"results": report.results, "claims": report.claims}
         put(json.dumps(tables, indent=2, allow_nan=False))

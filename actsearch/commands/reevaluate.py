@@ -32,9 +32,9 @@ def run(config: ReevaluateConfig) -> int:
     from actsearch.results.tables import FORMATS
     from actsearch.run import Run
     from actsearch.searching.loop import STOPPED
-    from actsearch.searching.reevaluation import carry_out
+    from actsearch.searching.reevaluation import run_reevaluation
 
-    rows, reason = carry_out(config, Console(stderr=True))
+    rows, reason = run_reevaluation(config, Console(stderr=True))
     put(FORMATS[config.format](rows), end="")
     if config.format == "table" and not config.functions:
         sentence = luck(Run.chosen(config.run))

@@ -33,7 +33,7 @@ class SearchConfig(SearchOptions):
 def run(config: SearchConfig) -> int:
     from rich.console import Console
 
-    from actsearch.searching.launch import carry_out, check_found
+    from actsearch.searching.launch import check_found, run_plan
     from actsearch.searching.loop import STOPPED
     from actsearch.searching.plan import make_plan
 
@@ -42,7 +42,7 @@ def run(config: SearchConfig) -> int:
     if config.dry_run:
         return DONE
     start = time.monotonic()
-    reason = carry_out(plan, Console(stderr=True))
+    reason = run_plan(plan, Console(stderr=True))
     if reason != STOPPED or any(n for s, n in plan.run.counts().items() if s != "waiting"):
         check_found(plan.run)
     put("\n".join(_closing(plan.run, reason, time.monotonic() - start)))

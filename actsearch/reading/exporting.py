@@ -15,7 +15,7 @@ from actsearch.functions import Found, find, one_function
 from actsearch.results.version import own_version
 from actsearch.search_space.baselines import NAMED
 from actsearch.search_space.export.exporters import EXPORTERS, check_name
-from actsearch.search_space.export.lowering import Source
+from actsearch.search_space.export.lowering import Exported
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
@@ -68,7 +68,7 @@ def export(
     version = own_version()
     alone = len(functions) == 1
     sources = [
-        Source(
+        Exported(
             expr,
             found.operators,
             named if alone else f"{named}_{number}",

@@ -415,14 +415,14 @@ def _mathml(expression: str) -> str:
 
     from actsearch.search_space.candidate import candidate_from
     from actsearch.search_space.export import latex
-    from actsearch.search_space.export.lowering import Source
+    from actsearch.search_space.export.lowering import Exported
     from actsearch.search_space.parser import ParseError
 
     try:
         functions = candidate_from(expression).functions
     except ParseError:
         return ""
-    sources = (Source(expr, "guarded", "f", ((1.0,),) * expr.betas, "") for expr in functions)
+    sources = (Exported(expr, "guarded", "f", ((1.0,),) * expr.betas, "") for expr in functions)
     return BETWEEN.join(convert(latex.write(source)) for source in sources)
 
 

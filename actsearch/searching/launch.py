@@ -28,7 +28,7 @@ from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.callbacks import Callback
 from actsearch.searching.identity import Candidates, Level, submit_candidate
 from actsearch.searching.live import live
-from actsearch.searching.loop import STOPPED, Source, run_trials
+from actsearch.searching.loop import STOPPED, TrialSource, run_trials
 from actsearch.searching.machinery import Machinery, running
 from actsearch.searching.plan import Plan, make_plan
 from actsearch.searching.progress import HISTORY, Progress
@@ -78,11 +78,11 @@ def search(
     made |= {} if metric is None else {"metric": metric}
     console = Console(stderr=True, quiet=quiet)
     plan = make_plan(config, made)
-    carry_out(plan, console, callbacks)
+    run_plan(plan, console, callbacks)
     return plan.run
 
 
-def carry_out(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) -> str:
+def run_plan(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) -> str:
     """Run the plan; returns why it ended, `stopped` among the reasons."""
     run = plan.run
     with run.locked():
@@ -155,7 +155,7 @@ def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
 def _run(
     plan: Plan,
     store: Store,
-    source: Source,
+    source: TrialSource,
     evaluators: Iterable[AnyEvaluator],
     stop: Stop,
     console: Console,

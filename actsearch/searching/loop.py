@@ -22,7 +22,7 @@ WAIT_SECONDS = 0.5
 STOPPED = "stopped"
 
 
-class Source(Protocol):
+class TrialSource(Protocol):
     """Where trials come from and whom outcomes are told."""
 
     def take(self, n: int, should_stop: Callable[[], bool]) -> list[Trial]:
@@ -51,7 +51,7 @@ class Source(Protocol):
 
 def run_trials(
     store: Store,
-    source: Source,
+    source: TrialSource,
     executor: Executor,
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
@@ -87,7 +87,7 @@ def run_trials(
             return STOPPED
 
 
-def _submit(source: Source, executor: Executor, should_stop: Callable[[], bool]) -> int:
+def _submit(source: TrialSource, executor: Executor, should_stop: Callable[[], bool]) -> int:
     """Give the executor what it has room for; returns how many trials that were."""
     submitted = 0
     while executor.free > 0 and (trials := source.take(executor.free, should_stop)):
@@ -97,7 +97,7 @@ def _submit(source: Source, executor: Executor, should_stop: Callable[[], bool])
     return submitted
 
 
-def _record(store: Store, source: Source, finished: Sequence[tuple[Trial, Outcome]]) -> None:
+def _record(store: Store, source: TrialSource, finished: Sequence[tuple[Trial, Outcome]]) -> None:
     """Store the outcomes with what they change in the source: both or neither."""
     if not finished:
         return

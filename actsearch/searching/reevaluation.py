@@ -100,7 +100,7 @@ def reevaluate(
     config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
     console = Console(stderr=True, quiet=quiet)
     own = {"objective": objective, "metric": metric}
-    rows, _ = carry_out(config, console, _several(child), _several(dataset), space, own)
+    rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
     return pd.DataFrame(rows)
 
 
@@ -112,7 +112,7 @@ def _several(given: Any) -> tuple[Any, ...]:
     return tuple(given) if several else (given,)
 
 
-def carry_out(
+def run_reevaluation(
     config: ReevaluateOptions,
     console: Console,
     children: tuple[Any, ...] = (),

@@ -14,7 +14,7 @@ from actsearch.search_space.survey import functions_of
 from actsearch.searching.asking import Asking
 from actsearch.searching.budget import Budget
 from actsearch.searching.duplicates import Duplicates
-from actsearch.searching.loop import Source
+from actsearch.searching.loop import TrialSource
 from actsearch.searching.progress import Tally
 from actsearch.searching.proposals import Proposals
 from actsearch.searching.rejections import Rejections
@@ -116,7 +116,9 @@ class Raced:
     """A source whose search trials race, all but the `first`, which are trained to their end. A
     trial gets the limits of the moment in which it leaves."""
 
-    def __init__(self, inner: Source, race: Race, store: Store, first: Iterable[Trial]) -> None:
+    def __init__(
+        self, inner: TrialSource, race: Race, store: Store, first: Iterable[Trial]
+    ) -> None:
         self.inner = inner
         self.race = race
         self._whole = {trial.id for trial in first}

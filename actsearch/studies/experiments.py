@@ -60,7 +60,7 @@ class Report:
     reason: str
 
 
-def carry_out(config: ExperimentOptions, console: Console) -> Report:
+def run_experiment(config: ExperimentOptions, console: Console) -> Report:
     """Train what is missing, then write tables and figures of what is there."""
     from actsearch.results.figures.plots import plotly
 

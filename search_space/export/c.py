@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actsearch.search_space.export.lowering import Function, Source, lowered
+from actsearch.search_space.export.lowering import Exported, Function, lowered
 from actsearch.search_space.export.writing import (
     ARITHMETIC,
     CHOICE,
@@ -68,7 +68,7 @@ C = Language(
 )
 
 
-def write(source: Source) -> str:
+def write(source: Exported) -> str:
     """`name(x, beta)` and `name_dx(x, beta)`; initial betas are constants `name_beta`."""
     helpers, main = lowered(source)
     traced = trace(source.expr, source.operators)
@@ -101,7 +101,7 @@ def _function(function: Function, storage: str) -> tuple[str, Sequence[str]]:
     return "\n".join([*lines, f"    return {body.result};", "}"]), body.helpers
 
 
-def _constants(source: Source) -> list[str]:
+def _constants(source: Exported) -> list[str]:
     if not source.betas:
         return []
     lines = [f"/* Where the betas start{'; one number a channel' * bool(source.channels)}. */"]

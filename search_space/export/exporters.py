@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from actsearch.search_space.text import load
 
 if TYPE_CHECKING:
-    from actsearch.search_space.export.lowering import Source
+    from actsearch.search_space.export.lowering import Exported
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Exporter:
     values: bool = True
     several: bool = False
 
-    def write(self, *sources: Source) -> str | bytes:
+    def write(self, *sources: Exported) -> str | bytes:
         return load(f"{__package__}.{self.module}:write")(*sources)
 
 

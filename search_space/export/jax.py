@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.lowering import Exported, lowered
 from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
@@ -58,12 +58,12 @@ JAX = Language(
 )
 
 
-def write(*sources: Source) -> str:
+def write(*sources: Exported) -> str:
     """`name(x, beta=...)`; betas of channels are arrays (C,), for inputs (N, ..., C)."""
     return python_file(JAX, [_part(source) for source in sources])
 
 
-def _part(source: Source) -> Part:
+def _part(source: Exported) -> Part:
     helpers, main = lowered(source)
     pairs = zip(source.constants, source.betas, strict=True)
     constants: list[str] = []

@@ -3,7 +3,7 @@ finite in a network, are left out."""
 
 from __future__ import annotations
 
-from actsearch.search_space.export.lowering import Source
+from actsearch.search_space.export.lowering import Exported
 from actsearch.search_space.expression import Expr, Operand, number
 from actsearch.search_space.operators import (
     ATOM,
@@ -59,12 +59,12 @@ FORMS: dict[str, tuple[str, int]] = {
 }
 
 
-def write(*sources: Source) -> str:
+def write(*sources: Exported) -> str:
     r"""A function a line; betas are \beta, or \beta_1, \beta_2 and so on."""
     return "".join(map(_line, sources))
 
 
-def _line(source: Source) -> str:
+def _line(source: Exported) -> str:
     names = iter([name.replace("beta", r"\beta") for name in source.beta_names])
 
     def printed(expr: Expr) -> Operand:

@@ -1,4 +1,4 @@
-"""Source, what a writer is given, and `lowered`: its expression as functions on primitives.
+"""Exported, what a writer is given, and `lowered`: its expression as functions on primitives.
 
 The primitives are those of search_space/kernels/tracing.py, so no operator is defined here again. A
 guarded operator becomes a function of its own, and so does a user's; all others are inlined.
@@ -34,7 +34,7 @@ GUARDS = {
 
 
 @dataclass(frozen=True)
-class Source:
+class Exported:
     """A function to be exported.
 
     `betas` are the initial values of each beta: one number, or one a channel. `origin` says where
@@ -99,7 +99,7 @@ class Function:
         return any(self.parameters.get(node) == name for node in seen)
 
 
-def lowered(source: Source) -> tuple[list[Function], Function]:
+def lowered(source: Exported) -> tuple[list[Function], Function]:
     """The helpers and the function itself. Raises ValueError where an operator of the user's does
     what no primitive does."""
     program = Program()

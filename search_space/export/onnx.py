@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.lowering import Exported, lowered
 from actsearch.search_space.export.writing import simplified
 from actsearch.search_space.kernels.program import Node
 from actsearch.search_space.kernels.tracing import trace
@@ -22,7 +22,7 @@ OPERATORS = {
 }  # fmt: skip
 
 
-def write(source: Source) -> bytes:
+def write(source: Exported) -> bytes:
     """Raises ModuleNotFoundError where the package onnx is not installed."""
     try:
         import onnx.checker  # pyright: ignore[reportMissingImports]
@@ -39,7 +39,7 @@ def write(source: Source) -> bytes:
 class _Graph:
     """Nodes and initializers of a model while it is built; values are named t1, t2 and so on."""
 
-    def __init__(self, source: Source, onnx: Any) -> None:
+    def __init__(self, source: Exported, onnx: Any) -> None:
         self.source = source
         self.onnx = onnx
         self.nodes: list[Any] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.lowering import Exported, lowered
 from actsearch.search_space.export.writing import (
     ARITHMETIC,
     CHOICE,
@@ -142,12 +142,12 @@ PYTHON = Language(
 )
 
 
-def write(*sources: Source) -> str:
+def write(*sources: Exported) -> str:
     """A function `name(x, beta=...)`; betas of channels become lists without a default."""
     return python_file(PYTHON, [_part(source) for source in sources])
 
 
-def _part(source: Source) -> Part:
+def _part(source: Exported) -> Part:
     helpers, main = lowered(source)
     constants: list[str] = []
     defaults: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.lowering import Exported, lowered
 from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
@@ -40,7 +40,7 @@ SYMPY = Language(
 )
 
 
-def write(source: Source) -> str:
+def write(source: Exported) -> str:
     """`name`, an expression in x and the betas; `initial`, the values of these."""
     helpers, main = lowered(source)
     functions = [python_function(h, SYMPY) for h in helpers]

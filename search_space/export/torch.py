@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actsearch.search_space.export.lowering import Source, lowered
+from actsearch.search_space.export.lowering import Exported, lowered
 from actsearch.search_space.export.writing import (
     ARITHMETIC,
     Form,
@@ -90,7 +90,7 @@ def make_activation(number: int, total: int, *args, **options) -> nn.Module:
     return GROUPS[number * {n} // total](*args, **options)'''
 
 
-def write(*sources: Source) -> str:
+def write(*sources: Exported) -> str:
     """Of several sources, one for each group of layers, also a function that makes the module of
     any layer."""
     types = [_type(source) for source in sources]
@@ -99,7 +99,7 @@ def write(*sources: Source) -> str:
     return python_file(TORCH, [_part(source) for source in sources], last)
 
 
-def _part(source: Source) -> Part:
+def _part(source: Exported) -> Part:
     helpers, main = lowered(source)
     functions = [*helpers, main]
     texts = [python_function(f, TORCH, annotation="torch.Tensor")[0] for f in functions]
@@ -108,11 +108,11 @@ def _part(source: Source) -> Part:
     return Part(source, [*texts, _module(source, source.constants)], (), constants)
 
 
-def _type(source: Source) -> str:
+def _type(source: Exported) -> str:
     return "".join(part.capitalize() for part in source.name.split("_"))
 
 
-def _module(source: Source, constants: Sequence[str]) -> str:
+def _module(source: Exported, constants: Sequence[str]) -> str:
     trainable = "a trainable beta" if len(constants) == 1 else f"{len(constants)} trainable betas"
     default = f" = {source.channels}" if source.channels else ""
     return _MODULE.format(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from actsearch.search_space.export.lowering import CALL, Function, Source
+from actsearch.search_space.export.lowering import CALL, Exported, Function
 from actsearch.search_space.expression import Operand
 from actsearch.search_space.kernels.program import LOGICAL, Node
 from actsearch.search_space.operators import ATOM, PRODUCT, SIGN, SUM
@@ -179,7 +179,7 @@ class Part:
     """What a source adds to a file: functions, the helpers of the language that they call, and
     constants."""
 
-    source: Source
+    source: Exported
     functions: Sequence[str]
     used: Iterable[str]
     constants: Sequence[str] = ()
@@ -200,7 +200,7 @@ def python_file(language: Language, parts: Sequence[Part], last: Sequence[str] =
     return "\n\n".join(part for part in head if part) + f"\n\n\n{code}\n"
 
 
-def headers(sources: Sequence[Source]) -> Sequence[str]:
+def headers(sources: Sequence[Exported]) -> Sequence[str]:
     """What a file says of itself: the first line of each function, the origin of all."""
     first = sources[0].header
     grammar = first[-1] if len(sources) == 1 else first[-1].rpartition(": ")[0] + ":"
