@@ -2,8 +2,8 @@
 
     python benchmarks/h100.py [--data docs/data/h100.json]
 
-`gpu_children.py` measures steps and children at once anew, `actsearch reevaluate` trainings; the
-rest was measured by scripts that are not kept.
+`gpu_children.py` measures steps and children at once anew, `gpu_convolutions.py` convolutions and
+how far they are off, `actsearch reevaluate` trainings.
 """
 
 from __future__ import annotations

@@ -546,6 +546,15 @@ def test_strategies_are_scored_by_the_best_and_by_the_evaluations_to_it(
 # -- benchmarks/gpu_children.py
 
 
+def test_convolutions_are_measured_on_a_gpu_alone(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu_convolutions.py"])
+    with pytest.raises(SystemExit, match="torch sees no GPU here"):
+        script("gpu_convolutions").main()
+
+
 def test_ways_to_train_on_a_gpu_are_compared(
     tmp_path: Path, script: Any, monkeypatch: Any, capsys: Any
 ) -> None:
