@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_convolutions.py [--batch 128] [--json FILE]
 
-Microseconds of each convolution of a ResNet-20 and of its two gradients in bfloat16, launched twenty
-times in a graph (median of five replays), on one batch that the second cache may hold; then the
-relative distance of a whole ResNet-20's gradients and logits to those in float32. `h100.py` prints
-what these were on an H100.
+Microseconds of each convolution of a ResNet-20 and of its two gradients in bfloat16, launched
+twenty times in a graph (median of five replays), on one batch that the second cache may hold; then
+the relative distance of a whole ResNet-20's gradients and logits to those in float32. `h100.py`
+prints what these were on an H100.
 """
 
 from __future__ import annotations
