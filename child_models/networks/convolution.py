@@ -23,6 +23,7 @@ CHANNELS = 16, 32, 64  # of a kernel; the input may have fewer, as images do
 CONVOLVE = {16: (2, 128, 4), 32: (2, 128, 8), 64: (1, 64, 4)}
 INPUTS = {16: (128, 8), 32: (128, 8), 64: (64, 4)}
 WEIGHTS = {16: (64, 4, 3, 128), 32: (64, 8, 3, 32), 64: (32, 4, 3, 32)}
+FUSED = {"enable_fp_fusion": True}  # a product and a sum in one rounding
 
 
 class Conv3x3(nn.Conv2d):
@@ -120,7 +121,7 @@ def input_gradient(
     rows, warps = INPUTS[ci]
     with torch.cuda.device_of(x):
         _kernels().input_gradient[(_parts(n * h * w, rows),)](
-            gy, weight, gx, n * h * w, **_sizes(x, gy, stride), ROWS=rows, num_warps=warps
+            gy, weight, gx, n * h * w, **_sizes(x, gy, stride), ROWS=rows, num_warps=warps, **FUSED
         )
     return gx
 
@@ -135,7 +136,7 @@ def _convolve(
     with torch.cuda.device_of(x):
         _kernels().convolve[(_parts(n * oh * ow, rows * side),)](
             x, weight, y, n * oh * ow, **_sizes(x, y, stride), KP=_power((side + 2) * x.shape[1]),
-            SIDE=side, TURNED=turned, ROWS=rows, num_warps=warps,
+            SIDE=side, TURNED=turned, ROWS=rows, num_warps=warps, **FUSED,
         )  # fmt: skip
 
 
@@ -153,10 +154,10 @@ def weight_gradient(
     with torch.cuda.device_of(x):
         _kernels().weight_gradient[programs, 3](
             x, gy, parts, positions, share, **_sizes(x, gy, stride), KP=_power(3 * ci), ROWS=rows,
-            num_warps=warps, num_stages=stages,
+            num_warps=warps, num_stages=stages, **FUSED,
         )  # fmt: skip
         _kernels().weight_gradient_sum[(_parts(9 * ci * co, block),)](
-            parts, gradient, programs, CI=ci, CO=co, MOST=most, BLOCK=block
+            parts, gradient, programs, CI=ci, CO=co, MOST=most, BLOCK=block, **FUSED
         )
     return gradient
 

@@ -21,10 +21,10 @@ from actsearch.search_space.kernels.tracing import Traced
 LAYOUT = "normalised"
 MOST_PARTS = 128  # programs that find sums, for each 16 channels
 PROGRAMS = 264  # of the others, two for each multiprocessor of an H100
-STATISTICS = {"ROWS": 512, "num_warps": 16}
+STATISTICS = {"ROWS": 512, "num_warps": 16, "enable_fp_fusion": True}
 ROWS = {"forward": 256, "backward": 128}  # half as many where a function needs the registers
 FUNCTION = {"num_warps": 8}
-GRADIENT = {"ROWS": 256, "num_warps": 8}
+GRADIENT = {"ROWS": 256, "num_warps": 8, "enable_fp_fusion": True}
 
 MOST = {"MOST": MOST_PARTS}
 EXACT = {"enable_fp_fusion": False}  # as in cuda.py
