@@ -43,12 +43,12 @@ def forward(Z, R, Y, P, K, W, V, M, S, B, positions, units, share, parts, adds, 
     if tl.program_id(1) == 0:
         tl.store(K + c, mean)
         tl.store(K + width + c, deviation)
-        moves = momentum > 0.0
-        old = tl.load(M + c)
-        tl.store(M + c, old + momentum * (mean - old), mask=moves & (c >= 0))
-        old = tl.load(S + c)
-        new = old + momentum * (variance * (positions / (positions - 1.0)) - old)
-        tl.store(S + c, new, mask=moves & (c >= 0))
+        if momentum > 0.0:
+            old = tl.load(M + c)
+            tl.store(M + c, old + momentum * (mean - old))
+            old = tl.load(S + c)
+            unbiased = variance * (positions / (positions - 1.0))
+            tl.store(S + c, old + momentum * (unbiased - old))
     scale = tl.load(W + c) * deviation
     shift = tl.load(V + c)
 {before}    for tile in range(tl.program_id(1), tl.cdiv(positions, ROWS), tl.num_programs(1)):
