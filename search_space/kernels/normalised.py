@@ -56,7 +56,7 @@ def forward(Z, R, Y, P, K, W, V, M, S, B, positions, units, share, parts, adds, 
         inside = m < positions
         i = m.to(tl.int64) * width + c
         z = tl.load(Z + i, mask=inside, other=0.0).to(tl.float32)
-        r = tl.load(R + i, mask=inside & (adds != 0), other=0.0).to(tl.float32)
+        r = tl.load(R + i, mask=m < positions * adds, other=0.0).to(tl.float32)
         x = (z - mean) * scale + shift + r
 {steps}"""
 _BACKWARD = """
@@ -74,7 +74,7 @@ def backward(Z, R, G, D, P, K, W, V, B, positions, units, share, adds, ROWS: tl.
         inside = m < positions
         i = m.to(tl.int64) * width + c
         z = tl.load(Z + i, mask=inside, other=0.0).to(tl.float32)
-        r = tl.load(R + i, mask=inside & (adds != 0), other=0.0).to(tl.float32)
+        r = tl.load(R + i, mask=m < positions * adds, other=0.0).to(tl.float32)
         gy = tl.load(G + i, mask=inside, other=0.0).to(tl.float32)
         normal = (z - mean) * deviation
         x = normal * weight + shift + r
