@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import pickle
@@ -30,10 +31,11 @@ from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.networks import convolution
 from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import RECIPES, Recipe
-from actsearch.child_models.training import beside_relu
+from actsearch.child_models.training import beside_relu, looks, state
 from actsearch.child_models.training.beside_relu import PAIRS, STEPS_PER_PAIR, BesideReLU, cost
 from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.optimisers import OPTIMISERS, _weight_decay_groups
@@ -1157,3 +1159,46 @@ def test_another_file_makes_another_data_set(streamed: StreamedImages) -> None:
     assert load(str(folder), image_size=8).digest != streamed.digest
     Image.fromarray(images(1)[0][0]).save(folder / "train" / "class0" / "another.png")
     assert load(str(folder), image_size=10).digest != streamed.digest
+
+
+def test_a_convolution_that_a_card_refuses_is_cudnns_from_then_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    def refusing(*arguments: Any) -> torch.Tensor:
+        asked.append(1)
+        raise RuntimeError("triton: no such architecture")
+
+    monkeypatch.setattr(convolution, "_refused", [])
+    monkeypatch.setattr(convolution, "kernels", lambda: SimpleNamespace())
+    monkeypatch.setattr(convolution._Convolution, "apply", refusing)
+    monkeypatch.setattr(convolution.Conv3x3, "_fits", lambda self, x: not convolution._refused)
+    layer, x = convolution.Conv3x3(3, 16), torch.randn(2, 3, 8, 8)
+    with caplog.at_level(logging.WARNING, "actsearch"):
+        for _ in range(2):
+            expected = torch.nn.functional.conv2d(x, layer.weight, None, 1, 1)
+            assert torch.equal(layer(x), expected)
+    assert len(asked) == 1
+    assert "convolutions are cuDNN's: RuntimeError: triton" in caplog.text
+
+
+def test_networks_of_others_keep_the_counters_of_their_normalisations() -> None:
+    class Counting(nn.BatchNorm2d):
+        pass
+
+    theirs = nn.Sequential(nn.BatchNorm2d(4), Counting(4))
+    ours = child_from("resnet8:width=4")(lambda width: nn.ReLU(), input_shape=(3, 8, 8), classes=4)
+    for network in (theirs, ours):
+        state._drop_counters(network)
+    norms = [[m for m in n.modules() if isinstance(m, nn.BatchNorm2d)] for n in (theirs, ours)]
+    kept = [[m.num_batches_tracked is not None for m in found] for found in norms]
+    assert kept == [[True, True], [False] * 7]
+
+
+def test_a_step_among_others_has_the_time_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((1.0, 3.5))
+    monkeypatch.setattr(looks.turns, "pass_on", lambda: None)
+    training: Any = SimpleNamespace(now=lambda: next(now), unread=0.25)
+    looks.PassingOn()(training)
+    assert training.unread == 2.75

@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from actsearch.search_space.activation import Activation
+from actsearch.search_space.kernels.fused import stacked_rows
 from actsearch.search_space.kernels.normalised import Kernel, Normalisation
 
 
@@ -27,7 +28,7 @@ def normalised(
         betas = [beta.expand(norm.num_features) for beta in act.beta]
         if norm.training:
             return _Normalised.apply(z, residual, norm.weight, norm.bias, of, kernel, *betas)
-        return kernel.forward(z, residual, of, _stacked(betas, norm.weight), training=False)[0]
+        return kernel.forward(z, residual, of, _rows(betas, norm.weight), training=False)[0]
     y = norm(z)
     return act(y if residual is None else y + residual)
 
@@ -55,11 +56,9 @@ def _fits(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
     )
 
 
-def _stacked(betas: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """(betas, channels); of one it is no launch."""
-    if len(betas) == 1:
-        return betas[0][None].float().contiguous()
-    return torch.stack([*betas]).float() if betas else weight.new_empty((0, len(weight)))
+def _rows(betas: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+    """(betas, channels), of no beta too."""
+    return stacked_rows(betas) if betas else weight.new_empty((0, len(weight)))
 
 
 class _Normalised(torch.autograd.Function):
@@ -74,7 +73,7 @@ class _Normalised(torch.autograd.Function):
         kernel: Kernel,
         *betas: torch.Tensor,
     ) -> torch.Tensor:
-        stacked = _stacked(betas, weight)
+        stacked = _rows(betas, weight)
         y, kept = kernel.forward(z, residual, norm, stacked)
         ctx.save_for_backward(z, residual, kept, weight, bias, stacked)
         ctx.kernel = kernel

@@ -172,7 +172,7 @@ def _trouble(
     found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
 ) -> str:
     """Why it cannot be used, or "". All is launched once, since Triton compiles only now."""
-    stacked = _stacked(betas) if betas else None
+    stacked = stacked_rows(betas) if betas else None
     try:
         y, gx = torch.empty_like(x), torch.empty_like(x)
         found.forward(x, y, stacked, sizes)
@@ -187,7 +187,7 @@ def _trouble(
     return ""
 
 
-def _stacked(betas: Sequence[torch.Tensor]) -> torch.Tensor:
+def stacked_rows(betas: Sequence[torch.Tensor]) -> torch.Tensor:
     """A beta a row; one alone is not copied."""
     if len(betas) == 1:
         return betas[0].float().contiguous()[None]
@@ -245,7 +245,7 @@ class _WithBetas(torch.autograd.Function):
         sizes: libraries.Sizes,
         *betas: torch.Tensor,
     ) -> torch.Tensor:
-        stacked = _stacked(betas)
+        stacked = stacked_rows(betas)
         y = torch.empty_like(x)
         found.forward(x, y, stacked, sizes)
         ctx.save_for_backward(x, stacked)
