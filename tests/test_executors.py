@@ -60,7 +60,7 @@ def finish(executor: Executor, n: int) -> list[Finished]:
     return finished
 
 
-def test_all_tests_that_start_ray_share_one_process(request: pytest.FixtureRequest) -> None:
+def test_all_tests_of_the_sessions_ray_share_one_process(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("loadgroup", False):
         pytest.skip("needs pytest -n 2 --dist loadgroup")
     assert request.node.nodeid.endswith("@ray")
