@@ -20,7 +20,7 @@ from rich.console import Console
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import test_name
 from actsearch.errors import NoCandidateError, UsageError
-from actsearch.functions import find
+from actsearch.functions import find_all
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import Metric, common
 from actsearch.results.records import Outcome, Trial
@@ -28,7 +28,6 @@ from actsearch.results.repeats import FAILED, best_first, of_seeds
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
-from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
@@ -77,6 +76,7 @@ def reevaluate(
     run: str | Path | Run,
     *,
     functions: Sequence[str] = (),
+    baselines: str | Sequence[str] = (),
     dataset: Any = None,
     child: Any = None,
     objective: Any = None,
@@ -86,6 +86,7 @@ def reevaluate(
     **options: Any,
 ) -> pd.DataFrame:
     """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
+    `baselines` are known functions beside them, as `modern`, or a list of groups and functions.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
     child with every data set. So are `objective` and `metric`. Columns: function, name, child, data
@@ -97,7 +98,8 @@ def reevaluate(
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
-    config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
+    beside = (baselines,) if isinstance(baselines, str) else tuple(baselines)
+    config = ReevaluateOptions(run=path, functions=tuple(functions), baselines=beside, **options)
     console = Console(stderr=True, quiet=quiet)
     own = {"objective": objective, "metric": metric}
     rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
@@ -286,9 +288,9 @@ def _functions(
     config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
-    beside = BASELINES if config.baselines == "paper" else BESIDE
-    texts = [*beside, *(config.functions or _best(run, config.top))]
-    found = dict.fromkeys(find(t, operators, extra).candidate.canonical(operators) for t in texts)
+    words = [*BESIDE, *config.baselines, *(config.functions or _best(run, config.top))]
+    meant = find_all(words, operators, extra)
+    found = dict.fromkeys(candidate.canonical(operators) for candidate in meant)
     return {candidate: describe(candidate, operators).name for candidate in found}
 
 
