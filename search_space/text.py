@@ -39,9 +39,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest of what is `known`, if there is one."""
-    near = get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
+    """The end of a sentence that names the nearest of what is `known`, if there is one; whether
+    letters are capitals does not count."""
+    small = {word.lower(): word for word in known}
+    near = get_close_matches(str(name).lower(), small, n=1)
+    return f"; did you mean {small[near[0]]!r}?" if near else "."
 
 
 def check_among(kind: str, name: object, known: Iterable[str]) -> None:

@@ -45,6 +45,7 @@ CONFIGS = [config for config, _ in cli.COMMANDS.values()]
         ({"recipe": "he2016"}, "unknown --recipe 'he2016'; did you mean 'he2016b'?"),
         ({"workers": "2"}, "--workers '2' must be a whole number"),
         ({"download": "no"}, "--download 'no' must be True or False"),
+        ({"quiet": "no"}, "quiet 'no' must be True or False"),
     ],
 )
 def test_python_is_told_what_cannot_be_before_anything_starts(
@@ -131,10 +132,12 @@ def test_options_are_listed_with_their_defaults(
 def test_a_name_without_options_and_one_that_is_unknown_are_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["options", "random"]) == 0
-    assert capsys.readouterr().out == "random takes no options\n"
-    assert cli.main(["options", "pppo"]) == 2
-    assert "unknown name 'pppo'; did you mean 'ppo'?" in capsys.readouterr().err
+    for name, begins in (("random", "--strategy random"), ("torch", "--to torch")):
+        assert cli.main(["options", name]) == 0
+        assert capsys.readouterr().out.startswith(f"{begins} takes no options: ")
+    for name in ("pppo", "PPO"):
+        assert cli.main(["options", name]) == 2
+        assert f"unknown name {name!r}; did you mean 'ppo'?" in capsys.readouterr().err
 
 
 # -- settings

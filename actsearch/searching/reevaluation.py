@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.objective import test_name
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.functions import find_all
+from actsearch.options import Switch
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import Metric, common
 from actsearch.results.records import Outcome, Trial
-from actsearch.results.repeats import FAILED, best_first, of_seeds
+from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
@@ -100,6 +100,7 @@ def reevaluate(
     path = str(run.path if isinstance(run, Run) else run)
     beside = (baselines,) if isinstance(baselines, str) else tuple(baselines)
     config = ReevaluateOptions(run=path, functions=tuple(functions), baselines=beside, **options)
+    Switch().check("quiet", quiet)
     console = Console(stderr=True, quiet=quiet)
     own = {"objective": objective, "metric": metric}
     rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
@@ -209,11 +210,11 @@ def _objective(
     in_turns = Machinery.of(config).in_turns
     evaluator = objective_evaluator(resolve(said, stored), extra, test=True, in_turns=in_turns)
     outcome = first_steps(evaluator)
-    test = test_name(evaluator.metric)
+    test = evaluator.metric.test_name
     if outcome.status == "ok" and test not in outcome.details["scores"]:
         console.print(
-            f"{evaluator.name} returns no {test!r}, so what is called its test score is the score "
-            "that was searched by, with other seeds.",
+            f"{evaluator.name} returns no {test!r}, so the table has the score that was searched "
+            "by, with other seeds.",
             highlight=False,
             soft_wrap=True,
         )
@@ -386,8 +387,10 @@ def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -
     for model in models:
         mine = [(c, _outcomes(store, c, seeds)) for c in cells if c.model is model]
         relu = next(_scores(outcomes) for c, outcomes in mine if c.label == "relu")
-        found = [_row(cell, outcomes, relu, models, called) for cell, outcomes in mine]
-        rows += best_first(found, f"test {called}", model.metric)
+        details = (o.details for _, outcomes in mine for o in outcomes.values())
+        column = f"{split_of((d.get('scores') for d in details), model.metric)} {called}"
+        found = [_row(cell, outcomes, relu, models, column) for cell, outcomes in mine]
+        rows += best_first(found, column, model.metric)
     return rows
 
 
@@ -408,7 +411,7 @@ def _row(
     outcomes: dict[int, Outcome],
     relu: dict[int, float],
     models: list[Model],
-    called: str,
+    column: str,
 ) -> Row:
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     reference = {} if cell.label == "relu" else relu
@@ -422,4 +425,4 @@ def _row(
         row["metric"] = model.metric.name
     if len(model.evaluators) > 1 and isinstance(cell.evaluator, Evaluator):
         row["lr"] = f"{cell.evaluator.recipe.lr:g}"
-    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, called)
+    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, column)
