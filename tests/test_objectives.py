@@ -511,7 +511,7 @@ def test_a_run_by_name_is_told_in_its_metric_everywhere(
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.parametrize("name", ["regression", "pinn"])
+@pytest.mark.parametrize("name", ["regression", "pinn", "image_as_function"])
 def test_an_example_searches_its_objective(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
