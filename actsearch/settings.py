@@ -172,7 +172,7 @@ class CandidateOptions(Options):
     """Functions to train in total [all of the space]."""
     dataset: Annotated[str | None, Word(_DATASETS)] = None
     """{names}, an .npz file, a folder of images a class, FOLDER:en-de with sentences, or text: a
-    .txt file or a folder of them, which takes :context=128."""
+    .txt or .gz file or a folder of .txt, which takes :context=128,tokenizer=FILE.json."""
     child: Annotated[str | None, Word(_CHILDREN)] = None
     """Child network: {names}, with options as resnet20:width=8,size=16, which 'actsearch options
     resnet20' lists; or torchvision:NAME or timm:NAME, with :size=64 to resize."""

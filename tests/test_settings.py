@@ -109,7 +109,7 @@ def test_every_row_of_every_table_has_a_text() -> None:
     assert all(len(row["text"].split()) > 1 for row in rows)
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "halving", *CHILDREN])
+@pytest.mark.parametrize("name", [*STRATEGIES, "halving", *CHILDREN, *DATASETS])
 def test_every_option_of_a_name_has_a_sentence(name: str) -> None:
     for option in found(name):
         assert option.text[:1].isalpha(), option.name

@@ -67,7 +67,9 @@ def found(name: str) -> list[Option]:
 
     if name in (*STRATEGIES, HALVING):
         return options_of_strategy(name)
-    if name in (*DATASETS, *EXPORTERS):
+    if name in DATASETS:
+        return list(DATASETS[name].options)
+    if name in EXPORTERS:
         return []
     if ":" not in name:
         check_among("name", name, [*STRATEGIES, HALVING, *CHILDREN, *DATASETS, *EXPORTERS])
@@ -85,7 +87,7 @@ def _lines(row: Row) -> Iterator[str]:
 
 
 def _row(option: Option) -> Row:
-    kinds = {int: "whole number", float: "number"}
+    kinds = {int: "whole number", float: "number", str: "file"}
     allowed = option.kind
     return {
         "option": option.name,
