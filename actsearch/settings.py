@@ -41,6 +41,9 @@ Precision = Annotated[str | None, OneOf(_RECIPE + "PRECISIONS", also=("auto",))]
 Executor = Annotated[str | None, OneOf("actsearch.workers.executor:EXECUTORS")]
 Kernels = Annotated[str | None, OneOf("actsearch.search_space.text:KERNELS")]
 Preset = Annotated[str | None, OneOf("actsearch.settings:PRESETS")]
+Baselines = Annotated[
+    tuple[str, ...], Word("actsearch.search_space.baselines:GROUPS", metavar="NAME ...")
+]
 Strategy = Annotated[str | None, Word("actsearch.controller.strategies:STRATEGIES")]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -169,7 +172,7 @@ class CandidateOptions(Options):
     """Functions to train in total [all of the space]."""
     dataset: Annotated[str | None, Word(_DATASETS)] = None
     """{names}, an .npz file, a folder of images a class, FOLDER:en-de with sentences, or text: a
-    .txt file or a folder of them, which takes :context=128."""
+    .txt or .gz file or a folder of .txt, which takes :context=128,tokenizer=FILE.json."""
     child: Annotated[str | None, Word(_CHILDREN)] = None
     """Child network: {names}, with options as resnet20:width=8,size=16, which 'actsearch options
     resnet20' lists; or torchvision:NAME or timm:NAME, with :size=64 to resize."""
@@ -219,8 +222,8 @@ class FunctionOptions(Options):
     """How many of the best functions."""
     functions: Formulas = ()
     """Formulas, names or RUN#RANK to evaluate in their place."""
-    baselines: Annotated[str, OneOf(also=("beside", "paper"))] = "beside"
-    """ReLU and Swish alone, or all nine of the paper."""
+    baselines: Baselines = ()
+    """Known functions beside them: {names}, names and formulas [ReLU and Swish alone]."""
     child: Texts = ()
     """Child networks [that of the search]."""
     dataset: Texts = ()

@@ -183,7 +183,7 @@ class ObjectiveEvaluator:
         scores = self._scores(found)
         wanted = {"val_score": self.metric.name}
         if KINDS[trial.kind].tested and self.test:
-            test = test_name(self.metric)
+            test = self.metric.test_name
             wanted["test_score"] = test if test in scores else self.metric.name
         for name in wanted.values():
             if not math.isfinite(value := scores[name]):
@@ -287,11 +287,6 @@ class Reports:
     def ms_per_step(self) -> float | None:
         """The median; None where nothing was reported."""
         return 1e3 * statistics.median(self._seconds) if self._seconds else None
-
-
-def test_name(metric: Metric) -> str:
-    """Under which an objective returns its score on test data."""
-    return f"test_{metric.name}"
 
 
 def number(value: Any, given: str) -> float:

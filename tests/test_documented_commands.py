@@ -63,6 +63,7 @@ EXTRAS = {
     r"--tensorboard": ("tensorboard", "tensorboard"),
     r"actsearch experiment": ("plots", "plotly"),
     r":en-de": ("translation", "sacrebleu"),
+    r"tokenizer=": ("text", "tokenizers"),
 }
 DEV = ("plots", "tensorboard", "translation")  # which `.[dev]` has too
 # Run by CI, or by hand under a heading of docs/clusters.md that says what it needs.

@@ -45,6 +45,7 @@ CONFIGS = [config for config, _ in cli.COMMANDS.values()]
         ({"recipe": "he2016"}, "unknown --recipe 'he2016'; did you mean 'he2016b'?"),
         ({"workers": "2"}, "--workers '2' must be a whole number"),
         ({"download": "no"}, "--download 'no' must be True or False"),
+        ({"quiet": "no"}, "quiet 'no' must be True or False"),
     ],
 )
 def test_python_is_told_what_cannot_be_before_anything_starts(
@@ -108,7 +109,7 @@ def test_every_row_of_every_table_has_a_text() -> None:
     assert all(len(row["text"].split()) > 1 for row in rows)
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "halving", *CHILDREN])
+@pytest.mark.parametrize("name", [*STRATEGIES, "halving", *CHILDREN, *DATASETS])
 def test_every_option_of_a_name_has_a_sentence(name: str) -> None:
     for option in found(name):
         assert option.text[:1].isalpha(), option.name
@@ -131,10 +132,12 @@ def test_options_are_listed_with_their_defaults(
 def test_a_name_without_options_and_one_that_is_unknown_are_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["options", "random"]) == 0
-    assert capsys.readouterr().out == "random takes no options\n"
-    assert cli.main(["options", "pppo"]) == 2
-    assert "unknown name 'pppo'; did you mean 'ppo'?" in capsys.readouterr().err
+    for name, begins in (("random", "--strategy random"), ("torch", "--to torch")):
+        assert cli.main(["options", name]) == 0
+        assert capsys.readouterr().out.startswith(f"{begins} takes no options: ")
+    for name in ("pppo", "PPO"):
+        assert cli.main(["options", name]) == 2
+        assert f"unknown name {name!r}; did you mean 'ppo'?" in capsys.readouterr().err
 
 
 # -- settings

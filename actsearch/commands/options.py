@@ -39,7 +39,8 @@ def run(config: OptionsConfig) -> int:
     elif rows:
         put(FORMATS[config.format](rows), end="")
     else:
-        put(f"{config.name} takes no options")
+        [row] = [row for row in listed() if row["name"] == config.name]
+        put(f"{row['option']} {row['name']} takes no options: {row['text']}")
     return DONE
 
 
@@ -57,19 +58,21 @@ def listed() -> Iterator[Row]:
 
 
 def found(name: str) -> list[Option]:
-    """The options that a strategy, `halving` or a child takes; raises ValueError for what takes
-    none of them."""
+    """The options that whatever has this name takes; raises ValueError for an unknown one."""
     from actsearch.child_models.data.datasets import DATASETS
     from actsearch.child_models.networks.children import CHILDREN
     from actsearch.controller.strategies import HALVING, STRATEGIES, options_of_strategy
+    from actsearch.search_space.export.exporters import EXPORTERS
     from actsearch.search_space.text import check_among
 
     if name in (*STRATEGIES, HALVING):
         return options_of_strategy(name)
     if name in DATASETS:
+        return list(DATASETS[name].options)
+    if name in EXPORTERS:
         return []
     if ":" not in name:
-        check_among("name", name, [*STRATEGIES, HALVING, *CHILDREN, *DATASETS])
+        check_among("name", name, [*STRATEGIES, HALVING, *CHILDREN, *DATASETS, *EXPORTERS])
     from actsearch.child_models.networks.zoo import child_from, options_of
 
     return options_of(child_from(name).build)
@@ -84,7 +87,7 @@ def _lines(row: Row) -> Iterator[str]:
 
 
 def _row(option: Option) -> Row:
-    kinds = {int: "whole number", float: "number"}
+    kinds = {int: "whole number", float: "number", str: "file"}
     allowed = option.kind
     return {
         "option": option.name,

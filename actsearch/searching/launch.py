@@ -15,6 +15,7 @@ from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
 from actsearch.controller.strategies import rungs, strategy_from
 from actsearch.errors import NoCandidateError
+from actsearch.options import Switch
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.records import Trial
 from actsearch.results.store import Store
@@ -68,6 +69,7 @@ def search(
         raise TypeError(
             f"callbacks are called as callback(trial, outcome, progress); {wrong[0]!r} cannot be"
         )
+    Switch().check("quiet", quiet)
     names = {f.name for f in fields(SearchOptions)}
     if unknown := [name for name in options if name not in names]:
         raise TypeError(f"search() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")

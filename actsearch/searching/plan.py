@@ -118,6 +118,11 @@ class Plan:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
         if self.seconds_a_child is None:
+            if s.timeout is not None and s.executor == "inline":
+                lines.append(
+                    "timeout    an objective that reports no steps is not timed out in this "
+                    "process; Ray's workers end one"
+                )
             return [*lines, "time       not known, since the objective reports no steps"]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         if left and s.ray_address is None:

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.objective import test_name
 from actsearch.errors import NoCandidateError, UsageError
-from actsearch.functions import find
+from actsearch.functions import find_all
+from actsearch.options import Switch
 from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import Metric, common
 from actsearch.results.records import Outcome, Trial
-from actsearch.results.repeats import FAILED, best_first, of_seeds
+from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
-from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
@@ -77,6 +76,7 @@ def reevaluate(
     run: str | Path | Run,
     *,
     functions: Sequence[str] = (),
+    baselines: str | Sequence[str] = (),
     dataset: Any = None,
     child: Any = None,
     objective: Any = None,
@@ -86,6 +86,7 @@ def reevaluate(
     **options: Any,
 ) -> pd.DataFrame:
     """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
+    `baselines` are known functions beside them, as `modern`, or a list of groups and functions.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
     child with every data set. So are `objective` and `metric`. Columns: function, name, child, data
@@ -97,7 +98,9 @@ def reevaluate(
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
-    config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
+    beside = (baselines,) if isinstance(baselines, str) else tuple(baselines)
+    config = ReevaluateOptions(run=path, functions=tuple(functions), baselines=beside, **options)
+    Switch().check("quiet", quiet)
     console = Console(stderr=True, quiet=quiet)
     own = {"objective": objective, "metric": metric}
     rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
@@ -207,11 +210,11 @@ def _objective(
     in_turns = Machinery.of(config).in_turns
     evaluator = objective_evaluator(resolve(said, stored), extra, test=True, in_turns=in_turns)
     outcome = first_steps(evaluator)
-    test = test_name(evaluator.metric)
+    test = evaluator.metric.test_name
     if outcome.status == "ok" and test not in outcome.details["scores"]:
         console.print(
-            f"{evaluator.name} returns no {test!r}, so what is called its test score is the score "
-            "that was searched by, with other seeds.",
+            f"{evaluator.name} returns no {test!r}, so the table has the score that was searched "
+            "by, with other seeds.",
             highlight=False,
             soft_wrap=True,
         )
@@ -286,9 +289,9 @@ def _functions(
     config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
-    beside = BASELINES if config.baselines == "paper" else BESIDE
-    texts = [*beside, *(config.functions or _best(run, config.top))]
-    found = dict.fromkeys(find(t, operators, extra).candidate.canonical(operators) for t in texts)
+    words = [*BESIDE, *config.baselines, *(config.functions or _best(run, config.top))]
+    meant = find_all(words, operators, extra)
+    found = dict.fromkeys(candidate.canonical(operators) for candidate in meant)
     return {candidate: describe(candidate, operators).name for candidate in found}
 
 
@@ -384,8 +387,10 @@ def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -
     for model in models:
         mine = [(c, _outcomes(store, c, seeds)) for c in cells if c.model is model]
         relu = next(_scores(outcomes) for c, outcomes in mine if c.label == "relu")
-        found = [_row(cell, outcomes, relu, models, called) for cell, outcomes in mine]
-        rows += best_first(found, f"test {called}", model.metric)
+        details = (o.details for _, outcomes in mine for o in outcomes.values())
+        column = f"{split_of((d.get('scores') for d in details), model.metric)} {called}"
+        found = [_row(cell, outcomes, relu, models, column) for cell, outcomes in mine]
+        rows += best_first(found, column, model.metric)
     return rows
 
 
@@ -406,7 +411,7 @@ def _row(
     outcomes: dict[int, Outcome],
     relu: dict[int, float],
     models: list[Model],
-    called: str,
+    column: str,
 ) -> Row:
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     reference = {} if cell.label == "relu" else relu
@@ -420,4 +425,4 @@ def _row(
         row["metric"] = model.metric.name
     if len(model.evaluators) > 1 and isinstance(cell.evaluator, Evaluator):
         row["lr"] = f"{cell.evaluator.recipe.lr:g}"
-    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, called)
+    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, column)

@@ -3,6 +3,8 @@ splits; and what every reader of files asks: are the bytes damaged, and do they 
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
+CHUNK = 2**24  # bytes of a file that are read at once
 
 
 class DataError(HostError):
@@ -127,6 +130,21 @@ def readable(what: object, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(f"{what} is no readable {kind}: {first_line(error)}") from error
+
+
+def content_of(file: Path, room: int) -> bytes:
+    """All bytes of a file, of one that ends in .gz those within it. Raises DataError where it
+    cannot be read, and where so many times its bytes do not fit in memory."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    content = bytearray()
+    try:
+        with opened(file, "rb") as binary:
+            while chunk := binary.read(CHUNK):  # a few bytes of .gz may be any number of text
+                content += chunk
+                check_fits(file, room * len(content))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return bytes(content)
 
 
 def check_fits(what: object, needed: int) -> None:

@@ -1,4 +1,5 @@
-"""Text: bytes of files, cut into windows in which each byte is predicted from those before it.
+"""Text: bytes of files or tokens of a tokenizer, cut into windows in which each is predicted from
+those before it.
 
 Every score is of the same windows, evenly spaced over its split, so functions are compared byte by
 byte. The sources of Python's standard library are a text that every installation has.
@@ -22,18 +23,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.child_models import turns
-from actsearch.child_models.data.data import DataError, check_fits, logits_not_finite
+from actsearch.child_models.data.data import (
+    DataError,
+    check_fits,
+    content_of,
+    logits_not_finite,
+)
+from actsearch.child_models.data.datasets import TEXT_OPTIONS
 from actsearch.child_models.data.image_folder import SUFFIXES as IMAGES
+from actsearch.child_models.data.tokens import Tokenizer
 from actsearch.child_models.device import autocast, on_device
 from actsearch.child_models.recipe import Recipe
 from actsearch.results.metrics import METRICS
 from actsearch.search_space import text as options
 
-CONTEXT = 64  # bytes that a child sees, unless the data's name says otherwise
+CONTEXT: int = TEXT_OPTIONS[0].default  # tokens that a child sees
 WINDOWS = 512  # that a split is scored on, at most
 EVALUATION_BATCH = 64
 SPLITS = ("train", "val", "test")
 SHARES = (0.8, 0.9, 1.0)  # where the splits of each file end
+TXT = (".txt", ".txt.gz")  # what is read of a folder
 ROOM = 8  # the memory for a text: as files, decoded (4 bytes a letter), as splits, in a task
 
 # Not in the text: tests and applications, tables, and what is deprecated or installed beside it.
@@ -47,13 +56,15 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Three splits as bytes (uint8), and how many of them a child sees at once."""
+    """Three splits as bytes (uint8) or other tokens (int32), and how many of them a child sees at
+    once. `lengths` are the bytes that each token covers, where tokens are no bytes."""
 
     name: str
     splits: Mapping[str, np.ndarray] = field(repr=False)
     context: int
     vocabulary: int
     digest: str = ""
+    lengths: Mapping[str, np.ndarray] = field(repr=False, default_factory=dict)
 
     metric = METRICS["bits per byte"]
 
@@ -71,61 +82,81 @@ class Text:
         return TextTask(self, device)
 
 
-def make_text(name: str, splits: Mapping[str, bytes], context: int = CONTEXT) -> Text:
-    """A Text of these splits: tokens are bytes, of which there are 128 in ASCII and else 256.
-    Raises DataError where a split is shorter than a context and the byte after it."""
-    for split, part in splits.items():
-        if len(part) <= context:
-            raise DataError(
-                f"{name}: {len(part):,} bytes to {_USES[split]} are too few for a context of "
-                f"{context}; give a longer text, or a shorter context as "
-                f"{name.partition(':')[0]}:context=16"
-            )
-    vocabulary = 128 if all(part.isascii() for part in splits.values()) else 256
+def make_text(
+    name: str,
+    splits: Mapping[str, bytes],
+    context: int = CONTEXT,
+    tokenizer: Tokenizer | None = None,
+) -> Text:
+    """A Text of these splits. Tokens are bytes, of which there are 128 in ASCII and else 256, or
+    those of a tokenizer. Raises DataError where a split is shorter than a context and the token
+    after it, and for text that the tokenizer does not keep."""
     sha = hashlib.sha256(f"{context}".encode())
     for part in splits.values():
         sha.update(f" {len(part)} ".encode())
         sha.update(part)
-    arrays = {split: np.frombuffer(part, np.uint8) for split, part in splits.items()}
-    return Text(name, arrays, context, vocabulary, sha.hexdigest()[:16])
+    lengths: dict[str, np.ndarray] = {}
+    if tokenizer is None:
+        vocabulary = 128 if all(part.isascii() for part in splits.values()) else 256
+        arrays = {split: np.frombuffer(part, np.uint8) for split, part in splits.items()}
+    else:
+        encoded = {split: tokenizer.encode(part) for split, part in splits.items()}
+        arrays, lengths = ({s: both[i] for s, both in encoded.items()} for i in (0, 1))
+        vocabulary = tokenizer.vocabulary
+        sha.update(tokenizer.content)
+    what = "tokens" if lengths else "bytes"
+    for split, tokens in arrays.items():
+        if len(tokens) <= context:
+            raise DataError(
+                f"{name}: {len(tokens):,} {what} to {_USES[split]} are too few for a context of "
+                f"{context}; give a longer text, or a shorter context as "
+                f"{name.partition(':')[0]}:context=16"
+            )
+    return Text(name, arrays, context, vocabulary, sha.hexdigest()[:16], lengths)
 
 
 _USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
-def _named(owner: str, chosen: str) -> tuple[str, int]:
-    """A text's name with its options, and its context, from `owner` and `context=128`; raises
-    ValueError for other options."""
-    found = options.read(owner, chosen, {"context": int})
+def _chosen(owner: str, chosen: str) -> tuple[str, int, Tokenizer | None]:
+    """A text's name with its options, its context and its tokenizer, from `owner` and
+    `context=128,tokenizer=bpe.json`. The name has the tokenizer's without its folders. Raises
+    ValueError for other options, DataError for a file that is no tokenizer."""
+    found = options.read(owner, chosen, {option.name: option.kind for option in TEXT_OPTIONS})
     context = found.get("context", CONTEXT)
     if context < 1:
         raise ValueError(f"{owner}:context={context} needs a whole number of 1 or more")
-    return options.written(owner, found), context
+    if "tokenizer" not in found:
+        return options.written(owner, found), context, None
+    path = Path(found["tokenizer"])
+    name = options.written(owner, found | {"tokenizer": path.name})
+    return name, context, Tokenizer(path)
 
 
 # -- a user's own
 
 
 def is_text(path: Path) -> bool:
-    """A .txt file, or a folder that holds some, at any depth, and no image."""
+    """A .txt or .gz file, or a folder that holds some .txt, at any depth, and no image."""
     if not path.is_dir():
-        return path.suffix == ".txt"
+        return path.suffix in (".txt", ".gz")
     found = False
     for _, _, names in os.walk(path):
         if any(name.lower().endswith(IMAGES) for name in names):
             return False
-        found = found or any(name.endswith(".txt") for name in names)
+        found = found or any(name.endswith(TXT) for name in names)
     return found
 
 
 def load_text(path: Path, chosen: str = "") -> Text:
-    """A .txt file, or all those of a folder in the order of their paths; the first 80 % of each
-    train, the next 10 % validate, the last 10 % test. `chosen` is as `context=128`.
+    """A .txt or .gz file, or all .txt and .txt.gz of a folder in the order of their paths; the
+    first 80 % of each train, the next 10 % validate, the last 10 % test. `chosen` is as
+    `context=128`.
 
     Raises DataError for a file that is no text or a text that is too short.
     """
-    name, context = _named(path.name, chosen)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    name, context, tokenizer = _chosen(path.name, chosen)
+    files = sorted(f for f in path.rglob("*") if f.name.endswith(TXT)) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             raise DataError(f"{file} is no file but a pipe, a device or a link; remove it")
@@ -136,7 +167,7 @@ def load_text(path: Path, chosen: str = "") -> Text:
         ends = [int(share * len(content)) for share in SHARES]
         for split, begin, end in zip(SPLITS, (0, *ends), ends, strict=False):
             parts[split].append(content[begin:end])
-    return make_text(name, _joined(parts), context)
+    return make_text(name, _joined(parts), context, tokenizer)
 
 
 def _joined(parts: Mapping[str, list[bytes]]) -> dict[str, bytes]:
@@ -144,7 +175,7 @@ def _joined(parts: Mapping[str, list[bytes]]) -> dict[str, bytes]:
 
 
 def _content(file: Path) -> bytes:
-    content = file.read_bytes()
+    content = content_of(file, ROOM)
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -163,7 +194,7 @@ def load_stdlib(chosen: str = "") -> Text:
     """The sources of this Python's standard library that are ASCII. A tenth of the files, by the
     hash of their paths, validates and another tests; so a file has its split in every version.
     Raises DataError where they are not installed."""
-    name, context = _named("stdlib", chosen)
+    name, context, tokenizer = _chosen("stdlib", chosen)
     library = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for path in sorted(_sources(library)):
@@ -175,7 +206,7 @@ def load_stdlib(chosen: str = "") -> Text:
             f"{library} holds no sources of Python's standard library; give a text of your own, "
             "as --dataset FILE.txt"
         )
-    made = make_text(name, _joined(parts), context)
+    made = make_text(name, _joined(parts), context, tokenizer)
     # Levels of different versions differ, so every table says which one it is of.
     return replace(made, name=f"{name} (Python {platform.python_version()})")
 
@@ -190,17 +221,18 @@ def _sources(library: Path) -> Iterator[Path]:
 
 
 class TextTask:
-    """Cross-entropy of the next byte, and its mean in bits over fixed windows."""
+    """Cross-entropy of the next token, and its sum over fixed windows in bits per byte of them."""
 
     def __init__(self, data: Text, device: torch.device) -> None:
         self.device = device
         self.context = data.context
         self.sizes = data.sizes
         self.text = {n: torch.tensor(part, device=device) for n, part in data.splits.items()}
+        self.lengths = data.lengths
         self.offsets = torch.arange(data.context + 1, device=device)
 
     def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Bytes and those that follow them, both (N, context), of windows anywhere in the text, or
+        """Tokens and those that follow them, both (N, context), of windows anywhere in the text, or
         of those side by side in their order where the recipe does not shuffle."""
         places = len(self.text["train"]) - self.context
         number = start
@@ -253,4 +285,11 @@ class TextTask:
         turns.wait()
         if not bool(finite & nats.isfinite()):
             raise logits_not_finite(split)
-        return float(nats) / (count * self.context * math.log(2))
+        return float(nats) / (self._bytes(split, starts) * math.log(2))
+
+    def _bytes(self, split: str, starts: torch.Tensor) -> int:
+        """That the predicted tokens of these windows cover."""
+        if split not in self.lengths:
+            return len(starts) * self.context
+        at = starts.numpy()[:, None] + np.arange(1, self.context + 1)
+        return int(self.lengths[split][at].sum())
