@@ -31,6 +31,7 @@ from actsearch.child_models.data.data import DataError, Diverged
 from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks import convolution
 from actsearch.child_models.networks.children import CHILDREN
@@ -99,9 +100,9 @@ def test_every_child_maps_images_to_classes_and_asks_for_widths(
 ) -> None:
     widths: list[int] = []
 
-    def make(channels: int) -> nn.Module:
+    def make(channels: int, channel_dim: int = 1) -> nn.Module:
         widths.append(channels)
-        return Activation("beta * x", channels)
+        return Activation("beta * x", channels, channel_dim=channel_dim)
 
     model = child_from(name)(make, input_shape=shape, classes=7)
     assert model(torch.randn(2, *shape)).shape == (2, 7)
@@ -229,6 +230,42 @@ def test_the_scale_of_a_function_cancels_in_a_trunk_resnet() -> None:
     one, many = trunk("relu(x)")(x), trunk("30 * relu(x)")(x)
     assert torch.allclose(one, many, atol=1e-4)
     assert one.std() > 0.1
+
+
+def test_a_convnext_computes_what_torchvisions_does_with_the_same_weights() -> None:
+    made = import_torchvision().models.convnext
+    stages = [made.CNBlockConfig(a, b, 2) for a, b in ((8, 16), (16, 32), (32, None))]
+    theirs = made.ConvNeXt(stages, layer_scale=0.5, num_classes=10).eval()
+    child = child_from("convnext:width=8,blocks=2")
+    ours = child(lambda c, channel_dim: nn.GELU(), input_shape=(3, 32, 32), classes=10).eval()
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.copy_(torch.randn_like(mine) * 0.1)
+            other.copy_(mine.reshape(other.shape))
+        x = torch.randn(4, 3, 32, 32)
+        assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+        assert ours(x).std() > 0.01
+
+
+def test_a_convnext_says_which_images_are_too_small_for_it() -> None:
+    with pytest.raises(ValueError, match=r"16 pixels a side or more, not 8; give patch=2, or size"):
+        child_from("convnext")(lambda *_, **__: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
+
+
+def test_what_comes_to_a_candidate_in_a_new_convnext_has_a_standard_deviation_of_1() -> None:
+    """With N(0, 0.02) it would be a tenth of that, and the ranking one of f(0)."""
+    torch.manual_seed(0)
+    seen: list[float] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.std().item())
+            return x
+
+    child = child_from("convnext")
+    model = child(lambda *_, **__: Watch(), input_shape=(3, 32, 32), classes=10)
+    model(torch.randn(8, 3, 32, 32))
+    assert seen == pytest.approx([1.0] * 3, abs=0.25)
 
 
 @pytest.mark.parametrize("expression", ["x**2", "x * abs(x)", "x**3"])
