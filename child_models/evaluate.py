@@ -124,7 +124,7 @@ class Evaluator:
 
     @property
     def title(self) -> str:
-        """For a screen, such as `resnet8 · mnist5k · 200 steps`."""
+        """For a terminal, such as `resnet8 · mnist5k · 200 steps`."""
         return f"{self.name} · {self.dataset.name} · {self.recipe.steps:,} steps"
 
     @property

@@ -92,7 +92,7 @@ class ObjectiveEvaluator:
 
     @property
     def title(self) -> str:
-        """For a screen, such as `train · 200 steps`."""
+        """For a terminal, such as `train · 200 steps`."""
         return f"{self.name} · {self.recipe.steps:,} steps"
 
     @property
