@@ -29,10 +29,10 @@ from actsearch.child_models.device import (
     usual_device,
 )
 from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
-from actsearch.child_models.networks.zoo import source_digest
 from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.looks import RacedOut, Stood
 from actsearch.child_models.turns import taking_turns
+from actsearch.child_models.users_code import source_digest
 from actsearch.results.records import (
     Cause,
     DeviceLostError,

@@ -8,20 +8,17 @@ A user's own child is any function of `make_activation` that returns an nn.Modul
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
-import re
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, get_args
 
 from torch import nn
 
 from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
+from actsearch.child_models.users_code import source_digest
 from actsearch.search_space import text as options
 from actsearch.search_space.activation import MakeActivation
 from actsearch.search_space.text import unknown
@@ -128,55 +125,3 @@ def _users_own(build: Builder) -> Child:
             "called for each activation: def net(make_activation): ... make_activation(width) ..."
         )
     return Child(name, build, {}, digest=f"{name}-{source_digest(build)}")
-
-
-def source_digest(function: Callable[..., Any]) -> str:
-    """The hash of a function's source, and of what it was given with it: an edited model or
-    operator makes another run. Raises ValueError where that has no name outside this process."""
-    return hashlib.sha256(_source(function, ()).encode()).hexdigest()[:12]
-
-
-def _source(thing: Any, seen: tuple[Any, ...]) -> str:
-    """What a value is, in words that are the same in each process. `seen` are the things that
-    lead here, since a function can hold itself."""
-    if any(thing is one for one in seen):
-        return "itself"
-    within = (*seen, thing)
-
-    def words(parts: Iterable[Any]) -> str:
-        return f"({', '.join(_source(part, within) for part in parts)})"
-
-    match thing:
-        case partial():
-            return "partial" + words([thing.func, thing.args, thing.keywords])
-        case types.MethodType():
-            return words([thing.__func__, thing.__self__])
-        case types.FunctionType() | type():
-            cells = getattr(thing, "__closure__", None) or ()
-            return _text(thing) + (words(c.cell_contents for c in cells) if cells else "")
-        case types.BuiltinFunctionType() | types.ModuleType():
-            return getattr(thing, "__qualname__", thing.__name__)
-        case types.CodeType():
-            return words([thing.co_code.hex(), *thing.co_consts])
-        case dict():
-            return words(sorted(thing.items(), key=lambda item: str(item[0])))
-        case list() | tuple():
-            return words(thing)
-    text = repr(thing)
-    if not re.search(r" at 0x[0-9a-f]+", text):
-        return text
-    if not hasattr(thing, "__dict__"):
-        raise ValueError(
-            f"{text} could not be told from another one when a run is resumed; use a function"
-        )
-    return words([type(thing), vars(thing)])
-
-
-def _text(thing: Any) -> str:
-    """A function or class as it was written; where nobody kept that, its code."""
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        code = getattr(thing, "__code__", None)
-        name = f"{thing.__module__}.{thing.__qualname__}"
-        return name if code is None else name + _source(code, ())
