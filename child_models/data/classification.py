@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.child_models import turns
-from actsearch.child_models.data.data import logits_not_finite
+from actsearch.child_models.data.data import not_finite
 from actsearch.child_models.data.examples import Batch, Examples, Labelled, laid_out
 from actsearch.child_models.device import autocast, memory_format
 from actsearch.child_models.recipe import Recipe
@@ -61,7 +61,7 @@ def accuracy(
         beat()
     turns.wait()
     if not bool(finite):
-        raise logits_not_finite(split)
+        raise not_finite("logits", split)
     return int(right) / examples
 
 
