@@ -172,6 +172,8 @@ def plain(value: Any) -> str | None:
 
 def is_installed(thing: Any) -> bool:
     """Whether a function or class is of an installed library, whose source nobody looks at."""
+    if thing.__module__ == "__main__":
+        return False
     try:
         return any(part in INSTALLED for part in Path(inspect.getfile(thing)).parts)
     except (TypeError, OSError):

@@ -136,12 +136,6 @@ def test_a_child_that_cannot_be_gets_a_sentence(text: str, sentence: str) -> Non
         child_from(text)
 
 
-def test_a_child_of_ones_own_that_takes_no_activation_gets_a_sentence() -> None:
-    model = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="takes no argument; give a function of make_activation"):
-        child_from(lambda: model)
-
-
 def test_labels_that_are_no_classes_are_said_by_what_is_wrong_with_them() -> None:
     x = np.zeros((40, 3), np.float32)
     with pytest.raises(DataError, match="the smallest label is -1; number the classes from 0"):
