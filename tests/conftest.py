@@ -29,6 +29,7 @@ STARTS_RAY = {
     "test_executors",
     "test_host_faults",
     "test_objectives",
+    "test_ready",
     "test_survival",
     "test_versions",
 }
