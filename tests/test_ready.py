@@ -434,6 +434,14 @@ def test_a_ready_model_classifies() -> None:
     assert outcome.val_score > 0.7
 
 
+def test_a_child_of_ones_own_with_too_few_outputs_is_said_before_it_trains(tmp_path: Path) -> None:
+    def narrow(make_activation: Callable[[int], nn.Module]) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), make_activation(4), nn.Linear(4, 1))
+
+    with pytest.raises(UsageError, match="narrow returns 1 logits, and arrays has 2 classes"):
+        actsearch.search(tmp_path / "run", child=narrow, dataset=labels(), **INLINE)
+
+
 # -- whole searches
 
 

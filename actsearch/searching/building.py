@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -180,8 +181,8 @@ def warm_up(evaluator: AnyEvaluator) -> float | None:
     """Seconds that a ReLU child takes here and now, None where an objective does not say how far it
     is; raises as `first_steps` does."""
     beats: list[tuple[int, float]] = []
-    if isinstance(evaluator, Evaluator) and evaluator.child.is_ready:
-        _untrained(evaluator)  # what is wrong with it is said before it trains
+    if isinstance(evaluator, Evaluator):
+        _check_outputs(evaluator)
     first_steps(evaluator, lambda step: beats.append((step, time.perf_counter())))
     if isinstance(evaluator, Evaluator):
         model = _untrained(evaluator)
@@ -195,6 +196,22 @@ def warm_up(evaluator: AnyEvaluator) -> float | None:
     if not a_step and isinstance(evaluator, ObjectiveEvaluator):
         return None
     return statistics.median(a_step or [0.0]) * evaluator.recipe.steps
+
+
+def _check_outputs(evaluator: Evaluator) -> None:
+    """Raises UsageError for a child with fewer outputs than classes, which a GPU would not survive;
+    of a ready model all that is wrong is said. What fails otherwise, the first steps will say."""
+    classes, shape = evaluator.dataset.facts.get("classes"), ()
+    with contextlib.nullcontext() if evaluator.child.is_ready else contextlib.suppress(Exception):
+        model = _untrained(evaluator)
+        if classes is not None and not evaluator.child.is_ready:
+            with torch.no_grad():
+                shape = model(torch.zeros(2, *evaluator.dataset.facts["input_shape"])).shape
+    if len(shape) == 2 and shape[1] < classes:
+        raise UsageError(
+            f"the child {evaluator.name} returns {shape[1]} logits, and {evaluator.dataset.name} "
+            f"has {classes} classes; give it an output for each"
+        )
 
 
 def _untrained(evaluator: Evaluator) -> nn.Module:
