@@ -163,7 +163,7 @@ def test_a_depth_that_cannot_be_gets_a_sentence(text: str, layers: str) -> None:
 
 
 def test_what_is_no_child_and_no_image_gets_a_way_out() -> None:
-    with pytest.raises(ValueError, match="the child is a int; give a name or a function"):
+    with pytest.raises(ValueError, match="the child is a int; give a name, a function"):
         child_from(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"x\[:, None\]"):
         child_from("resnet8")(lambda c: nn.ReLU(), input_shape=(8, 8), classes=3)

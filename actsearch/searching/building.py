@@ -185,10 +185,7 @@ def warm_up(evaluator: AnyEvaluator) -> float | None:
         _check_outputs(evaluator)
     first_steps(evaluator, lambda step: beats.append((step, time.perf_counter())))
     if isinstance(evaluator, Evaluator):
-        model = _untrained(evaluator)
-        check_uses_activation(model, evaluator.name)
-        if isinstance(evaluator.dataset, Text):
-            evaluator.dataset.check_looks_back(model, evaluator.name)
+        check_model(_untrained(evaluator), evaluator)
     if torch.cuda.is_available():  # the memory is the workers'
         task_of.cache_clear()
         torch.cuda.empty_cache()
@@ -238,13 +235,16 @@ def first_steps(
     return outcome
 
 
-def check_uses_activation(model: nn.Module, child: str) -> None:
-    """Raises UsageError for a child in which the candidate has no place."""
+def check_model(model: nn.Module, evaluator: Evaluator) -> None:
+    """Raises UsageError for a child in which the candidate has no place, and ValueError for a
+    language model that sees what it is to predict."""
     if not activations(model):
         raise UsageError(
-            f"the child {child} has no activation by make_activation in it, so all functions would "
-            "score the same"
+            f"the child {evaluator.name} has no activation by make_activation in it, so all "
+            "functions would score the same"
         )
+    if isinstance(evaluator.dataset, Text):
+        evaluator.dataset.check_looks_back(model, evaluator.name)
 
 
 def environment() -> dict[str, Any]:

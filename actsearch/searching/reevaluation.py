@@ -36,7 +36,7 @@ from actsearch.searching.batch import DONE, train
 from actsearch.searching.building import (
     AnyEvaluator,
     check_image_size,
-    check_uses_activation,
+    check_model,
     child_evaluator,
     first_steps,
     objective_evaluator,
@@ -269,7 +269,7 @@ def _check(evaluator: Evaluator) -> None:
             f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "
             f"{' '.join(str(error).split())}"
         ) from error
-    check_uses_activation(model, evaluator.child.name)
+    check_model(model, evaluator)
 
 
 def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:

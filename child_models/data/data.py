@@ -120,7 +120,7 @@ def parts_of(name: str, arrays: Any) -> tuple[tuple[Any, Any], tuple[Any, Any] |
         has = f"{len(arrays)} arrays" if isinstance(arrays, tuple | list) else "one array"
         raise DataError(
             f"{name}: {has}; give inputs and what is to be predicted, as (x, y) or "
-            "(x_train, y_train, x_test, y_test)"
+            "(x_train, y_train, x_test, y_test); token ids (n,) need --task language-model"
         )
     x, y, *test = arrays
     return (x, y), (test[0], test[1]) if test else None

@@ -75,16 +75,16 @@ class Regression:
         return {name: len(getattr(self, f"y_{name}")) for name in ("train", "val", "test")}
 
     def scored_by(self, metric: Metric) -> Regression:
-        """The same data with another score, which may say the unit of the targets. Raises DataError
-        for one that is unknown here, or whose direction is wrong."""
+        """The same data with another score, which may say the unit of the targets. Raises
+        ValueError for one that is unknown here, or whose direction is wrong."""
         known = {name: METRICS[name] for name in self.scores}
         if metric.name not in known:
-            raise DataError(
+            raise ValueError(
                 f"a regression is scored by {' or '.join(known)}, not by {metric.name!r}; another "
                 "score needs an objective of your own (docs/objectives.md)"
             )
         if metric.direction != (right := known[metric.name].direction):
-            raise DataError(f"{metric.name} is better where it is {right}; search for that")
+            raise ValueError(f"{metric.name} is better where it is {right}; search for that")
         return replace(self, metric=metric)
 
     def on(self, device: torch.device) -> RegressionTask:
@@ -118,8 +118,8 @@ def make_regression(
     for use, part in targets.items():
         if (np.ptp(part, axis=0) == 0).any():
             raise DataError(
-                f"{name}: a target is the same in all {len(part):,} examples to {use}, so nothing "
-                "can be explained; give more examples, or leave that target out"
+                f"{name}: a target is the same, in float32, in all {len(part):,} examples to "
+                f"{use}, so nothing can be explained; give more examples, or leave it out"
             )
     x_train, y_train = np.ascontiguousarray(x[rest]), y[rest]
     arrays = (x_train, y_train, x[val], y[val], x_test, y_test)

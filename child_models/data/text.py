@@ -75,7 +75,7 @@ class Text:
 
     @torch.no_grad()
     def check_looks_back(self, model: nn.Module, name: str) -> None:
-        """Raises DataError for a child whose logits depend on tokens that come later, among them
+        """Raises ValueError for a child whose logits depend on tokens that come later, among them
         the one that they are to predict: it would score far too well."""
         random = torch.Generator().manual_seed(0)
         first = torch.randint(self.vocabulary, (1, self.context), generator=random)
@@ -84,7 +84,7 @@ class Text:
         model.eval()
         was, now = (model(ids)[:, :half].float() for ids in (first, other))
         if (was - now).abs().max() > 1e-5 * was.std():  # rounding is less, and it is untrained
-            raise DataError(
+            raise ValueError(
                 f"the child {name} sees the tokens that it is to predict: its logits change with "
                 "later ones; give a causal model (a decoder; is_decoder=True of transformers)"
             )

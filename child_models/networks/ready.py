@@ -34,6 +34,7 @@ from actsearch.child_models.users_code import (
     digest_of,
     found,
     from_bytes,
+    function_of,
     is_installed,
     plain,
 )
@@ -83,7 +84,8 @@ class Ready:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class may have been the user's script's, and parts of a model hold it by name.
-        homes = _own_classes(self.model) if isinstance(self.model, nn.Module) else [self.model]
+        own = isinstance(self.model, nn.Module)
+        homes = _own_classes(self.model) if own else [function_of(self.model)]
         parts = (self.model, self.match, self.example)
         return _received, (self.name, by_value(parts, f"the child {self.name}", homes))
 
