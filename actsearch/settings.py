@@ -371,11 +371,13 @@ def _of_another(said: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[
     """What the run has stored of its data and its child, where others are said."""
     if isinstance(child := said.get("child"), str) and child != stored.get("child"):
         yield "match"
+    task = stored.get("task")
     if isinstance(data := said.get("dataset"), str) and data != stored.get("dataset"):
+        task = None
         yield "task"
     objective = said.get("objective", stored.get("objective"))
-    if objective is None and said.get("task", stored.get("task")) != stored.get("task"):
-        yield "metric"
+    if objective is None and said.get("task", task) != stored.get("task"):
+        yield from ("metric", "loss", "label_smoothing")
 
 
 def _check_objective(said: Mapping[str, Any], known: Mapping[str, Any]) -> None:

@@ -425,6 +425,26 @@ def test_what_a_recipe_has_is_an_option_of_a_search() -> None:
     assert {name: getattr(recipe, name) for name in said} == said
 
 
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ({}, {"task", "match", "metric", "loss"}),
+        ({"dataset": "table.npz"}, {"task", "match", "metric", "loss"}),
+        ({"dataset": "mnist5k"}, {"match"}),
+        ({"dataset": (), "task": "classification"}, {"task", "match"}),
+        ({"child": "mlp"}, {"task", "metric", "loss"}),
+    ],
+)
+def test_what_a_run_has_stored_of_its_data_and_child_is_not_for_others(
+    said: dict[str, Any], left: set[str]
+) -> None:
+    stored = {"dataset": "table.npz", "child": "mine:model", "task": "regression",
+              "match": "nn.GELU", "metric": "RMSE", "loss": "huber"}  # fmt: skip
+    settings = resolve(said, stored)
+    names = ("task", "match", "metric", "loss")
+    assert {name for name in names if getattr(settings, name) is not None} == left
+
+
 def test_a_ready_model_classifies() -> None:
     outcome = trained(net(2), make_dataset("d", labels()), match=nn.GELU)
     assert outcome.status == "failed"  # whose recipe is of a regression
