@@ -99,7 +99,8 @@ class TrainingOptions(Options):
     schedule: Schedule = None
     """How the learning rate falls: {names}."""
     optimiser: Optimiser = None
-    """What takes the steps: {names} [sgd; adamw for gpt and for tasks that are said]."""
+    """What takes the steps: {names} [sgd; adamw for gpt, regressions and language
+    models]."""
     momentum: FloatOrZero = None
     """Of sgd and nesterov, from 0 to below 1 [0.9]."""
     weight_decay: FloatOrZero = None
