@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -34,8 +35,7 @@ def found(text: str, what: str, example: str) -> Any:
     module, _, name = text.partition(":")
     if not (module and name):
         raise ValueError(f"the {what} {text!r} needs a module and a name in it, as {example}")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
+    here = _with_this_folder()
     try:
         home = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -53,6 +53,21 @@ def found(text: str, what: str, example: str) -> Any:
         known = [k for k, v in vars(home).items() if callable(v) and not k.startswith("_")]
         raise ValueError(unknown(f"name in {module}", name, known))
     return getattr(home, name)
+
+
+def is_module(name: str) -> bool:
+    """Whether there is a module of this name in this folder, or installed."""
+    _with_this_folder()
+    return all(part.isidentifier() for part in name.split(".")) and (
+        importlib.util.find_spec(name.partition(".")[0]) is not None
+    )
+
+
+def _with_this_folder() -> str:
+    """This folder, in which modules are looked for from now on."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    return here
 
 
 # -- sent to workers

@@ -283,7 +283,8 @@ def unnamed() -> int:
         (nn.Sequential(nn.LazyLinear(4), nn.GELU()), {}, "does not know the shape of 0.weight yet"),
         (unnamed, {}, "unnamed returns a int; give a function without arguments"),
         ("mlp", {"match": nn.GELU}, "match is for a model that is built already.*leave it out"),
-        ("nowhere:net", {}, "there is no module nowhere in"),
+        ("nowhere:net", {}, "unknown child 'nowhere'.*torchvision:NAME, timm:NAME, my_module:NAME"),
+        ("json:dmp", {}, "unknown name in json 'dmp'; did you mean 'dump'"),
     ],
 )
 def test_a_model_that_cannot_be_a_child_gets_a_sentence(

@@ -26,6 +26,7 @@ from actsearch.child_models.users_code import (
     found,
     from_bytes,
     function_of,
+    is_module,
     source_digest,
 )
 from actsearch.search_space import text as options
@@ -141,7 +142,8 @@ def _found(child: str) -> tuple[str, Builder, str]:
         model, text = options.split(text)
         return f"{name}:{model}", zoo_model(name, model), text
     if name not in CHILDREN:
-        raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
+        zoos = (f"{zoo}:NAME" for zoo in ZOOS)
+        raise ValueError(unknown("child", name, [*CHILDREN, *zoos, "my_module:NAME"]))
     return name, CHILDREN[name].builder(), text
 
 
@@ -162,7 +164,8 @@ def options_of(build: Builder) -> list[options.Option]:
 def _names_users_own(child: str) -> bool:
     """Whether it is as `my_module:net`, rather than a name with options."""
     name, _, rest = child.partition(":")
-    return name not in (*CHILDREN, *ZOOS) and rest != "" and "=" not in rest
+    ours = name in (*CHILDREN, *ZOOS)
+    return not ours and rest != "" and "=" not in rest and is_module(name)
 
 
 def _builds_alone(build: Callable[..., Any]) -> bool:
