@@ -17,7 +17,7 @@ from actsearch.shown import put
 
 @dataclass(frozen=True)
 class OptionsConfig(Options):
-    """List strategies, children, data sets, tasks and languages, or what one of them takes.
+    """List strategies, children, data sets, tasks and languages, or what one takes.
 
     Options are said behind the name, as ppo:lr=0.001,epochs=2 or resnet20:width=8.
 
