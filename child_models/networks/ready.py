@@ -66,7 +66,7 @@ FORMS = (
         "context",
         lambda facts: torch.zeros(2, facts["context"], dtype=torch.long),
         lambda facts: (facts["context"], facts["vocabulary"]),
-        "a logit for each token of the vocabulary, at each place",
+        "at each place a logit for each token (actsearch.tokens(ids, vocabulary=N) says how many)",
     ),
 )
 
