@@ -114,6 +114,11 @@ class Run:
         there was one."""
         return self.config.get("identity", {}).get("protocol", {}).get("objective")
 
+    @property
+    def child(self) -> str | None:
+        """The digest of the child that was searched with, if there was one."""
+        return self.config.get("identity", {}).get("protocol", {}).get("child")
+
     def rows(self, kind: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
         try:

@@ -25,6 +25,7 @@ from actsearch.child_models.outcomes import (
     grammar_of,
     hash_of,
     outcome_of,
+    score_of,
     training_device,
 )
 from actsearch.child_models.training.looks import RUNG_STEPS, RacedOut
@@ -56,6 +57,7 @@ class ObjectiveEvaluator:
     activation can be differentiated once."""
 
     kind = "objective"  # what it trains
+    note = ""
     sizes: Mapping[str, int] = {}  # of its data nothing is known
 
     def __init__(
@@ -101,7 +103,7 @@ class ObjectiveEvaluator:
         return {
             **grammar_of(self.operators, self.extra),
             "objective": self.objective.digest,
-            "score": f"{self.metric.name} ({self.metric.direction} is better)",
+            "score": score_of(self.metric),
             "recipe": self.recipe.to_dict(),
         }
 

@@ -122,7 +122,9 @@ METRICS: Mapping[str, Metric] = {
         Metric("BLEU", unit="BLEU", fraction=True, decimals=2),
         Metric("loss", "lower", unit="nats"),
         Metric("bits per byte", "lower", unit="bits per byte"),
+        Metric("bits per token", "lower", unit="bits per token"),
         Metric("R2"),
+        Metric("RMSE", "lower"),  # in the units of the targets, which a Metric of one's own may say
     )
 }
 

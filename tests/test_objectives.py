@@ -368,11 +368,11 @@ def test_a_changed_objective_is_another_protocol_in_a_sentence(
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("bad_one", "needs a module and a function, as my_module:train"),
+        ("bad_one", "needs a module and a name in it, as my_module:train"),
         ("bad_none:train", "there is no module bad_none in "),
         ("bad_raises:train", "importing bad_raises ends with RuntimeError: no data here"),
         ("bad_needs:train", "bad_needs needs bad_missing"),
-        ("bad_raises_not:trian", "unknown function of bad_raises_not 'trian'; did you mean"),
+        ("bad_raises_not:trian", "unknown name in bad_raises_not 'trian'; did you mean"),
         ("bad_arguments:train", "takes (model, epochs), but it is called as train(make_activation"),
     ],
 )

@@ -237,7 +237,7 @@ def test_what_had_too_little_time_is_trained_when_there_is_more(
 def test_of_a_sweep_what_failed_is_never_the_best_rate(tmp_path: Path, blobs: Arrays) -> None:
     """Where one rate failed another is taken, and where all did the usual one."""
     config = ReevaluateConfig(seeds=1, lr_sweep=3, steps=25, batch_size=32, lr=0.05)
-    [model] = _models(config, {}, [narrow], [blobs], ())
+    [model] = _models(config, vars(config), {}, [narrow], [blobs], ())
     failed = Outcome("failed", "OutOfMemoryError")
     outcomes = {
         candidate_from("sin(x)"): [

@@ -14,7 +14,9 @@ import pytest
 import actsearch
 from actsearch import cli
 from actsearch.child_models.data.datasets import DATASETS
+from actsearch.child_models.data.tasks import TASKS
 from actsearch.child_models.networks.children import CHILDREN
+from actsearch.child_models.recipe import LOSSES, OPTIMISERS, SCHEDULES
 from actsearch.commands.options import found, listed
 from actsearch.commands.search import SearchConfig
 from actsearch.controller.ppo import PPOConfig
@@ -82,6 +84,10 @@ def test_help_names_every_row_of_a_table() -> None:
         ("dataset", DATASETS),
         ("space", SPACES),
         ("preset", PRESETS),
+        ("task", TASKS),
+        ("loss", LOSSES),
+        ("optimiser", OPTIMISERS),
+        ("schedule", SCHEDULES),
     ):
         assert all(name in said[option] for name in table), option
 
@@ -105,7 +111,7 @@ def test_commands_settings_and_tables_of_names_need_no_torch() -> None:
 
 def test_every_row_of_every_table_has_a_text() -> None:
     rows = list(listed())
-    assert [r["name"] for r in rows] == [*STRATEGIES, *CHILDREN, *DATASETS, *EXPORTERS]
+    assert [r["name"] for r in rows] == [*STRATEGIES, *CHILDREN, *DATASETS, *TASKS, *EXPORTERS]
     assert all(len(row["text"].split()) > 1 for row in rows)
 
 

@@ -17,7 +17,7 @@ from actsearch.shown import put
 
 @dataclass(frozen=True)
 class OptionsConfig(Options):
-    """List strategies, children, data sets and languages, or what one of them takes.
+    """List strategies, children, data sets, tasks and languages, or what one takes.
 
     Options are said behind the name, as ppo:lr=0.001,epochs=2 or resnet20:width=8.
 
@@ -47,11 +47,15 @@ def run(config: OptionsConfig) -> int:
 def listed() -> Iterator[Row]:
     """Every name that a search or an export takes, with a few words."""
     from actsearch.child_models.data.datasets import DATASETS
+    from actsearch.child_models.data.tasks import TASKS
     from actsearch.child_models.networks.children import CHILDREN
     from actsearch.controller.strategies import STRATEGIES
     from actsearch.search_space.export.exporters import EXPORTERS
 
-    tables = {"strategy": STRATEGIES, "child": CHILDREN, "dataset": DATASETS, "to": EXPORTERS}
+    tables = {
+        "strategy": STRATEGIES, "child": CHILDREN, "dataset": DATASETS, "task": TASKS,
+        "to": EXPORTERS,
+    }  # fmt: skip
     for kind, table in tables.items():
         for name, row in table.items():
             yield {"option": f"--{kind}", "name": name, "text": row.text}
@@ -60,6 +64,7 @@ def listed() -> Iterator[Row]:
 def found(name: str) -> list[Option]:
     """The options that whatever has this name takes; raises ValueError for an unknown one."""
     from actsearch.child_models.data.datasets import DATASETS
+    from actsearch.child_models.data.tasks import TASKS
     from actsearch.child_models.networks.children import CHILDREN
     from actsearch.controller.strategies import HALVING, STRATEGIES, options_of_strategy
     from actsearch.search_space.export.exporters import EXPORTERS
@@ -69,10 +74,11 @@ def found(name: str) -> list[Option]:
         return options_of_strategy(name)
     if name in DATASETS:
         return list(DATASETS[name].options)
-    if name in EXPORTERS:
+    if name in (*TASKS, *EXPORTERS):
         return []
     if ":" not in name:
-        check_among("name", name, [*STRATEGIES, HALVING, *CHILDREN, *DATASETS, *EXPORTERS])
+        known = [*STRATEGIES, HALVING, *CHILDREN, *DATASETS, *TASKS, *EXPORTERS]
+        check_among("name", name, known)
     from actsearch.child_models.networks.zoo import child_from, options_of
 
     return options_of(child_from(name).build)

@@ -345,6 +345,9 @@ class Error:
         return math.hypot(counted, max(own, self.known.noise.sd))
 
 
+_RECIPE = ("schedule", "precision", "optimiser", "loss")  # as far as they were said
+
+
 def _facts(found: Found) -> Iterator[tuple[str, str]]:
     """What was done, as (term, value)."""
     s, data = found.settings, found.run.config.get("data", {})
@@ -359,12 +362,11 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
         sizes = data.get("examples", {})
         split = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
         yield "data", f"{s.get('dataset') or 'arrays'}" + (f" ({split})" if split else "")
-        yield "child", f"{s.get('child') or 'own'}, {operators}"
-        yield (
-            "recipe",
-            f"{s.get('steps', 0):,} steps of {s.get('batch_size')}, rate {s.get('lr')}, "
-            f"{s.get('schedule')}, {s.get('precision')}",
-        )
+        own = (found.run.child or "own").rpartition("-")[0]
+        yield "child", f"{s.get('child') or own or 'own'}, {operators}"
+        told = [f"{s.get('steps', 0):,} steps of {s.get('batch_size')}", f"rate {s.get('lr')}"]
+        told += [str(s[key]) for key in _RECIPE if s.get(key)]
+        yield "recipe", ", ".join(told)
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
     if not ended:
@@ -387,10 +389,11 @@ def _command(run: Run) -> str:
     own = identity.get("protocol", {}).get("extra_operators")
     if run.objective:
         named = bool(settings.get("objective"))
-        score = "minimise" if run.metric.lower else "maximise"
-        settings = {**settings, score: run.metric.name}
     else:
         named = bool(settings.get("dataset") and settings.get("child"))
+    if "score" in identity.get("protocol", {}):  # one of several
+        score = "minimise" if run.metric.lower else "maximise"
+        settings = {**settings, score: run.metric.name}
     if own or not named:
         return ""
     usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
@@ -35,7 +36,7 @@ from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 # The metric is stored with the data.
-_NOT_STORED = ("groups", "halving", "tensorboard", "minimise", "maximise", "metric")
+_NOT_STORED = ("groups", "halving", "tensorboard", "minimise", "maximise", "metric", "example")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class Plan:
             f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
         ]
+        if note := self.evaluator.note:
+            lines.append(f"weights    {note}")
         cohorts = rungs(s.strategy)
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
@@ -159,6 +162,7 @@ def make_plan(
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
     _check_objective(run, evaluator)
+    _check_child(run, evaluator)
     run.check_identity(_identity(space, settings, evaluator))
     if not dry:
         run.check_free()
@@ -185,6 +189,21 @@ def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
             f"the objective {name} has changed since {run.path} was made (its source, or a value "
             f"that it uses: {before} then, {now} now), and scores of the two do not compare; undo "
             "the change, or search in another folder"
+        )
+
+
+def _check_child(run: Run, evaluator: AnyEvaluator) -> None:
+    """Raises RunError where a ready model is not what it was."""
+    before = run.child
+    if before is None or not isinstance(evaluator, Evaluator) or not evaluator.child.is_ready:
+        return
+    now, name = evaluator.child.digest, evaluator.name
+    if before != now and before.rpartition("-")[0] == name:
+        raise RunError(
+            f"the child {name} has changed since {run.path} was made (its structure, the shapes of "
+            "its parameters or the values of those that no training draws anew, match, or its "
+            f"source: {before} then, {now} now), and scores of the two do not compare; undo the "
+            "change, or search in another folder"
         )
 
 

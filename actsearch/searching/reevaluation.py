@@ -35,7 +35,7 @@ from actsearch.searching.batch import DONE, train
 from actsearch.searching.building import (
     AnyEvaluator,
     check_image_size,
-    check_uses_activation,
+    check_model,
     child_evaluator,
     first_steps,
     objective_evaluator,
@@ -81,6 +81,8 @@ def reevaluate(
     child: Any = None,
     objective: Any = None,
     metric: Any = None,
+    match: Any = None,
+    example: Any = None,
     space: Space | None = None,
     quiet: bool = False,
     **options: Any,
@@ -89,7 +91,8 @@ def reevaluate(
     `baselines` are known functions beside them, as `modern`, or a list of groups and functions.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
-    child with every data set. So are `objective` and `metric`. Columns: function, name, child, data
+    child with every data set. So are `objective`, `metric`, `match` and
+    `example`. Columns: function, name, child, data
     set and metric where there are several, mean test score, its standard error, median, n, and the
     mean difference to ReLU paired by seed with its 95 % interval; accuracies and their differences
     as fractions of 1. `space` is needed only for operators of your own. Other options are those of
@@ -102,7 +105,7 @@ def reevaluate(
     config = ReevaluateOptions(run=path, functions=tuple(functions), baselines=beside, **options)
     Switch().check("quiet", quiet)
     console = Console(stderr=True, quiet=quiet)
-    own = {"objective": objective, "metric": metric}
+    own = {"objective": objective, "metric": metric, "match": match, "example": example}
     rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
     return pd.DataFrame(rows)
 
@@ -123,8 +126,8 @@ def run_reevaluation(
     space: Space | None = None,
     own: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[Row], str]:
-    """Train what is missing; returns the table and why it ended. `own` are objective and metric,
-    where they are objects."""
+    """Train what is missing; returns the table and why it ended. `own` are objective, metric,
+    match and example, where they are objects."""
     run = _open(config)
     stored = run.settings
     extra = extra_operators(space) if space is not None else ()
@@ -134,7 +137,7 @@ def run_reevaluation(
         said |= {"child": children or None, "dataset": datasets or None}
         models = [_objective(config, said, stored, extra, console)]
     else:
-        models = _models(config, stored, children, datasets, extra)
+        models = _models(config, said, stored, children, datasets, extra)
     operators = models[0].evaluators[0].operators
     functions = _functions(config, run, operators, extra)
     _check_places(models, functions)
@@ -223,6 +226,7 @@ def _objective(
 
 def _models(
     config: ReevaluateOptions,
+    own: Mapping[str, Any],
     stored: dict[str, Any],
     children: Sequence[Any],
     datasets: Sequence[Any],
@@ -241,7 +245,7 @@ def _models(
     for dataset in datasets or (None,):
         data: Any = None  # is loaded once
         for child in children or (None,):
-            said = {**vars(config), "child": child, "dataset": data or dataset}
+            said = {**own, "child": child, "dataset": data or dataset}
             evaluator = child_evaluator(
                 resolve(said, stored),
                 extra,
@@ -268,7 +272,7 @@ def _check(evaluator: Evaluator) -> None:
             f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "
             f"{' '.join(str(error).split())}"
         ) from error
-    check_uses_activation(model, evaluator.child.name)
+    check_model(model, evaluator)
 
 
 def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:

@@ -49,9 +49,10 @@ class Diverged(Exception):
         self.curve = curve
 
 
-def logits_not_finite(split: str) -> Diverged:
+def not_finite(what: str, split: str) -> Diverged:
+    """`what` are logits or other outputs of a child."""
     where = f"on the {split} split"
-    return Diverged(f"logits not finite {where}", cause=Cause.LOGITS, variant=where)
+    return Diverged(f"{what} not finite {where}", cause=Cause.LOGITS, variant=where)
 
 
 class Task(Protocol):
@@ -113,6 +114,19 @@ def split(
     if not 0 < held < len(order):
         raise DataError(f"{name}: {len(order)} examples are too few for a validation split")
     return order[held:], order[:held], test
+
+
+def parts_of(name: str, arrays: Any) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    """Train and test split of (x, y) or (x_train, y_train, x_test, y_test); raises DataError for
+    anything else."""
+    if not isinstance(arrays, tuple | list) or len(arrays) not in (2, 4):
+        has = f"{len(arrays)} arrays" if isinstance(arrays, tuple | list) else "one array"
+        raise DataError(
+            f"{name}: {has}; give inputs and what is to be predicted, as (x, y) or "
+            "(x_train, y_train, x_test, y_test); token ids (n,) need --task language-model"
+        )
+    x, y, *test = arrays
+    return (x, y), (test[0], test[1]) if test else None
 
 
 def first_line(error: BaseException) -> str:

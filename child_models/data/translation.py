@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.data.data import DataError, content_of, logits_not_finite
+from actsearch.child_models.data.data import DataError, content_of, not_finite
 from actsearch.child_models.device import autocast, on_device
 from actsearch.child_models.recipe import Recipe
 from actsearch.results.metrics import METRICS
@@ -58,6 +58,7 @@ class Translation:
     digest: str = ""
 
     metric = METRICS["BLEU"]
+    task = "translation"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -262,7 +263,7 @@ class TranslationTask:
             with autocast(recipe, self.device):
                 tokens, finite = model.translate(source, longest)  # pyright: ignore
             if not bool(finite):
-                raise logits_not_finite(split)
+                raise not_finite("logits", split)
             for i, row in zip(index, tokens.tolist(), strict=True):
                 end = row.index(END) if END in row else len(row)
                 found[i] = tokenizer.decode(row[:end])
