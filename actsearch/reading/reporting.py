@@ -23,12 +23,13 @@ from typing import Any
 
 from actsearch.errors import RunError, written
 from actsearch.options import options_of
-from actsearch.reading.comparison import Worth, luck_of, worth
+from actsearch.reading.comparison import Worth, judged, luck_of, worth
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.results.figures.plots import Figure, to_svg
 from actsearch.results.figures.searches import SHOWN, front
-from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
+from actsearch.results.leaderboard import DROPPED, Entry
 from actsearch.results.metrics import ACCURACY, Metric, common
+from actsearch.results.records import ALWAYS_BESIDE
 from actsearch.results.repeats import Trained, best_first, chosen, of_seeds, split_of, split_of_all
 from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
 from actsearch.results.tables import Row, duration, show
@@ -166,7 +167,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
     functions = _functions(found, rows, known, error)
     verdicts = list(_verdicts(found))
     firsts = {v.first["expression"]: v.first for v in verdicts}.values()
-    best = [vars(e) for e in found.ranked[:1]]
+    best = [vars(found.first)] if found.first else []
     return {
         "name": run.name,
         "metric": found.metric.name,
@@ -208,16 +209,13 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
         return
     told = [f"{n:,} {STATUS_WORDS.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
     yield f"{len(found.entries):,} functions: {', '.join(told)}."
-    if not found.ranked:
+    best = found.first
+    if best is None:
         return
-    best = found.ranked[0]
-    others = [
-        f"{e.label} {_scored(e, found)} (#{e.rank})"
-        for name in BESIDE
-        for e in found.ranked
-        if e.label == name
-    ]
-    beside = f"; beside it {' and '.join(others)}" if others else ""
+    others = [_beside(e, found) for e in _baselines(found)]
+    more = sum(e.beside for e in found.ranked) - len(others)
+    others += [f"{more:,} other baselines that scored less"] if more else []
+    beside = f"; beside it {_listed(others)}" if others else ""
     yield f"The search's first had {_scored(best, found)} on validation data{beside}."
     if known is not None:
         yield luck_of(found.ranked, known)
@@ -233,14 +231,31 @@ def _sentences(found: Found, known: Worth | None) -> Iterator[str]:
         else:
             yield f"No other function is {noise}."
     else:
-        fewest = head_of(len(found.ranked))
+        few = len(judged(found.ranked))
+        fewest = head_of(few)
         how_much = f"'actsearch reevaluate {found.run.path}', with the settings of the search, says"
-        if len(found.ranked) < fewest:
+        if few < fewest:
             how_much = f"Of fewer than {fewest} functions nothing says"
         yield (
             "The search trained every function once, so the order of functions that are close is "
             f"partly luck. {how_much} how much."
         )
+
+
+def _baselines(found: Found) -> list[Entry]:
+    """Those that a sentence has room for: ReLU, Swish, and the best of the others."""
+    beside = [e for e in found.ranked if e.beside]
+    always = [e for name in ALWAYS_BESIDE for e in beside if e.label == name]
+    return [*always, *[e for e in beside if e.asked_for][:1]]
+
+
+def _beside(entry: Entry, found: Found) -> str:
+    return f"{entry.label or entry.formula} {_scored(entry, found)} (#{entry.rank})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Such as `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _scored(entry: Entry, found: Found) -> str:
@@ -296,7 +311,7 @@ def _verdict(
             open_ = "" if ends.low > 0 else ": these seeds do not tell the two apart"
             low, high = (f"{metric.factor * x:+.{metric.decimals}f}" for x in (ends.low, ends.high))
             said += f" (95 %: {low} to {high}{open_})"
-    winner = found.ranked[0] if found.ranked else None
+    winner = found.first
     if winner is None:
         return f"{said}."
     if winner.expression == best:
@@ -365,6 +380,8 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
             f"{s.get('steps', 0):,} steps of {s.get('batch_size')}, rate {s.get('lr')}, "
             f"{s.get('schedule')}, {s.get('precision')}",
         )
+    if named := [e.label or e.formula for e in found.entries if e.beside]:
+        yield "baselines", ", ".join(named)
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
     if not ended:
@@ -393,15 +410,16 @@ def _command(run: Run) -> str:
         named = bool(settings.get("dataset") and settings.get("child"))
     if own or not named:
         return ""
-    usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})
+    usual = resolve({k: settings.get(k) for k in ("preset", "objective")})
     usual = replace(usual, objective=None)
     words = ["actsearch", "search", str(run.path)]
     for option in options_of(SearchOptions):
         value = settings.get(option.name)
-        if value is None or value is False or value == getattr(usual, option.name, None):
+        value = tuple(value) if option.several and value else value
+        if value in (None, False, ()) or value == getattr(usual, option.name, None):
             continue
         words.append(option.flag)
-        words += [] if value is True else [str(value)]
+        words += [] if value is True else map(str, value if option.several else (value,))
     return shlex.join(words)
 
 
@@ -442,7 +460,7 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "formula": e.formula,
                 "mathml": mathml,
                 "label": e.label,
-                "beside": e.label in BESIDE,
+                "beside": e.beside,
                 "score": e.metric.cell(e.val_score),
                 "error": e.metric.cell(error.of(e)),
                 "expected": e.metric.cell(known.expected.get(e.expression) if known else None),
@@ -524,7 +542,7 @@ def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
     from actsearch.search_space.parser import ParseError
 
     operators = found.settings.get("operators", "guarded")
-    for entry in found.ranked[:SHOWN]:
+    for entry in found.head[:SHOWN]:
         with suppress(ParseError):
             functions = candidate_from(entry.expression).functions
             svg = "".join(sheet.drawn(function_svg(expr, operators)) for expr in functions)
