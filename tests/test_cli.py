@@ -481,7 +481,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     assert done.returncode == errors.DONE, done.stderr
     after = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows()}
     assert before.items() <= after.items()
-    assert finished(tmp_path / "runs/a") == 8
+    assert finished(tmp_path / "runs/a") == 9
     assert None not in {row["status"] for row in after.values()}
 
 

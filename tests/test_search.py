@@ -289,7 +289,7 @@ def test_a_network_of_nans_is_diverged_and_never_scores_chance(
     assert table["val accuracy"].isna().all()
     diverged = table[table["status"] == "diverged"]
     assert diverged["reason"].str.contains("logits not finite").all()
-    with pytest.raises(NoCandidateError, match="4 diverged"):
+    with pytest.raises(NoCandidateError, match="5 diverged"):
         from actsearch.searching.launch import check_found
 
         check_found(run)
