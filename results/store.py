@@ -542,7 +542,10 @@ class Store:
         """What `set_beside` stored; in runs from before there was a choice, ReLU and Swish."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'beside'").fetchone()
         if row is not None:
-            return self._json(row[0])
+            stored = self._json(row[0])
+            if not isinstance(stored, dict):
+                raise damaged(self.path, f"baselines {row[0][:40]!r}")
+            return stored
         query = "SELECT subject FROM trials WHERE label IN (SELECT value FROM json_each(?))"
         found = self._db.execute(query, (json.dumps(ALWAYS_BESIDE),))
         return {subject: False for (subject,) in found}

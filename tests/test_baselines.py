@@ -20,6 +20,7 @@ from actsearch.reading.plotting import Found
 from actsearch.reading.reporting import _command, report
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
+from actsearch.results.store import Store, StoreError
 from actsearch.search_space.baselines import BASELINES, MODERN
 from actsearch.searching.live import lines
 from actsearch.searching.plan import make_plan
@@ -116,6 +117,14 @@ def test_a_run_from_before_has_relu_and_swish_and_goes_on_with_them(
     assert set(new) == {"relu", "swish"}
     actsearch.search(run.path, budget=2, **options)
     assert set(beside(run)) == {"relu", "swish"}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{"])
+def test_what_was_never_written_as_baselines_is_damage(store: Store, text: str) -> None:
+    with closing(sqlite3.connect(store.path)) as db, db:
+        db.execute("INSERT INTO meta VALUES ('beside', ?)", (text,))
+    with pytest.raises(StoreError, match="is damaged"):
+        store.rows("search")
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["from the start", "at a resume"])
