@@ -93,7 +93,7 @@ def test_a_plan_tells_what_is_left(
     monkeypatch.chdir(folder)
     before = (folder / "runs" / "a" / "config.json").read_text()
     counts = Run.open("runs/a").counts()
-    done = counts["ok"] + counts["diverged"] - 2  # without ReLU and Swish
+    done = counts["ok"] + counts["diverged"] - 3  # without ReLU, Swish and the identity
     assert cli.main(["search", "runs/a", "--dry-run"]) == 0
     told = capsys.readouterr().err
     assert f"{done} done, 0 to train" in told
@@ -314,12 +314,12 @@ def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, h
     assert "nothing runs in" in actsearch_in(tmp_path, "stop", "runs/a").stderr
     assert "nothing is lost, the same command goes on" in said
     stopped_at = finished(tmp_path / "runs/a")
-    assert 2 <= stopped_at < budget + 2  # the two baselines are beside the budget
+    assert 2 <= stopped_at < budget + 3  # the three baselines are beside the budget
     if how != "SIGINT":  # going on is the same however it was stopped
         return
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == errors.DONE, done.stderr
-    assert finished(tmp_path / "runs/a") == budget + 2
+    assert finished(tmp_path / "runs/a") == budget + 3
 
 
 def test_the_second_interrupt_ends_at_once_and_loses_nothing_that_had_finished(
@@ -481,7 +481,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_the_same_command_finishes(
     assert done.returncode == errors.DONE, done.stderr
     after = {row["id"]: row for row in Run.open(tmp_path / "runs/a").rows()}
     assert before.items() <= after.items()
-    assert finished(tmp_path / "runs/a") == 8
+    assert finished(tmp_path / "runs/a") == 9
     assert None not in {row["status"] for row in after.values()}
 
 

@@ -15,11 +15,14 @@ from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
-from actsearch.results.leaderboard import BESIDE
+from actsearch.functions import all_canonical
+from actsearch.results.records import ALWAYS_BESIDE
 from actsearch.results.store import StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
+from actsearch.search_space.baselines import FORMS
+from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
 from actsearch.search_space.survey import Survey, survey
 from actsearch.searching.building import (
@@ -50,6 +53,8 @@ class Plan:
     survey: Survey | None  # of a space that is small enough
     seconds_a_child: float | None  # where it is known
     race: RaceRules | None
+    beside: tuple[Candidate, ...]  # the baselines
+    beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
 
     @property
@@ -78,7 +83,7 @@ class Plan:
 
     def config(self) -> dict[str, Any]:
         """What the run keeps of it."""
-        settings = {
+        settings: dict[str, Any] = {
             name: value if isinstance(value, (str, int, float, bool, type(None))) else None
             for name, value in vars(self.settings).items()
             if name not in _NOT_STORED
@@ -86,6 +91,7 @@ class Plan:
         if isinstance(self.settings.dataset, Path):
             settings["dataset"] = str(self.settings.dataset)
         settings["space"] = self.space.spec
+        settings["baselines"] = [*self.settings.baselines]
         evaluator = self.evaluator
         return {
             "identity": self.identity,
@@ -109,6 +115,7 @@ class Plan:
             f"run        {self.run.path}",
             f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
+            f"baselines  {', '.join(FORMS.get(c.key, c.formula) for c in self.beside)}",
         ]
         if note := self.evaluator.note:
             lines.append(f"weights    {note}")
@@ -130,9 +137,8 @@ class Plan:
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         if left and s.ray_address is None:
             share = 1.0 if cohorts is None else cohorts.cost
-            beside = 0 if self.done else len(BESIDE)
-            workers = _workers(Machinery.of(s), left + beside)
-            total = self.seconds_a_child * (left * share + beside) / workers
+            workers = _workers(Machinery.of(s), left + self.beside_left)
+            total = self.seconds_a_child * (left * share + self.beside_left) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
 
@@ -155,9 +161,14 @@ def make_plan(
     if settings.tensorboard:
         writer_class()
     space = _space(settings)
+    extra = extra_operators(space)
+    named = all_canonical(settings.baselines, settings.operators, extra)
+    # Groups of a later release, and ranks of a run that goes on, may mean others.
+    settings = replace(settings, baselines=tuple(FORMS.get(c.key, c.key) for c in named))
+    beside = tuple(dict.fromkeys((*all_canonical(ALWAYS_BESIDE, settings.operators), *named)))
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
-    evaluator = make_evaluator(settings, extra_operators(space), in_turns=in_turns)
+    evaluator = make_evaluator(settings, extra, in_turns=in_turns)
     strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
@@ -167,9 +178,13 @@ def make_plan(
     if not dry:
         run.check_free()
     seconds = warm_up(evaluator)
-    evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
+    several = (candidate for candidate in beside if len(candidate.functions) > 1)
+    for candidate in (space.decode(space.digits(0)), *several):
+        evaluator.build(candidate.key)  # raises where it has no place in the child
     found = _survey(space, settings)
-    return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+    finished, done = _done(run)
+    beside_left = sum(candidate.key not in finished for candidate in beside)
+    return Plan(run, settings, space, evaluator, found, seconds, race, beside, beside_left, done)
 
 
 def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
@@ -230,12 +245,15 @@ def _identity(space: Space, settings: Settings, evaluator: AnyEvaluator) -> dict
     }
 
 
-def _done(run: Run) -> int:
+def _done(run: Run) -> tuple[set[str], int]:
+    """The functions that have trained, and how many the budget counts."""
     try:
         with closing(run.store(readonly=True)) as store:
-            return len(store.trained())
+            rows = store.rows("search")
+            done = len(store.trained())
     except StoreError:  # there is none yet; one that is damaged is said when the search starts
-        return 0
+        return set(), 0
+    return {r["expression"] for r in rows if r["status"] not in (None, "rejected")}, done
 
 
 def _default_run(config: SearchOptions, objects: Mapping[str, Any]) -> Path:
