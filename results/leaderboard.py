@@ -15,6 +15,8 @@ from actsearch.results.store import read_json
 from actsearch.search_space.baselines import FORMS
 
 BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
+# Too where the space has gates: the best known, and two functions of x that compete with them.
+BESIDE_GATES = ("swiglu", "geglu", "reglu", "relu2", "gelu")
 DROPPED = "dropped"  # left behind in a rung of successive halving
 
 # What search_space/analysis/properties.py finds, by name, so that reading a table imports no torch.

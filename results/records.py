@@ -183,6 +183,7 @@ class Cause(StrEnum):
     GRADIENT = "gradient not finite"
     CONSTANT = "constant"
     AFFINE = "affine in x"
+    UNREAD = "an input unread"
     NO_GRADIENT = "no gradient"
     OTHER = "other"  # not said, or said by a later release
 

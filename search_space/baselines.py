@@ -38,7 +38,17 @@ MODERN: dict[str, str] = {
     "golu":        "x * exp(-exp(-x))",             # Das et al. 2025
 }
 
-NAMED: dict[str, str] = {**BASELINES, **MODERN}
+# Gates of two projections, x and g (Dauphin et al. 2016, Shazeer 2020).
+GATES: dict[str, str] = {
+    "glu":      "sigmoid(x) * g",
+    "bilinear": "x * g",
+    "reglu":    "relu(x) * g",
+    "geglu":    "0.5*x * (1 + erf(0.7071067811865476*x)) * g",
+    "swiglu":   "x * sigmoid(x) * g",
+    "singlu":   "sin(x) * g",
+}
+
+NAMED: dict[str, str] = {**BASELINES, **MODERN, **GATES}
 
 # The canonical form of each, so that reading a run finds its name without torch.
 FORMS: dict[str, str] = {
@@ -64,6 +74,18 @@ FORMS: dict[str, str] = {
     "mul(x, erf(softplus(x)))": "serf",
     "mul(x, tanh(exp(x)))": "telu",
     "mul(x, exp(neg(exp(neg(x)))))": "golu",
+    # Gates have one name whichever input is which.
+    "mul(sigmoid(x), g)": "glu",
+    "mul(x, sigmoid(g))": "glu",
+    "mul(x, g)": "bilinear",
+    "mul(relu(x), g)": "reglu",
+    "mul(x, relu(g))": "reglu",
+    "mul(mul(mul(0.5, x), add(1, erf(mul(0.7071067811865476, x)))), g)": "geglu",
+    "mul(x, mul(mul(0.5, g), add(1, erf(mul(0.7071067811865476, g)))))": "geglu",
+    "mul(mul(x, sigmoid(x)), g)": "swiglu",
+    "mul(x, mul(g, sigmoid(g)))": "swiglu",
+    "mul(sin(x), g)": "singlu",
+    "mul(x, sin(g))": "singlu",
 }
 
 # Other names that people type, and the operator or function each stands for.

@@ -2,7 +2,7 @@
 
 `str(e)` is the canonical text, `mul(x, sigmoid(scale(x)))`, which parses back to an equal tree;
 `formula(e)` is what people read, `x * sigmoid(beta * x)`. Each occurrence of an operator with a
-beta has a beta of its own.
+beta has a beta of its own. Its inputs are x or, of a gate, x and g.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from actsearch.search_space.operators import ATOM, CONSTANT, INPUT, OPERATORS, SIGN, Op
+from actsearch.search_space.operators import (
+    ATOM,
+    CONSTANT,
+    INPUT,
+    INPUTS,
+    OPERATORS,
+    SECOND,
+    SIGN,
+    Op,
+)
+
+INPUT_NAMES = tuple(op.name for op in INPUTS)
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Expr:
     value: float | None = None
     betas: int = field(init=False, compare=False, repr=False)
     operators: int = field(init=False, compare=False, repr=False)
+    _reads: int = field(init=False, compare=False, repr=False)  # a bit for each of INPUTS
     _hash: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +51,10 @@ class Expr:
         # Asked for often, and the parts know theirs already.
         betas = (self.beta is not None) + sum(arg.betas for arg in self.args)
         operators = (self.op.arity > 0) + sum(arg.operators for arg in self.args)
+        reads = 0 if self.args else _BITS.get(self.op.name, 0)
+        for arg in self.args:
+            reads |= arg._reads
+        object.__setattr__(self, "_reads", reads)
         object.__setattr__(self, "_hash", hash((self.op.name, self.args, self.value)))
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "operators", operators)
@@ -70,11 +86,21 @@ class Expr:
         return self.value if self.value is not None and self.op != CONSTANT else self.op.beta
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it is a function of: ("x",), or ("x", "g") of a gate. A number counts as of x."""
+        return INPUT_NAMES if self._reads & _BITS["g"] else INPUT_NAMES[:1]
+
+    def reads(self, name: str) -> bool:
+        """Whether the input of this name is in it."""
+        return bool(self._reads & _BITS[name])
+
+    @property
     def depth(self) -> int:
         return 1 + max((arg.depth for arg in self.args), default=0)
 
 
-X = Expr(INPUT)
+_BITS = {name: 1 << i for i, name in enumerate(INPUT_NAMES)}
+X, G = Expr(INPUT), Expr(SECOND)
 
 
 def constant(value: float) -> Expr:
@@ -86,11 +112,16 @@ def number(value: float) -> str:
     return repr(value).removesuffix(".0")
 
 
-def substitute(expr: Expr, replacement: Expr) -> Expr:
-    """`expr` with every x replaced."""
-    if expr.op == INPUT:
-        return replacement
-    return Expr(expr.op, tuple(substitute(arg, replacement) for arg in expr.args), expr.value)
+def substitute(expr: Expr, x: Expr, g: Expr = G) -> Expr:
+    """`expr` with `x` and `g` in the place of its inputs."""
+    if expr.op in INPUTS:
+        return x if expr.op == INPUT else g
+    return Expr(expr.op, tuple(substitute(arg, x, g) for arg in expr.args), expr.value)
+
+
+def exchanged(expr: Expr) -> Expr:
+    """`expr` with x and g in each other's place."""
+    return substitute(expr, G, X)
 
 
 def _of(name: str, *args: Expr) -> Expr:

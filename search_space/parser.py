@@ -7,7 +7,8 @@
     atom    := NUMBER | '(' sum ')' | NAME ('[' NUMBER ']')? ('(' sum (',' sum)* ')')?
 
 A tokenizer and a recursive descent of our own, bounded in length and depth; nothing is ever
-evaluated. The names are the operators', those of known functions (`gelu(x)`), and a few synonyms.
+evaluated. The names are the inputs x and g, the operators', those of known functions (`gelu(x)`,
+`swiglu(x, g)`), and a few synonyms.
 `beta * e` reads as scale(e) and `e + beta` as shift(e); a number after a name in brackets is beta's
 initial value.
 """
@@ -20,7 +21,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from actsearch.search_space.baselines import NAMED, SYNONYMS
-from actsearch.search_space.expression import Expr, X, constant, substitute
+from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X, constant, substitute
 from actsearch.search_space.operators import CONSTANT, OPERATORS, Op
 
 MAX_LENGTH = 4096
@@ -176,11 +177,11 @@ class _Reader:
         if name not in self.operators:
             name = SYNONYMS.get(name, name)
         self.advance()
-        if name == "x":
-            return X
+        if name in INPUT_NAMES:
+            return X if name == "x" else G
         if name not in self.operators and name not in NAMED:
             self.column = column
-            known = [*self.operators, *NAMED, *SYNONYMS, "x"]
+            known = [*self.operators, *NAMED, *SYNONYMS, *INPUT_NAMES]
             near = difflib.get_close_matches(name, known, n=1)
             hint = (
                 f" Did you mean {near[0]}?" if near else " 'actsearch space' lists the operators."
@@ -189,8 +190,9 @@ class _Reader:
         beta = self.brackets(name)
         bare = self.kind != "sign" or self.token != "("
         if name in NAMED and (bare or name not in self.operators):
-            args = (X,) if bare else self.arguments(name, 1, column)
-            return self.check_depth(substitute(parse(NAMED[name]), *args))
+            meant = parse(NAMED[name])
+            args = (X, G) if bare else self.arguments(name, len(meant.inputs), column)
+            return self.check_depth(substitute(meant, *args))
         op = self.operators[name]
         return self.check_depth(Expr(op, self.arguments(name, op.arity, column), beta))
 

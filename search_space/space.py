@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from actsearch.search_space.candidate import (
     FunctionPerGroup,
     check_groups,
 )
+from actsearch.search_space.expression import INPUT_NAMES
 from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
@@ -49,6 +50,11 @@ class Space(Protocol):
     @property
     def name(self) -> str:
         """That of a named space, or ""."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What its functions are of: ("x",), or ("x", "g") where some are gates."""
         ...
 
     @property
@@ -108,6 +114,10 @@ class GroupSpace:
         return f"{self.each.name}-{self.groups}-groups" if self.each.name else ""
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.each.inputs
+
+    @property
     def operators(self) -> tuple[Op, ...]:
         return self.each.operators
 
@@ -138,6 +148,70 @@ class GroupSpace:
         ]
 
 
+@dataclass(frozen=True)
+class EitherSpace:
+    """The candidates of two spaces, in one table. The first digit says of which; the others are
+    shared, so a candidate of the one with fewer choices has several spellings."""
+
+    one: UnitSpace
+    other: UnitSpace
+
+    @property
+    def parts(self) -> tuple[UnitSpace, UnitSpace]:
+        return self.one, self.other
+
+    @property
+    def radices(self) -> Digits:
+        both = zip_longest(*(part.radices for part in self.parts), fillvalue=1)
+        return 2, *map(max, both)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.radices)
+
+    @property
+    def spec(self) -> str:
+        return "+".join(part.spec for part in self.parts)
+
+    @property
+    def name(self) -> str:
+        names = [part.name for part in self.parts]
+        return "+".join(names) if all(names) else ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return max((part.inputs for part in self.parts), key=len)
+
+    @property
+    def operators(self) -> tuple[Op, ...]:
+        return tuple(dict.fromkeys(op for part in self.parts for op in part.operators))
+
+    def digits(self, index: int) -> Digits:
+        return digits_of(index, self.radices)
+
+    def index(self, digits: Sequence[int]) -> int:
+        return index_of(digits, self.radices)
+
+    def decode(self, digits: Sequence[int]) -> Candidate:
+        check_digits(digits, self.radices)
+        part = self.parts[digits[0]]
+        own = zip(digits[1:], part.radices, strict=False)
+        return part.decode([digit % radix for digit, radix in own])
+
+    def features(self, digits: np.ndarray) -> np.ndarray:
+        """As functions of the inputs of both."""
+        digits = np.asarray(digits)
+        of_each = [
+            part.features_of(digits[:, 1 : 1 + len(part.radices)] % part.radices, self.inputs)
+            for part in self.parts
+        ]
+        return np.where(digits[:, :1] == 0, *of_each)
+
+    def facts(self) -> list[tuple[str, str]]:
+        sizes = " and ".join(f"{part.size:,} of {part.spec}" for part in self.parts)
+        return [("candidates", f"{sizes}, in {self.size:,} spellings")]
+
+
 def in_groups(space: Space, groups: int) -> GroupSpace:
     """A candidate of `space` for each group; of a space that has groups already with so many."""
     return GroupSpace(space.each if isinstance(space, GroupSpace) else space, groups)
@@ -155,23 +229,34 @@ SPACES: dict[str, UnitSpace] = {
     "one-unit": UnitSpace(units=1, name="one-unit"),
     "two-units": UnitSpace(units=2, name="two-units"),
     "three-units": UnitSpace(units=3, name="three-units"),
+    "gates": UnitSpace(units=1, name="gates", inputs=INPUT_NAMES),
+    "gates-two": UnitSpace(units=2, name="gates-two", inputs=INPUT_NAMES),
 }
 
 
 def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     """A space by its name, or from `units=2;unary=identity,sin;binary=add,mul` (each part
-    optional); with `groups=3;` before either, one of these functions for each group of layers."""
+    optional), with `inputs=x,g` of gates; of two with + between them the candidates of both; with
+    `groups=3;` before either, one of these candidates for each group of layers."""
     parts = [part for part in text.replace(" ", "").split(";") if part]
     groups = [part for part in parts if part.startswith("groups=")]
     if not groups:
-        return _units_from(text, extra)
+        return _either_from(text, extra)
     number = groups[0].removeprefix("groups=")
     if len(groups) > 1:
         raise ValueError(f"groups is given twice in {text!r}")
     if not number.isdecimal():
         raise ValueError(f"groups={number} is no number of groups; use 2 to {MOST_GROUPS}")
     each = ";".join(part for part in parts if part not in groups) or "one-unit"
-    return GroupSpace(_units_from(each, extra), int(number))
+    return GroupSpace(_either_from(each, extra), int(number))
+
+
+def _either_from(text: str, extra: Iterable[Op]) -> Space:
+    extra = tuple(extra)
+    parts = [_units_from(part, extra) for part in text.split("+")]
+    if len(parts) > 2:
+        raise ValueError(f"{text!r} joins {len(parts)} spaces; join two, as tiny+gates")
+    return parts[0] if len(parts) == 1 else EitherSpace(*parts)
 
 
 def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
@@ -184,10 +269,9 @@ def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
     parts: dict[str, str] = {}
     for part in filter(None, text.replace(" ", "").split(";")):
         key, _, value = part.partition("=")
-        if key not in ("units", "unary", "binary"):
-            raise ValueError(
-                unknown("part of a space", key, ("groups", "units", "unary", "binary"))
-            )
+        if key not in ("inputs", "units", "unary", "binary"):
+            known = ("groups", "inputs", "units", "unary", "binary")
+            raise ValueError(unknown("part of a space", key, known))
         if key in parts:
             raise ValueError(f"{key} is given twice in {text!r}")
         parts[key] = value
@@ -200,7 +284,10 @@ def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
         if kind in parts
     }
     return UnitSpace(
-        chosen.get("unary", UNARY), chosen.get("binary", BINARY), int(parts.get("units", "1"))
+        chosen.get("unary", UNARY),
+        chosen.get("binary", BINARY),
+        int(parts.get("units", "1")),
+        inputs=tuple(parts.get("inputs", "x").split(",")),
     )
 
 

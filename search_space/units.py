@@ -5,6 +5,11 @@ A core unit is five digits (input 1, input 2, unary 1, unary 2, binary), so a sp
 2).
 
     one-unit 25*25*10 = 6,250    two-units 6,250^2*2*2    three-units 6,250^3*2*2*3*3
+
+In a space of gates an input is also g. The unit of a space of one has x first and g second, since
+the other choices are functions of x, or gates with x and g exchanged.
+
+    gates 25*25*10 = 6,250    gates-two 6,250^2*2*2*3*3
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import torch
 from actsearch.search_space.analysis.evaluation import generic_beta
 from actsearch.search_space.analysis.fingerprint import FIRST, rounded
 from actsearch.search_space.candidate import OneFunction
-from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X
 from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
@@ -35,13 +40,16 @@ from actsearch.search_space.operators import (
 
 MAX_UNITS = 6  # keeps every candidate, its formula too, within what parse() reads
 DIGITS = 5  # of a core unit
-GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)  # of features
+# Of features: a line, and for gates a plane.
+GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
+SIDE = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)
 HUGE = 1e6
 
 
 @dataclass(frozen=True)
 class UnitSpace:
-    """All compositions of `units` core units over these operators.
+    """All compositions of `units` core units over these operators, of x or, with two `inputs`, of x
+    and g.
 
     `radices[t]` is the number of choices at digit t; `index` and `digits` are inverse to each
     other. Raises ValueError for an empty operator list, a repeated name or one of the paper's for
@@ -52,11 +60,14 @@ class UnitSpace:
     binary: Sequence[Op] = BINARY
     units: int = 1
     name: str = ""
+    inputs: tuple[str, ...] = ("x",)
     radices: Digits = field(init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.units <= MAX_UNITS:
             raise ValueError(f"a space has 1 to {MAX_UNITS} core units, not {self.units}")
+        if self.inputs not in (INPUT_NAMES, INPUT_NAMES[:1]):
+            raise ValueError(f"the inputs of a space are x, or x and g, not {self.inputs}")
         _check_operators("unary", self.unary, (0, 1))
         _check_operators("binary", self.binary, (2,))
         twice = {op.name for op in self.unary} & {op.name for op in self.binary}
@@ -68,8 +79,8 @@ class UnitSpace:
         object.__setattr__(self, "unary", tuple(self.unary))
         object.__setattr__(self, "binary", tuple(self.binary))
         u, b = len(self.unary), len(self.binary)
-        radices = [r for unit in range(1, self.units + 1) for r in (unit, unit, u, u, b)]
-        object.__setattr__(self, "radices", tuple(radices))
+        choices = [1] if self.units == 1 else range(len(self.inputs), self.units + len(self.inputs))
+        object.__setattr__(self, "radices", tuple(r for n in choices for r in (n, n, u, u, b)))
 
     @property
     def size(self) -> int:
@@ -88,7 +99,8 @@ class UnitSpace:
         if self.name:
             return self.name
         unary, binary = (",".join(op.name for op in ops) for ops in (self.unary, self.binary))
-        return f"units={self.units};unary={unary};binary={binary}"
+        inputs = "" if len(self.inputs) == 1 else f"inputs={','.join(self.inputs)};"
+        return f"{inputs}units={self.units};unary={unary};binary={binary}"
 
     @property
     def operators(self) -> tuple[Op, ...]:
@@ -106,30 +118,47 @@ class UnitSpace:
     def expression(self, digits: Sequence[int]) -> Expr:
         """The last unit's output, as it is composed."""
         check_digits(digits, self.radices)
-        values = [X]
+        values = [X, G][: len(self.inputs)]
         for unit in range(self.units):
             in1, in2, un1, un2, bi = digits[DIGITS * unit : DIGITS * (unit + 1)]
             left = _apply(self.unary[un1], values[in1])
-            right = _apply(self.unary[un2], values[in2])
+            right = _apply(self.unary[un2], values[self.second + in2])
             values.append(Expr(self.binary[bi], (left, right)))
         return values[-1]
+
+    @property
+    def second(self) -> int:
+        """The first choice of a unit's second input: g where the space's only unit is a gate."""
+        return len(self.inputs) - 1 if self.units == 1 else 0
 
     def __iter__(self) -> Iterator[Expr]:
         """The expression of every candidate, in the order of its index."""
         return (self.expression(digits) for digits in product(*map(range, self.radices)))
 
     def features(self, digits: np.ndarray) -> np.ndarray:
-        """(N, 66): asinh of values and of slopes, by differences, on GRID; guarded forms, initial
-        betas."""
-        values = digit_values(self, digits, GRID).numpy().clip(-HUGE, HUGE)
-        slopes = np.gradient(np.nan_to_num(values), GRID.numpy(), axis=1)
-        return np.arcsinh(np.concatenate([np.nan_to_num(values), slopes], axis=1))
+        """(N, 66), of gates (N, 243): asinh of values and of slopes, by differences, on GRID, or on
+        SIDE x SIDE; guarded forms, initial betas."""
+        return self.features_of(digits, self.inputs)
+
+    def features_of(self, digits: np.ndarray, inputs: tuple[str, ...]) -> np.ndarray:
+        """As functions of these inputs, so that functions of x compare with gates."""
+        axes = [GRID if len(inputs) == 1 else SIDE] * len(inputs)
+        points = torch.cartesian_prod(*axes).view(-1, len(inputs)).T
+        values = np.nan_to_num(digit_values(self, digits, points).numpy().clip(-HUGE, HUGE))
+        shape, spacing = [len(axis) for axis in axes], [axis.numpy() for axis in axes]
+        along = tuple(range(1, len(inputs) + 1))
+        slopes = np.gradient(values.reshape(-1, *shape), *spacing, axis=along)
+        parts = slopes if len(inputs) > 1 else [slopes]
+        flat = (np.reshape(part, values.shape) for part in parts)
+        return np.arcsinh(np.concatenate([values, *flat], axis=1))
 
     def facts(self) -> list[tuple[str, str]]:
         sizes = [math.prod(self.radices[DIGITS * k : DIGITS * (k + 1)]) for k in range(self.units)]
         product = " = " + " x ".join(f"{n:,}" for n in sizes) if self.units > 1 else ""
+        of_inputs = [("inputs", "x and g, a second projection of the same width")]
         return [
             ("candidates", f"{self.size:,}{product}"),
+            *of_inputs * (len(self.inputs) > 1),
             ("core units", f"{self.units}, {len(self.radices)} choices"),
             ("unary", f"{len(self.unary)}: {', '.join(op.name for op in self.unary)}"),
             ("binary", f"{len(self.binary)}: {', '.join(op.name for op in self.binary)}"),
@@ -171,6 +200,8 @@ def digit_keys(space: UnitSpace, digits: np.ndarray, operators: str = "guarded")
     beta's value goes with its place in the digits, so fewer functions with betas are merged than by
     `fingerprint`.
     """
+    if len(space.inputs) > 1:
+        raise ValueError("keys of digits are of functions of x")
     digits = _sorted_arguments(space, np.asarray(digits))
     first = _unit_table(space, operators)
     u, b = len(space.unary), len(space.binary)
@@ -185,10 +216,11 @@ def digit_keys(space: UnitSpace, digits: np.ndarray, operators: str = "guarded")
 def digit_values(
     space: UnitSpace, digits: np.ndarray, points: torch.Tensor, operators: str = "guarded"
 ) -> torch.Tensor:
-    """Values (N, points) of candidates given as digits (N, len(space.radices)), at their initial
-    betas, without building expressions."""
+    """Values (N, M) of candidates given as digits (N, len(space.radices)) at `points`, (M,) of x or
+    (inputs, M), at their initial betas, without building expressions."""
     digits = np.asarray(digits)
-    values = [points.expand(len(digits), 1, -1)]
+    rows = points.view(-1, points.shape[-1])[: len(space.inputs)]
+    values = [row.expand(len(digits), 1, -1) for row in rows]
     for unit in range(space.units):
         values.append(_unit_values(space, unit, digits, values, operators, (INITIAL,)))
     return values[-1][:, 0]
@@ -234,7 +266,7 @@ def _unit_values(
     in1, in2, un1, un2, bi = (digits[:, DIGITS * unit + k] for k in range(DIGITS))
     how = operators, settings
     a = _by_operator(space.unary, un1, [_chosen(values, in1)], 3 * unit, *how)
-    b = _by_operator(space.unary, un2, [_chosen(values, in2)], 3 * unit + 1, *how)
+    b = _by_operator(space.unary, un2, [_chosen(values, space.second + in2)], 3 * unit + 1, *how)
     return _by_operator(space.binary, bi, [a, b], 3 * unit + 2, *how)
 
 

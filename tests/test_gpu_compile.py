@@ -92,11 +92,12 @@ def launched(text: str, x: torch.Tensor) -> None:
     betas = torch.ones(len(traced.betas), x.shape[1]) if traced.betas else None
     layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
     kernel = cuda.load(cuda.source(traced, layout))
-    kernel.forward(x, x, betas, sizes)
+    inputs = [x] * len(traced.inputs)
+    kernel.forward(inputs, x, betas, sizes)
     if kernel.keeps_slope:
-        kernel.sloped(x, x, x)
+        kernel.sloped(inputs, x, inputs)
     else:
-        kernel.backward(x, x, x, betas, sizes)
+        kernel.backward(inputs, x, inputs, betas, sizes)
 
 
 def sources(traced: Traced) -> list[cuda.Source]:

@@ -46,6 +46,7 @@ FORMULAS = (
     "exp(-beta * (sin(x) - atan(x))**2)", "softplus(x)", "max(x, -x)", "0.5 + beta", "2 * x",
     "max(cos(sinh(x) * x), tanh(x) + beta) * sigmoid(asinh(x) - erf(x))",
 )  # fmt: skip
+GATES = ("swiglu", "mix(x, sin(beta * g))", "max(x, g)", "erf(x) * asinh(g) + beta")
 SHAPES = {
     "images": torch.randn(4, 3, 6, 5),
     "channels last": torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last),
@@ -95,27 +96,28 @@ def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
     with torch.no_grad():
         for i, beta in enumerate(activation.beta):
             beta.add_((i + 1) * torch.tensor([0.0, 0.3, -1.2]))
-    leaf = x.clone().requires_grad_()
-    expected = activation(leaf)
+    inputs = [x, x.flip(0) * 0.7 + 0.1][: len(expr.inputs)]
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    expected = activation(*leaves)
     gy = torch.empty_like(x).copy_(torch.cos(torch.arange(x.numel())).view(x.shape))
     if expected.requires_grad:
         expected.backward(gy)
     betas = torch.stack([b.detach() for b in activation.beta]) if activation.beta else None
     layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
     kernel = cuda.load(cuda.source(trace(expr, operators), layout))
-    y, gx = torch.empty_like(x), torch.empty_like(x)
-    kernel.forward(x, y, betas, sizes)
+    y, *ginputs = (torch.empty_like(x) for _ in (x, *inputs))
+    kernel.forward(inputs, y, betas, sizes)
     gbetas = None
     if kernel.keeps_slope:
-        slope = torch.empty_like(x)
-        kernel.sloped(x, y, slope)
-        gx = gy * slope
+        kernel.sloped(inputs, y, ginputs)
+        ginputs = [gy * slope for slope in ginputs]
     else:
-        gbetas = kernel.backward(x, gy, gx, betas, sizes)
+        gbetas = kernel.backward(inputs, gy, ginputs, betas, sizes)
     close = 2e-4 if x.dtype == torch.float32 else 2e-2
     torch.testing.assert_close(y, expected.detach(), rtol=close, atol=close, equal_nan=True)
-    grad = torch.zeros_like(x) if leaf.grad is None else leaf.grad
-    torch.testing.assert_close(gx, grad, rtol=close, atol=close, equal_nan=True)
+    for ours, leaf in zip(ginputs, leaves, strict=True):
+        grad = torch.zeros_like(x) if leaf.grad is None else leaf.grad
+        torch.testing.assert_close(ours, grad, rtol=close, atol=close, equal_nan=True)
     for ours, beta in zip([] if gbetas is None else gbetas, activation.beta, strict=True):
         assert beta.grad is not None
         torch.testing.assert_close(ours, beta.grad, rtol=10 * close, atol=100 * close)
@@ -224,7 +226,7 @@ def main() -> None:
     np.seterr(all="ignore")
     stand_ins()
     bounds_of_loops()
-    for text in FORMULAS:
+    for text in (*FORMULAS, *GATES):
         for x in SHAPES.values():
             compare(parse(text), "guarded", x)
     for operators in OPERATOR_SETS:

@@ -15,11 +15,10 @@ from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
 from actsearch.controller.strategies import rungs, strategy_from
 from actsearch.errors import NoCandidateError
-from actsearch.results.leaderboard import BESIDE
 from actsearch.results.records import Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
-from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.baselines import NAMED
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.space import Space
@@ -103,7 +102,7 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     evaluators = _evaluators(plan, store)
     level = _levels(store, plan, evaluators)
     with store.transaction():
-        beside = [_baseline(store, name, plan, level(1.0)) for name in BESIDE]
+        beside = [_baseline(store, name, plan, level(1.0)) for name in plan.beside]
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings.operators)
     source = _source(plan, store, level, beside, ahead)
     try:
@@ -218,7 +217,7 @@ def _levels(
 
 def _baseline(store: Store, name: str, plan: Plan, level: Level) -> Trial:
     operators = plan.settings.operators
-    found = describe(candidate_from(BASELINES[name]).canonical(operators), operators)
+    found = describe(candidate_from(NAMED[name]).canonical(operators), operators)
     return submit_candidate(store, found, level, plan.settings.seed, label=name)
 
 

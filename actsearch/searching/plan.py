@@ -14,7 +14,7 @@ from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
-from actsearch.results.leaderboard import BESIDE
+from actsearch.results.leaderboard import BESIDE, BESIDE_GATES
 from actsearch.results.store import StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
@@ -25,6 +25,7 @@ from actsearch.searching.building import (
     AnyEvaluator,
     check_image_size,
     environment,
+    gate_parameters,
     make_evaluator,
     warm_up,
 )
@@ -50,6 +51,7 @@ class Plan:
     seconds_a_child: float | None  # where it is known
     race: RaceRules | None
     done: int  # functions that the run has trained already
+    parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
 
     @property
     def events(self) -> Path:
@@ -69,6 +71,11 @@ class Plan:
         if self.survey is None:
             return None
         return len(self.survey.distinct)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The baselines that are trained beside the search."""
+        return BESIDE + BESIDE_GATES * (len(self.space.inputs) > 1)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -109,6 +116,10 @@ class Plan:
             f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
         ]
+        if self.parameters is not None:
+            gated, usual = self.parameters
+            narrower = f"{gated:,} parameters beside {usual:,} of ReLU"
+            lines.append(f"gates      two narrower projections: {narrower}")
         cohorts = rungs(s.strategy)
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
@@ -122,7 +133,7 @@ class Plan:
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         if left and s.ray_address is None:
             share = 1.0 if cohorts is None else cohorts.cost
-            beside = 0 if self.done else len(BESIDE)
+            beside = 0 if self.done else len(self.beside)
             workers = _workers(Machinery.of(s), left + beside)
             total = self.seconds_a_child * (left * share + beside) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
@@ -159,8 +170,9 @@ def make_plan(
         run.check_free()
     seconds = warm_up(evaluator)
     evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
+    parameters = gate_parameters(evaluator) if len(space.inputs) > 1 else None
     found = _survey(space, settings)
-    return Plan(run, settings, space, evaluator, found, seconds, race, _done(run))
+    return Plan(run, settings, space, evaluator, found, seconds, race, _done(run), parameters)
 
 
 def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:

@@ -21,7 +21,7 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import test_name
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.functions import find
-from actsearch.results.leaderboard import BESIDE
+from actsearch.results.leaderboard import BESIDE, BESIDE_GATES
 from actsearch.results.metrics import Metric, common
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.repeats import FAILED, best_first, of_seeds
@@ -269,9 +269,11 @@ def _check(evaluator: Evaluator) -> None:
 
 
 def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:
-    """Raises ValueError where a candidate has more groups than a child has activations."""
+    """Raises ValueError where a candidate has more groups than a child has activations, or is a
+    gate and the child has no place for one."""
     for candidate in functions:
-        if len(candidate.functions) > 1:
+        gate = any(len(expr.inputs) > 1 for expr in candidate.functions)
+        if gate or len(candidate.functions) > 1:
             for model in models:
                 model.evaluators[0].build(candidate.key)
 
@@ -286,8 +288,11 @@ def _functions(
     config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
+    chosen = config.functions or _best(run, config.top)
+    gates = any(len(expr.inputs) > 1 for text in chosen
+                for expr in find(text, operators, extra).candidate.functions)  # fmt: skip
     beside = BASELINES if config.baselines == "paper" else BESIDE
-    texts = [*beside, *(config.functions or _best(run, config.top))]
+    texts = [*beside, *BESIDE_GATES[:1] * gates, *chosen]
     found = dict.fromkeys(find(t, operators, extra).candidate.canonical(operators) for t in texts)
     return {candidate: describe(candidate, operators).name for candidate in found}
 

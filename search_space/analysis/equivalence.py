@@ -19,8 +19,8 @@ from itertools import permutations
 
 import torch
 
-from actsearch.search_space.expression import Expr, constant
-from actsearch.search_space.operators import CONSTANT, INPUT, OPERATORS, Op
+from actsearch.search_space.expression import Expr, constant, exchanged
+from actsearch.search_space.operators import CONSTANT, OPERATORS, Op
 from actsearch.search_space.parser import parse
 
 # True in both operator sets.
@@ -238,9 +238,13 @@ def canonical(expr: Expr, operators: str = "guarded") -> Expr:
     """The form whose text is a candidate's identity: the same for functions that the rules equate.
 
     canonical(canonical(e)) is canonical(e). Initial values of beta are carried along, so the result
-    starts as the same function and reaches the same ones.
+    starts as the same function and reaches the same ones. A function of g alone becomes the same
+    one of x: which of two projections it is given makes no difference.
     """
-    return _canonical(expr, operators)
+    form = _canonical(expr, operators)
+    return (
+        form if form.reads("x") or not form.reads("g") else _canonical(exchanged(form), operators)
+    )
 
 
 @lru_cache(maxsize=200_000)
@@ -272,9 +276,10 @@ def _ordered(expr: Expr) -> Expr:
     return expr
 
 
-def order(expr: Expr) -> tuple[int, str]:
-    """Small expressions first: numbers and x before what is made of them, then by text."""
-    return expr.operators, str(expr)
+def order(expr: Expr) -> tuple[bool, int, str]:
+    """What reads g last, so that a gate reads `x * sigmoid(x) * g`; then small expressions first,
+    numbers and inputs before what is made of them; then by text."""
+    return expr.reads("g"), expr.operators, str(expr)
 
 
 def _folded(expr: Expr, operators: str) -> Expr | None:
@@ -341,7 +346,7 @@ def weight(expr: Expr, letters: dict[str, float] | None = None) -> float:
     if expr.op == CONSTANT:
         return 1
     args = [weight(arg, letters) for arg in expr.args]
-    if expr.op == INPUT or not args:
+    if not args:
         return 2
     if len(args) == 1:
         return args[0] + 1 if expr.op.name in _PULLED else 2 * args[0] + 1

@@ -47,7 +47,7 @@ restrict short signed sizeof static struct switch typedef union unsigned void vo
 abs acos acosh asin asinh atan atanh cbrt ceil cos cosh erf erfc exp expm1 fabs floor fmax fmin fmod
 gamma hypot j0 j1 jn log log1p log2 max min pow round signbit sin sinh sqrt super tan tanh trunc y0
 y1 yn
-a b x initial jax jnp math nn sp torch
+a b g x initial jax jnp math nn sp torch
 """
 # The templates of those that write text, whose helpers have names of their own.
 _TEMPLATES = ("python:PYTHON", "jax:JAX", "sympy:SYMPY", "c:C")

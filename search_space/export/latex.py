@@ -8,7 +8,7 @@ from actsearch.search_space.expression import Expr, Operand, number
 from actsearch.search_space.operators import (
     ATOM,
     CONSTANT,
-    INPUT,
+    INPUTS,
     OPERATORS,
     POWER,
     PRODUCT,
@@ -68,8 +68,8 @@ def _line(source: Exported) -> str:
     names = iter([name.replace("beta", r"\beta") for name in source.beta_names])
 
     def printed(expr: Expr) -> Operand:
-        if expr.op == INPUT:
-            return Operand("x", ATOM, 0)
+        if expr.op in INPUTS:
+            return Operand(expr.op.name, ATOM, 0)
         if expr.op == CONSTANT:
             return _number(expr.value or 0.0)
         args = [printed(arg) for arg in expr.args]
