@@ -21,17 +21,19 @@ from actsearch.searching.ray_actors import QueueActor, WorkerActor
 from actsearch.workers.executor import Evaluate, Executor, InlineExecutor
 from actsearch.workers.thread_executor import ThreadExecutor
 
-# With `pytest -n 2` a file's tests run in one process, and all of these files in the same: one Ray.
-STARTS_RAY = {
-    "test_chaos",
-    "test_cli",
-    "test_cluster",
-    "test_executors",
-    "test_host_faults",
-    "test_objectives",
-    "test_survival",
-    "test_versions",
+# With `pytest -n 2` a file's tests run in one process. These files share two: one where commands
+# start a Ray of their own, one with the Ray of the session.
+GROUPS = {
+    "commands": {"test_chaos", "test_cli", "test_versions"},
+    "ray": {
+        "test_cluster",
+        "test_executors",
+        "test_host_faults",
+        "test_objectives",
+        "test_survival",
+    },
 }
+GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
 
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
 
@@ -63,7 +65,7 @@ def pytest_runtest_makereport(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("ray" if name in STARTS_RAY else name))
+        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(name, name)))
 
 
 SMALL: Space = space_from("units=1;unary=identity,relu,sigmoid;binary=add,mul")

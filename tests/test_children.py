@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,13 +27,14 @@ from torch import nn
 from actsearch.child_models import device
 from actsearch.child_models.data import classification, image_folder
 from actsearch.child_models.data.classification import LOSSES, Classification
-from actsearch.child_models.data.data import DataError
+from actsearch.child_models.data.data import DataError, Diverged
 from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks import convolution
 from actsearch.child_models.networks.children import CHILDREN
+from actsearch.child_models.networks.resnet import subsampled
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import RECIPES, Recipe
 from actsearch.child_models.training import beside_relu, looks, state
@@ -200,13 +202,48 @@ def test_a_network_that_changed_is_another_child_than_before() -> None:
 
 
 def test_the_shortcut_keeps_every_second_pixel_and_fills_new_channels_with_zeros() -> None:
-    model = child_from("resnet8")(lambda c: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
-    block = model.blocks[1]  # type: ignore[index]
     x = torch.randn(2, 16, 8, 8)
-    y = block.shortcut(x)
+    y = subsampled(x, stride=2, new_channels=16)
     assert y.shape == (2, 32, 4, 4)
     assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
     assert not y[:, 16:].any()
+
+
+def trunk(expression: str) -> nn.Module:
+    torch.manual_seed(0)
+    child = child_from("trunk_resnet:width=8,size=8")
+    make: Any = partial(Activation, expression)
+    return child(make, input_shape=(3, 32, 32), classes=10)
+
+
+def test_a_trunk_resnet_has_the_parameters_of_a_calculation_by_hand() -> None:
+    convolutions = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    normalisations = 2 * (16 + 16 + 16 + 16 + 16 + 32 + 32 + 32 + 32 + 64 + 64 + 64)
+    model = child_from("trunk_resnet")(lambda c: nn.ReLU(), input_shape=(3, 32, 32), classes=10)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == convolutions + normalisations + 64 * 10 + 10
+
+
+def test_the_scale_of_a_function_cancels_in_a_trunk_resnet() -> None:
+    x = torch.randn(16, 3, 32, 32)
+    one, many = trunk("relu(x)")(x), trunk("30 * relu(x)")(x)
+    assert torch.allclose(one, many, atol=1e-4)
+    assert one.std() > 0.1
+
+
+@pytest.mark.parametrize("expression", ["x**2", "x * abs(x)", "x**3"])
+def test_steep_functions_learn_where_the_trunk_is_linear_and_not_where_they_act_on_it(
+    expression: str,
+) -> None:
+    recipe = Recipe(steps=40, batch_size=32, lr=0.1, schedule="cosine")
+    data = make_dataset("pictures", images(300))
+    key = str(parse(expression))
+    linear, other = (
+        Evaluator(data, child_from(f"{name}:width=8,size=8"), recipe)(trial(key)).val_score or 0.0
+        for name in ("trunk_resnet", "resnet8")
+    )
+    assert linear > 0.6  # three classes
+    assert other == 0.0  # not finite
 
 
 # -- data
@@ -600,6 +637,21 @@ def test_images_that_lie_channels_last_from_the_start_are_the_same(
     )
 
 
+def test_an_example_without_a_finite_answer_is_wrong_and_most_of_them_condemn_a_child() -> None:
+    """Even where the first class, which argmax finds among NaN, is the right one."""
+
+    def scored(unanswered: int) -> float:
+        logits = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
+        logits[:unanswered, 0] = math.nan
+        batches = [(logits[:4], torch.zeros(4, dtype=torch.long)),
+                   (logits[4:], torch.zeros(6, dtype=torch.long))]  # fmt: skip
+        return classification.accuracy(nn.Identity(), batches, RECIPE, "val", lambda: None)
+
+    assert [scored(n) for n in (0, 1, 5)] == [1.0, 0.9, 0.5]
+    with pytest.raises(Diverged, match="logits not finite on the val split"):
+        scored(6)
+
+
 def users(body: Callable[[Callable[[int], nn.Module]], nn.Module]) -> Any:
     return child_from(body)
 
@@ -724,6 +776,7 @@ import sys
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.recipe import Recipe
+from actsearch.child_models.networks.resnet import subsampled
 from actsearch.child_models.networks.zoo import child_from
 from actsearch.results.records import Trial
 from actsearch.search_space.space import SPACES, everything

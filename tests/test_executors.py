@@ -37,6 +37,7 @@ from actsearch.workers.executor import (
 from actsearch.workers.isolation import KilledFromOutside, run_alone
 from actsearch.workers.ray_executor import RayExecutor
 from actsearch.workers.ray_head import Head
+from actsearch.workers.ray_pool import Size, Wanted, size_on
 from actsearch.workers.ray_start import check_cluster, start_ray
 from actsearch.workers.ray_thread import RayThread
 from actsearch.workers.ray_worker import Worker
@@ -59,7 +60,7 @@ def finish(executor: Executor, n: int) -> list[Finished]:
     return finished
 
 
-def test_all_tests_that_start_ray_share_one_process(request: pytest.FixtureRequest) -> None:
+def test_all_tests_of_the_sessions_ray_share_one_process(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("loadgroup", False):
         pytest.skip("needs pytest -n 2 --dist loadgroup")
     assert request.node.nodeid.endswith("@ray")
@@ -85,7 +86,7 @@ def test_looks_become_rarer_while_nothing_finishes_and_a_result_ends_that(
     assert isinstance(executor, RayExecutor)
     pauses: list[float] = []
     monkeypatch.setattr("actsearch.workers.ray_executor.time.sleep", pauses.append)
-    monkeypatch.setattr(executor, "_collect", lambda: [])
+    monkeypatch.setattr(executor._pool, "_collect", lambda: [])
     clock = iter(range(10_000))
     monkeypatch.setattr("actsearch.workers.ray_executor.time.monotonic", lambda: next(clock) / 100)
     executor.completed(2.0)
@@ -93,9 +94,11 @@ def test_looks_become_rarer_while_nothing_finishes_and_a_result_ends_that(
     assert rising == sorted(rising)
     assert rising[0] < 0.1
     assert rising[-1] == pytest.approx(0.3)
-    monkeypatch.setattr(executor, "_collect", lambda: [(trial(1), Outcome("ok", val_score=0.5))])
+    monkeypatch.setattr(
+        executor._pool, "_collect", lambda: [(trial(1), Outcome("ok", val_score=0.5))]
+    )
     executor.completed(2.0)
-    monkeypatch.setattr(executor, "_collect", lambda: [])
+    monkeypatch.setattr(executor._pool, "_collect", lambda: [])
     before = len(pauses)
     executor.completed(2.0)
     assert pauses[before] < 0.1
@@ -407,7 +410,7 @@ def test_a_child_that_hears_beats_is_stopped_in_time(
 def test_a_child_that_hears_nothing_is_ended_with_its_worker(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actsearch.workers.ray_executor.GRACE_SECONDS", 1.0)
+    monkeypatch.setattr("actsearch.workers.ray_pool.GRACE_SECONDS", 1.0)
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         if trial.id == 1:
@@ -433,7 +436,7 @@ def test_a_child_that_hangs_in_its_turn_is_found_among_those_that_wait_for_their
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are silent until the second is tried alone."""
-    monkeypatch.setattr("actsearch.workers.ray_executor.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("actsearch.workers.ray_pool.GRACE_SECONDS", 0.5)
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         while trial.id == 1 or (trial.id == 2 and alone not in os.environ):
@@ -565,18 +568,15 @@ def no_device(trial: Trial, beat: Beat) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("workers", "per_gpu", "plan"),
+    ("workers", "per_gpu", "size"),
     [(None, None, (2, 1.0)), (2, None, (2, 1.0)), (3, None, (3, 0.5)), (None, 3, (6, 1 / 3))],
 )
 def test_workers_share_gpus_where_more_are_asked_for(
-    workers: int | None, per_gpu: int | None, plan: tuple[int, float]
+    workers: int | None, per_gpu: int | None, size: tuple[int, float]
 ) -> None:
-    executor = RayExecutor.__new__(RayExecutor)
-    node = {"Alive": True, "NodeID": "n", "Resources": {"CPU": 8.0, "GPU": 2.0}}
-    executor._ray, executor._refused = SimpleNamespace(nodes=lambda: [node]), set()
-    assert executor._plan(workers, per_gpu) == plan
+    assert size_on(8, 2, Wanted(workers, per_gpu)) == Size(*size, children=1)
     with pytest.raises(ExecutorError, match="room for 2"):
-        executor._plan(3, 1)
+        size_on(8, 2, Wanted(3, 1))
 
 
 @pytest.mark.parametrize(
@@ -587,14 +587,18 @@ def test_workers_train_as_many_children_at_once_as_suit_their_share_of_a_gpu(
     gpus: int, per_gpu: int | None, asked: int | None, children: int
 ) -> None:
     """Unless so many were asked for; the GPUs are those that Ray sees, wherever they are."""
-    executor = RayExecutor.__new__(RayExecutor)
-    node = {"Alive": True, "NodeID": "n", "Resources": {"CPU": 8.0, "GPU": float(gpus)}}
-    executor._ray, executor._refused = SimpleNamespace(nodes=lambda: [node]), set()
-    executor._asked_for, executor._children_asked_for = (None, per_gpu), asked
-    executor._most, executor._in_flight = None, 0
-    executor._size()
-    assert executor.free == executor.workers * children * 3
-    assert executor.description.endswith("children each") == (children > 1)
+    assert size_on(8, gpus, Wanted(per_gpu=per_gpu, children=asked)).children == children
+
+
+def test_an_executor_takes_three_candidates_for_each_child_that_is_trained_at_once(
+    ray_session: Any,
+) -> None:
+    executor = ray_executor(by_seed(), workers=1, children=2)
+    try:
+        assert executor.free == 1 * 2 * 3
+        assert executor.description == "1 worker, 2 children each"
+    finally:
+        executor.close()
 
 
 class OtherCode(WorkerActor):
@@ -625,7 +629,7 @@ def test_a_killed_queue_is_made_again_and_nothing_is_lost(ray_session: Any) -> N
             executor.submit(trial(i))
         first = finish(executor, 2)
         assert isinstance(executor, RayExecutor)
-        ray_session.kill(executor._queue)
+        ray_session.kill(executor._pool._queue)
         rest = finish(executor, 6 - len(first))
         assert sorted(t.id for t, _ in first + rest) == [1, 2, 3, 4, 5, 6]
     finally:
@@ -644,7 +648,7 @@ def process_of_queue() -> psutil.Process:
 def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actsearch.workers.ray_executor.QUEUE_SECONDS", 12.0)
+    monkeypatch.setattr("actsearch.workers.ray_pool.QUEUE_SECONDS", 12.0)
 
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         time.sleep(0.2)
@@ -656,7 +660,7 @@ def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
         for i in range(1, 7):
             executor.submit(trial(i))
         seen = finish(executor, 2)
-        former, process = executor._queue, process_of_queue()
+        former, process = executor._pool._queue, process_of_queue()
         process.suspend()
         troubles = set()
         deadline = time.monotonic() + 120
@@ -681,8 +685,8 @@ def test_queues_that_are_silent_again_and_again_end_the_search_as_resumable(
     try:
         executor.submit(trial(1))
         finish(executor, 1)
-        monkeypatch.setattr("actsearch.workers.ray_executor.QUEUE_SECONDS", 1.0)
-        monkeypatch.setattr("actsearch.workers.ray_executor.MAX_SILENT", 1)
+        monkeypatch.setattr("actsearch.workers.ray_pool.QUEUE_SECONDS", 1.0)
+        monkeypatch.setattr("actsearch.workers.ray_pool.MAX_SILENT", 1)
         process_of_queue().suspend()
         with pytest.raises(ClusterLostError, match="the same command goes on") as lost:
             finish(executor, 1)
@@ -697,12 +701,12 @@ def test_the_queue_is_on_the_drivers_machine_and_asked_for_there(ray_session: An
     executor = ray_executor(by_seed())
     assert isinstance(executor, RayExecutor)
     try:
-        queue_class = executor._queue_class
+        queue_class = executor._pool._queue_class
         noting: Any = SimpleNamespace(
             options=lambda **options: asked.update(options) or queue_class.options(**options)
         )
-        executor._queue_class = noting
-        executor._make_queue()
+        executor._pool._queue_class = noting
+        executor._pool._make_queue()
         assert asked["memory"] > 0
         strategy = asked["scheduling_strategy"]
         assert strategy.node_id == ray_session.get_runtime_context().get_node_id()
@@ -752,8 +756,8 @@ def test_a_ray_that_never_answers_again_is_left_as_it_is(
         assert left == [executor._thread]
     finally:
         thaw.set()
-        executor._kill_workers()
-        ray_session.kill(executor._queue)
+        executor._pool._kill_workers()
+        ray_session.kill(executor._pool._queue)
 
 
 def test_what_a_slow_look_has_found_is_returned_before_a_stop_ends(
@@ -765,14 +769,14 @@ def test_what_a_slow_look_has_found_is_returned_before_a_stop_ends(
     drained, thaw = threading.Event(), threading.Event()
 
     def collect() -> list[Finished]:
-        executor._leased = 0
+        executor._pool._leased = 0
         drained.set()
         thaw.wait()
         return [(trial(1), Outcome("ok", val_score=0.5))]
 
     try:
         executor.hold()
-        monkeypatch.setattr(executor, "_collect", collect)
+        monkeypatch.setattr(executor._pool, "_collect", collect)
         assert executor.completed(0.1) == []
         assert drained.wait(60)
         assert executor.running
@@ -798,7 +802,7 @@ def test_what_a_look_has_found_is_returned_before_the_loss_of_the_head_is_raised
 
     monkeypatch.setattr(RayThread, "leave", lambda thread: None)
     try:
-        monkeypatch.setattr(executor, "_collect", lambda: found)
+        monkeypatch.setattr(executor._pool, "_collect", lambda: found)
         monkeypatch.setattr(executor._head, "look", look)
         assert executor.completed(60) == found
         with pytest.raises(ClusterLostError, match="is gone"):
@@ -818,8 +822,8 @@ def test_what_a_look_has_found_is_returned_before_a_workers_own_fault_is_raised(
         raise ExecutorError("a worker failed outside its child")
 
     try:
-        monkeypatch.setattr(executor, "_replace_dead_workers", replace_dead_workers)
-        monkeypatch.setattr(executor, "_collect", lambda: found)
+        monkeypatch.setattr(executor._pool, "_replace_dead_workers", replace_dead_workers)
+        monkeypatch.setattr(executor._pool, "_collect", lambda: found)
         assert executor.completed(60) == found
         with pytest.raises(ExecutorError, match="outside its child"):
             executor.completed(60)
@@ -841,7 +845,7 @@ def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_pa
             executor.submit(trial(i))
         finish(executor, 1)
         assert isinstance(executor, RayExecutor)
-        ray_session.kill(executor._queue)
+        ray_session.kill(executor._pool._queue)
         executor.hold()  # which may still be answered
 
         def idle() -> bool:

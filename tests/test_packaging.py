@@ -41,7 +41,7 @@ def test_git_ignores_runs_and_never_our_results() -> None:
 def test_heavy_and_optional_packages_are_imported_in_few_modules() -> None:
     homes = {
         "ray": {
-            "workers/ray_executor.py",
+            "workers/ray_pool.py",
             "workers/ray_start.py",
             "workers/ray_thread.py",
             "workers/ray_worker.py",

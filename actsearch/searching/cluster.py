@@ -1,6 +1,6 @@
 """join(): make this machine a node of a Ray cluster, so that a search on it starts workers here.
 
-The driver of the search places and replaces the workers (`workers/ray_executor.py`); this only
+The driver of the search places and replaces the workers (`workers/ray_pool.py`); this only
 starts Ray's own process for a machine, and ends it again.
 """
 

@@ -33,6 +33,11 @@ def _resnet(depth: int) -> Row:
 CHILDREN: Mapping[str, Row] = {
     **{f"resnet{depth}": _resnet(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet": Row("the ResNet for CIFAR (He et al. 2016a)", "resnet", "ResNet"),
+    "trunk_resnet": Row(
+        "a ResNet for CIFAR with a linear trunk, in which functions of any growth can learn",
+        "trunk_resnet",
+        "TrunkResNet",
+    ),
     "preact_resnet": Row(
         "the ResNet with activations before convolutions (He et al. 2016b)",
         "preact_resnet",

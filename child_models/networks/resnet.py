@@ -31,15 +31,18 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = normalised(self.bn1, self.act1, self.conv1(x))
-        return normalised(self.bn2, self.act2, self.conv2(y), self.shortcut(x))
+        shortcut = subsampled(x, self.stride, self.new_channels)
+        return normalised(self.bn2, self.act2, self.conv2(y), shortcut)
 
-    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
-        """Option A: every second pixel, new channels filled with zeros."""
-        if self.stride == 1 and self.new_channels == 0:
-            return x
-        if x.device.type == "cuda":
-            return _Subsampled.apply(x, self.stride, self.new_channels)
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+def subsampled(x: torch.Tensor, stride: int, new_channels: int) -> torch.Tensor:
+    """Shortcuts of He et al. 2016a, option A: every `stride`-th pixel, new channels filled with
+    zeros."""
+    if stride == 1 and new_channels == 0:
+        return x
+    if x.device.type == "cuda":
+        return _Subsampled.apply(x, stride, new_channels)
+    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, new_channels))
 
 
 class _Subsampled(torch.autograd.Function):

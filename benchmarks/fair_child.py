@@ -1,0 +1,261 @@
+"""Which small CNN ranks functions as a language model and a larger CNN do, and condemns few.
+
+    python benchmarks/fair_child.py train RESULTS.jsonl --images CIFAR10.npz   # hours; resumes
+    python benchmarks/fair_child.py say RESULTS.jsonl
+
+104 functions: 20 of the table of the one-unit space that grow like a square or faster and diverged
+in its child, 74 others from all its ranks, and ten by name. Each is trained with two seeds in six
+networks: the table's ResNet-8 (`resnet8`), two with a linear trunk (`trunk_resnet`, an activation
+in each branch of one convolution; `two_convolutions`, one in each branch of two), a small ConvNeXt
+(`small_convnext`), and two with which the others are compared: the language model (`gpt`) and a
+ConvNeXt of twice the width. Intervals are a bootstrap over functions (95 %, 2,000 resamples, seed
+0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from actsearch.child_models.data.sources import load
+from actsearch.child_models.data.torchvision_import import import_torchvision
+from actsearch.child_models.evaluate import Evaluator
+from actsearch.child_models.networks.convolution import Conv3x3
+from actsearch.child_models.networks.image_network import ImageNetwork
+from actsearch.child_models.networks.replacement import put_activations
+from actsearch.child_models.networks.resnet import subsampled
+from actsearch.child_models.networks.zoo import child_from
+from actsearch.child_models.recipe import RECIPES, Recipe
+from actsearch.results.benchmarks import load_benchmark
+from actsearch.results.records import Trial
+from actsearch.results.tables import to_markdown
+from actsearch.search_space.activation import MakeActivation
+from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.parser import parse
+
+NAMED = {
+    "relu": "relu(x)", "swish": "x * sigmoid(beta * x)", "gelu": "gelu(x)", "tanh": "tanh(x)",
+    "relu^2": "relu(x)**2", "x^2": "x**2", "x|x|": "x * abs(x)", "elu": "elu(x)",
+    "softplus": "softplus(x)", "identity": "x",
+}  # fmt: skip
+STEEP_NAMED = (NAMED["relu^2"], NAMED["x^2"], NAMED["x|x|"])
+SEEDS = (0, 1)
+STEEP = 1.5  # a power of x between x and x^2
+SIDE = 16  # images are averaged down to 16x16
+CHANCE = 0.12  # of ten classes: below it a network has learnt next to nothing
+LEARNT_NOTHING = 4.2  # bits a byte: the frequencies of bytes alone have 4.5
+RESAMPLES = 2_000
+
+
+class TwoConvolutions(nn.Module):
+    """x + BN(conv(act(BN(conv(x)))))."""
+
+    def __init__(self, make: MakeActivation, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            Conv3x3(channels_in, channels, stride), nn.BatchNorm2d(channels), make(channels),
+            Conv3x3(channels, channels), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+        self.stride, self.new_channels = stride, channels - channels_in
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.branch(x) + subsampled(x, self.stride, self.new_channels)
+
+
+class TwoConvolutionsNet(ImageNetwork):
+    def __init__(self, make: MakeActivation, input_shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(input_shape, SIDE)
+        self.blocks = nn.Sequential(
+            Conv3x3(3, 8), nn.BatchNorm2d(8), TwoConvolutions(make, 8, 8, 1),
+            TwoConvolutions(make, 8, 16, 2), TwoConvolutions(make, 16, 32, 2),
+        )  # fmt: skip
+        self.head = nn.Linear(32, classes)
+        self.initialise()
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(x)
+
+
+def convnext(make_activation: MakeActivation, width: int) -> nn.Module:
+    """torchvision's ConvNeXt (Liu et al. 2022) with a block in each of three stages and the
+    candidate in place of its GELU. Its scales of layers start at 1: from 1e-6 they would take most
+    of so short a training to grow."""
+    convnext = import_torchvision().models.convnext
+    widths = (width, 2 * width, 4 * width, None)
+    stages = [convnext.CNBlockConfig(a, b, 1) for a, b in pairwise(widths)]
+    model = convnext.ConvNeXt(stages, layer_scale=1.0, num_classes=10)
+
+    def make(width: int, dim: int) -> nn.Module:
+        return make_activation(width, channel_dim=dim)
+
+    put_activations(model, make, torch.zeros(2, 3, 32, 32), match=nn.GELU)
+    return model
+
+
+@dataclass(frozen=True)
+class Network:
+    """A child by name or as a builder, its data, and how it is trained."""
+
+    child: str | Callable[..., nn.Module]
+    images: bool
+    recipe: Recipe
+
+
+QUICK = Recipe(steps=300, batch_size=64, lr=0.1, schedule="cosine")
+CLIPPED = Recipe(steps=300, batch_size=64, lr=0.1, schedule="cosine", clip=1.0)
+ADAMW = Recipe(
+    steps=300, batch_size=64, lr=2e-3, schedule="warm-cosine", optimiser="adamw",
+    weight_decay=0.05, clip=1.0,
+)  # fmt: skip
+NETWORKS: Mapping[str, Network] = {
+    "resnet8": Network(f"resnet8:width=8,size={SIDE}", True, QUICK),
+    "trunk_resnet": Network(f"trunk_resnet:width=8,size={SIDE}", True, CLIPPED),
+    "two_convolutions": Network(TwoConvolutionsNet, True, CLIPPED),
+    "gpt": Network("gpt", False, RECIPES["gpt"]),
+    "small_convnext": Network(partial(convnext, width=24), True, ADAMW),
+    "convnext": Network(partial(convnext, width=48), True, ADAMW),
+}
+REFERENCES = ("gpt", "convnext")
+
+
+def growth(expressions: Sequence[str]) -> np.ndarray:
+    """The power of x that a function grows with from 10 to 20, on its steeper side."""
+    points = torch.tensor([10.0, 20.0, -10.0, -20.0], dtype=torch.float64)
+    y = torch.cat([c.value[:, 0] for c in curves(map(parse, expressions), points)]).abs() + 1e-12
+    return torch.maximum(y[:, 1] / y[:, 0], y[:, 3] / y[:, 2]).log2().numpy()
+
+
+def sample() -> pd.DataFrame:
+    """The functions in the order in which they are trained: expression, group, accuracy in the
+    table's child."""
+    table = load_benchmark()
+    table["growth"] = growth(table["expression"])
+    steep = table[(table["status"] == "diverged") & (table["growth"] >= STEEP)]
+    finite = table[table["status"] == "ok"]
+    parts = {
+        "steep": steep.sample(20, random_state=2027),
+        "first 600": finite[finite["rank"] <= 600].sample(35, random_state=2027),
+        "middle": finite[(finite["rank"] > 600) & (finite["accuracy"] >= 0.2)].sample(
+            25, random_state=2027
+        ),
+        "last": finite[finite["accuracy"] < 0.2].sample(15, random_state=2027),
+    }
+    named = pd.DataFrame({"expression": NAMED.values(), "group": "named"})
+    drawn = pd.concat([part.assign(group=name) for name, part in parts.items()])
+    drawn = drawn[~drawn["expression"].isin(named["expression"])].sample(frac=1, random_state=0)
+    return pd.concat([named, drawn], ignore_index=True)[["expression", "group", "accuracy"]]
+
+
+def train(given: argparse.Namespace) -> None:
+    done = {(r["network"], r["expression"], r["seed"]) for r in results(given.results)}
+    images, text = load(str(given.images)), load("stdlib")
+    evaluators = {
+        name: Evaluator(images if net.images else text, child_from(net.child), net.recipe)
+        for name, net in NETWORKS.items()
+    }
+    for seed in SEEDS:
+        for expression in sample()["expression"]:
+            for name, evaluator in evaluators.items():
+                if (name, expression, seed) in done:
+                    continue
+                key = str(parse(expression))
+                trial = Trial(0, "reevaluate", key, evaluator.protocol_hash, seed)
+                outcome = evaluator(trial)
+                row = {
+                    "network": name, "expression": expression, "seed": seed,
+                    "status": outcome.status, "reason": outcome.reason,
+                    "score": outcome.val_score, "seconds": round(outcome.seconds, 2),
+                }  # fmt: skip
+                with given.results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+
+
+def results(path: Path) -> Iterator[dict[str, object]]:
+    if path.exists():
+        yield from map(json.loads, path.read_text().splitlines())
+
+
+def mean_rewards(path: Path) -> pd.DataFrame:
+    """A row a function and a column a network: the mean over seeds, positive is better; NaN where
+    any training failed or where not all are done."""
+    frame = pd.DataFrame(results(path))
+    frame["reward"] = frame["score"].where(frame["network"] != "gpt", -frame["score"])
+    by_seed = frame.pivot_table("reward", ["network", "seed"], "expression", dropna=False)
+    return by_seed.groupby(level="network").agg(lambda seeds: seeds.mean(skipna=False)).T
+
+
+def failing(path: Path, steep: Sequence[str]) -> pd.DataFrame:
+    """Of the trainings of steep functions: how many were not finite, and how many stayed at chance
+    (a language model at the level of a constant function)."""
+    frame = pd.DataFrame(results(path))
+    rows = []
+    for name, part in frame[frame["expression"].isin(steep)].groupby("network", sort=False):
+        scores = part["score"].dropna()
+        chance = (scores > LEARNT_NOTHING) if name == "gpt" else (scores < CHANCE)
+        rows.append(
+            {
+                "network": name,
+                "trainings": len(part),
+                "not finite": int(part["score"].isna().sum()),
+                "at chance": int(chance.sum()),
+                "mean of the others": scores[~chance].mean(),
+            }
+        )
+    return pd.DataFrame(rows).set_index("network")
+
+
+def agreement(rewards: pd.DataFrame, one: str, other: str) -> str:
+    """Spearman's correlation over functions, failures last, with its interval."""
+    worst = rewards[[one, other]].fillna(-np.inf).to_numpy()
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(worst), (RESAMPLES, len(worst)))
+    low, high = np.nanquantile([spearmanr(*worst[i].T).statistic for i in drawn], (0.025, 0.975))
+    return f"{spearmanr(*worst.T).statistic:.2f} ({low:.2f} to {high:.2f}), n = {len(worst)}"
+
+
+def seed_noise(path: Path, learnt: Sequence[str]) -> pd.Series:
+    """The standard deviation of a training of functions that are not steep, beyond the common
+    effect of its seed."""
+    frame = pd.DataFrame(results(path)).query("expression in @learnt")
+    pairs = frame.pivot_table("score", ["network", "expression"], "seed").dropna()
+    return pairs.diff(axis=1).iloc[:, -1].groupby(level="network").std() / np.sqrt(2)
+
+
+def say(given: argparse.Namespace) -> None:
+    drawn = sample().set_index("expression")
+    is_steep = drawn.index.isin(STEEP_NAMED) | (drawn["group"] == "steep")
+    steep, learnt = list(drawn.index[is_steep]), list(drawn.index[~is_steep])
+    rewards = mean_rewards(given.results).reindex(drawn.index)
+    table = failing(given.results, steep)
+    others = rewards.loc[learnt].dropna(subset=list(REFERENCES))
+    groups = drawn.loc[others.index, "group"]
+    for name in NETWORKS:
+        for group in ("first 600", "middle", "last"):
+            table.loc[name, group] = others.loc[groups == group, name].mean()
+        for reference in REFERENCES:
+            if name != reference:
+                table.loc[name, f"with {reference}"] = agreement(others, name, reference)
+    table["noise"] = seed_noise(given.results, learnt)
+    print(to_markdown(table.reset_index().to_dict("records")))
+    relative = rewards.loc[list(NAMED.values())].rename(index=dict(map(reversed, NAMED.items())))
+    print(to_markdown(relative.reset_index(names="function").to_dict("records")))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("train", "say"))
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--images", type=Path)
+    given = parser.parse_args()
+    {"train": train, "say": say}[given.what](given)
