@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product, zip_longest
@@ -16,7 +17,7 @@ from actsearch.search_space.candidate import (
     FunctionPerGroup,
     check_groups,
 )
-from actsearch.search_space.expression import INPUT_NAMES
+from actsearch.search_space.expression import INPUT_NAMES, Expr
 from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
@@ -25,6 +26,7 @@ from actsearch.search_space.operators import (
     Op,
     operators_named,
 )
+from actsearch.search_space.parser import parse
 from actsearch.search_space.text import unknown
 from actsearch.search_space.units import MAX_UNITS, UnitSpace
 
@@ -220,6 +222,13 @@ def in_groups(space: Space, groups: int) -> GroupSpace:
 _TINY_UNARY = ("identity", "neg", "square", "relu", "sigmoid", "tanh", "sin", "softplus")
 _TINY_BINARY = ("add", "mul", "max")
 
+# What functions since 2017 need beside the paper's operators: constants, a beta that starts below
+# 1, and the normal distribution function, which is GELU's gate as sigmoid is SiLU's.
+_MODERN = (
+    "0.1*x", "0.5*x", "x+1", "x-1", "beta[0.25]*x", "0.5*(1+erf(0.7071067811865476*x))"
+)  # fmt: skip
+MODERN_UNARY: tuple[Op | Expr, ...] = (*UNARY, *map(parse, _MODERN))
+
 SPACES: dict[str, UnitSpace] = {
     "tiny": UnitSpace(
         operators_named(_TINY_UNARY, UNARY, "unary operator"),
@@ -231,6 +240,9 @@ SPACES: dict[str, UnitSpace] = {
     "three-units": UnitSpace(units=3, name="three-units"),
     "gates": UnitSpace(units=1, name="gates", inputs=INPUT_NAMES),
     "gates-two": UnitSpace(units=2, name="gates-two", inputs=INPUT_NAMES),
+    "modern-one": UnitSpace(MODERN_UNARY, units=1, name="modern-one"),
+    "modern-two": UnitSpace(MODERN_UNARY, units=2, name="modern-two"),
+    "modern-gates": UnitSpace(MODERN_UNARY, units=2, name="modern-gates", inputs=INPUT_NAMES),
 }
 
 
@@ -251,9 +263,13 @@ def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     return GroupSpace(_either_from(each, extra), int(number))
 
 
+# A plus before a space, which is not one in a formula such as x+1.
+_JOINED = re.compile(r"(?<=[a-z])\+(?=[a-z-]+(?:\+|$))|\+(?=(?:inputs|units|unary|binary)=)")
+
+
 def _either_from(text: str, extra: Iterable[Op]) -> Space:
     extra = tuple(extra)
-    parts = [_units_from(part, extra) for part in text.split("+")]
+    parts = [_units_from(part, extra) for part in _JOINED.split(text)]
     if len(parts) > 2:
         raise ValueError(f"{text!r} joins {len(parts)} spaces; join two, as tiny+gates")
     return parts[0] if len(parts) == 1 else EitherSpace(*parts)
@@ -277,18 +293,27 @@ def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
         parts[key] = value
     if not parts.get("units", "1").isdecimal():
         raise ValueError(f"units={parts['units']} is no number of core units; use 1 to {MAX_UNITS}")
-    tables = {"unary": (*UNARY, *extra), "binary": (*BINARY, *extra)}
-    chosen = {
-        kind: operators_named(parts[kind].split(","), table, f"{kind} operator")
-        for kind, table in tables.items()
-        if kind in parts
-    }
+    extra = tuple(extra)
+    unary: Sequence[Op | Expr] = UNARY
+    if "unary" in parts:
+        unary = [_unary(name, extra) for name in re.split(r",(?![^(]*\))", parts["unary"])]
+    binary: Sequence[Op] = BINARY
+    if "binary" in parts:
+        binary = operators_named(parts["binary"].split(","), (*BINARY, *extra), "binary operator")
     return UnitSpace(
-        chosen.get("unary", UNARY),
-        chosen.get("binary", BINARY),
+        unary,
+        binary,
         int(parts.get("units", "1")),
         inputs=tuple(parts.get("inputs", "x").split(",")),
     )
+
+
+def _unary(text: str, extra: Sequence[Op]) -> Op | Expr:
+    """An operator by its name, or a formula of x, as 0.5*x."""
+    if re.fullmatch(r"\w*", text):
+        [op] = operators_named([text], (*UNARY, *extra), "unary operator")
+        return op
+    return parse(text, extra)
 
 
 def everything(space: Space) -> Iterable[Candidate]:

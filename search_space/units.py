@@ -6,6 +6,9 @@ A core unit is five digits (input 1, input 2, unary 1, unary 2, binary), so a sp
 
     one-unit 25*25*10 = 6,250    two-units 6,250^2*2*2    three-units 6,250^3*2*2*3*3
 
+A unary choice is an operator, or a small function of x: `0.5*x`, `x+1`, or an operator whose beta
+starts elsewhere, `beta[0.25]*x`.
+
 In a space of gates an input is also g. The unit of a space of one has x first and g second, since
 the other choices are functions of x, or gates with x and g exchanged.
 
@@ -26,10 +29,13 @@ import torch
 from actsearch.search_space.analysis.evaluation import generic_beta
 from actsearch.search_space.analysis.fingerprint import FIRST, rounded
 from actsearch.search_space.candidate import OneFunction
-from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X
+from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X, formula, substitute
 from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
+    CONSTANT,
+    INPUT,
+    LEAVES,
     OPERATORS,
     UNARY,
     Op,
@@ -49,14 +55,14 @@ HUGE = 1e6
 @dataclass(frozen=True)
 class UnitSpace:
     """All compositions of `units` core units over these operators, of x or, with two `inputs`, of x
-    and g.
+    and g. Unary choices are operators, or expressions of x.
 
     `radices[t]` is the number of choices at digit t; `index` and `digits` are inverse to each
     other. Raises ValueError for an empty operator list, a repeated name or one of the paper's for
     another operator, a false `commutative=True`, or units outside 1..6.
     """
 
-    unary: Sequence[Op] = UNARY
+    unary: Sequence[Op | Expr] = UNARY
     binary: Sequence[Op] = BINARY
     units: int = 1
     name: str = ""
@@ -70,7 +76,7 @@ class UnitSpace:
             raise ValueError(f"the inputs of a space are x, or x and g, not {self.inputs}")
         _check_operators("unary", self.unary, (0, 1))
         _check_operators("binary", self.binary, (2,))
-        twice = {op.name for op in self.unary} & {op.name for op in self.binary}
+        twice = {choice_name(c) for c in self.unary} & {op.name for op in self.binary}
         if twice:
             raise ValueError(
                 f"{', '.join(sorted(twice))} is the name of a unary and of a binary operator; text "
@@ -98,13 +104,14 @@ class UnitSpace:
         """The text from which `space_from` makes this space again (its name where it has one)."""
         if self.name:
             return self.name
-        unary, binary = (",".join(op.name for op in ops) for ops in (self.unary, self.binary))
+        unary, binary = (",".join(map(choice_name, c)) for c in (self.unary, self.binary))
         inputs = "" if len(self.inputs) == 1 else f"inputs={','.join(self.inputs)};"
         return f"{inputs}units={self.units};unary={unary};binary={binary}"
 
     @property
     def operators(self) -> tuple[Op, ...]:
-        return (*self.unary, *self.binary)
+        unary = (op for choice in self.unary for op in _operators_of(choice))
+        return tuple(dict.fromkeys((*unary, *self.binary)))
 
     def digits(self, index: int) -> Digits:
         return digits_of(index, self.radices)
@@ -160,18 +167,32 @@ class UnitSpace:
             ("candidates", f"{self.size:,}{product}"),
             *of_inputs * (len(self.inputs) > 1),
             ("core units", f"{self.units}, {len(self.radices)} choices"),
-            ("unary", f"{len(self.unary)}: {', '.join(op.name for op in self.unary)}"),
+            ("unary", f"{len(self.unary)}: {', '.join(map(choice_name, self.unary))}"),
             ("binary", f"{len(self.binary)}: {', '.join(op.name for op in self.binary)}"),
         ]
 
 
-def _check_operators(kind: str, ops: Sequence[Op], arities: tuple[int, ...]) -> None:
-    if any(not isinstance(op, Op) for op in ops):
+def choice_name(choice: Op | Expr) -> str:
+    """What stands for it in the text of a space: a name, or a formula without spaces."""
+    return choice.name if isinstance(choice, Op) else formula(choice).replace(" ", "")
+
+
+def _operators_of(choice: Op | Expr) -> list[Op]:
+    if isinstance(choice, Op):
+        return [choice]
+    return [node.op for node in choice.walk() if node.op.name not in LEAVES]
+
+
+def _check_operators(kind: str, choices: Sequence[Op | Expr], arities: tuple[int, ...]) -> None:
+    if any(not isinstance(choice, Op | Expr) for choice in choices):
         raise TypeError(f"{kind} operators are Ops; space_from('units=...') takes names")
-    names = [op.name for op in ops]
+    for choice in choices:
+        if isinstance(choice, Expr) and (1 not in arities or choice.reads("g")):
+            raise ValueError(f"{formula(choice)} cannot be a {kind} choice: write one in x alone")
+    names, ops = [*map(choice_name, choices)], [op for c in choices for op in _operators_of(c)]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"a space needs at least one {kind} operator, each once: {names}")
-    wrong = [op.name for op in ops if op.arity not in arities]
+    wrong = [op.name for op in choices if isinstance(op, Op) and op.arity not in arities]
     if wrong:
         raise ValueError(f"not {kind} operators: {', '.join(wrong)}")
     for op in ops:
@@ -183,10 +204,12 @@ def _check_operators(kind: str, ops: Sequence[Op], arities: tuple[int, ...]) -> 
             check_commutative(op)
 
 
-def _apply(op: Op, value: Expr) -> Expr:
-    if op is OPERATORS["identity"]:
+def _apply(choice: Op | Expr, value: Expr) -> Expr:
+    if isinstance(choice, Expr):
+        return substitute(choice, value)
+    if choice is OPERATORS["identity"]:
         return value
-    return Expr(op, (value,)[: op.arity])
+    return Expr(choice, (value,)[: choice.arity])
 
 
 # -- keys of digits, for millions of candidates
@@ -279,7 +302,7 @@ def _chosen(values: list[torch.Tensor], choice: np.ndarray) -> torch.Tensor:
 
 
 def _by_operator(
-    ops: Sequence[Op],
+    ops: Sequence[Op | Expr],
     choice: np.ndarray,
     inputs: list[torch.Tensor],
     number: int,
@@ -287,13 +310,24 @@ def _by_operator(
     settings: tuple[int, ...],
 ) -> torch.Tensor:
     out = torch.empty_like(inputs[0])
+
+    def applied(op: Op, arguments: list[torch.Tensor], initial: float | None) -> torch.Tensor:
+        if initial is not None:
+            betas = [initial if s == INITIAL else generic_beta(s, number) for s in settings]
+            arguments = [*arguments, torch.tensor(betas, dtype=out.dtype)[None, :, None]]
+        return op.form(operators)(*arguments)
+
+    def of(expr: Expr, x: torch.Tensor) -> torch.Tensor:
+        if expr.op == CONSTANT:
+            return torch.tensor(expr.value, dtype=out.dtype)
+        return x if expr.op == INPUT else applied(expr.op, [of(a, x) for a in expr.args], expr.beta)
+
     for i, op in enumerate(ops):
         at = torch.from_numpy(np.flatnonzero(choice == i))
         if len(at):
-            arguments = [x[at] for x in inputs][: op.arity]
-            if op.beta is not None:
-                betas = [op.beta if s == INITIAL else generic_beta(s, number) for s in settings]
-                arguments.append(torch.tensor(betas, dtype=out.dtype)[None, :, None])
-            result = op.form(operators)(*arguments)
+            if isinstance(op, Expr):
+                result = of(op, inputs[0][at])
+            else:
+                result = applied(op, [x[at] for x in inputs][: op.arity], op.beta)
             out[at] = result.expand(len(at), *out.shape[1:])
     return out

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 import os
+import runpy
 import sys
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from triton.language.extra import libdevice
 from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
 
+import actsearch
 from actsearch.child_models.networks import convolution
 from actsearch.child_models.networks import normalised as children
 from actsearch.child_models.networks.zoo import child_from
@@ -121,6 +125,25 @@ def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
     for ours, beta in zip([] if gbetas is None else gbetas, activation.beta, strict=True):
         assert beta.grad is not None
         torch.testing.assert_close(ours, beta.grad, rtol=10 * close, atol=100 * close)
+
+
+def compare_exported(text: str, folder: Path) -> None:
+    """A file of `export --to triton` and the module that it is of."""
+    file = folder / "exported.py"
+    file.write_text(str(actsearch.export(text, "triton", name="my_gate")))
+    ours = Activation(text, 6, channel_dim=-1)
+    theirs = runpy.run_path(str(file))["MyGate"](6)
+    theirs.load_state_dict({k: v + 0.3 for k, v in ours.state_dict().items()})
+    ours.load_state_dict(theirs.state_dict())
+    found: list[list[torch.Tensor]] = []
+    for activation in (ours, theirs):
+        torch.manual_seed(1)
+        inputs = [torch.randn(5, 70, 6).requires_grad_() for _ in range(ours.inputs)]
+        y = activation(*inputs)
+        (y * torch.cos(torch.arange(y.numel())).view(y.shape)).sum().backward()
+        grads = [t.grad for t in (*inputs, *activation.parameters()) if t.grad is not None]
+        found.append([y.detach(), *grads])
+    torch.testing.assert_close(*found, rtol=2e-4, atol=2e-3)
 
 
 def some_images() -> torch.Tensor:
@@ -229,6 +252,9 @@ def main() -> None:
     for text in (*FORMULAS, *GATES):
         for x in SHAPES.values():
             compare(parse(text), "guarded", x)
+    with TemporaryDirectory() as folder:
+        for text in ("swiglu", "x * sigmoid(beta * x) * sinc(g) + beta", "x * sigmoid(beta * x)"):
+            compare_exported(text, Path(folder))
     for operators in OPERATOR_SETS:
         for op in UNARY:
             compare(Expr(op, (X,) * op.arity), operators, SHAPES["images"])

@@ -255,6 +255,9 @@ def _canonical(expr: Expr, operators: str) -> Expr:
     folded = _folded(expr, operators)
     if folded is not None:
         return folded
+    joined = _joined(expr, operators)
+    if joined is not None:
+        return _canonical(joined, operators)
     for rule in rules(operators).get(expr.op.name, ()):
         binding = next(_matches(rule.left, expr, {}, {}), None)
         if binding is not None:
@@ -289,6 +292,18 @@ def _folded(expr: Expr, operators: str) -> Expr | None:
     inputs = [torch.tensor(a.value, dtype=torch.float64) for a in expr.args]
     value = float(expr.op.form(operators)(*inputs))
     return constant(value) if math.isfinite(value) else None
+
+
+def _joined(expr: Expr, operators: str) -> Expr | None:
+    """Two constants in a row as one: k (m a) = (k m) a and k + (m + a) = (k + m) + a. A beta before
+    a constant stays beside it, since the constant says how fast the beta learns."""
+    if expr.op.name not in ("mul", "add") or expr.args[0].op != CONSTANT:
+        return None
+    outer, inner = expr.args
+    if inner.op is not expr.op or inner.args[0].op != CONSTANT:
+        return None
+    both = _folded(Expr(expr.op, (outer, inner.args[0])), operators)
+    return None if both is None else Expr(expr.op, (both, inner.args[1]))
 
 
 def _matches(

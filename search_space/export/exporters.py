@@ -38,6 +38,7 @@ EXPORTERS: Mapping[str, Exporter] = {
     "latex": Exporter("latex", "the bare formula", values=False, several=True),
     "onnx": Exporter("onnx", "a model of ONNX, which needs -o"),
     "c": Exporter("c", "a function of C"),
+    "triton": Exporter("triton", "kernels for GPUs, and an nn.Module of them"),
 }
 
 # What exported files use themselves: words of C, functions of math.h, names of ours.

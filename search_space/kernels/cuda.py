@@ -144,8 +144,9 @@ class Source:
     layout: str
 
 
-def source(traced: Traced, layout: str) -> Source:
-    """Triton for an activation, whatever the type of its input."""
+def source(traced: Traced, layout: str, *, slopes: bool | None = None) -> Source:
+    """Triton for an activation, whatever the type of its input; `slopes` says whether these are
+    kept [where that is cheaper]."""
     arrays = [ARRAYS[node.name] for node in traced.inputs]
     given, wanted = (", ".join(names) for names in zip(*arrays, strict=True))
     load = [
@@ -157,7 +158,7 @@ def source(traced: Traced, layout: str) -> Source:
     known = [f"beta{k} = tl.load(B + {k} * channels + c % channels, mask=there)" for k in betas]
     steps = [*load, *_steps(traced, [traced.y]), _store("Y", traced.y)]
     bodies = {"forward": (f"{given}, Y{', B' * bool(betas)}", steps, [])}
-    if keeps_slope(traced):
+    if keeps_slope(traced) if slopes is None else slopes:
         steps = [*load, *_steps(traced, [traced.y, *traced.slopes]), _store("Y", traced.y)]
         steps += [_store(d, node) for (_, d), node in zip(arrays, traced.slopes, strict=True)]
         bodies["sloped"] = (f"{given}, Y, {wanted}", steps, [])
