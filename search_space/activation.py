@@ -107,7 +107,8 @@ class Activation(nn.Module):
         return len(self.expr.inputs)
 
     def _compile(self, expr: Expr) -> int:
-        """Add the steps that compute `expr`; returns its slot. Equal parts without beta share."""
+        """Add the steps that compute `expr`; returns its slot. Equal parts without a beta of
+        their own share, so named betas are one parameter."""
         if expr in self._slots:
             return self._slots[expr]
         args = tuple(map(self._compile, expr.args))
@@ -117,7 +118,7 @@ class Activation(nn.Module):
             width = 1 if self.channels is None else self.channels
             self.beta.append(nn.Parameter(torch.full((width,), float(expr.beta))))
         self._steps.append((expr.op, expr.value or 0.0, args, beta))
-        if expr.betas == 0:
+        if expr.own == 0:
             self._slots[expr] = len(self._steps) - 1
         return len(self._steps) - 1
 
@@ -218,8 +219,7 @@ class Activation(nn.Module):
     def reset_parameters(self) -> None:
         """Put every beta at its initial value, as where a library has made the model without
         memory (on the meta device) and had no weights for it."""
-        initial = [node.beta for node in self.expr.walk() if node.beta is not None]
-        for beta, value in zip(self.beta, initial, strict=True):
+        for beta, value in zip(self.beta, self.expr.initial, strict=True):
             beta.fill_(value)
 
     def fixed(self) -> Expr:

@@ -155,6 +155,23 @@ CONSTANT = Op("constant", 0, torch.as_tensor)  # a number that someone typed, a 
 
 INPUTS = (INPUT, SECOND)
 
+# A beta that has a name is one parameter wherever it stands in an expression.
+TIED = "beta_"
+
+
+def tied_beta(name: str) -> Op:
+    """The leaf `beta_NAME`, 1 at first."""
+    return Op(TIED + name, 0, _itself, beta=1.0)
+
+
+def is_tied(op: Op) -> bool:
+    return op.fn is _itself
+
+
+def _itself(beta: torch.Tensor) -> torch.Tensor:
+    return beta
+
+
 UNARY: tuple[Op, ...] = (
     Op("identity", 1, lambda x: x, notation="{0}"),
     Op("neg", 1, torch.neg, notation="-{0.tight}", precedence=SIGN),

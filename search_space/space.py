@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product, zip_longest
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -214,6 +214,24 @@ class EitherSpace:
         return [("candidates", f"{sizes}, in {self.size:,} spellings")]
 
 
+def with_ties(space: Space) -> Space:
+    """The same candidates with units whose betas are shared by all of their uses. Raises ValueError
+    where no unit can be used twice."""
+    if isinstance(space, GroupSpace):
+        return GroupSpace(with_ties(space.each), space.groups)
+    if isinstance(space, EitherSpace):
+        tied = (with_ties(part) if part.units > 1 else part for part in space.parts)
+        return EitherSpace(*cast(Iterable[UnitSpace], tied))
+    if not isinstance(space, UnitSpace) or space.units == 1:
+        raise ValueError(f"{space.spec} has no unit that is used twice; ties need two core units")
+    return (
+        space if space.ties else replace(space, ties=True, name=space.name and space.name + _TIED)
+    )
+
+
+_TIED = "-tied"
+
+
 def in_groups(space: Space, groups: int) -> GroupSpace:
     """A candidate of `space` for each group; of a space that has groups already with so many."""
     return GroupSpace(space.each if isinstance(space, GroupSpace) else space, groups)
@@ -248,7 +266,8 @@ SPACES: dict[str, UnitSpace] = {
 
 def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     """A space by its name, or from `units=2;unary=identity,sin;binary=add,mul` (each part
-    optional), with `inputs=x,g` of gates; of two with + between them the candidates of both; with
+    optional), with `inputs=x,g` of gates, with `ties=on` of units that share their betas, as
+    two-units-tied does; of two with + between them the candidates of both; with
     `groups=3;` before either, one of these candidates for each group of layers."""
     parts = [part for part in text.replace(" ", "").split(";") if part]
     groups = [part for part in parts if part.startswith("groups=")]
@@ -264,7 +283,7 @@ def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
 
 
 # A plus before a space, which is not one in a formula such as x+1.
-_JOINED = re.compile(r"(?<=[a-z])\+(?=[a-z-]+(?:\+|$))|\+(?=(?:inputs|units|unary|binary)=)")
+_JOINED = re.compile(r"(?<=[a-z])\+(?=[a-z-]+(?:\+|$))|\+(?=(?:ties|inputs|units|unary|binary)=)")
 
 
 def _either_from(text: str, extra: Iterable[Op]) -> Space:
@@ -278,6 +297,8 @@ def _either_from(text: str, extra: Iterable[Op]) -> Space:
 def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
     if text in SPACES:
         return SPACES[text]
+    if (base := text.removesuffix(_TIED)) != text and base in SPACES:
+        return cast(UnitSpace, with_ties(SPACES[base]))
     if "=" not in text:
         raise ValueError(
             unknown("space", text, SPACES) + ", or 'units=2;unary=identity,sin;binary=add,mul'"
@@ -285,8 +306,8 @@ def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
     parts: dict[str, str] = {}
     for part in filter(None, text.replace(" ", "").split(";")):
         key, _, value = part.partition("=")
-        if key not in ("inputs", "units", "unary", "binary"):
-            known = ("groups", "inputs", "units", "unary", "binary")
+        if key not in ("ties", "inputs", "units", "unary", "binary"):
+            known = ("groups", "ties", "inputs", "units", "unary", "binary")
             raise ValueError(unknown("part of a space", key, known))
         if key in parts:
             raise ValueError(f"{key} is given twice in {text!r}")
@@ -300,12 +321,15 @@ def _units_from(text: str, extra: Iterable[Op]) -> UnitSpace:
     binary: Sequence[Op] = BINARY
     if "binary" in parts:
         binary = operators_named(parts["binary"].split(","), (*BINARY, *extra), "binary operator")
-    return UnitSpace(
+    if (ties := parts.get("ties", "off")) not in ("on", "off"):
+        raise ValueError(f"ties={ties} is not known; use ties=on or ties=off")
+    space = UnitSpace(
         unary,
         binary,
         int(parts.get("units", "1")),
         inputs=tuple(parts.get("inputs", "x").split(",")),
     )
+    return cast(UnitSpace, with_ties(space)) if ties == "on" else space
 
 
 def _unary(text: str, extra: Sequence[Op]) -> Op | Expr:

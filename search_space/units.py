@@ -9,6 +9,8 @@ A core unit is five digits (input 1, input 2, unary 1, unary 2, binary), so a sp
 A unary choice is an operator, or a small function of x: `0.5*x`, `x+1`, or an operator whose beta
 starts elsewhere, `beta[0.25]*x`.
 
+A unit that is used twice has betas of its own each time, or with `ties` the same ones.
+
 In a space of gates an input is also g. The unit of a space of one has x first and g second, since
 the other choices are functions of x, or gates with x and g exchanged.
 
@@ -29,7 +31,7 @@ import torch
 from actsearch.search_space.analysis.evaluation import generic_beta
 from actsearch.search_space.analysis.fingerprint import FIRST, rounded
 from actsearch.search_space.candidate import OneFunction
-from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X, formula, substitute
+from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X, formula, substitute, tied
 from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
@@ -55,7 +57,8 @@ HUGE = 1e6
 @dataclass(frozen=True)
 class UnitSpace:
     """All compositions of `units` core units over these operators, of x or, with two `inputs`, of x
-    and g. Unary choices are operators, or expressions of x.
+    and g. Unary choices are operators, or expressions of x. With `ties` all uses of a unit share
+    its betas.
 
     `radices[t]` is the number of choices at digit t; `index` and `digits` are inverse to each
     other. Raises ValueError for an empty operator list, a repeated name or one of the paper's for
@@ -67,6 +70,7 @@ class UnitSpace:
     units: int = 1
     name: str = ""
     inputs: tuple[str, ...] = ("x",)
+    ties: bool = False
     radices: Digits = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +110,7 @@ class UnitSpace:
             return self.name
         unary, binary = (",".join(map(choice_name, c)) for c in (self.unary, self.binary))
         inputs = "" if len(self.inputs) == 1 else f"inputs={','.join(self.inputs)};"
+        inputs = "ties=on;" * self.ties + inputs
         return f"{inputs}units={self.units};unary={unary};binary={binary}"
 
     @property
@@ -126,12 +131,28 @@ class UnitSpace:
         """The last unit's output, as it is composed."""
         check_digits(digits, self.radices)
         values = [X, G][: len(self.inputs)]
+        uses = self._uses(digits) if self.ties else [1] * self.units
         for unit in range(self.units):
             in1, in2, un1, un2, bi = digits[DIGITS * unit : DIGITS * (unit + 1)]
-            left = _apply(self.unary[un1], values[in1])
-            right = _apply(self.unary[un2], values[self.second + in2])
-            values.append(Expr(self.binary[bi], (left, right)))
+            left, right = (_apply(self.unary[un], X) for un in (un1, un2))
+            if uses[unit] > 1:
+                left, right = tied(left, f"{unit}l"), tied(right, f"{unit}r")
+            left = substitute(left, values[in1])
+            right = substitute(right, values[self.second + in2])
+            both = Expr(self.binary[bi], (left, right))
+            values.append(tied(both, f"{unit}b") if uses[unit] > 1 else both)
         return values[-1]
+
+    def _uses(self, digits: Sequence[int]) -> list[int]:
+        """How often each unit stands in the candidate."""
+        first = len(self.inputs)
+        uses = [0] * first + [0] * (self.units - 1) + [1]
+        for unit in reversed(range(self.units)):
+            in1, in2, un1, un2, _ = digits[DIGITS * unit : DIGITS * (unit + 1)]
+            for source, un in ((in1, un1), (self.second + in2, un2)):
+                if _apply(self.unary[un], X).reads("x"):
+                    uses[source] += uses[first + unit]
+        return uses[first:]
 
     @property
     def second(self) -> int:
@@ -163,8 +184,10 @@ class UnitSpace:
         sizes = [math.prod(self.radices[DIGITS * k : DIGITS * (k + 1)]) for k in range(self.units)]
         product = " = " + " x ".join(f"{n:,}" for n in sizes) if self.units > 1 else ""
         of_inputs = [("inputs", "x and g, a second projection of the same width")]
+        reused = [("ties", "all uses of a unit share its betas")] * self.ties
         return [
             ("candidates", f"{self.size:,}{product}"),
+            *reused,
             *of_inputs * (len(self.inputs) > 1),
             ("core units", f"{self.units}, {len(self.radices)} choices"),
             ("unary", f"{len(self.unary)}: {', '.join(map(choice_name, self.unary))}"),

@@ -94,8 +94,10 @@ SETS = {"paper": PLAIN, "guarded": GUARDED}
 def value(
     expr: Expr, x: Number, betas: Sequence[Number], operators: str = "guarded", g: Number = 0
 ) -> Number:
-    """`expr` at x, of a gate at x and g, its betas in the order of Expr.walk."""
+    """`expr` at x, of a gate at x and g, its betas in the order of Expr.walk, those of one name
+    once."""
     remaining = iter(betas)
+    named: dict[str, Number] = {}
 
     def of(node: Expr) -> Number:
         if node.op.name in ("x", "g"):
@@ -103,6 +105,10 @@ def value(
         if node.op.name == "constant":
             return mpf(node.value)
         inputs = [of(arg) for arg in node.args]
+        if node.op.name.startswith("beta_"):
+            if node.op.name not in named:
+                named[node.op.name] = mpf(next(remaining))
+            return named[node.op.name]
         if node.beta is not None:
             inputs.append(mpf(next(remaining)))
         return SETS[operators][node.op.name](*inputs)

@@ -100,6 +100,11 @@ BEYOND: dict[str, tuple[str, Callable[..., T], str, list[Unit]]] = {
     "gelu-sinc": (f"gelu(x) * (1 + 0.5*sinc({PI}))", lambda x: F.gelu(x) * (1 + 0.5 * x.sinc()), PI,
                   [("x", "identity", "x", CDF, "mul"), same(PI), ("2", "sinc", "2", "sinc", "max"),
                    ("3", "0.5*x", "3", "0.5*x", "max"), ("1", "identity", "4", "x+1", "mul")]),
+    "xsilu": ("x * ((1 + 2*beta_a)*sigmoid(x) - beta_a)",
+              lambda x: x * (3 * x.sigmoid() - 1), "x+1",
+              [same("0.5*x"), ("x", "beta", "1", "tanh", "mul"),
+               ("x", "sigmoid", "2", "identity", "add"),
+               ("x", "identity", "3", "identity", "mul")]),
 }  # fmt: skip
 
 

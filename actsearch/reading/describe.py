@@ -72,7 +72,8 @@ def _parts(candidate: Candidate) -> Iterator[str]:
     named = sorted({node.op.name for node in nodes if node.op.arity or node.beta is not None})
     applied = sum(expr.operators for expr in candidate.functions)
     yield f"operators      {applied}: {', '.join(named)}" if named else "operators      none"
-    betas = [f"{node.op.name} {node.beta:g}" for node in nodes if node.beta is not None]
+    owners = [node for expr in candidate.functions for node in expr.owners()]
+    betas = [f"{node.op.name} {node.beta:g}" for node in owners]
     initial = f" (initial {', '.join(betas)})" if betas else ""
     counts = ", ".join(f"{expr.betas}" for expr in candidate.functions)
     yield f"parameters     {counts} a channel{initial}"

@@ -19,7 +19,14 @@ from actsearch.results.store import StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
-from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
+from actsearch.search_space.space import (
+    Space,
+    everything,
+    extra_operators,
+    in_groups,
+    space_from,
+    with_ties,
+)
 from actsearch.search_space.survey import Survey, survey
 from actsearch.searching.building import (
     AnyEvaluator,
@@ -36,7 +43,7 @@ from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 # The metric is stored with the data.
-_NOT_STORED = ("groups", "halving", "tensorboard", "minimise", "maximise", "metric")
+_NOT_STORED = ("groups", "ties", "halving", "tensorboard", "minimise", "maximise", "metric")
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,8 @@ def _space(settings: Settings) -> Space:
     space = space_from(settings.space) if isinstance(settings.space, str) else settings.space
     if not hasattr(space, "decode"):
         raise UsageError(f"space {space!r} must be a name, such as 'tiny', or a Space")
+    if settings.ties == "on":
+        space = with_ties(space)
     if settings.groups is None:
         return space
     has = getattr(space, "groups", settings.groups)

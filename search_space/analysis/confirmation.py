@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import CONSTANT, EXP_LIMIT, INPUTS
+from actsearch.search_space.operators import CONSTANT, EXP_LIMIT, INPUTS, is_tied
 
 RELATIVE, ABSOLUTE = 1e-10, 1e-12
 REACH = 1e4  # beyond it exp(x), clamped at 22,026, and max(x, exp(x)) part
@@ -96,6 +96,7 @@ def _values(
     parts: list[torch.Tensor] = []
     known: dict[Expr, torch.Tensor] = {}
     own = iter(betas)
+    named: dict[str, torch.Tensor] = {}
 
     def of(expr: Expr) -> torch.Tensor:
         if expr in known:
@@ -107,13 +108,17 @@ def _values(
         else:
             inputs = [of(arg) for arg in expr.args]
             if expr.beta is not None:
-                inputs.append(next(own))
+                beta = named.get(expr.op.name)
+                beta = next(own) if beta is None else beta
+                if is_tied(expr.op):
+                    named[expr.op.name] = beta
+                inputs.append(beta)
             if noise is not None:
                 inputs = [_shaken(value, noise) for value in inputs]
             value = expr.op.form(operators)(*inputs).expand_as(points[0])
             if expr.op.arity == 2:
                 parts.append(inputs[0] - inputs[1])
-        if expr.betas == 0:
+        if expr.own == 0:
             known[expr] = value
         parts.append(value)
         return value

@@ -3,10 +3,10 @@ twice.
 
 RULES are equations, rewritten from left to right until none applies. Each holds for every real
 input and every beta in the operator set it names; a letter that stands twice on the left matches
-only parts without a beta, since two betas learn apart. `[p]` names a beta's value: a rule may
-rename the betas of a function (`scale[p](scale[q](a)) = scale[p*q](a)`) only so that the same set
-of functions stays reachable, and carries initial values along. Every rule makes `weight` smaller,
-so rewriting ends.
+only parts without a beta of their own, since two betas learn apart. `[p]` names a beta's value: a
+rule may rename the betas of a function (`scale[p](scale[q](a)) = scale[p*q](a)`) only so that the
+same set of functions stays reachable, and carries initial values along. Every rule makes `weight`
+smaller, so rewriting ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import permutations
 
 import torch
 
-from actsearch.search_space.expression import Expr, constant, exchanged
+from actsearch.search_space.expression import Expr, constant, exchanged, renamed
 from actsearch.search_space.operators import CONSTANT, OPERATORS, Op
 from actsearch.search_space.parser import parse
 
@@ -235,13 +235,16 @@ def variables(expr: Expr) -> set[str]:
 
 
 def canonical(expr: Expr, operators: str = "guarded") -> Expr:
-    """The form whose text is a candidate's identity: the same for functions that the rules equate.
+    """The form whose text is a candidate's identity: the same for functions that the rules equate,
+    whatever named betas are called.
 
     canonical(canonical(e)) is canonical(e). Initial values of beta are carried along, so the result
     starts as the same function and reaches the same ones. A function of g alone becomes the same
     one of x: which of two projections it is given makes no difference.
     """
-    form = _canonical(expr, operators)
+    form = _canonical(renamed(expr), operators)
+    for _ in range(len(form.names)):  # a name says where its part stands, and where says the name
+        form = _canonical(renamed(form), operators)
     return (
         form if form.reads("x") or not form.reads("g") else _canonical(exchanged(form), operators)
     )
@@ -314,7 +317,7 @@ def _matches(
         name = pattern.op.name
         if name not in bound:
             yield {**bound, name: expr}, betas
-        elif bound[name] == expr and expr.betas == 0:
+        elif bound[name] == expr and expr.own == 0:
             yield bound, betas
         return
     if pattern.op != expr.op:

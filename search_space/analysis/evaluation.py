@@ -15,10 +15,13 @@ from itertools import groupby, islice
 import torch
 
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import CONSTANT, INPUTS, Op
+from actsearch.search_space.operators import CONSTANT, INPUTS, Op, is_tied
 
 # What a user's operator raises that cannot be evaluated and differentiated in float64.
 NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)
+
+
+NAMED = 1000  # the numbers of named betas begin here, for `generic_beta`
 
 
 @dataclass(frozen=True)
@@ -91,17 +94,19 @@ class _Batch:
         self.roots = [self._add(expr, 0) for expr in exprs]
 
     def _add(self, expr: Expr, first: int) -> int:
-        """The slot of `expr`; `first` is the number of its first beta in the whole."""
-        key = (expr, first if expr.betas else -1)
+        """The slot of `expr`; `first` is the number of its first own beta in the whole."""
+        key = (expr, first if expr.own else -1)
         if key in self.slots:
             return self.slots[key]
         args: list[int] = []
         number = first
         for arg in expr.args:
             args.append(self._add(arg, number))
-            number += arg.betas
+            number += arg.own
         betas: tuple[float, ...] = ()
         if expr.beta is not None:
+            if is_tied(expr.op):
+                number = NAMED + sum(map(ord, expr.op.name))
             generic = (generic_beta(s, number) for s in range(1, self.settings))
             betas = (expr.beta, *generic)
         slot = self.slots[key] = len(self.slots)

@@ -112,7 +112,7 @@ def _of_gates(exprs: Iterable[Expr], operators: str) -> Iterator[tuple[Expr, Fin
 
 def _key(values: np.ndarray, expr: Expr) -> str:
     """Equal functions that start elsewhere train differently."""
-    return _digest(values, np.array([n.beta for n in expr.walk() if n.beta is not None]))
+    return _digest(values, np.array([*expr.initial]))
 
 
 def fingerprint(expr: Expr, operators: str = "guarded") -> Fingerprint:

@@ -15,7 +15,7 @@ import torch
 from actsearch.search_space.expression import INPUT_NAMES, Expr, formula
 from actsearch.search_space.kernels.program import Node, Program
 from actsearch.search_space.kernels.tracing import UnsupportedError, applied
-from actsearch.search_space.operators import CONSTANT, INPUTS, OPERATORS, Op
+from actsearch.search_space.operators import CONSTANT, INPUTS, OPERATORS, Op, is_tied
 
 CALL = "call "  # before the name of a helper, the name of a node that calls it
 
@@ -109,7 +109,7 @@ def lowered(source: Exported) -> tuple[list[Function], Function]:
     shared: dict[Expr, Node] = {}
 
     def visit(expr: Expr) -> Node:
-        if expr.betas == 0 and expr in shared:
+        if expr.own == 0 and expr in shared:
             return shared[expr]
         node = shared[expr] = made(expr)
         return node
@@ -137,7 +137,7 @@ def lowered(source: Exported) -> tuple[list[Function], Function]:
 
 def helper_name(op: Op, operators: str) -> str:
     """The function that an operator becomes; "" where it is inlined."""
-    if OPERATORS.get(op.name) is not op:
+    if OPERATORS.get(op.name) is not op and not is_tied(op):
         return f"op_{op.name}"
     return f"guarded_{op.name}" if operators == "guarded" and op.guarded is not None else ""
 

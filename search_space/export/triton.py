@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from actsearch.search_space.export.lowering import Exported
+from actsearch.search_space.export.lowering import GUARDS, Exported, helper_name
 from actsearch.search_space.export.writing import constant
 from actsearch.search_space.kernels import cuda
 from actsearch.search_space.kernels.tracing import UnsupportedError, trace
@@ -109,6 +109,13 @@ class {type}(nn.Module):
 '''
 
 
+def _guards(source: Exported) -> list[str]:
+    """What the guards do that are in the kernels."""
+    ops = dict.fromkeys(node.op for node in source.expr.walk() if node.op.name in GUARDS)
+    guarded = [op for op in ops if helper_name(op, source.operators).startswith("guarded_")]
+    return [f"{op.name} is {GUARDS[op.name]}" for op in guarded]
+
+
 _HELPER = re.compile(r"@triton\.jit\ndef (sinc\w*)\(")  # functions that kernels may call
 
 
@@ -134,7 +141,7 @@ def write(source: Exported) -> str:
         contiguous=", ".join(f"{name}.contiguous()" for name in names),
         initial=", ".join(source.constants),
     )
-    docstring = "\n".join(['"""' + source.header[0], *source.header[1:], '"""'])
+    docstring = "\n".join(['"""' + source.header[0], *source.header[1:], *_guards(source), '"""'])
     head = [
         docstring,
         f"import torch\n{imports}\nfrom torch import nn",

@@ -53,7 +53,7 @@ def trace(expr: Expr, operators: str) -> Traced:
     shared: dict[Expr, Node] = {}
 
     def visit(e: Expr) -> Node:
-        if e.betas == 0 and e in shared:
+        if e.own == 0 and e in shared:
             return shared[e]
         args = [visit(arg) for arg in e.args]
         if e.op in INPUTS:
@@ -65,7 +65,7 @@ def trace(expr: Expr, operators: str) -> Traced:
                 betas.append(program.node("beta", value=float(len(betas))))
                 args.append(betas[-1])
             node = applied(program, e.op, operators, args)
-        return shared.setdefault(e, node) if e.betas == 0 else node
+        return shared.setdefault(e, node) if e.own == 0 else node
 
     y = visit(expr)
     gy = program.node("gy")
