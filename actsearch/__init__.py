@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from actsearch.notebooks import register_here
 
 if TYPE_CHECKING:
+    from actsearch.child_models.data.text import tokens
     from actsearch.functions import Activation, act_layer, replace_activations
     from actsearch.reading.comparison import compare
     from actsearch.reading.exporting import export
@@ -48,6 +49,7 @@ __all__ = [
     "replace_activations",
     "report",
     "search",
+    "tokens",
 ]
 
 _HOMES = {
@@ -63,6 +65,7 @@ _HOMES = {
     "formula": "actsearch.search_space.expression",
     "Activation": "actsearch.functions",
     "act_layer": "actsearch.functions",
+    "tokens": "actsearch.child_models.data.text",
     "Space": "actsearch.search_space.space",
     "Op": "actsearch.search_space.operators",
     "UNARY": "actsearch.search_space.operators",

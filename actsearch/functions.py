@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from actsearch.child_models.networks.replacement import replace_activations
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.run import Run
 from actsearch.search_space import activation
 from actsearch.search_space.activation import Activation, act_layer
+from actsearch.search_space.baselines import GROUPS, NAMED, SYNONYMS
 from actsearch.search_space.candidate import Candidate, OneFunction, candidate_from
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import Op
+from actsearch.search_space.operators import OPERATORS, Op
 from actsearch.search_space.parser import ParseError
-from actsearch.search_space.text import check_operator_set
+from actsearch.search_space.text import check_among, check_operator_set
 
 __all__ = ["Activation", "Found", "act_layer", "find", "replace_activations"]
 
@@ -75,6 +78,24 @@ def _ranked(text: str, operators: str | None, extra: tuple[Op, ...]) -> Found:
             "actsearch.export(..., space=space) takes it"
         ) from error
     return Found(candidate, own, f"rank {rank} of {_printable(run.name)}")
+
+
+def find_all(
+    words: Iterable[str], operators: str | None = None, extra: tuple[Op, ...] = ()
+) -> list[Candidate]:
+    """What `words` mean, each a group of known functions or one function as `find` takes it. Raises
+    ValueError or one of actsearch.errors."""
+    texts = [text for word in words for text in _members(word)]
+    return [find(text, operators, extra).candidate for text in texts]
+
+
+def _members(word: str) -> tuple[str, ...]:
+    """The functions of a group; of a word that is none, itself. Raises ValueError for one that was
+    meant as a group."""
+    near = get_close_matches(word, [*GROUPS, *NAMED, *SYNONYMS, *OPERATORS], n=1)
+    if word not in GROUPS and any(name in GROUPS for name in near):
+        check_among("group of functions", word, GROUPS)
+    return GROUPS.get(word, (word,))
 
 
 def one_function(candidate: Candidate) -> Expr:

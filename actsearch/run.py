@@ -25,7 +25,7 @@ from actsearch.errors import NoCandidateError, RunError, RunLostError, written
 from actsearch.results.leaderboard import Entry, furthest, leaderboard, status_counts
 from actsearch.results.metrics import ACCURACY, Metric, metric_from
 from actsearch.results.records import HOST_ERRORS, HostError
-from actsearch.results.store import DiskFullError, Store, StoreError
+from actsearch.results.store import DiskFullError, Store, StoreError, read_json
 from actsearch.results.tables import to_csv
 from actsearch.shown import counts_line, head, html_table, top_rows
 
@@ -114,6 +114,11 @@ class Run:
         there was one."""
         return self.config.get("identity", {}).get("protocol", {}).get("objective")
 
+    @property
+    def child(self) -> str | None:
+        """The digest of the child that was searched with, if there was one."""
+        return self.config.get("identity", {}).get("protocol", {}).get("child")
+
     def rows(self, kind: str = "search") -> list[dict[str, Any]]:
         store = self.store(readonly=True)
         try:
@@ -166,6 +171,7 @@ class Run:
             | {k: protocols[row["protocol"]].get(k) for k in _PROTOCOL}
             | {"metric": self._metric_of(protocols[row["protocol"]])}
             | {k: row[k] for k in _TRAINING}
+            | {"scores": read_json(row["scores"] or "null")}
             for row in rows
         ]
 

@@ -6,11 +6,17 @@ stored, else what the preset says. No torch here, so --help is instant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from actsearch.child_models.recipe import recipe_settings, usual_settings
+from actsearch.child_models.data.tasks import TASKS
+from actsearch.child_models.recipe import (
+    WITH_MOMENTUM,
+    recipe_settings,
+    settings_of,
+    usual_settings,
+)
 from actsearch.options import (
     AutoOnOff,
     Count,
@@ -34,13 +40,18 @@ from actsearch.options import (
 _RECIPE = "actsearch.child_models.recipe:"
 _CHILDREN = "actsearch.child_models.networks.children:CHILDREN"
 _DATASETS = "actsearch.child_models.data.datasets:DATASETS"
+_TASKS = "actsearch.child_models.data.tasks:TASKS"
 Recipe = Annotated[str | None, OneOf(_RECIPE + "RECIPE_NAMES")]
 Schedule = Annotated[str | None, OneOf(_RECIPE + "SCHEDULES")]
 Optimiser = Annotated[str | None, OneOf(_RECIPE + "OPTIMISERS")]
+Loss = Annotated[str | None, OneOf(_RECIPE + "LOSSES")]
 Precision = Annotated[str | None, OneOf(_RECIPE + "PRECISIONS", also=("auto",))]
 Executor = Annotated[str | None, OneOf("actsearch.workers.executor:EXECUTORS")]
 Kernels = Annotated[str | None, OneOf("actsearch.search_space.text:KERNELS")]
 Preset = Annotated[str | None, OneOf("actsearch.settings:PRESETS")]
+Baselines = Annotated[
+    tuple[str, ...], Word("actsearch.search_space.baselines:GROUPS", metavar="NAME ...")
+]
 Strategy = Annotated[str | None, Word("actsearch.controller.strategies:STRATEGIES")]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -91,11 +102,19 @@ class TrainingOptions(Options):
     schedule: Schedule = None
     """How the learning rate falls: {names}."""
     optimiser: Optimiser = None
-    """What takes the steps: {names} [sgd; adamw for gpt]."""
+    """What takes the steps: {names} [sgd; adamw for gpt, regressions and language
+    models]."""
+    momentum: FloatOrZero = None
+    """Of sgd and nesterov, from 0 to below 1 [0.9]."""
     weight_decay: FloatOrZero = None
-    """Weight decay [1e-4; 0.1 for gpt]."""
+    """Weight decay [1e-4; 0.1 for gpt and language models, 0.01 for regressions]."""
     clip: FloatOrZero = None
-    """Norm to which a longer gradient is scaled down, 0 for never [0; 1 for gpt]."""
+    """Norm to which a longer gradient is scaled down, 0 for never [0; 1 where it is adamw]."""
+    loss: Loss = None
+    """What is made small: {names}. The first two classify, the others are of a regression
+    [softmax; mse for a regression]."""
+    label_smoothing: FloatOrZero = None
+    """Share of a label's weight that goes to all classes, from 0 to below 1 [0]."""
     precision: Precision = None
     """What children compute in: bf16 pays on GPUs and on processors made for it, tf32 on GPUs
     [auto: bf16 where this machine has a GPU, else fp32]."""
@@ -172,11 +191,24 @@ class CandidateOptions(Options):
     budget: Int = None
     """Functions to train in total [all of the space]."""
     dataset: Annotated[str | None, Word(_DATASETS)] = None
-    """{names}, an .npz file, a folder of images a class, FOLDER:en-de with sentences, or text: a
-    .txt file or a folder of them, which takes :context=128."""
+    """{names}, an .npz file, a folder of images a class, FOLDER:en-de with sentences, text (a .txt
+    or .gz file or a folder of .txt), which takes :context=128,tokenizer=FILE.json, or an .npy file
+    of token ids, which takes :context=128,vocabulary=50257."""
     child: Annotated[str | None, Word(_CHILDREN)] = None
     """Child network: {names}, with options as resnet20:width=8,size=16, which 'actsearch options
-    resnet20' lists; or torchvision:NAME or timm:NAME, with :size=64 to resize."""
+    resnet20' lists; torchvision:NAME or timm:NAME, with :size=64 to resize; or one of your own, as
+    my_module:net."""
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """What a model of one's own is for, and where the candidate goes in it."""
+
+    task: Annotated[str | None, OneOf(_TASKS)] = None
+    """What arrays are for: {names} [classification]."""
+    match: Text = None
+    """What gives way to the candidate in a model of your own that is built already, as
+    nn.GELU,F.gelu or my_module:Gate [all common activations]."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +219,19 @@ class ObjectiveOptions(Options):
     """A training of your own, as my_module:train: it is called as train(make_activation, seed,
     steps, report) and returns scores by name."""
     minimise: Text = None
-    """The score of the objective that is searched for, where less is better."""
+    """The score of the objective, or of the task, that is searched for, where less is better."""
     maximise: Text = None
     """The same, where more is better."""
 
 
 @dataclass(frozen=True)
 class SearchOptions(
-    ImageOptions, MachineryOptions, TrainingOptions, ObjectiveOptions, CandidateOptions
+    ImageOptions,
+    MachineryOptions,
+    TrainingOptions,
+    ObjectiveOptions,
+    ModelOptions,
+    CandidateOptions,
 ):
     """All that a search can be told."""
 
@@ -223,8 +260,8 @@ class FunctionOptions(Options):
     """How many of the best functions."""
     functions: Formulas = ()
     """Formulas, names or RUN#RANK to evaluate in their place."""
-    baselines: Annotated[str, OneOf(also=("beside", "paper"))] = "beside"
-    """ReLU and Swish alone, or all nine of the paper."""
+    baselines: Baselines = ()
+    """Known functions beside them: {names}, names and formulas [ReLU and Swish alone]."""
     child: Texts = ()
     """Child networks [that of the search]."""
     dataset: Texts = ()
@@ -238,7 +275,7 @@ class FunctionOptions(Options):
 
 @dataclass(frozen=True)
 class ReevaluateOptions(
-    ImageOptions, MachineryOptions, TrainingOptions, ObjectiveOptions, FunctionOptions
+    ImageOptions, MachineryOptions, TrainingOptions, ObjectiveOptions, ModelOptions, FunctionOptions
 ):
     """All that a re-evaluation can be told."""
 
@@ -246,8 +283,8 @@ class ReevaluateOptions(
 @dataclass(frozen=True)
 class Settings:
     """Every setting of a search, or of the training of one model. From Python `space`, `dataset`,
-    `child`, `objective` and `metric` may be objects. With an objective those of children are None.
-    The last four are said by recipes alone."""
+    `child`, `objective`, `metric`, `match` and `example` may be objects. With an objective those of
+    children are None. The last one is said by recipes alone."""
 
     space: Any
     dataset: Any
@@ -263,6 +300,9 @@ class Settings:
     minimise: str | None = None
     maximise: str | None = None
     metric: Any = None
+    task: str | None = None
+    match: Any = None
+    example: Any = None
     groups: int | None = None
     ties: str = "off"
     strategy: str = "exhaustive"
@@ -298,7 +338,8 @@ class Settings:
 _NAMES = frozenset(f.name for f in fields(Settings))
 # What says how children are trained, and on what. An objective sees to that itself.
 _OF_CHILDREN = (
-    "child", "dataset", *(f.name for f in fields(TrainingOptions) if f.name != "steps"),
+    "child", "dataset", "task", "match", "example",
+    *(f.name for f in fields(TrainingOptions) if f.name != "steps"),
     "image_size", "data_root", "download", "checkpoint_every",
 )  # fmt: skip
 _SCORE = ("minimise", "maximise", "metric")
@@ -314,28 +355,48 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     kept = stored.get("precision")
     if "preset" in said:
         stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
+    if (task := getattr(said.get("dataset"), "task", None)) is not None:
+        said = {"task": task, **said}  # they are made for it
+    stored = {k: v for k, v in stored.items() if k not in {*_of_another(said, stored)}}
     known = {**PRESETS[preset], "preset": preset, **stored, **said}
-    _check_objective(said, known.get("objective"))
+    _check_objective(said, known)
     if known.get("objective") is not None:
         own = {name: None for name in _OF_CHILDREN if name in PRESETS[preset]}
         return Settings(**{"kernels": "eager", **known, **own})
-    child = known["child"]
+    child, task = known["child"], known.get("task")
     published = recipe_settings(said.get("recipe"), child)
     if not published and child != stored.get("child"):
         published = usual_settings(child)
+    if not published and task != stored.get("task"):
+        row = TASKS.get(task or "")
+        published = settings_of(row.recipe) if row is not None and row.recipe else {}
     settings = {**known, **published, **said}
     if settings["precision"] == "auto":  # the run keeps what it means here
         settings["precision"] = kept or _usual_precision()
+    _check_momentum(said, settings)
     return Settings(**settings)
 
 
-def _check_objective(said: Mapping[str, Any], objective: Any) -> None:
+def _of_another(said: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[str]:
+    """What the run has stored of its data and its child, where others are said."""
+    if isinstance(child := said.get("child"), str) and child != stored.get("child"):
+        yield "match"
+    task = stored.get("task")
+    if isinstance(data := said.get("dataset"), str) and data != stored.get("dataset"):
+        task = None
+        yield "task"
+    objective = said.get("objective", stored.get("objective"))
+    if objective is None and said.get("task", task) != stored.get("task"):
+        yield from ("metric", "loss", "label_smoothing")
+
+
+def _check_objective(said: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Raises ValueError for what does not go together with an objective, or without one."""
-    score = [f"--{name}" for name in _SCORE if name in said]
-    if objective is None and score:
+    objective, score = known.get("objective"), [f"--{name}" for name in _SCORE if name in said]
+    if objective is None and score and not _scores(known):
         raise ValueError(
-            f"{score[0]} says which score of an objective is searched for; give that too, as "
-            "--objective my_module:train"
+            f"{score[0]} says which score of an objective or of a task is searched for; give that "
+            "too, as --objective my_module:train or --task regression"
         )
     if len(score) > 1:
         raise ValueError(f"{' and '.join(score)}: one score is searched for; say one of them")
@@ -344,6 +405,22 @@ def _check_objective(said: Mapping[str, Any], objective: Any) -> None:
             f"--{other[0].replace('_', '-')} is for children of a data set, and the objective "
             f"{getattr(objective, '__name__', objective)} trains in its own way; leave one of the "
             "two out"
+        )
+
+
+def _scores(known: Mapping[str, Any]) -> bool:
+    """Whether the data have several scores to choose from."""
+    task = TASKS.get(known.get("task") or "")
+    of_data = getattr(known["dataset"], "scores", () if task is None else task.scores)
+    return len(of_data) > 1
+
+
+def _check_momentum(said: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    optimiser = settings.get("optimiser") or "sgd"
+    if "momentum" in said and optimiser not in WITH_MOMENTUM:
+        raise ValueError(
+            f"--momentum is of {' and '.join(WITH_MOMENTUM)}, and {optimiser} has decay rates of "
+            "its own; leave one of the two out"
         )
 
 

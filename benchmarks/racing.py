@@ -1,6 +1,7 @@
 """What racing would have cost and kept on a finished run without racing.
 
     python benchmarks/racing.py RUN [--racing loss:20=0.4,50=0.15 ...] [--repeats 100] [--json FILE]
+    python benchmarks/racing.py RUN --without OTHER    # functions that OTHER has not trained
     python benchmarks/racing.py one-unit    # the table that comes with the package
 
 The loss curves are played in random orders against the rules, one training at a time. Cost is the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 
 from actsearch.controller.racing import Race, RaceRules, race_rules
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
+from actsearch.results.leaderboard import BESIDE
 from actsearch.results.records import AtRung, Outcome
 from actsearch.run import Run
 
@@ -34,14 +37,16 @@ SEEDS = 2  # at least, of a mean of further trainings
 
 @dataclass(frozen=True)
 class Known:
-    """A finished training: its accuracy (None: diverged), where it ended, its loss curve, and the
-    mean accuracy of further trainings of the function (None: there are none)."""
+    """A finished training: its score turned so that higher is better (None: diverged), where it
+    ended, its loss curve, the mean of such scores of further trainings of the function (None: there
+    are none), and the function."""
 
-    accuracy: float | None
+    merit: float | None
     steps: int
     seconds: float
     curve: dict[int, float]
     again: float | None = None
+    function: str = ""
 
     def loss_at(self, step: int) -> float:
         """The mean of the last steps up to it that the curve has."""
@@ -54,10 +59,11 @@ def known(run: Run) -> list[Known]:
     store = run.store(readonly=True)
     found = []
     for row in store.rows("search"):
-        if row["status"] in ("ok", "diverged") and not row["label"]:
+        if row["status"] in ("ok", "diverged") and row["label"] not in BESIDE:
             curve = dict(store.curve(row["id"]))
             steps = whole if row["status"] == "ok" else max(curve, default=0) + 1
-            found.append(Known(row["val_score"], steps, row["seconds"], curve))
+            merit = None if row["val_score"] is None else run.metric.reward(row["val_score"])
+            found.append(Known(merit, steps, row["seconds"], curve, function=row["expression"]))
     store.close()
     return found
 
@@ -79,7 +85,8 @@ def known_of_table() -> list[Known]:
 
 def best(values: Sequence[float | None], n: int) -> set[int]:
     """The places of the n greatest."""
-    return set(sorted(range(len(values)), key=lambda i: -(values[i] or -1.0))[:n])
+    merits = [-math.inf if value is None else value for value in values]
+    return set(sorted(range(len(values)), key=lambda i: -merits[i])[:n])
 
 
 def play(
@@ -105,11 +112,11 @@ def play(
         seconds += share * training.seconds
         if left is not None:
             race.tell(Outcome("raced_out", step=left, rungs=tuple(stood)))
-        elif training.accuracy is None:
+        elif training.merit is None:
             race.tell(Outcome("diverged", step=training.steps))
         else:
             ended.add(int(i))
-            race.tell(Outcome("ok", val_score=training.accuracy, rungs=tuple(stood)))
+            race.tell(Outcome("ok", val_score=training.merit, rungs=tuple(stood)))
     whole = sum(t.steps for t in trainings), sum(t.seconds for t in trainings)
     return steps / whole[0], seconds / whole[1], ended
 
@@ -119,11 +126,15 @@ def main() -> None:
     parser.add_argument("run", help=f"a run's folder, or {ONE_UNIT}")
     parser.add_argument("--racing", nargs="+", default=("on",), help="rules; [on]")
     parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--without", help="a run whose functions are left out of a run's")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     of_table = given.run == ONE_UNIT and not Path(given.run).exists()
     trainings = known_of_table() if of_table else known(Run.open(given.run))
-    wanted = {f"best {n}": best([t.accuracy for t in trainings], n) for n in BEST}
+    if given.without:
+        others = {row["expression"] for row in Run.open(given.without).rows("search")}
+        trainings = [t for t in trainings if t.function not in others]
+    wanted = {f"best {n}": best([t.merit for t in trainings], n) for n in BEST}
     if any(t.again is not None for t in trainings):
         wanted |= {f"best {n} again": best([t.again for t in trainings], n) for n in BEST}
     print(f"{given.run}: {len(trainings)} trainings, {given.repeats} orders; means, and the least")

@@ -30,6 +30,7 @@ from actsearch.child_models.outcomes import (
     hash_of,
     outcome_of,
     own_versions,
+    score_of,
     training_device,
     zoo_version,
 )
@@ -117,6 +118,11 @@ class Evaluator:
         return self.child.name
 
     @property
+    def note(self) -> str:
+        """What a plan says of the child besides, or ""."""
+        return self.child.note
+
+    @property
     def words(self) -> str:
         """For a plan, such as `resnet8 on mnist5k, 200 steps of 64`."""
         recipe = self.recipe
@@ -124,7 +130,7 @@ class Evaluator:
 
     @property
     def title(self) -> str:
-        """For a screen, such as `resnet8 · mnist5k · 200 steps`."""
+        """For a terminal, such as `resnet8 · mnist5k · 200 steps`."""
         return f"{self.name} · {self.dataset.name} · {self.recipe.steps:,} steps"
 
     @property
@@ -135,8 +141,12 @@ class Evaluator:
     @property
     def protocol(self) -> dict[str, Any]:
         """All that an outcome depends on besides expression and seed."""
+        # Where data have several scores, which one is searched for.
+        several = len(getattr(self.dataset, "scores", ())) > 1
+        chosen = {"score": score_of(self.metric)} if several else {}
         return {
             **grammar_of(self.operators, self.extra),
+            **chosen,
             "dataset": self.dataset.name,
             "dataset_digest": self.dataset.digest,
             "child": self.child.digest,

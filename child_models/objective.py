@@ -25,6 +25,7 @@ from actsearch.child_models.outcomes import (
     grammar_of,
     hash_of,
     outcome_of,
+    score_of,
     training_device,
 )
 from actsearch.child_models.training.looks import RUNG_STEPS, RacedOut
@@ -56,6 +57,7 @@ class ObjectiveEvaluator:
     activation can be differentiated once."""
 
     kind = "objective"  # what it trains
+    note = ""
     sizes: Mapping[str, int] = {}  # of its data nothing is known
 
     def __init__(
@@ -92,7 +94,7 @@ class ObjectiveEvaluator:
 
     @property
     def title(self) -> str:
-        """For a screen, such as `train · 200 steps`."""
+        """For a terminal, such as `train · 200 steps`."""
         return f"{self.name} · {self.recipe.steps:,} steps"
 
     @property
@@ -101,7 +103,7 @@ class ObjectiveEvaluator:
         return {
             **grammar_of(self.operators, self.extra),
             "objective": self.objective.digest,
-            "score": f"{self.metric.name} ({self.metric.direction} is better)",
+            "score": score_of(self.metric),
             "recipe": self.recipe.to_dict(),
         }
 
@@ -183,7 +185,7 @@ class ObjectiveEvaluator:
         scores = self._scores(found)
         wanted = {"val_score": self.metric.name}
         if KINDS[trial.kind].tested and self.test:
-            test = test_name(self.metric)
+            test = self.metric.test_name
             wanted["test_score"] = test if test in scores else self.metric.name
         for name in wanted.values():
             if not math.isfinite(value := scores[name]):
@@ -287,11 +289,6 @@ class Reports:
     def ms_per_step(self) -> float | None:
         """The median; None where nothing was reported."""
         return 1e3 * statistics.median(self._seconds) if self._seconds else None
-
-
-def test_name(metric: Metric) -> str:
-    """Under which an objective returns its score on test data."""
-    return f"test_{metric.name}"
 
 
 def number(value: Any, given: str) -> float:

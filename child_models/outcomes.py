@@ -29,10 +29,11 @@ from actsearch.child_models.device import (
     usual_device,
 )
 from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
-from actsearch.child_models.networks.zoo import source_digest
 from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.looks import RacedOut, Stood
 from actsearch.child_models.turns import taking_turns
+from actsearch.child_models.users_code import source_digest
+from actsearch.results.metrics import Metric
 from actsearch.results.records import (
     Cause,
     DeviceLostError,
@@ -51,6 +52,11 @@ def hash_of(protocol: Mapping[str, Any]) -> str:
     """A protocol's name in a store: 12 hexadecimal digits."""
     text = json.dumps(protocol, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def score_of(metric: Metric) -> str:
+    """The part of a protocol that says which of several scores is searched for."""
+    return f"{metric.name} ({metric.direction} is better)"
 
 
 def grammar_of(operators: str, extra: tuple[Op, ...]) -> dict[str, Any]:

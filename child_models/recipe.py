@@ -34,7 +34,8 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
 }
 OPTIMISERS = ("sgd", "nesterov", "adam", "adam-0.98", "adamw")
 PRECISIONS = ("fp32", "tf32", "bf16")
-LOSSES = ("softmax", "sigmoid")
+LOSSES = ("softmax", "sigmoid", "mse", "huber", "l1")  # which task knows which: data/tasks.py
+WITH_MOMENTUM = ("sgd", "nesterov")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Recipe:
     decay rates 0.9 and 0.999, adam-0.98 those of Vaswani et al. 2017, and adamw 0.9 and 0.95, with
     a weight decay of matrices and embeddings alone (Brown et al. 2020, Appendix B). `clip` is the
     norm to which a longer gradient is scaled down, 0 never. `softmax` is cross-entropy,
-    `sigmoid` the mean of the classes' binary cross-entropies. `bf16` computes in bfloat16 under
+    `sigmoid` the mean of the classes' binary cross-entropies; `mse`, `huber` (from 1 deviation of
+    the targets on linear) and `l1` are of standardised targets. `bf16` computes in bfloat16 under
     torch's autocast, with weights and statistics in float32. `tf32` lets a GPU round the factors of
     products to 10 bits, which torch otherwise does in convolutions; `fp32` does not.
     """
@@ -79,8 +81,13 @@ class Recipe:
                 raise ValueError(f"{name}={value} must be a whole number of {lowest} or more")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be a number above 0")
-        if not 0 <= self.clip < math.inf:
-            raise ValueError(f"clip={self.clip} must be a number of 0 or more")
+        for name in ("clip", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a number of 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must be from 0 to below 1")
+        if self.optimiser == "nesterov" and self.momentum == 0:
+            raise ValueError("optimiser nesterov needs a momentum above 0; without one it is sgd")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be from 0 to below 1")
 
@@ -116,6 +123,11 @@ RECIPES: Mapping[str, Recipe] = {
     "gpt": Recipe(
         steps=600, batch_size=8, lr=3e-3, weight_decay=0.1, schedule="warm-cosine",
         optimiser="adamw", clip=1.0,
+    ),
+    # of small networks on tables: docs/models.md
+    "tabular": Recipe(
+        steps=300, batch_size=64, lr=1e-2, weight_decay=1e-2, schedule="warm-cosine",
+        optimiser="adamw", clip=1.0, loss="mse",
     ),
 }  # fmt: skip
 
@@ -159,7 +171,12 @@ def usual_settings(child: Any) -> dict[str, Any]:
     the machine's choice."""
     if _plain(child) not in ALWAYS_PUBLISHED:
         return {}
-    settings = recipe_settings("published", child)
+    return settings_of(PUBLISHED[_plain(child)])
+
+
+def settings_of(recipe: str) -> dict[str, Any]:
+    """Those of a recipe of that name, but for its precision."""
+    settings = dict(vars(RECIPES[recipe]))
     del settings["precision"]
     return settings
 

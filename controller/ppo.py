@@ -79,7 +79,7 @@ class Update:
     epochs: int
 
 
-def surrogate(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
+def clipped_objective(ratio: Tensor, advantage: Tensor, clip_coef: float) -> Tensor:
     """The clipped objective of each candidate, to be maximised (Schulman et al. 2017, eq. 7)."""
     clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef)
     return torch.minimum(ratio * advantage, clipped * advantage)
@@ -124,7 +124,7 @@ def update(
         epoch += 1
         logprob, entropy = policy.evaluate(digits)
         ratio = (logprob - behaviour_logprob).exp()
-        objective = surrogate(ratio, advantage, config.clip_coef).mean()
+        objective = clipped_objective(ratio, advantage, config.clip_coef).mean()
         loss = -objective - config.ent_coef * entropy.mean()
         optimiser.zero_grad()
         loss.backward()

@@ -54,6 +54,11 @@ class Metric:
         """The score turned so that higher is better; its own inverse."""
         return -score if self.lower else score
 
+    @property
+    def test_name(self) -> str:
+        """Under which an objective returns its score on test data."""
+        return f"test_{self.name}"
+
     def column(self, split: str) -> str:
         """The name of a table's column, such as `val accuracy`."""
         return f"{split} {self.name}"
@@ -117,7 +122,9 @@ METRICS: Mapping[str, Metric] = {
         Metric("BLEU", unit="BLEU", fraction=True, decimals=2),
         Metric("loss", "lower", unit="nats"),
         Metric("bits per byte", "lower", unit="bits per byte"),
+        Metric("bits per token", "lower", unit="bits per token"),
         Metric("R2"),
+        Metric("RMSE", "lower"),  # in the units of the targets, which a Metric of one's own may say
     )
 }
 

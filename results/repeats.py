@@ -24,10 +24,10 @@ class Trained:
     rows: Mapping[int, Mapping[str, Any]]
     metric: Metric = ACCURACY
 
-    @property
-    def failures(self) -> list[str]:
-        """Why trainings failed, by seed."""
-        return [f"{r['status']}: {r['reason']}" for r in self.rows.values() if r["status"] != "ok"]
+    def failures(self, seeds: Iterable[int]) -> list[str]:
+        """Why trainings failed, of these seeds."""
+        rows = (self.rows[seed] for seed in seeds)
+        return [f"{r['status']}: {r['reason']}" for r in rows if r["status"] != "ok"]
 
     def scores(self, column: str, seeds: Iterable[int]) -> dict[int, float]:
         """By seed, of the trainings that did not fail."""
@@ -55,16 +55,17 @@ def of_seeds(
     reference: Mapping[int, float],
     failed: str,
     metric: Metric,
-    called: str,
+    column: str,
 ) -> dict[str, Any]:
     """The columns of a function that was trained with several seeds: its test scores by seed, and
-    ReLU's, {} for ReLU itself. Where one has `failed` there is no mean. The columns are `called`
-    after the metric, or `score` in a table with several."""
+    ReLU's, {} for ReLU itself. Where one has `failed` there is no mean. `column` is that of the
+    mean: the split, then the metric, or `score` in a table with several."""
+    _, _, called = column.partition(" ")
     mean = estimate(list(scores.values())) if scores and not failed else None
     paired = differences(scores, reference) if mean else []
     ends = interval(paired)
     return {
-        f"test {called}": metric.cell(mean.mean if mean else None),
+        column: metric.cell(mean.mean if mean else None),
         "standard error": metric.cell(mean.standard_error if mean else None),
         f"median {called}": metric.cell(mean.median if mean else None),
         "n": len(scores),
@@ -73,6 +74,20 @@ def of_seeds(
         "to, paired": metric.cell(ends.high if ends else None, signed=True),
         "note": failed,
     }
+
+
+def split_of(scores: Iterable[Mapping[str, float] | None], metric: Metric) -> str:
+    """What trainings were scored on, `test`, or `val` where an objective has no score on test data.
+    `scores` are all that each returned by name, None of children."""
+    untested = any(found is not None and metric.test_name not in found for found in scores)
+    return "val" if untested else "test"
+
+
+def split_of_all(functions: Iterable[Trained]) -> str:
+    """The same, of all trainings of a model."""
+    found = list(functions)
+    scores = (row.get("scores") for trained in found for row in trained.rows.values())
+    return split_of(scores, found[0].metric)
 
 
 def best_first(rows: Iterable[Row], column: str, metric: Metric) -> list[Row]:

@@ -97,6 +97,7 @@ SELECT t.id, t.kind, t.subject AS expression, t.protocol, t.seed, t.formula, t.l
        json_extract(p.description, '$.recipe.steps') AS steps, t.submitted,
        o.status, o.reason, o.cause, o.variant, o.val_score, o.test_score, o.step, o.rungs,
        o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
+       json_extract(o.details, '$.scores') AS scores,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
 FROM trials t JOIN protocols p ON p.hash = t.protocol LEFT JOIN outcomes o ON o.trial = t.id
 LEFT JOIN functions f ON f.subject = t.subject

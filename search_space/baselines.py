@@ -20,10 +20,25 @@ BASELINES: dict[str, str] = {
     "swish":    "x * sigmoid(beta*x)",
 }
 
-# Later ones, and those of every library.
+# Later claims, whose authors' numbers of arXiv or whose pull request stands beside them.
 MODERN: dict[str, str] = {
-    "silu":        "x * sigmoid(x)",                # the field's name of the paper's swish-1
-    "relu2":       "relu(x)**2",                    # So et al. 2021 (Primer)
+    "silu":         "x * sigmoid(x)",                  # 1702.03118; the paper's swish-1
+    "mish":         "x * tanh(softplus(x))",           # 1908.08681
+    "serf":         "x * erf(softplus(x))",            # 2108.09598
+    "relu2":        "relu(x)**2",                      # 2109.08668 (Primer)
+    # 2411.13010: betas start at softplus^-1(0.8) and softplus^-1(0.8 - 0.5), so that alphas of both
+    # sides start at 0.8; the one of the left stays above 0.5 and the other above 0.
+    "xielu":        "0.5*x + softplus(beta[0.2033823208110246]) * relu(x)**2"
+                    " + (0.5 + softplus(beta[-1.0502256128148468])) * (exp(min0(x)) - 1 - min0(x))",
+    "telu":         "x * tanh(exp(x))",                # 2412.20269
+    "golu":         "x * exp(-exp(-x))",               # 2502.03654
+    "gelu_sinc":    "gelu(x) * (1 + 0.5*sinc(3.141592653589793*x))",  # 2602.05688
+    "leaky_relu2":  "max(x, 0.5*x)**2",                # openai/parameter-golf#549
+    "smooth_relu2": "0.5*x * (x + (x**2 + 0.04)**0.5)",  # karpathy/nanochat#828, its a at 0.2
+}
+
+# Those of every library, and one that is periodic.
+OTHERS: dict[str, str] = {
     "relu6":       "min(relu(x), 6)",               # Krizhevsky 2010
     "hardsigmoid": "min(relu(x + 3), 6) / 6",       # Howard et al. 2019, as the next one
     "hardswish":   "x * min(relu(x + 3), 6) / 6",
@@ -31,11 +46,7 @@ MODERN: dict[str, str] = {
     "softsign":    "x / (1 + abs(x))",
     "logsigmoid":  "-softplus(-x)",
     "tanhshrink":  "x - tanh(x)",
-    "mish":        "x * tanh(softplus(x))",         # Misra 2019
     "snake":       "x + sin(x)**2",                 # Ziyin et al. 2020, with their a at 1
-    "serf":        "x * erf(softplus(x))",          # Nag et al. 2021
-    "telu":        "x * tanh(exp(x))",              # Fernandez and Mali 2024
-    "golu":        "x * exp(-exp(-x))",             # Das et al. 2025
 }
 
 # Gates of two projections, x and g (Dauphin et al. 2016, Shazeer 2020).
@@ -48,7 +59,15 @@ GATES: dict[str, str] = {
     "singlu":   "sin(x) * g",
 }
 
-NAMED: dict[str, str] = {**BASELINES, **MODERN, **GATES}
+NAMED: dict[str, str] = {**BASELINES, **MODERN, **OTHERS, **GATES}
+
+# Sets of them that are asked for by one word.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "paper": tuple(BASELINES),
+    "modern": tuple(MODERN),
+    "gates": tuple(GATES),
+    "all": (*BASELINES, *MODERN),
+}
 
 # The canonical form of each, so that reading a run finds its name without torch.
 FORMS: dict[str, str] = {
@@ -86,13 +105,21 @@ FORMS: dict[str, str] = {
     "mul(x, mul(g, sigmoid(g)))": "swiglu",
     "mul(sin(x), g)": "singlu",
     "mul(x, sin(g))": "singlu",
+    "mul(add(1, mul(0.5, sinc(mul(3.141592653589793, x)))), "
+    "mul(mul(0.5, x), add(1, erf(mul(0.7071067811865476, x)))))": "gelu_sinc",
+    "square(max(x, mul(0.5, x)))": "leaky_relu2",
+    "mul(mul(0.5, x), add(x, sqrt(add(0.04, square(x)))))": "smooth_relu2",
+    "add(add(mul(0.5, x), mul(softplus(beta[0.2033823208110246]), square(relu(x)))), "
+    "mul(add(0.5, softplus(beta[-1.0502256128148468])), sub(sub(exp(min0(x)), 1), min0(x))))":
+        "xielu",
 }
 
 # Other names that people type, and the operator or function each stands for.
 SYNONYMS: dict[str, str] = {
     "arctan": "atan", "arcsinh": "asinh", "maximum": "max", "minimum": "min",
     "leaky_relu": "lrelu", "sig": "sigmoid", "id": "identity", "gaussian": "gauss",
-    "squared_relu": "relu2", "relu_squared": "relu2", "hard_swish": "hardswish",
+    "squared_relu": "relu2", "relu_squared": "relu2", "leaky_relu_squared": "leaky_relu2",
+    "hard_swish": "hardswish",
     "hard_sigmoid": "hardsigmoid", "hard_tanh": "hardtanh", "log_sigmoid": "logsigmoid",
 }
 # fmt: on

@@ -19,7 +19,7 @@ from typing import Any
 OPERATOR_SETS = ("paper", "guarded")
 KERNELS = ("auto", "generated", "eager")
 
-Kind = type | tuple[str, ...]  # int, float, bool, or the words that are allowed
+Kind = type | tuple[str, ...]  # int, float, str, or the words that are allowed
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that names the nearest of what is `known`, if there is one."""
-    near = get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
+    """The end of a sentence that names the nearest of what is `known`, if there is one; whether
+    letters are capitals does not count."""
+    small = {word.lower(): word for word in known}
+    near = get_close_matches(str(name).lower(), small, n=1)
+    return f"; did you mean {small[near[0]]!r}?" if near else "."
 
 
 def check_among(kind: str, name: object, known: Iterable[str]) -> None:
@@ -88,8 +90,8 @@ def split(text: str) -> tuple[str, str]:
 def read(owner: str, text: str, known: Mapping[str, Kind]) -> dict[str, Any]:
     """The options in `text`, in the order of `known`; raises ValueError with a way out."""
     found: dict[str, Any] = {}
-    for part in filter(None, text.replace(" ", "").split(",")):
-        key, _, value = part.partition("=")
+    for part in filter(None, map(str.strip, text.split(","))):
+        key, _, value = map(str.strip, part.partition("="))
         if not known:
             raise ValueError(f"{owner} takes no options, so not {key!r}")
         if key not in known:
@@ -108,6 +110,10 @@ def _value(owner: str, key: str, value: str, kind: Kind) -> Any:
     if isinstance(kind, tuple):
         if value not in kind:
             raise ValueError(f"{owner}:{key}={value} is not known; use {' or '.join(kind)}")
+        return value
+    if kind is str:
+        if not value:
+            raise ValueError(f"{owner}:{key}= needs a value behind it")
         return value
     try:
         number = kind(value)

@@ -30,6 +30,7 @@ GROUPS = {
         "test_executors",
         "test_host_faults",
         "test_objectives",
+        "test_ready",
         "test_survival",
     },
 }

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from mpmath import mpf
 from scipy.stats import norm
-from torch import nn
+from torch import Tensor, nn
 
 import actsearch
 from actsearch import cli
@@ -458,15 +458,15 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     racing = script("racing")
     mine: dict[str, Any] = {"space": "tiny", "dataset": blobs, "child": small_net, **QUICK}
     run = actsearch.search(tmp_path / "run", budget=9, **mine)
-    rows = [row for row in run.rows() if row["status"] == "ok" and not row["label"]]
-    trained = [k for k in racing.known(run) if k.accuracy is not None]
-    assert sorted(k.accuracy for k in trained) == sorted(row["val_score"] for row in rows)
+    rows = [r for r in run.rows() if r["status"] == "ok" and r["label"] not in ("relu", "swish")]
+    trained = [k for k in racing.known(run) if k.merit is not None]
+    assert sorted(k.merit for k in trained) == sorted(row["val_score"] for row in rows)
     assert {k.steps for k in trained} == {30}
     assert all(0 < k.loss_at(20) < 10 for k in trained)
 
     table, of_table = load_benchmark(), racing.known_of_table()
     assert len(of_table) == (table["name"] == "").sum()
-    assert {k.steps for k in of_table if k.accuracy is not None} == {300}
+    assert {k.steps for k in of_table if k.merit is not None} == {300}
     assert sum(k.again is not None for k in of_table) > 500
     arguments = ["racing.py", "one-unit", "--repeats", "1", "--json", str(tmp_path / "j")]
     monkeypatch.setattr("sys.argv", arguments)
@@ -480,6 +480,37 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     with pytest.raises(SystemExit):
         racing.main()
     assert "losses at steps 20, 50, 100, 200 alone" in capsys.readouterr().err
+
+
+def test_of_scores_where_less_is_better_the_least_are_the_best_of_a_race(
+    tmp_path: Path, script: Any, capsys: Any, monkeypatch: Any
+) -> None:
+    racing = script("racing")
+
+    def train(make_activation: Any, seed: int, steps: int, report: Any) -> dict[str, float]:
+        value = make_activation(1)(Tensor([[0.5]])).item()
+        for step in range(1, steps + 1):
+            report(step, value)
+        return {"error": value}
+
+    def searched(name: str, budget: int) -> actsearch.Run:
+        return actsearch.search(
+            tmp_path / name, objective=train, metric=actsearch.Metric("error", "min"),
+            space="tiny", budget=budget, steps=9, executor="inline", quiet=True,
+        )  # fmt: skip
+
+    run, part = searched("whole", 12), searched("part", 5)
+    trained = racing.known(run)
+    least = min(trained, key=lambda k: k.loss_at(9))
+    assert [trained[i] for i in racing.best([k.merit for k in trained], 1)] == [least]
+    assert least.merit == -least.loss_at(9)
+    monkeypatch.setattr(
+        "sys.argv",
+        ["racing.py", str(run.path), "--without", str(part.path), "--racing", "loss:2=0.5"],
+    )
+    racing.main()
+    left = len(trained) - len(racing.known(part))
+    assert f"whole: {left} trainings" in capsys.readouterr().out
 
 
 # -- benchmarks/child_step.py

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 import actsearch
-from actsearch.child_models.data import classification, image_folder
+from actsearch.child_models.data import examples, image_folder
 from actsearch.child_models.data.data import Task
 from actsearch.child_models.data.labelled import make_dataset
 from actsearch.child_models.data.sources import load
@@ -297,7 +297,7 @@ def test_batches_begin_where_they_are_asked_to(
     name: str, block: int, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within an epoch, at its end, and beyond it; within a block of batches, and at its end."""
-    monkeypatch.setitem(classification.BLOCKS, "cpu", block)
+    monkeypatch.setitem(examples.BLOCKS, "cpu", block)
     monkeypatch.setattr(image_folder, "IN_MEMORY", 0)
     task, recipe = TASKS[name](tmp_path), Recipe(batch_size=8, shuffle=shuffle)
 

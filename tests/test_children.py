@@ -25,12 +25,13 @@ from PIL import Image
 from torch import nn
 
 from actsearch.child_models import device
-from actsearch.child_models.data import classification, image_folder
+from actsearch.child_models.data import classification, examples, image_folder
 from actsearch.child_models.data.classification import LOSSES, Classification
 from actsearch.child_models.data.data import DataError, Diverged
 from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
+from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks import convolution
 from actsearch.child_models.networks.children import CHILDREN
@@ -99,9 +100,9 @@ def test_every_child_maps_images_to_classes_and_asks_for_widths(
 ) -> None:
     widths: list[int] = []
 
-    def make(channels: int) -> nn.Module:
+    def make(channels: int, channel_dim: int = 1) -> nn.Module:
         widths.append(channels)
-        return Activation("beta * x", channels)
+        return Activation("beta * x", channels, channel_dim=channel_dim)
 
     model = child_from(name)(make, input_shape=shape, classes=7)
     assert model(torch.randn(2, *shape)).shape == (2, 7)
@@ -138,12 +139,6 @@ def test_a_child_that_cannot_be_gets_a_sentence(text: str, sentence: str) -> Non
         child_from(text)
 
 
-def test_a_child_of_ones_own_that_takes_no_activation_gets_a_sentence() -> None:
-    model = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="takes no argument; give a function of make_activation"):
-        child_from(lambda: model)
-
-
 def test_labels_that_are_no_classes_are_said_by_what_is_wrong_with_them() -> None:
     x = np.zeros((40, 3), np.float32)
     with pytest.raises(DataError, match="the smallest label is -1; number the classes from 0"):
@@ -171,7 +166,7 @@ def test_a_depth_that_cannot_be_gets_a_sentence(text: str, layers: str) -> None:
 
 
 def test_what_is_no_child_and_no_image_gets_a_way_out() -> None:
-    with pytest.raises(ValueError, match="the child is a int; give a name or a function"):
+    with pytest.raises(ValueError, match="the child is a int; give a name, a function"):
         child_from(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"x\[:, None\]"):
         child_from("resnet8")(lambda c: nn.ReLU(), input_shape=(8, 8), classes=3)
@@ -231,6 +226,42 @@ def test_the_scale_of_a_function_cancels_in_a_trunk_resnet() -> None:
     assert one.std() > 0.1
 
 
+def test_a_convnext_computes_what_torchvisions_does_with_the_same_weights() -> None:
+    made = import_torchvision().models.convnext
+    stages = [made.CNBlockConfig(a, b, 2) for a, b in ((8, 16), (16, 32), (32, None))]
+    theirs = made.ConvNeXt(stages, layer_scale=0.5, num_classes=10).eval()
+    child = child_from("convnext:width=8,blocks=2")
+    ours = child(lambda c, channel_dim: nn.GELU(), input_shape=(3, 32, 32), classes=10).eval()
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.copy_(torch.randn_like(mine) * 0.1)
+            other.copy_(mine.reshape(other.shape))
+        x = torch.randn(4, 3, 32, 32)
+        assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+        assert ours(x).std() > 0.01
+
+
+def test_a_convnext_says_which_images_are_too_small_for_it() -> None:
+    with pytest.raises(ValueError, match=r"16 pixels a side or more, not 8; give patch=2, or size"):
+        child_from("convnext")(lambda *_, **__: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
+
+
+def test_what_comes_to_a_candidate_in_a_new_convnext_has_a_standard_deviation_of_1() -> None:
+    """With N(0, 0.02) it would be a tenth of that, and the ranking one of f(0)."""
+    torch.manual_seed(0)
+    seen: list[float] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.std().item())
+            return x
+
+    child = child_from("convnext")
+    model = child(lambda *_, **__: Watch(), input_shape=(3, 32, 32), classes=10)
+    model(torch.randn(8, 3, 32, 32))
+    assert seen == pytest.approx([1.0] * 3, abs=0.25)
+
+
 @pytest.mark.parametrize("expression", ["x**2", "x * abs(x)", "x**3"])
 def test_steep_functions_learn_where_the_trunk_is_linear_and_not_where_they_act_on_it(
     expression: str,
@@ -270,7 +301,7 @@ def test_splits_are_disjoint_and_cover_the_data() -> None:
 def test_inputs_are_standardised_by_the_training_split() -> None:
     data = make_dataset("d", images(300))
     device = Classification(data, torch.device("cpu"))
-    x = device.standardise(device.splits["train"][0])
+    x = device.examples.standardise(device.splits["train"][0])
     assert x.mean((0, 2, 3)).abs().max() < 1e-4
     assert (x.std((0, 2, 3)) - 1).abs().max() < 1e-2
 
@@ -568,7 +599,7 @@ def test_crops_are_shifts_of_the_padded_image_and_flips_mirror_it() -> None:
     shifts = {padded[i : i + 8, j : j + 8].tobytes() for i in range(9) for j in range(9)}
     shifts |= {np.frombuffer(s, np.uint8).reshape(8, 8)[:, ::-1].tobytes() for s in shifts}
     index = torch.arange(20)
-    batch = data._augmented(index, torch.Generator().manual_seed(0))
+    batch = data.examples._augmented(index, torch.Generator().manual_seed(0))
     found = {image[0].numpy().tobytes() for image in batch}
     assert found <= shifts
     assert len(found) > 5
@@ -580,8 +611,8 @@ def test_a_block_of_batches_moves_each_image_by_the_next_random_numbers(
     augment: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Epochs of six batches, in blocks that end with them; one batch a block on processors."""
-    assert classification.BLOCKS == {"cpu": 1, "cuda": 20}
-    monkeypatch.setitem(classification.BLOCKS, "cpu", block)
+    assert examples.BLOCKS == {"cpu": 1, "cuda": 20}
+    monkeypatch.setitem(examples.BLOCKS, "cpu", block)
     x, y = images(85, 8)
     data = make_dataset("d", (x, y), augment=augment)
     padded = np.pad(data.x_train, ((0, 0), (0, 0), (4, 4), (4, 4)))
@@ -611,8 +642,8 @@ def test_a_block_of_batches_moves_each_image_by_the_next_random_numbers(
 def test_a_block_takes_no_more_memory_than_it_may(
     batches: float, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(classification.BLOCKS, "cpu", 20)
-    monkeypatch.setattr(classification, "BLOCK_BYTES", int(batches * 10 * 3 * 8 * 8 * 4))
+    monkeypatch.setitem(examples.BLOCKS, "cpu", 20)
+    monkeypatch.setattr(examples, "BLOCK_BYTES", int(batches * 10 * 3 * 8 * 8 * 4))
     data = make_dataset("d", images(85, 8))
     stream = Classification(data, CPU).batches(Recipe(batch_size=10), 0)
     kept = [next(stream)[0] for _ in range(6)]
@@ -624,7 +655,7 @@ def test_images_that_lie_channels_last_from_the_start_are_the_same(
 ) -> None:
     data = make_dataset("d", images(85, 8), augment="crop_flip")
     usual = Classification(data, CPU)
-    monkeypatch.setitem(classification.LAYOUTS, "cpu", torch.channels_last)
+    monkeypatch.setitem(examples.LAYOUTS, "cpu", torch.channels_last)
     other = Classification(data, CPU)
     streams = [task.batches(Recipe(batch_size=10), 7) for task in (usual, other)]
     for _ in range(3):
@@ -632,7 +663,7 @@ def test_images_that_lie_channels_last_from_the_start_are_the_same(
         assert torch.equal(x, again)
         assert x.is_contiguous()
         assert again.is_contiguous(memory_format=torch.channels_last)
-    assert other.standardise(other.splits["val"][0]).is_contiguous(
+    assert other.examples.standardise(other.splits["val"][0]).is_contiguous(
         memory_format=torch.channels_last
     )
 

@@ -164,6 +164,13 @@ def test_a_failed_training_is_a_loss_and_is_said(path: Path) -> None:
     assert other_way.functions[0]["wins"] == 1
 
 
+def test_a_note_counts_the_seeds_that_both_have(path: Path) -> None:
+    add(path, "relu", {0: 0.5, 1: 0.5})
+    add(path, "swish", {1: "loss nan at step 3", 2: "loss nan at step 3"})
+    [row] = actsearch.compare(path).models
+    assert (row["seeds"], row["note"]) == (1, "1 of 1 diverged: loss nan at step 3")
+
+
 def test_two_functions_that_both_failed_are_tied(path: Path) -> None:
     add(path, "relu", seeds("nan"))
     add(path, "swish", seeds("nan"))

@@ -50,6 +50,10 @@ SHORTER: dict[str, list[str]] = {
 # What an objective sees to itself.
 OF_CHILDREN = ("--batch-size", "8")
 MY_MODULE = """
+from torch import nn
+
+model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 1))
+
 def train(make_activation, seed, steps, report):
     make_activation(1)
     return {"bits_per_byte": 1.9}
@@ -63,6 +67,7 @@ EXTRAS = {
     r"--tensorboard": ("tensorboard", "tensorboard"),
     r"actsearch experiment": ("plots", "plotly"),
     r":en-de": ("translation", "sacrebleu"),
+    r"tokenizer=": ("text", "tokenizers"),
 }
 DEV = ("plots", "tensorboard", "translation")  # which `.[dev]` has too
 # Run by CI, or by hand under a heading of docs/clusters.md that says what it needs.
@@ -140,7 +145,8 @@ CODE = [block for block in BLOCKS if block.rest and block.tree is not None]
 # Beginnings of what takes more than some seconds: trainings, processes, a whole space, all figures.
 DEAR = re.compile(
     r"actsearch (search|reevaluate|experiment|replay|space one-unit --distinct|plot RUN$)"
-    "|import torch.nn.functional|wave = "
+    "|import torch.nn.functional|wave = |from transformers import GPT2"
+    "|import numpy as np\nfrom torch import nn\nimport actsearch"
 )
 
 
@@ -203,6 +209,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "my_module.py").write_text(MY_MODULE)
         own = ["--objective", "my_module:train", "--minimise", "bits_per_byte", "--steps", "2"]
         assert cli.main(["search", "runs/bytes", *own, *INLINE, "--budget", "2"]) == 0
+        np.savez("table.npz", x_train=points(folder)[:, :6], y_train=points(folder)[:, 7])
+        child = ["--child", "my_module:model", "--dataset", "table.npz", "--task", "regression"]
+        score = ["--match", "nn.GELU", "--minimise", "RMSE"]
+        assert cli.main(["search", "runs/table", *child, *score, *SHORT, "--budget", "2"]) == 0
     for name in RUNS[1:]:
         shutil.copytree(folder / "RUN", folder / name)
     write_npz(folder / "cifar10.npz", images("cifar10"))

@@ -356,9 +356,16 @@ def test_exported_groups_compute_what_the_childs_activations_do() -> None:
 
 @pytest.mark.parametrize("to", ["c", "sympy", "onnx"])
 def test_a_language_of_one_function_a_file_says_so(to: str) -> None:
-    with pytest.raises(UsageError, match="one function a file"):
+    with pytest.raises(
+        UsageError, match=r"one function a file.*one after the other, first 'relu\(x\)'"
+    ):
         actsearch.export("relu(x) | x", to)
     assert isinstance(actsearch.export("relu(x) | relu(x)", "latex"), str)
+
+
+@pytest.mark.parametrize("to", ["c", "sympy"])
+def test_groups_with_one_function_are_that_function_in_every_language(to: str) -> None:
+    assert actsearch.export("relu(x) | max(x, 0)", to) == actsearch.export("relu(x)", to)
 
 
 def test_a_layer_takes_one_function_and_says_so(tmp_path: Path, blobs: Arrays) -> None:

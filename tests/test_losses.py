@@ -42,7 +42,7 @@ class CrossEntropy(Classification):
         x, y = (part[:examples] for part in self.splits[split])
         model.eval()
         with torch.no_grad():
-            return 3 * F.cross_entropy(model(self.standardise(x)), y).item()
+            return 3 * F.cross_entropy(model(self.examples.standardise(x)), y).item()
 
 
 class Losses(Dataset):

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.analysis.equivalence import canonical
-from actsearch.search_space.baselines import BASELINES, FORMS, MODERN, NAMED
+from actsearch.search_space.baselines import BASELINES, FORMS, GROUPS, MODERN, NAMED, OTHERS
 from actsearch.search_space.candidate import OneFunction
 from actsearch.search_space.export.exporters import check_name
 from actsearch.search_space.expression import exchanged
@@ -26,14 +27,27 @@ from actsearch.search_space.parser import MAX_DEPTH, ParseError, parse
 from actsearch.search_space.survey import describe
 
 
-def softplus(x: torch.Tensor) -> torch.Tensor:
-    return torch.logaddexp(x, torch.zeros_like(x))
+def xielu(x: float, alpha_p: float = 0.8, alpha_n: float = 0.8) -> float:
+    """As its authors have it, by cases, with their initial alphas and a beta of 0.5."""
+    return alpha_p * x**2 + x / 2 if x > 0 else alpha_n * (math.expm1(x) - x) + x / 2
 
+
+# As their authors have them, in arithmetic of one number.
+THEIRS = {
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    "serf": lambda x: x * math.erf(math.log1p(math.exp(x))),
+    "relu2": lambda x: x**2 if x > 0 else 0.0,
+    "xielu": xielu,
+    "telu": lambda x: x * math.tanh(math.exp(x)),
+    "golu": lambda x: x * math.exp(-math.exp(-x)),
+    "gelu_sinc": lambda x: float(x * mpmath.ncdf(x) * (1 + mpmath.sincpi(x) / 2)),
+    "leaky_relu2": lambda x: x**2 if x > 0 else x**2 / 4,
+    "smooth_relu2": lambda x: x * (x + math.hypot(x, 0.2)) / 2,
+}
 
 # As torch or their authors have them.
-OTHERS = {
-    "silu": F.silu,
-    "relu2": lambda x: F.relu(x) ** 2,
+TORCHS = {
     "relu6": F.relu6,
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
@@ -41,20 +55,42 @@ OTHERS = {
     "softsign": F.softsign,
     "logsigmoid": F.logsigmoid,
     "tanhshrink": F.tanhshrink,
-    "mish": F.mish,
     "snake": lambda x: x + (1 - torch.cos(2 * x)) / 2,
-    "serf": lambda x: x * torch.erf(softplus(x)),
-    "telu": lambda x: x * torch.tanh(torch.exp(x)),
-    "golu": lambda x: x * torch.exp(-torch.exp(-x)),
 }
 
 
-@pytest.mark.parametrize("name", MODERN)
+@pytest.mark.parametrize("name", [*MODERN, *OTHERS])
 @pytest.mark.parametrize("operators", ["guarded", "paper"])
 def test_known_functions_are_those_of_their_authors(name: str, operators: str) -> None:
     x = torch.linspace(-12, 12, 97, dtype=torch.float64)
     found = Activation(name, operators=operators)(x)
-    torch.testing.assert_close(found, OTHERS[name](x), rtol=1e-6, atol=1e-6)
+    theirs = (
+        torch.tensor([THEIRS[name](float(z)) for z in x], dtype=torch.float64)
+        if name in MODERN
+        else TORCHS[name](x)
+    )
+    torch.testing.assert_close(found, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_xielu_is_that_of_its_authors_for_every_alpha_that_it_can_learn() -> None:
+    layer = Activation("xielu", channels=1)
+    right, left = layer.beta  # their alphas are softplus(right) and 0.5 + softplus(left)
+    with torch.no_grad():
+        right.fill_(-1.5)
+        left.fill_(2.0)
+    x = torch.linspace(-4, 4, 33, dtype=torch.float64).reshape(-1, 1)
+    alphas = math.log1p(math.exp(-1.5)), 0.5 + math.log1p(math.exp(2.0))
+    theirs = [[xielu(float(z), *alphas)] for z in x]
+    torch.testing.assert_close(layer(x), torch.tensor(theirs, dtype=torch.float64))
+
+
+def test_groups_are_the_papers_nine_ten_later_ones_and_both() -> None:
+    assert len(GROUPS["paper"]) == 9
+    assert set(GROUPS["modern"]) == {
+        "relu2", "leaky_relu2", "mish", "golu", "silu", "gelu_sinc", "telu", "serf",
+        "smooth_relu2", "xielu",
+    }  # fmt: skip
+    assert GROUPS["all"] == GROUPS["paper"] + GROUPS["modern"]
 
 
 @pytest.mark.parametrize("operators", ["guarded", "paper"])

@@ -368,11 +368,11 @@ def test_a_changed_objective_is_another_protocol_in_a_sentence(
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("bad_one", "needs a module and a function, as my_module:train"),
+        ("bad_one", "needs a module and a name in it, as my_module:train"),
         ("bad_none:train", "there is no module bad_none in "),
         ("bad_raises:train", "importing bad_raises ends with RuntimeError: no data here"),
         ("bad_needs:train", "bad_needs needs bad_missing"),
-        ("bad_raises_not:trian", "unknown function of bad_raises_not 'trian'; did you mean"),
+        ("bad_raises_not:trian", "unknown name in bad_raises_not 'trian'; did you mean"),
         ("bad_arguments:train", "takes (model, epochs), but it is called as train(make_activation"),
     ],
 )
@@ -445,11 +445,33 @@ def test_without_a_test_score_the_score_itself_counts(
         10 + outcome_of(train).details["scores"]["mse"]
     )
     assert outcome_of(bad({"mse": 2.0}), "reevaluate").test_score == 2.0
-    actsearch.reevaluate(
+    table = actsearch.reevaluate(
         tmp_path / "a", objective=bad({"mse": 2.0}), metric=MSE, functions=["sin(x)"], seeds=1,
         executor="inline",
     )  # fmt: skip
-    assert "returns no 'test_mse', so what is called its test score" in capsys.readouterr().err
+    assert "returns no 'test_mse', so the table has the score" in capsys.readouterr().err
+    assert "val mse" in table.columns
+    assert "test mse" not in table.columns
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_report_speaks_of_test_data_only_where_the_objective_has_some(
+    tmp_path: Path, tested: bool
+) -> None:
+    def own(make_activation: Any, seed: int, steps: int, report: Any) -> dict[str, float]:
+        scores = train(make_activation, seed, steps, report)
+        return scores if tested else {"mse": scores["mse"]}
+
+    run = tmp_path / "a"
+    again = {"metric": MSE, "seeds": 2, "steps": 5, "executor": "inline", "quiet": True}
+    actsearch.reevaluate(run, objective=own, functions=["sin(x)"], **again)
+    words = " ".join(actsearch.report(run).read_text().split())
+    assert ("scored on test data" in words) == tested
+    assert (" on test data: " in words) == tested
+    assert ("<button>test mse</button>" in words) == tested
+    assert ("<button>val mse</button>" in words) == (not tested)
+    assert ("none on test data" in words) == (not tested)
+    assert ("test mse minus" in words) == tested
 
 
 def test_a_run_by_name_is_told_in_its_metric_everywhere(
@@ -464,6 +486,9 @@ def test_a_run_by_name_is_told_in_its_metric_everywhere(
     assert "val mse" in out.out
     assert "objective  train, 200 steps, operators guarded" in out.err
     assert "time       not known, since the objective reports no steps" in out.err
+    assert "is not timed out" not in out.err
+    assert main(["search", "a", "--timeout", "9", "--dry-run", *inline]) == 0
+    assert "reports no steps is not timed out in this process" in capsys.readouterr().err
     assert main(["search", "a", "--budget", "3", *inline]) == 0  # the run knows the rest
     settings = json.loads(Path("a/config.json").read_text())["settings"]
     assert (settings["objective"], settings["child"], settings["kernels"]) == (
@@ -486,7 +511,7 @@ def test_a_run_by_name_is_told_in_its_metric_everywhere(
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.mark.parametrize("name", ["regression", "pinn"])
+@pytest.mark.parametrize("name", ["regression", "pinn", "image_as_function"])
 def test_an_example_searches_its_objective(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.controller.policy import Policy
-from actsearch.controller.ppo import PPO, PPOConfig, advantages, approximate_kl, surrogate, update
+from actsearch.controller.ppo import (
+    PPO,
+    PPOConfig,
+    advantages,
+    approximate_kl,
+    clipped_objective,
+    update,
+)
 from actsearch.controller.scales import ranks
 from actsearch.search_space.space import SPACES
 
@@ -92,16 +99,16 @@ RATIO = torch.tensor([1.5, 0.5, 1.1])
 def test_the_clipped_surrogate_of_three_candidates() -> None:
     """A > 0 and r > 1 + c: clipped, 1.2 * 2. A < 0 and r < 1 - c: clipped, 0.8 * -1. Inside:
     1.1 * 3. The pessimistic side is never clipped: r = 1.5 with A = -2 stays -3."""
-    found = surrogate(RATIO, torch.tensor([2.0, -1.0, 3.0]), 0.2)
+    found = clipped_objective(RATIO, torch.tensor([2.0, -1.0, 3.0]), 0.2)
     assert found.tolist() == pytest.approx([2.4, -0.8, 3.3])
-    assert surrogate(RATIO, torch.tensor([-2.0, 1.0, -3.0]), 0.2).tolist() == pytest.approx(
+    assert clipped_objective(RATIO, torch.tensor([-2.0, 1.0, -3.0]), 0.2).tolist() == pytest.approx(
         [-3.0, 0.5, -3.3]
     )
 
 
 def test_a_clipped_candidate_has_no_gradient() -> None:
     ratio = RATIO.clone().requires_grad_()
-    surrogate(ratio, torch.tensor([2.0, -1.0, 3.0]), 0.2).sum().backward()
+    clipped_objective(ratio, torch.tensor([2.0, -1.0, 3.0]), 0.2).sum().backward()
     assert ratio.grad is not None
     assert ratio.grad.tolist() == [0.0, 0.0, 3.0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from actsearch.child_models.data.labelled import make_dataset
 from actsearch.commands.reevaluate import ReevaluateConfig
 from actsearch.commands.search import SearchConfig
 from actsearch.errors import UsageError
+from actsearch.functions import find_all
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
 from actsearch.search_space.activation import Activation, MakeActivation
-from actsearch.search_space.baselines import BASELINES
+from actsearch.search_space.baselines import BASELINES, MODERN
 from actsearch.search_space.candidate import candidate_from
 from actsearch.searching.batch import _to_train
 from actsearch.searching.reevaluation import (
@@ -235,7 +237,7 @@ def test_what_had_too_little_time_is_trained_when_there_is_more(
 def test_of_a_sweep_what_failed_is_never_the_best_rate(tmp_path: Path, blobs: Arrays) -> None:
     """Where one rate failed another is taken, and where all did the usual one."""
     config = ReevaluateConfig(seeds=1, lr_sweep=3, steps=25, batch_size=32, lr=0.05)
-    [model] = _models(config, {}, [narrow], [blobs], ())
+    [model] = _models(config, vars(config), {}, [narrow], [blobs], ())
     failed = Outcome("failed", "OutOfMemoryError")
     outcomes = {
         candidate_from("sin(x)"): [
@@ -331,6 +333,31 @@ def test_the_papers_baselines_are_all_nine(tmp_path: Path, blobs: Arrays) -> Non
     )  # fmt: skip
     assert set(table["name"]) == {*BASELINES, "silu", ""} - {"swish-1"}
     assert len(table) == 10
+
+
+def test_baselines_are_groups_names_and_formulas_in_any_mixture(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    table = reevaluate(
+        tmp_path / "run", functions=["tanh(x)"], child=narrow, dataset=blobs, seeds=1,
+        baselines=["modern", "elu", "x * sin(x)"], **QUICK,
+    )  # fmt: skip
+    assert set(table["name"]) == {"relu", "swish", *MODERN, "elu", ""}
+    assert set(table["formula"]) >= {"tanh(x)", "x * sin(x)"}
+    assert len(table) == 2 + 10 + 3
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("modem", "unknown group of functions 'modem'; did you mean 'modern'?"),
+        ("mishh", "unknown function 'mishh'"),
+        ("nothing#x", "no RUN#RANK"),
+    ],
+)
+def test_a_word_that_means_no_baseline_is_refused_in_a_sentence(word: str, sentence: str) -> None:
+    with pytest.raises((ValueError, UsageError), match=re.escape(sentence)):
+        find_all([word])
 
 
 def test_a_published_recipe_is_each_childs_own_and_parts_of_it_are_replaced() -> None:

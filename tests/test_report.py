@@ -257,7 +257,7 @@ def test_differences_have_their_intervals_and_a_panel_a_model() -> None:
            "from, paired": -0.01, "to, paired": 0.03}  # fmt: skip
     alone = {**row, "model": "n", "seeds": 1, "from, paired": None, "to, paired": None}
     lost = {**row, "function": "g", "difference, paired": None}
-    figure = difference_figure([row, alone, lost], "relu", {})
+    figure = difference_figure([row, alone, lost], "relu", {}, {})
     assert figure is not None
     first, second = (panel.marks[0] for panel in figure.panels)
     assert isinstance(first, Points)
@@ -265,7 +265,7 @@ def test_differences_have_their_intervals_and_a_panel_a_model() -> None:
     assert (first.x, first.low, first.high) == ((1.0,), (-1.0,), (3.0,))
     assert second.low == second.high == second.x
     assert "n = 1 to 3" in figure.caption
-    assert difference_figure([lost], "relu", {}) is None
+    assert difference_figure([lost], "relu", {}, {}) is None
 
 
 def test_losses_are_means_of_neighbours_that_lose_no_step() -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import actsearch
-from actsearch.child_models.networks.zoo import source_digest
+from actsearch.child_models.users_code import source_digest
 from actsearch.commands.search import SearchConfig
 from actsearch.controller.successive_halving import HalvingConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError
@@ -244,7 +244,7 @@ def test_a_process_that_a_driver_starts_does_not_inherit_its_lock(finished: acts
     ("child", "sentence"),
     [
         (lambda make_activation: nn.Linear(8, 3), "has no activation by make_activation in it"),
-        (nn.Linear(8, 3), "give a function of make_activation that returns it"),
+        (nn.Linear(8, 3), "calls none of the usual activations.*its modules are Linear"),
     ],
 )
 def test_a_model_without_the_candidate_is_refused(

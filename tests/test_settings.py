@@ -14,7 +14,9 @@ import pytest
 import actsearch
 from actsearch import cli
 from actsearch.child_models.data.datasets import DATASETS
+from actsearch.child_models.data.tasks import TASKS
 from actsearch.child_models.networks.children import CHILDREN
+from actsearch.child_models.recipe import LOSSES, OPTIMISERS, SCHEDULES
 from actsearch.commands.options import found, listed
 from actsearch.commands.search import SearchConfig
 from actsearch.controller.ppo import PPOConfig
@@ -45,6 +47,7 @@ CONFIGS = [config for config, _ in cli.COMMANDS.values()]
         ({"recipe": "he2016"}, "unknown --recipe 'he2016'; did you mean 'he2016b'?"),
         ({"workers": "2"}, "--workers '2' must be a whole number"),
         ({"download": "no"}, "--download 'no' must be True or False"),
+        ({"quiet": "no"}, "quiet 'no' must be True or False"),
     ],
 )
 def test_python_is_told_what_cannot_be_before_anything_starts(
@@ -81,6 +84,10 @@ def test_help_names_every_row_of_a_table() -> None:
         ("dataset", DATASETS),
         ("space", SPACES),
         ("preset", PRESETS),
+        ("task", TASKS),
+        ("loss", LOSSES),
+        ("optimiser", OPTIMISERS),
+        ("schedule", SCHEDULES),
     ):
         assert all(name in said[option] for name in table), option
 
@@ -104,11 +111,11 @@ def test_commands_settings_and_tables_of_names_need_no_torch() -> None:
 
 def test_every_row_of_every_table_has_a_text() -> None:
     rows = list(listed())
-    assert [r["name"] for r in rows] == [*STRATEGIES, *CHILDREN, *DATASETS, *EXPORTERS]
+    assert [r["name"] for r in rows] == [*STRATEGIES, *CHILDREN, *DATASETS, *TASKS, *EXPORTERS]
     assert all(len(row["text"].split()) > 1 for row in rows)
 
 
-@pytest.mark.parametrize("name", [*STRATEGIES, "halving", *CHILDREN])
+@pytest.mark.parametrize("name", [*STRATEGIES, "halving", *CHILDREN, *DATASETS])
 def test_every_option_of_a_name_has_a_sentence(name: str) -> None:
     for option in found(name):
         assert option.text[:1].isalpha(), option.name
@@ -131,10 +138,12 @@ def test_options_are_listed_with_their_defaults(
 def test_a_name_without_options_and_one_that_is_unknown_are_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["options", "random"]) == 0
-    assert capsys.readouterr().out == "random takes no options\n"
-    assert cli.main(["options", "pppo"]) == 2
-    assert "unknown name 'pppo'; did you mean 'ppo'?" in capsys.readouterr().err
+    for name, begins in (("random", "--strategy random"), ("torch", "--to torch")):
+        assert cli.main(["options", name]) == 0
+        assert capsys.readouterr().out.startswith(f"{begins} takes no options: ")
+    for name in ("pppo", "PPO"):
+        assert cli.main(["options", name]) == 2
+        assert f"unknown name {name!r}; did you mean 'ppo'?" in capsys.readouterr().err
 
 
 # -- settings

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import pickle
+import sys
 import sysconfig
 from itertools import islice
 from pathlib import Path
@@ -188,6 +190,133 @@ def _text(content: bytes) -> Any:
     return write
 
 
+# -- tokens of a tokenizer
+
+PROSE = "Die Käserei öffnet um acht, und wer früh kommt, bekommt frischen Käse.\n" * 60
+
+
+@pytest.fixture
+def bpe(tmp_path: Path) -> str:
+    """A byte-level tokenizer of 300 tokens that also saves how to cut and fill sentences."""
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        PROSE.splitlines()[:2],
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=300, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    made.enable_truncation(5)
+    made.enable_padding(length=9)
+    made.save(str(tmp_path / "bpe.json"))
+    return str(tmp_path / "bpe.json")
+
+
+def _prose(folder: Path, name: str = "prose.txt") -> str:
+    file = folder / name
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(file, "wb") as binary:
+        binary.write(PROSE.encode())
+    return str(file)
+
+
+def test_text_in_gz_is_that_text(tmp_path: Path) -> None:
+    plain = load(_prose(tmp_path))
+    packed = load(_prose(tmp_path, "prose.gz"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    _prose(folder, "prose.txt.gz")
+    assert plain.digest == packed.digest == load(str(folder)).digest
+
+
+def test_tokens_are_those_of_the_tokenizer_and_cover_every_byte(tmp_path: Path, bpe: str) -> None:
+    file = _prose(tmp_path)
+    bytes_, tokens = load(file), load(f"{file}:context=8,tokenizer={bpe}")
+    assert isinstance(bytes_, Text)
+    assert isinstance(tokens, Text)
+    assert tokens.name == "prose.txt:context=8,tokenizer=bpe.json"
+    assert tokens.facts == {"vocabulary": 300, "context": 8}
+    assert tokens.digest != load(f"{file}:context=8").digest
+    own = pytest.importorskip("tokenizers").Tokenizer.from_file(bpe)
+    for split, part in bytes_.splits.items():
+        whole = part.tobytes().decode(errors="ignore")  # the cut may go through a letter
+        assert own.decode(tokens.splits[split].tolist()) == whole
+        assert tokens.lengths[split].sum() == len(whole.encode())
+        assert len(tokens.splits[split]) < len(part) / 2
+
+
+def test_bits_per_byte_are_those_of_the_bytes_that_the_tokens_cover(
+    tmp_path: Path, bpe: str
+) -> None:
+    data = load(f"{_prose(tmp_path)}:context=8,tokenizer={bpe}")
+    assert isinstance(data, Text)
+
+    class Uniform(nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*tokens.shape, 300)
+
+    task = TextTask(data, CPU)
+    found = task.score(Uniform(), Recipe(), "val", 3)
+    part = data.splits["val"]
+    starts = [0, (len(part) - 9) // 2, len(part) - 9]
+    own = pytest.importorskip("tokenizers").Tokenizer.from_file(bpe)
+    read = [part[: at + 9].tolist() for at in starts]
+    covered = sum(
+        len(own.decode(ids).encode()) - len(own.decode(ids[:-8]).encode()) for ids in read
+    )
+    assert found == pytest.approx(3 * 8 * math.log2(300) / covered, rel=1e-2)
+
+
+def test_a_child_learns_from_tokens(tmp_path: Path, bpe: str) -> None:
+    data = load(f"{_prose(tmp_path)}:context=8,tokenizer={bpe}")
+    evaluator = Evaluator(data, child_from(SMALL), Recipe(steps=30, batch_size=8, lr=0.01))
+    outcome = evaluator(trial())
+    assert outcome.status == "ok"
+    assert 0 < (outcome.val_score or 0) < 8 * math.log(300) / math.log(256)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"no file .*none.json; tokenizer= takes a tokenizer.json"),
+        ("{}", r"none.json is no tokenizer \(.*\); give a tokenizer.json"),
+        ("lower", r"does not keep the text: 'Die .*' comes back .* as 'die .*byte-level"),
+        ("short", r"48 tokens to train on are too few for a context of 64"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_gets_a_sentence(
+    tmp_path: Path, bpe: str, content: str | None, sentence: str
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    path = tmp_path / "none.json"
+    text = Path(_prose(tmp_path))
+    if content == "{}":
+        path.write_text(content)
+    elif content is not None:
+        own = tokenizers.Tokenizer.from_file(bpe)
+        if content == "lower":
+            own.normalizer = tokenizers.normalizers.Lowercase()
+        else:
+            text.write_text("Käse" * 20)
+        own.save(str(path))
+    with pytest.raises(DataError, match=sentence):
+        load(f"{text}:tokenizer={path}")
+
+
+def test_without_the_package_it_is_said_how_to_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(DataError, match=r"tokenizer= needs .* pip install tokenizers"):
+        load(f"{_prose(tmp_path)}:tokenizer=x.json")
+
+
+# -- what cannot be used
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -198,6 +327,7 @@ def _text(content: bytes) -> Any:
         (lambda folder: str(folder), "is no folder of images a class: .*and no .txt"),
         (lambda folder: str(folder / "none.txt"), "no file or folder .*none.txt"),
         (lambda folder: "stdlib:contxt=3", "did you mean 'context'"),
+        (lambda folder: "stdlib:tokenizer=", "tokenizer= needs a value"),
         (lambda folder: "stdlib:context=0", "context=0 needs a whole number of 1 or more"),
         (lambda folder: "stdlib:context=1000000000", "too few for a context of 1000000000"),
         (lambda folder: "mnist5k:context=3", "mnist5k takes no options; text does"),

@@ -17,7 +17,7 @@ from actsearch.shown import put
 
 @dataclass(frozen=True)
 class OptionsConfig(Options):
-    """List strategies, children, data sets and languages, or what one of them takes.
+    """List strategies, children, data sets, tasks and languages, or what one takes.
 
     Options are said behind the name, as ppo:lr=0.001,epochs=2 or resnet20:width=8.
 
@@ -39,37 +39,46 @@ def run(config: OptionsConfig) -> int:
     elif rows:
         put(FORMATS[config.format](rows), end="")
     else:
-        put(f"{config.name} takes no options")
+        [row] = [row for row in listed() if row["name"] == config.name]
+        put(f"{row['option']} {row['name']} takes no options: {row['text']}")
     return DONE
 
 
 def listed() -> Iterator[Row]:
     """Every name that a search or an export takes, with a few words."""
     from actsearch.child_models.data.datasets import DATASETS
+    from actsearch.child_models.data.tasks import TASKS
     from actsearch.child_models.networks.children import CHILDREN
     from actsearch.controller.strategies import STRATEGIES
     from actsearch.search_space.export.exporters import EXPORTERS
 
-    tables = {"strategy": STRATEGIES, "child": CHILDREN, "dataset": DATASETS, "to": EXPORTERS}
+    tables = {
+        "strategy": STRATEGIES, "child": CHILDREN, "dataset": DATASETS, "task": TASKS,
+        "to": EXPORTERS,
+    }  # fmt: skip
     for kind, table in tables.items():
         for name, row in table.items():
             yield {"option": f"--{kind}", "name": name, "text": row.text}
 
 
 def found(name: str) -> list[Option]:
-    """The options that a strategy, `halving` or a child takes; raises ValueError for what takes
-    none of them."""
+    """The options that whatever has this name takes; raises ValueError for an unknown one."""
     from actsearch.child_models.data.datasets import DATASETS
+    from actsearch.child_models.data.tasks import TASKS
     from actsearch.child_models.networks.children import CHILDREN
     from actsearch.controller.strategies import HALVING, STRATEGIES, options_of_strategy
+    from actsearch.search_space.export.exporters import EXPORTERS
     from actsearch.search_space.text import check_among
 
     if name in (*STRATEGIES, HALVING):
         return options_of_strategy(name)
     if name in DATASETS:
+        return list(DATASETS[name].options)
+    if name in (*TASKS, *EXPORTERS):
         return []
     if ":" not in name:
-        check_among("name", name, [*STRATEGIES, HALVING, *CHILDREN, *DATASETS])
+        known = [*STRATEGIES, HALVING, *CHILDREN, *DATASETS, *TASKS, *EXPORTERS]
+        check_among("name", name, known)
     from actsearch.child_models.networks.zoo import child_from, options_of
 
     return options_of(child_from(name).build)
@@ -84,7 +93,7 @@ def _lines(row: Row) -> Iterator[str]:
 
 
 def _row(option: Option) -> Row:
-    kinds = {int: "whole number", float: "number"}
+    kinds = {int: "whole number", float: "number", str: "file"}
     allowed = option.kind
     return {
         "option": option.name,

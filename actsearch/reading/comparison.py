@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from actsearch.errors import RunError, UsageError
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric, common, p_value
-from actsearch.results.repeats import FAILED, Trained, chosen
+from actsearch.results.repeats import FAILED, Trained, chosen, split_of_all
 from actsearch.results.statistics import (
     LEVEL,
     Noise,
@@ -47,13 +47,15 @@ COLUMNS = {"test": "test_score", "val": "val_score"}
 @dataclass(frozen=True)
 class Comparison:
     """`models`: a row a function and model; `functions`: a row a function; `verdicts`: a sentence a
-    function; `metrics`: of each model. Accuracies and differences of such are fractions of 1."""
+    function; `metrics` and `splits`: of each model, what a score is and of which data. Accuracies
+    and differences of such are fractions of 1."""
 
     reference: str
     models: Sequence[Row]
     functions: Sequence[Row]
     verdicts: Sequence[str]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """`models` as a table of pandas."""
@@ -109,6 +111,7 @@ def compare(
         [_verdict(names[e], names[against], found[e], counted[e], *tests[e], len(order))
          for e in order],
         {model: next(iter(functions.values())).metric for model, functions in models.items()},
+        {model: split_of_all(functions.values()) for model, functions in models.items()},
     )  # fmt: skip
 
 
@@ -269,11 +272,11 @@ class _Pair:
 
     @property
     def note(self) -> str:
-        """Which trainings failed, on either side."""
+        """Which trainings failed, on either side, of the seeds that both have."""
         told = [
-            f"{who}{len(t.failures)} of {len(t.rows)} {t.failures[0]}"
+            f"{who}{len(failures)} of {len(self.seeds)} {failures[0]}"
             for who, t in (("", self.ours), ("reference: ", self.theirs))
-            if t.failures
+            if (failures := t.failures(self.seeds))
         ]
         return "; ".join(told)
 

@@ -14,9 +14,10 @@ from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.functions import Found, find, one_function
 from actsearch.results.version import own_version
 from actsearch.search_space.baselines import NAMED
+from actsearch.search_space.candidate import Candidate, OneFunction
 from actsearch.search_space.export.exporters import EXPORTERS, check_name
 from actsearch.search_space.export.lowering import Exported
-from actsearch.search_space.expression import Expr
+from actsearch.search_space.expression import Expr, formula
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
 from actsearch.search_space.text import check_among
@@ -50,17 +51,13 @@ def export(
     if dims < 2:
         raise ValueError(f"--dims {dims} is too small; x has at least the dimensions N and C")
     found = find(function, operators, extra_operators(space) if space is not None else ())
-    functions = found.candidate.functions
-    if len(functions) > 1 and not EXPORTERS[to].several:
-        raise UsageError(
-            f"--to {to} writes one function a file, and {found.candidate.formula} is "
-            f"{len(functions)}; export one after the other"
-        )
+    candidate = found.candidate if EXPORTERS[to].several else _alone(found, to)
+    functions = candidate.functions
     betas = [_initial(expr) for expr in functions]
     if weights is not None:
         if not EXPORTERS[to].values:
             raise UsageError(f"--to {to} shows betas by name, so --from-weights changes nothing")
-        betas = [trained_betas(Path(weights), one_function(found.candidate).betas, layer)]
+        betas = [trained_betas(Path(weights), one_function(candidate).betas, layer)]
     elif layer is not None:
         raise UsageError(f"--layer {layer} chooses among the layers of --from-weights; give both")
     asked = function if isinstance(function, str) and function in NAMED else _name(found)
@@ -81,6 +78,18 @@ def export(
         for number, (expr, own) in enumerate(zip(functions, betas, strict=True), 1)
     ]
     return EXPORTERS[to].write(*sources)
+
+
+def _alone(found: Found, to: str) -> Candidate:
+    """The candidate for a language of one function a file; groups that all have the same function
+    are that function."""
+    first, *others = found.candidate.functions
+    if others and len(found.candidate.canonical(found.operators).functions) > 1:
+        raise UsageError(
+            f"--to {to} writes one function a file, and {found.candidate.formula} is "
+            f"{1 + len(others)}; export one after the other, first {formula(first)!r}"
+        )
+    return OneFunction(first)
 
 
 def _initial(expr: Expr) -> Betas:

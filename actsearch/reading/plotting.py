@@ -120,7 +120,9 @@ class Found:
 
     def differences(self) -> Figure | None:
         compared = self.compared
-        return compared and difference_figure(compared.models, compared.reference, compared.metrics)
+        return compared and difference_figure(
+            compared.models, compared.reference, compared.metrics, compared.splits
+        )
 
 
 @dataclass(frozen=True)

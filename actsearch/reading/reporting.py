@@ -29,7 +29,7 @@ from actsearch.results.figures.plots import Figure, to_svg
 from actsearch.results.figures.searches import SHOWN, front
 from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
 from actsearch.results.metrics import ACCURACY, Metric, common
-from actsearch.results.repeats import Trained, best_first, chosen, of_seeds
+from actsearch.results.repeats import Trained, best_first, chosen, of_seeds, split_of, split_of_all
 from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
 from actsearch.results.tables import Row, duration, show
 from actsearch.results.version import own_version
@@ -74,8 +74,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What training again says on one model: the function that is first on test data, as a row of
-    the store, and a sentence."""
+    """What training again says on one model: the function that is first, as a row of the store, and
+    a sentence."""
 
     first: Mapping[str, Any]
     sentence: str
@@ -172,7 +172,9 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "metric": found.metric.name,
         "unit": found.metric.unit,
         "better_first": not found.metric.lower,
-        "high": () if found.metric.lower else [found.metric.column(s) for s in ("test", "median")],
+        "high": ()
+        if found.metric.lower
+        else [found.metric.column(s) for s in ("test", "val", "again", "median")],
         "binomial": error.examples > 0,
         "best": [_formula(row) for row in firsts or best],
         "sentences": [*(v.sentence for v in verdicts), *_sentences(found, known)],
@@ -184,6 +186,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "gallery": list(_gallery(found, sheet)),
         "pictures": list(_pictures(found, sheet)),
         "again": again,
+        "tested": "test" in {name.partition(" ")[0] for row in again for name in row},
         "differences": _difference_picture(found, sheet),
         "sheet": str(sheet),
         "verdicts": compared.verdicts if compared else [],
@@ -245,13 +248,13 @@ def _scored(entry: Entry, found: Found) -> str:
 
 
 def _verdicts(found: Found) -> Iterator[Verdict]:
-    """Of each model on which functions were trained again: which is first on test data, whether
-    its seeds tell it from ReLU, and where the search's first stands."""
+    """Of each model on which functions were trained again: which is first, whether its
+    seeds tell it from ReLU, and where the search's first stands."""
     models = chosen(found.run.reevaluations())
     for name, functions in models.items():
         tested = {e: t.scores("test_score", t.rows) for e, t in functions.items()}
         scores = with_usual_seeds(
-            {e: v for e, v in tested.items() if v and not functions[e].failures}
+            {e: v for e, v in tested.items() if v and not functions[e].failures(functions[e].rows)}
         )
         rows = {e: next(iter(functions[e].rows.values())) for e in scores}
         order = sorted(  # of equals ReLU first
@@ -278,9 +281,10 @@ def _verdict(
     best, n = order[0], len(scores[order[0]])
     metric = functions[best].metric
     seeds = f"{n} seed" if n == 1 else f"{n} seeds"
+    data = " on test data" if split_of_all(functions.values()) == "test" else ""
     said = (
-        f"Trained again with {seeds}{where}, {rows[best]['formula']} is first of {len(order)} on "
-        f"test data: {metric.text(statistics.fmean(scores[best].values()))}"
+        f"Trained again with {seeds}{where}, {rows[best]['formula']} is first of "
+        f"{len(order)}{data}: {metric.text(statistics.fmean(scores[best].values()))}"
     )
     if relu is not None and relu != best:
         gains = [metric.reward(d) for d in differences(scores[best], scores[relu])]
@@ -341,6 +345,9 @@ class Error:
         return math.hypot(counted, max(own, self.known.noise.sd))
 
 
+_RECIPE = ("schedule", "precision", "optimiser", "loss")  # as far as they were said
+
+
 def _facts(found: Found) -> Iterator[tuple[str, str]]:
     """What was done, as (term, value)."""
     s, data = found.settings, found.run.config.get("data", {})
@@ -355,12 +362,11 @@ def _facts(found: Found) -> Iterator[tuple[str, str]]:
         sizes = data.get("examples", {})
         split = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
         yield "data", f"{s.get('dataset') or 'arrays'}" + (f" ({split})" if split else "")
-        yield "child", f"{s.get('child') or 'own'}, {operators}"
-        yield (
-            "recipe",
-            f"{s.get('steps', 0):,} steps of {s.get('batch_size')}, rate {s.get('lr')}, "
-            f"{s.get('schedule')}, {s.get('precision')}",
-        )
+        own = (found.run.child or "own").rpartition("-")[0]
+        yield "child", f"{s.get('child') or own or 'own'}, {operators}"
+        told = [f"{s.get('steps', 0):,} steps of {s.get('batch_size')}", f"rate {s.get('lr')}"]
+        told += [str(s[key]) for key in _RECIPE if s.get(key)]
+        yield "recipe", ", ".join(told)
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
     if not ended:
@@ -383,10 +389,11 @@ def _command(run: Run) -> str:
     own = identity.get("protocol", {}).get("extra_operators")
     if run.objective:
         named = bool(settings.get("objective"))
-        score = "minimise" if run.metric.lower else "maximise"
-        settings = {**settings, score: run.metric.name}
     else:
         named = bool(settings.get("dataset") and settings.get("child"))
+    if "score" in identity.get("protocol", {}):  # one of several
+        score = "minimise" if run.metric.lower else "maximise"
+        settings = {**settings, score: run.metric.name}
     if own or not named:
         return ""
     usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})
@@ -468,17 +475,23 @@ def _again(run: Run) -> list[Row]:
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     trainings = run.reevaluations()
     one = common(row["metric"] for row in trainings)
-    called = one.name if one else "score"
+    column = f"{_split(trainings)} {one.name if one else 'score'}"
     for row in trainings:
         groups.setdefault(row["protocol"], {}).setdefault(row["expression"], []).append(row)
     rows: list[Row] = []
     for functions in groups.values():
         relu = next((_scores(g) for g in functions.values() if g[0]["label"] == "relu"), {})
-        mine = [_again_row(group, relu, called) for group in functions.values()]
-        rows += best_first(mine, f"test {called}", next(iter(functions.values()))[0]["metric"])
+        mine = [_again_row(group, relu, column) for group in functions.values()]
+        rows += best_first(mine, column, next(iter(functions.values()))[0]["metric"])
     rows.sort(key=lambda r: [str(r[k]) for k in _SHARED])
     agreed = {name for name in _SHARED if len({row[name] for row in rows}) < 2}
     return [{k: v for k, v in row.items() if k not in agreed} for row in rows]
+
+
+def _split(trainings: Iterable[Mapping[str, Any]]) -> str:
+    """What they were scored on, `again` where they differ."""
+    found = {split_of([row["scores"]], row["metric"]) for row in trainings if row["status"] == "ok"}
+    return found.pop() if len(found) == 1 else "again"
 
 
 def _scores(group: Sequence[Mapping[str, Any]]) -> dict[int, float]:
@@ -487,7 +500,7 @@ def _scores(group: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def _again_row(
-    group: Sequence[Mapping[str, Any]], relu: Mapping[int, float], called: str
+    group: Sequence[Mapping[str, Any]], relu: Mapping[int, float], column: str
 ) -> dict[str, Any]:
     first = group[0]
     reference = {} if first["label"] == "relu" else relu
@@ -500,7 +513,7 @@ def _again_row(
         "steps": first["recipe"].get("steps"),
         "lr": None if (lr := first["recipe"].get("lr")) is None else f"{lr:g}",
         "metric": first["metric"].name,
-        **of_seeds(_scores(group), reference, failed, first["metric"], called),
+        **of_seeds(_scores(group), reference, failed, first["metric"], column),
     }
 
 

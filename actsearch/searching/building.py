@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -17,8 +18,10 @@ import torch
 from torch import nn
 
 from actsearch.child_models.data.data import Data, DataError
-from actsearch.child_models.data.labelled import image_augment, make_dataset
+from actsearch.child_models.data.regression import Regression
 from actsearch.child_models.data.sources import load
+from actsearch.child_models.data.tasks import TASKS
+from actsearch.child_models.data.text import Text
 from actsearch.child_models.device import own_randomness
 from actsearch.child_models.evaluate import Evaluator, task_of
 from actsearch.child_models.networks.zoo import child_from
@@ -39,20 +42,28 @@ GATE = "mul(x, g)"  # the simplest one
 WARM_UP_STEPS = {"cpu": 5, "cuda": 45}  # there it takes windows of 20, the first with compilations
 
 
-def dataset_from(data: Any, **options: Any) -> Data:
-    """From a name, arrays (x, y) or (x_train, y_train, x_test, y_test), or itself."""
+def dataset_from(data: Any, task: str | None = None, **options: Any) -> Data:
+    """From a name, arrays (x, y) or (x_train, y_train, x_test, y_test), token ids (n,), or itself.
+    `task` says what arrays are for [classification]; raises UsageError where data are for
+    another."""
     if hasattr(data, "facts"):
-        return data
-    if isinstance(data, (str, Path)):
-        return load(str(data), **options)
-    if isinstance(data, (tuple, list)) and len(data) in (2, 4):
-        train, test = tuple(data[:2]), tuple(data[2:]) or None
-        augment = image_augment(np.asarray(data[0]))
-        return make_dataset("arrays", train, test, augment=augment)  # type: ignore[arg-type]
-    raise UsageError(
-        "dataset must be a name, a file, arrays (x, y) or (x_train, y_train, x_test, y_test), "
-        f"or a Dataset, not {type(data).__name__}"
-    )
+        made = data
+    elif isinstance(data, (str, Path)):
+        made = load(str(data), task=task, **options)
+    elif isinstance(data, (tuple, list, np.ndarray)):
+        made = TASKS[task or "classification"].from_arrays("arrays", data)
+    else:
+        raise UsageError(
+            "dataset must be a name, a file, arrays (x, y) or (x_train, y_train, x_test, y_test), "
+            f"token ids (n,), or data that are made already, not {type(data).__name__}"
+        )
+    is_for = getattr(made, "task", task)
+    if task not in (None, is_for):
+        raise UsageError(
+            f"--task {task}: {made.name} is data for {is_for}; leave out the task, or give "
+            f"{TASKS[task].text} (docs/models.md)"
+        )
+    return made
 
 
 def check_image_size(size: int | None, datasets: Iterable[Any]) -> None:
@@ -74,25 +85,53 @@ def make_evaluator(
 
 
 def child_evaluator(settings: Settings, extra: tuple[Op, ...] = (), **options: Any) -> Evaluator:
-    """With dataset, child, recipe and operator set. `options` are Evaluator's."""
+    """With dataset, child, recipe and operator set. `options` are Evaluator's. Raises ValueError
+    where workers are to train and the child cannot be sent to them."""
     dataset = dataset_from(
         settings.dataset,
+        settings.task,
         root=settings.data_root,
         download=settings.download,
         image_size=settings.image_size,
     )
-    said = {f.name: getattr(settings, f.name) for f in fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in said.items() if value is not None})
+    if isinstance(dataset, Regression) and _score_is_said(settings):
+        dataset = dataset.scored_by(metric_of(settings))
+    child = child_from(settings.child, match=settings.match, example=settings.example)
+    if settings.executor == "ray":
+        child.check_sent()
     return Evaluator(
         dataset,
-        child_from(settings.child),
-        recipe,
+        child,
+        recipe_of(settings, dataset),
         operators=settings.operators,
         extra=extra,
         kernels=settings.kernels,
         cuda_graphs=settings.cuda_graphs != "off",
         **options,
     )
+
+
+def _score_is_said(settings: Settings) -> bool:
+    return any(said is not None for said in (settings.minimise, settings.maximise, settings.metric))
+
+
+def recipe_of(settings: Settings, data: Data) -> Recipe:
+    """The recipe that settings say, with the usual loss of what the data are for. Raises UsageError
+    for a loss, or a smoothing of labels, that is of another task."""
+    said = {f.name: getattr(settings, f.name) for f in fields(Recipe)}
+    said = {name: value for name, value in said.items() if value is not None}
+    task = getattr(data, "task", "")
+    if (row := TASKS.get(task)) is None:
+        return Recipe(**said)
+    recipe = Recipe(**{"loss": row.losses[0], **said})
+    if recipe.loss not in row.losses:
+        raise UsageError(
+            f"--loss {recipe.loss} is not for {data.name}, which is data for {task}; choose "
+            f"{' or '.join(row.losses)}"
+        )
+    if recipe.label_smoothing and not row.smooths:
+        raise UsageError("--label-smoothing is for labels, and a regression has none; leave it out")
+    return recipe
 
 
 def objective_evaluator(
@@ -143,9 +182,11 @@ def warm_up(evaluator: AnyEvaluator) -> float | None:
     """Seconds that a ReLU child takes here and now, None where an objective does not say how far it
     is; raises as `first_steps` does."""
     beats: list[tuple[int, float]] = []
+    if isinstance(evaluator, Evaluator):
+        _check_outputs(evaluator)
     first_steps(evaluator, lambda step: beats.append((step, time.perf_counter())))
     if isinstance(evaluator, Evaluator):
-        check_uses_activation(evaluator.build("relu(x)"), evaluator.name)
+        check_model(_untrained(evaluator), evaluator)
     if torch.cuda.is_available():  # the memory is the workers'
         task_of.cache_clear()
         torch.cuda.empty_cache()
@@ -153,6 +194,27 @@ def warm_up(evaluator: AnyEvaluator) -> float | None:
     if not a_step and isinstance(evaluator, ObjectiveEvaluator):
         return None
     return statistics.median(a_step or [0.0]) * evaluator.recipe.steps
+
+
+def _check_outputs(evaluator: Evaluator) -> None:
+    """Raises UsageError for a child with fewer outputs than classes, which a GPU would not survive;
+    of a ready model all that is wrong is said. What fails otherwise, the first steps will say."""
+    classes, shape = evaluator.dataset.facts.get("classes"), ()
+    with contextlib.nullcontext() if evaluator.child.is_ready else contextlib.suppress(Exception):
+        model = _untrained(evaluator)
+        if classes is not None and not evaluator.child.is_ready:
+            with torch.no_grad():
+                shape = model(torch.zeros(2, *evaluator.dataset.facts["input_shape"])).shape
+    if len(shape) == 2 and shape[1] < classes:
+        raise UsageError(
+            f"the child {evaluator.name} returns {shape[1]} logits, and {evaluator.dataset.name} "
+            f"has {classes} classes; give it an output for each"
+        )
+
+
+def _untrained(evaluator: Evaluator) -> nn.Module:
+    with own_randomness(0, torch.device("cpu")):
+        return evaluator.build("relu(x)")
 
 
 def first_steps(
@@ -192,13 +254,16 @@ def parameters_of(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def check_uses_activation(model: nn.Module, child: str) -> None:
-    """Raises UsageError for a child in which the candidate has no place."""
+def check_model(model: nn.Module, evaluator: Evaluator) -> None:
+    """Raises UsageError for a child in which the candidate has no place, and ValueError for a
+    language model that sees what it is to predict."""
     if not activations(model):
         raise UsageError(
-            f"the child {child} has no activation by make_activation in it, so all functions would "
-            "score the same"
+            f"the child {evaluator.name} has no activation by make_activation in it, so all "
+            "functions would score the same"
         )
+    if isinstance(evaluator.dataset, Text):
+        evaluator.dataset.check_looks_back(model, evaluator.name)
 
 
 def environment() -> dict[str, Any]:

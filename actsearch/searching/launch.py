@@ -15,6 +15,7 @@ from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
 from actsearch.controller.strategies import rungs, strategy_from
 from actsearch.errors import NoCandidateError
+from actsearch.options import Switch
 from actsearch.results.records import Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
@@ -47,6 +48,8 @@ def search(
     child: Any = None,
     objective: Any = None,
     metric: Any = None,
+    match: Any = None,
+    example: Any = None,
     quiet: bool = False,
     callbacks: Iterable[Callback] = (),
     **options: Any,
@@ -54,7 +57,10 @@ def search(
     """Launch a search, or resume the one in the folder `run`; returns the Run when it has ended.
 
     `space` may be a Space, `dataset` arrays (x, y), `child` a function of `make_activation` that
-    returns an nn.Module. In the place of both `objective` may be a training of your own,
+    returns an nn.Module. Or `child` is an nn.Module that is built already, or a function without
+    arguments that builds one, in which the candidate takes the place of `match`, types of modules
+    and functions of torch; `example` is a batch of inputs [blank ones] (docs/models.md). `task`
+    says what arrays are for. In the place of both `objective` may be a training of your own,
     train(make_activation, seed, steps, report), which returns scores by name, and `metric` the
     Metric of the name that is searched for (docs/objectives.md). Other options are those of
     `actsearch search` (see SearchOptions). Each of `callbacks` is called in this process as
@@ -67,14 +73,17 @@ def search(
         raise TypeError(
             f"callbacks are called as callback(trial, outcome, progress); {wrong[0]!r} cannot be"
         )
+    Switch().check("quiet", quiet)
     names = {f.name for f in fields(SearchOptions)}
     if unknown := [name for name in options if name not in names]:
         raise TypeError(f"search() has no option {unknown[0]!r}; it has {', '.join(sorted(names))}")
-    objects = {"space": space, "dataset": dataset, "child": child, "objective": objective}
+    objects = {
+        "space": space, "dataset": dataset, "child": child, "objective": objective, "match": match
+    }  # fmt: skip
     given = {k: v for k, v in objects.items() if isinstance(v, str)}
     config = SearchOptions(run=None if run is None else str(run), **given, **options)
     made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
-    made |= {} if metric is None else {"metric": metric}
+    made |= {k: v for k, v in {"metric": metric, "example": example}.items() if v is not None}
     console = Console(stderr=True, quiet=quiet)
     plan = make_plan(config, made)
     run_plan(plan, console, callbacks)

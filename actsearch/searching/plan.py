@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
@@ -43,7 +44,9 @@ from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 # The metric is stored with the data.
-_NOT_STORED = ("groups", "ties", "halving", "tensorboard", "minimise", "maximise", "metric")
+_NOT_STORED = (
+    "groups", "ties", "halving", "tensorboard", "minimise", "maximise", "metric", "example"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ class Plan:
             f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
         ]
+        if note := self.evaluator.note:
+            lines.append(f"weights    {note}")
         if self.parameters is not None:
             gated, usual = self.parameters
             narrower = f"{gated:,} parameters beside {usual:,} of ReLU"
@@ -136,6 +141,11 @@ class Plan:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
         if self.seconds_a_child is None:
+            if s.timeout is not None and s.executor == "inline":
+                lines.append(
+                    "timeout    an objective that reports no steps is not timed out in this "
+                    "process; Ray's workers end one"
+                )
             return [*lines, "time       not known, since the objective reports no steps"]
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         if left and s.ray_address is None:
@@ -172,6 +182,7 @@ def make_plan(
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
     _check_objective(run, evaluator)
+    _check_child(run, evaluator)
     run.check_identity(_identity(space, settings, evaluator))
     if not dry:
         run.check_free()
@@ -199,6 +210,21 @@ def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
             f"the objective {name} has changed since {run.path} was made (its source, or a value "
             f"that it uses: {before} then, {now} now), and scores of the two do not compare; undo "
             "the change, or search in another folder"
+        )
+
+
+def _check_child(run: Run, evaluator: AnyEvaluator) -> None:
+    """Raises RunError where a ready model is not what it was."""
+    before = run.child
+    if before is None or not isinstance(evaluator, Evaluator) or not evaluator.child.is_ready:
+        return
+    now, name = evaluator.child.digest, evaluator.name
+    if before != now and before.rpartition("-")[0] == name:
+        raise RunError(
+            f"the child {name} has changed since {run.path} was made (its structure, the shapes of "
+            "its parameters or the values of those that no training draws anew, match, or its "
+            f"source: {before} then, {now} now), and scores of the two do not compare; undo the "
+            "change, or search in another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""Progress: what has happened so far, in a few numbers, for the screen and for callbacks."""
+"""Progress: what has happened so far, in a few numbers, for the terminal and for callbacks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import KINDS, Outcome, Trial
 
 BEST, LAST = 3, 2
-HISTORY = 40  # numbers of the controller that are kept for the screen
+HISTORY = 40  # numbers of the controller that are kept for the terminal
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished function, as the screen names it."""
+    """A finished function, as the terminal names it."""
 
     trial: int
     formula: str
@@ -54,7 +54,7 @@ class Tally:
 
 @dataclass
 class Progress:
-    """Written by the loop, read by the screen's thread: what is iterated over is replaced, never
+    """Written by the loop, read by the terminal's thread: what is iterated over is replaced, never
     changed. `total` is None where there is no end in sight."""
 
     title: str

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
-from actsearch.child_models.objective import test_name
 from actsearch.errors import NoCandidateError, UsageError
-from actsearch.functions import find
+from actsearch.functions import find_all
+from actsearch.options import Switch
 from actsearch.results.leaderboard import BESIDE, BESIDE_GATES
 from actsearch.results.metrics import Metric, common
 from actsearch.results.records import Outcome, Trial
-from actsearch.results.repeats import FAILED, best_first, of_seeds
+from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
-from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
@@ -36,7 +35,7 @@ from actsearch.searching.batch import DONE, train
 from actsearch.searching.building import (
     AnyEvaluator,
     check_image_size,
-    check_uses_activation,
+    check_model,
     child_evaluator,
     first_steps,
     objective_evaluator,
@@ -77,18 +76,23 @@ def reevaluate(
     run: str | Path | Run,
     *,
     functions: Sequence[str] = (),
+    baselines: str | Sequence[str] = (),
     dataset: Any = None,
     child: Any = None,
     objective: Any = None,
     metric: Any = None,
+    match: Any = None,
+    example: Any = None,
     space: Space | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
     """Train the top functions of `run` (or `functions`) with `seeds` seeds; test scores as a table.
+    `baselines` are known functions beside them, as `modern`, or a list of groups and functions.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
-    child with every data set. So are `objective` and `metric`. Columns: function, name, child, data
+    child with every data set. So are `objective`, `metric`, `match` and
+    `example`. Columns: function, name, child, data
     set and metric where there are several, mean test score, its standard error, median, n, and the
     mean difference to ReLU paired by seed with its 95 % interval; accuracies and their differences
     as fractions of 1. `space` is needed only for operators of your own. Other options are those of
@@ -97,9 +101,11 @@ def reevaluate(
     import pandas as pd
 
     path = str(run.path if isinstance(run, Run) else run)
-    config = ReevaluateOptions(run=path, functions=tuple(functions), **options)
+    beside = (baselines,) if isinstance(baselines, str) else tuple(baselines)
+    config = ReevaluateOptions(run=path, functions=tuple(functions), baselines=beside, **options)
+    Switch().check("quiet", quiet)
     console = Console(stderr=True, quiet=quiet)
-    own = {"objective": objective, "metric": metric}
+    own = {"objective": objective, "metric": metric, "match": match, "example": example}
     rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
     return pd.DataFrame(rows)
 
@@ -120,8 +126,8 @@ def run_reevaluation(
     space: Space | None = None,
     own: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[list[Row], str]:
-    """Train what is missing; returns the table and why it ended. `own` are objective and metric,
-    where they are objects."""
+    """Train what is missing; returns the table and why it ended. `own` are objective, metric,
+    match and example, where they are objects."""
     run = _open(config)
     stored = run.settings
     extra = extra_operators(space) if space is not None else ()
@@ -131,7 +137,7 @@ def run_reevaluation(
         said |= {"child": children or None, "dataset": datasets or None}
         models = [_objective(config, said, stored, extra, console)]
     else:
-        models = _models(config, stored, children, datasets, extra)
+        models = _models(config, said, stored, children, datasets, extra)
     operators = models[0].evaluators[0].operators
     functions = _functions(config, run, operators, extra)
     _check_places(models, functions)
@@ -207,11 +213,11 @@ def _objective(
     in_turns = Machinery.of(config).in_turns
     evaluator = objective_evaluator(resolve(said, stored), extra, test=True, in_turns=in_turns)
     outcome = first_steps(evaluator)
-    test = test_name(evaluator.metric)
+    test = evaluator.metric.test_name
     if outcome.status == "ok" and test not in outcome.details["scores"]:
         console.print(
-            f"{evaluator.name} returns no {test!r}, so what is called its test score is the score "
-            "that was searched by, with other seeds.",
+            f"{evaluator.name} returns no {test!r}, so the table has the score that was searched "
+            "by, with other seeds.",
             highlight=False,
             soft_wrap=True,
         )
@@ -220,6 +226,7 @@ def _objective(
 
 def _models(
     config: ReevaluateOptions,
+    own: Mapping[str, Any],
     stored: dict[str, Any],
     children: Sequence[Any],
     datasets: Sequence[Any],
@@ -238,7 +245,7 @@ def _models(
     for dataset in datasets or (None,):
         data: Any = None  # is loaded once
         for child in children or (None,):
-            said = {**vars(config), "child": child, "dataset": data or dataset}
+            said = {**own, "child": child, "dataset": data or dataset}
             evaluator = child_evaluator(
                 resolve(said, stored),
                 extra,
@@ -265,7 +272,7 @@ def _check(evaluator: Evaluator) -> None:
             f"the child {evaluator.child.name} cannot be built for {evaluator.dataset.name}: "
             f"{' '.join(str(error).split())}"
         ) from error
-    check_uses_activation(model, evaluator.child.name)
+    check_model(model, evaluator)
 
 
 def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:
@@ -288,12 +295,11 @@ def _functions(
     config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
-    chosen = config.functions or _best(run, config.top)
-    gates = any(len(expr.inputs) > 1 for text in chosen
-                for expr in find(text, operators, extra).candidate.functions)  # fmt: skip
-    beside = BASELINES if config.baselines == "paper" else BESIDE
-    texts = [*beside, *BESIDE_GATES[:1] * gates, *chosen]
-    found = dict.fromkeys(find(t, operators, extra).candidate.canonical(operators) for t in texts)
+    chosen = find_all(config.functions or _best(run, config.top), operators, extra)
+    gates = any(len(expr.inputs) > 1 for candidate in chosen for expr in candidate.functions)
+    beside = [*BESIDE, *BESIDE_GATES[:1] * gates, *config.baselines]
+    meant = [*find_all(beside, operators, extra), *chosen]
+    found = dict.fromkeys(candidate.canonical(operators) for candidate in meant)
     return {candidate: describe(candidate, operators).name for candidate in found}
 
 
@@ -389,8 +395,10 @@ def _table(store: Store, cells: list[Cell], models: list[Model], seeds: range) -
     for model in models:
         mine = [(c, _outcomes(store, c, seeds)) for c in cells if c.model is model]
         relu = next(_scores(outcomes) for c, outcomes in mine if c.label == "relu")
-        found = [_row(cell, outcomes, relu, models, called) for cell, outcomes in mine]
-        rows += best_first(found, f"test {called}", model.metric)
+        details = (o.details for _, outcomes in mine for o in outcomes.values())
+        column = f"{split_of((d.get('scores') for d in details), model.metric)} {called}"
+        found = [_row(cell, outcomes, relu, models, column) for cell, outcomes in mine]
+        rows += best_first(found, column, model.metric)
     return rows
 
 
@@ -411,7 +419,7 @@ def _row(
     outcomes: dict[int, Outcome],
     relu: dict[int, float],
     models: list[Model],
-    called: str,
+    column: str,
 ) -> Row:
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     reference = {} if cell.label == "relu" else relu
@@ -425,4 +433,4 @@ def _row(
         row["metric"] = model.metric.name
     if len(model.evaluators) > 1 and isinstance(cell.evaluator, Evaluator):
         row["lr"] = f"{cell.evaluator.recipe.lr:g}"
-    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, called)
+    return row | of_seeds(_scores(outcomes), reference, failed, model.metric, column)

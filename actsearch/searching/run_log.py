@@ -11,7 +11,7 @@ log = logging.getLogger("actsearch")
 
 
 class RunLog(logging.FileHandler):
-    """What cannot be logged, on a full disk, is not worth a traceback on the screen."""
+    """What cannot be logged, on a full disk, is not worth a traceback in the terminal."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

@@ -3,6 +3,8 @@ splits; and what every reader of files asks: are the bytes damaged, and do they 
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SPLIT_SEED = 0  # of the cut between train and validation: one for all runs, so that they compare
+CHUNK = 2**24  # bytes of a file that are read at once
 
 
 class DataError(HostError):
@@ -46,9 +49,10 @@ class Diverged(Exception):
         self.curve = curve
 
 
-def logits_not_finite(split: str) -> Diverged:
+def not_finite(what: str, split: str) -> Diverged:
+    """`what` are logits or other outputs of a child."""
     where = f"on the {split} split"
-    return Diverged(f"logits not finite {where}", cause=Cause.LOGITS, variant=where)
+    return Diverged(f"{what} not finite {where}", cause=Cause.LOGITS, variant=where)
 
 
 class Task(Protocol):
@@ -112,6 +116,19 @@ def split(
     return order[held:], order[:held], test
 
 
+def parts_of(name: str, arrays: Any) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    """Train and test split of (x, y) or (x_train, y_train, x_test, y_test); raises DataError for
+    anything else."""
+    if not isinstance(arrays, tuple | list) or len(arrays) not in (2, 4):
+        has = f"{len(arrays)} arrays" if isinstance(arrays, tuple | list) else "one array"
+        raise DataError(
+            f"{name}: {has}; give inputs and what is to be predicted, as (x, y) or "
+            "(x_train, y_train, x_test, y_test); token ids (n,) need --task language-model"
+        )
+    x, y, *test = arrays
+    return (x, y), (test[0], test[1]) if test else None
+
+
 def first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
@@ -127,6 +144,21 @@ def readable(what: object, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(f"{what} is no readable {kind}: {first_line(error)}") from error
+
+
+def content_of(file: Path, room: int) -> bytes:
+    """All bytes of a file, of one that ends in .gz those within it. Raises DataError where it
+    cannot be read, and where so many times its bytes do not fit in memory."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    content = bytearray()
+    try:
+        with opened(file, "rb") as binary:
+            while chunk := binary.read(CHUNK):  # a few bytes of .gz may be any number of text
+                content += chunk
+                check_fits(file, room * len(content))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    return bytes(content)
 
 
 def check_fits(what: object, needed: int) -> None:

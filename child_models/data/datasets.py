@@ -7,21 +7,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actsearch.search_space.text import load
+from actsearch.search_space.text import Option, load
 
 # What a data set can be instead of a name.
 FILES = (
     "an .npz file with x_train y_train x_test y_test, a folder of images a class, FOLDER:en-de "
-    "of sentences, or a .txt file or a folder of them"
+    "of sentences, text (a .txt or .gz file, or a folder of .txt), or an .npy file of token ids"
+)
+
+
+# Options of text, as stdlib:context=128,tokenizer=bpe.json.
+TEXT_OPTIONS = (
+    Option("context", int, 64, "Tokens that a child sees."),
+    Option(
+        "tokenizer",
+        str,
+        None,
+        "A tokenizer.json of the package tokenizers, which splits the text; without it tokens are "
+        "bytes.",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A data set in a few words, and the name of its loader in sources.py."""
+    """A data set in a few words, the name of its loader in sources.py, and its options."""
 
     text: str
     loader: str
+    options: tuple[Option, ...] = ()
 
     def __call__(self, name: str, root: Any, download: bool) -> Any:
         return load(f"{__package__}.sources:{self.loader}")(name, root, download)
@@ -33,5 +47,7 @@ DATASETS: Mapping[str, Row] = {
     "cifar100": Row("60,000 colour images of 100 classes, 32x32", "cifar100"),
     "mnist": Row("70,000 digits, 28x28, grey", "mnist"),
     "svhn": Row("99,289 house numbers in colour, 32x32", "svhn"),
-    "stdlib": Row("text: the sources of Python's standard library, as installed", "stdlib"),
+    "stdlib": Row(
+        "text: the sources of Python's standard library, as installed", "stdlib", TEXT_OPTIONS
+    ),
 }

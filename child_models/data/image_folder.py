@@ -168,6 +168,7 @@ class StreamedImages:
     digest: str
 
     metric = ACCURACY
+    task = "classification"
 
     @property
     def facts(self) -> dict[str, Any]:

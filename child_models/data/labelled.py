@@ -4,6 +4,7 @@ while training. The search sees train and validation only."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from actsearch.child_models.data.classification import Classification
-from actsearch.child_models.data.data import DataError, split
+from actsearch.child_models.data.data import DataError, parts_of, split
 from actsearch.results.metrics import ACCURACY
 
 MOST_LABEL = 2**31 - 1  # far more classes than memory has room for
@@ -41,6 +42,7 @@ class Dataset:
     digest: str = ""
 
     metric = ACCURACY
+    task = "classification"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -57,6 +59,13 @@ class Dataset:
 
     def on(self, device: torch.device) -> Classification:
         return Classification(self, device)
+
+
+def from_arrays(name: str, arrays: Any) -> Dataset:
+    """From (x, y) or (x_train, y_train, x_test, y_test); images are moved as `image_augment` says
+    of x."""
+    train, test = parts_of(name, arrays)
+    return make_dataset(name, train, test, augment=image_augment(np.asarray(train[0])))
 
 
 def make_dataset(
@@ -93,7 +102,7 @@ def make_dataset(
             "from 0 without gaps"
         )
     x_train = np.ascontiguousarray(x[rest])
-    mean, std = _moments(x_train)
+    mean, std = moments(x_train)
     made = Dataset(
         name, x_train, y[rest], x[val], y[val], x_test, y_test, classes, mean, std, augment
     )
@@ -133,29 +142,38 @@ def _check(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             "give (N, ...) inputs and (N,) labels"
         )
     if not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}")
+        floats = np.issubdtype(y.dtype, np.floating)
+        way = "; targets that are real numbers need --task regression" if floats else ""
+        raise DataError(f"{name}: labels must be whole numbers from 0, not {y.dtype}{way}")
     if len(y) and y.min() < 0:
         raise DataError(f"{name}: the smallest label is {y.min()}; number the classes from 0")
     if len(y) and y.max() > MOST_LABEL:
         raise DataError(f"{name}: a label is {y.max():,}; number the classes from 0 without gaps")
+    return checked_inputs(name, x), y.astype(np.int64)
+
+
+def checked_inputs(name: str, x: np.ndarray) -> np.ndarray:
+    """uint8 images (N, C, H, W), or float32 (N, ...). Raises DataError where x can be neither, and
+    for values that are not finite."""
+    if x.ndim < 2:
+        raise DataError(f"{name}: inputs of shape {x.shape}; give (N, ...), as x[:, None] is")
     if x.size == 0:
         raise DataError(
             f"{name}: inputs of shape {x.shape} hold nothing; give every split examples"
         )
     if x.dtype == np.uint8:
-        x = _channels_first(x)
-    elif np.issubdtype(x.dtype, np.number) and not np.iscomplexobj(x):
-        x = x.astype(np.float32)
-        if _channels_are_last(x):
-            raise DataError(
-                f"{name}: floats of shape {x.shape} look like images with their channels last; "
-                "give them as (N, C, H, W), which is x.transpose(0, 3, 1, 2), or as uint8"
-            )
-        if not np.isfinite(x).all():
-            raise DataError(f"{name}: inputs hold NaN or infinity; clean them first")
-    else:
+        return _channels_first(x)
+    if not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
         raise DataError(f"{name}: inputs of type {x.dtype}; give uint8 images or floats")
-    return x, y.astype(np.int64)
+    x = x.astype(np.float32)
+    if _channels_are_last(x):
+        raise DataError(
+            f"{name}: floats of shape {x.shape} look like images with their channels last; "
+            "give them as (N, C, H, W), which is x.transpose(0, 3, 1, 2), or as uint8"
+        )
+    if not np.isfinite(x).all():
+        raise DataError(f"{name}: inputs hold NaN or infinity; clean them first")
+    return x
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:
@@ -170,7 +188,7 @@ def _channels_are_last(x: np.ndarray) -> bool:
     return x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation a channel (dimension 1) over at most 10,000 examples."""
     sample = x[:10_000].astype(np.float64)
     axes = (0, *range(2, x.ndim))
@@ -180,9 +198,15 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _digest(data: Dataset) -> str:
     """The hash that stands for the data, its splits and its augmentation in a run's identity."""
-    sha = hashlib.sha256(data.augment.encode())
-    for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
-        array = np.ascontiguousarray(getattr(data, name))
+    arrays = (getattr(data, f"{v}_{s}") for s in ("train", "val", "test") for v in "xy")
+    return digest_of_arrays(hashlib.sha256(data.augment.encode()), arrays)
+
+
+def digest_of_arrays(sha: Any, arrays: Iterable[np.ndarray]) -> str:
+    """That of the inputs and outputs of the three splits, in their order, behind what `sha` has
+    seen."""
+    names = (f"{v}_{s}" for s in ("train", "val", "test") for v in "xy")
+    for name, array in zip(names, map(np.ascontiguousarray, arrays), strict=True):
         sha.update(f"{name}{array.shape}{array.dtype}".encode())
         sha.update(array.data)
     return sha.hexdigest()[:16]

@@ -22,8 +22,9 @@ from actsearch.child_models.data.data import (
 )
 from actsearch.child_models.data.datasets import DATASETS, FILES
 from actsearch.child_models.data.image_folder import load_folder
-from actsearch.child_models.data.labelled import Dataset, image_augment, make_dataset
-from actsearch.child_models.data.text import Text, is_text, load_stdlib, load_text
+from actsearch.child_models.data.labelled import Dataset, make_dataset
+from actsearch.child_models.data.tasks import TASKS
+from actsearch.child_models.data.text import Text, is_text, load_ids, load_stdlib, load_text
 from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.data.translation import load_pairs
 from actsearch.search_space.text import split as name_and_options
@@ -90,17 +91,24 @@ svhn = _TorchvisionSource("SVHN", {"split": "train"}, {"split": "test"}, "crop",
 
 
 def load(
-    name: str, *, root: Path | str = "data", download: bool = False, image_size: int | None = None
+    name: str,
+    *,
+    root: Path | str = "data",
+    download: bool = False,
+    image_size: int | None = None,
+    task: str | None = None,
 ) -> Data:
     """The data set that `name` says: of DATASETS, an .npz file, a folder of images a class,
-    sentence pairs (translation.py), or text (text.py), with `:context=128` behind it or not.
+    sentence pairs (translation.py), or text or an .npy file of token ids (text.py), with
+    `:context=128` behind it or not.
 
     `root` is where torchvision's data sets lie; `image_size` makes a folder's images squares of
-    that side. Raises ValueError for a name that is none, DataError with a way out where the data
-    cannot be had, are damaged, or do not fit in memory.
+    that side; `task` says what the arrays of an .npz file are for [classification]. Raises
+    ValueError for a name that is none, DataError with a way out where the data cannot be had, are
+    damaged, or do not fit in memory.
     """
     try:
-        return _load(name, Path(root), download, image_size)
+        return _load(name, Path(root), download, image_size, task)
     except OSError as error:
         what = error.filename or name
         raise DataError(f"{what} cannot be read: {error.strerror or error}") from error
@@ -110,7 +118,7 @@ def load(
         ) from error
 
 
-def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data:
+def _load(name: str, root: Path, download: bool, image_size: int | None, task: str | None) -> Data:
     path = Path(name)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{name} is a pipe or a device; --dataset takes a file or a folder")
@@ -120,14 +128,16 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
         if "=" not in chosen.partition(":")[0]:
             return load_pairs(name)
         path = Path(owner)
-        if owner != "stdlib" and not is_text(path):
+        if owner != "stdlib" and not is_text(path) and path.suffix != ".npy":
             raise DataError(f"{owner} takes no options; text does, as stdlib:context=128")
     if owner in DATASETS:
         return DATASETS[owner](name, root, download)
     if path.exists() and is_text(path):
         return load_text(path, chosen)
     if path.suffix == ".npz":
-        return _npz(path)
+        return _npz(path, task or "classification")
+    if path.suffix == ".npy" and path.is_file():
+        return load_ids(path, chosen)
     if path.is_dir():
         return load_folder(path, image_size)
     if path.exists():
@@ -137,7 +147,7 @@ def _load(name: str, root: Path, download: bool, image_size: int | None) -> Data
     raise ValueError(f"{unknown('data set', name, DATASETS)}, {FILES}")
 
 
-def _npz(path: Path) -> Dataset:
+def _npz(path: Path, task: str) -> Data:
     if not path.is_file():
         raise DataError(f"no file {path}; give an .npz with x_train y_train x_test y_test")
     if not zipfile.is_zipfile(path):
@@ -151,9 +161,9 @@ def _npz(path: Path) -> Dataset:
         # They are copied once, as they are split.
         check_fits(path, 2 * sum(_declared(archive, held[k]) for k in names))
         found = {k: _array(archive, held[k]) for k in names}
-    train = found["x_train"], found["y_train"]
-    test = (found["x_test"], found["y_test"]) if "x_test" in found else None
-    return make_dataset(path.stem, train, test, augment=image_augment(train[0]))
+    if "x_test" not in found:
+        found.pop("y_test", None)
+    return TASKS[task].from_arrays(path.stem, tuple(found.values()))
 
 
 def _declared(archive: zipfile.ZipFile, member: str) -> int:

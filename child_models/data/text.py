@@ -1,7 +1,8 @@
-"""Text: bytes of files, cut into windows in which each byte is predicted from those before it.
+"""Text: bytes of files, tokens of a tokenizer, or token ids, cut into windows in which each is
+predicted from those before it.
 
-Every score is of the same windows, evenly spaced over its split, so functions are compared byte by
-byte. The sources of Python's standard library are a text that every installation has.
+Every score is of the same windows, evenly spaced over its split, so functions are compared token by
+token. The sources of Python's standard library are a text that every installation has.
 """
 
 from __future__ import annotations
@@ -22,18 +23,28 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.child_models import turns
-from actsearch.child_models.data.data import DataError, check_fits, logits_not_finite
+from actsearch.child_models.data.data import (
+    DataError,
+    check_fits,
+    content_of,
+    not_finite,
+    readable,
+)
+from actsearch.child_models.data.datasets import TEXT_OPTIONS
 from actsearch.child_models.data.image_folder import SUFFIXES as IMAGES
+from actsearch.child_models.data.tokens import Tokenizer
 from actsearch.child_models.device import autocast, on_device
 from actsearch.child_models.recipe import Recipe
-from actsearch.results.metrics import METRICS
+from actsearch.results.metrics import METRICS, Metric
 from actsearch.search_space import text as options
 
-CONTEXT = 64  # bytes that a child sees, unless the data's name says otherwise
+TEXT_KINDS = {option.name: option.kind for option in TEXT_OPTIONS}
+CONTEXT: int = TEXT_OPTIONS[0].default  # tokens that a child sees
 WINDOWS = 512  # that a split is scored on, at most
 EVALUATION_BATCH = 64
 SPLITS = ("train", "val", "test")
 SHARES = (0.8, 0.9, 1.0)  # where the splits of each file end
+TXT = (".txt", ".txt.gz")  # what is read of a folder
 ROOM = 8  # the memory for a text: as files, decoded (4 bytes a letter), as splits, in a task
 
 # Not in the text: tests and applications, tables, and what is deprecated or installed beside it.
@@ -47,15 +58,19 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Three splits as bytes (uint8), and how many of them a child sees at once."""
+    """Three splits as bytes (uint8) or token ids (int32), none of which is standardised, and how
+    many of them a child sees at once. `lengths` are the bytes that each token covers, where those
+    of a tokenizer are scored by the byte."""
 
     name: str
     splits: Mapping[str, np.ndarray] = field(repr=False)
     context: int
     vocabulary: int
     digest: str = ""
+    lengths: Mapping[str, np.ndarray] = field(repr=False, default_factory=dict)
+    metric: Metric = METRICS["bits per byte"]
 
-    metric = METRICS["bits per byte"]
+    task = "language-model"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -70,62 +85,162 @@ class Text:
     def on(self, device: torch.device) -> TextTask:
         return TextTask(self, device)
 
-
-def make_text(name: str, splits: Mapping[str, bytes], context: int = CONTEXT) -> Text:
-    """A Text of these splits: tokens are bytes, of which there are 128 in ASCII and else 256.
-    Raises DataError where a split is shorter than a context and the byte after it."""
-    for split, part in splits.items():
-        if len(part) <= context:
-            raise DataError(
-                f"{name}: {len(part):,} bytes to {_USES[split]} are too few for a context of "
-                f"{context}; give a longer text, or a shorter context as "
-                f"{name.partition(':')[0]}:context=16"
+    @torch.no_grad()
+    def check_looks_back(self, model: nn.Module, name: str) -> None:
+        """Raises ValueError for a child whose logits depend on tokens that come later, among them
+        the one that they are to predict: it would score far too well."""
+        random = torch.Generator().manual_seed(0)
+        first = torch.randint(self.vocabulary, (1, self.context), generator=random)
+        half, other = self.context // 2, first.clone()
+        other[:, half:] = (other[:, half:] + 1) % self.vocabulary
+        model.eval()
+        was, now = (model(ids)[:, :half].float() for ids in (first, other))
+        if (was - now).abs().max() > 1e-5 * was.std():  # rounding is less, and it is untrained
+            raise ValueError(
+                f"the child {name} sees the tokens that it is to predict: its logits change with "
+                "later ones; give a causal model (a decoder; is_decoder=True of transformers)"
             )
-    vocabulary = 128 if all(part.isascii() for part in splits.values()) else 256
+
+
+def make_text(
+    name: str,
+    splits: Mapping[str, bytes],
+    context: int = CONTEXT,
+    tokenizer: Tokenizer | None = None,
+) -> Text:
+    """A Text of these splits. Tokens are bytes, of which there are 128 in ASCII and else 256, or
+    those of a tokenizer. Raises DataError where a split is shorter than a context and the token
+    after it, and for text that the tokenizer does not keep."""
     sha = hashlib.sha256(f"{context}".encode())
     for part in splits.values():
         sha.update(f" {len(part)} ".encode())
         sha.update(part)
-    arrays = {split: np.frombuffer(part, np.uint8) for split, part in splits.items()}
-    return Text(name, arrays, context, vocabulary, sha.hexdigest()[:16])
+    lengths: dict[str, np.ndarray] = {}
+    if tokenizer is None:
+        vocabulary = 128 if all(part.isascii() for part in splits.values()) else 256
+        arrays = {split: np.frombuffer(part, np.uint8) for split, part in splits.items()}
+    else:
+        encoded = {split: tokenizer.encode(part) for split, part in splits.items()}
+        arrays, lengths = ({s: both[i] for s, both in encoded.items()} for i in (0, 1))
+        vocabulary = tokenizer.vocabulary
+        sha.update(tokenizer.content)
+    shorter = f"{name.partition(':')[0]}:context=16"
+    _check_lengths(name, arrays, context, "tokens" if lengths else "bytes", shorter)
+    return Text(name, arrays, context, vocabulary, sha.hexdigest()[:16], lengths)
+
+
+def tokens(ids: Any, *, context: int = CONTEXT, vocabulary: int | None = None) -> Text:
+    """Data for a language model of token ids (n,), whole numbers from 0: the first 80 % train, the
+    next 10 % validate, the last 10 % test.
+
+    A child sees `context` of them at once, as (batch, context), and returns logits (batch, context,
+    vocabulary) of those that follow; its score is in bits per token. `vocabulary` is how many ids
+    there are [one more than the largest]. Raises DataError for ids that cannot be, or too few.
+    """
+    return _tokens("token ids", ids, context, vocabulary, "actsearch.tokens(ids, context=16)")
+
+
+def from_arrays(name: str, arrays: Any) -> Text:
+    """As `tokens`, with the usual context, of one array."""
+    if isinstance(arrays, tuple):
+        raise DataError(
+            f"{name}: {len(arrays)} arrays; a language model takes one of token ids (n,)"
+        )
+    return _tokens(name, arrays, CONTEXT, None, "actsearch.tokens(ids, context=16)")
+
+
+def load_ids(path: Path, chosen: str = "") -> Text:
+    """As `tokens`, of an .npy file; `chosen` is as `context=128,vocabulary=50257`."""
+    name, found = _named(path.name, chosen, {"context": int, "vocabulary": int})
+    with readable(path, ".npy of token ids"):
+        check_fits(path, ROOM * path.stat().st_size)
+        ids = np.load(path, mmap_mode="r")  # which compares the header with the file's size
+    context, vocabulary = found.get("context", CONTEXT), found.get("vocabulary")
+    return _tokens(name, ids, context, vocabulary, f"{path.name}:context=16")
+
+
+def _tokens(name: str, ids: Any, context: int, vocabulary: int | None, shorter: str) -> Text:
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise DataError(
+            f"{name}: an array of shape {ids.shape} and type {ids.dtype} is no sequence of token "
+            "ids; give whole numbers (n,), one text after the other"
+        )
+    for option, value in {"context": context, "vocabulary": vocabulary}.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
+            raise DataError(f"{name}: {option}={value!r} needs a whole number of 1 or more")
+    low, high = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
+    vocabulary = high + 1 if vocabulary is None else int(vocabulary)
+    if low < 0 or high >= vocabulary:
+        raise DataError(
+            f"{name}: ids go from {low:,} to {high:,}, and a vocabulary of {vocabulary:,} has 0 to "
+            f"{vocabulary - 1:,}; give vocabulary={high + 1}, or other ids"
+        )
+    ids = ids.astype(np.int32)
+    ends = [int(share * len(ids)) for share in SHARES]
+    splits = {s: ids[a:b] for s, a, b in zip(SPLITS, (0, *ends), ends, strict=False)}
+    _check_lengths(name, splits, context, "tokens", shorter)
+    sha = hashlib.sha256(f"{context} {vocabulary} ".encode())
+    sha.update(ids.tobytes())
+    digest = sha.hexdigest()[:16]
+    metric = METRICS["bits per token"]
+    return Text(name, splits, int(context), vocabulary, digest, metric=metric)
+
+
+def _check_lengths(
+    name: str, splits: Mapping[str, np.ndarray], context: int, what: str, shorter: str
+) -> None:
+    for split, part in splits.items():
+        if len(part) <= context:
+            raise DataError(
+                f"{name}: {len(part):,} {what} to {_USES[split]} are too few for a context of "
+                f"{context}; give a longer text, or a shorter context as {shorter}"
+            )
 
 
 _USES = {"train": "train on", "val": "validate on", "test": "test on"}
 
 
-def _named(owner: str, chosen: str) -> tuple[str, int]:
-    """A text's name with its options, and its context, from `owner` and `context=128`; raises
-    ValueError for other options."""
-    found = options.read(owner, chosen, {"context": int})
-    context = found.get("context", CONTEXT)
-    if context < 1:
-        raise ValueError(f"{owner}:context={context} needs a whole number of 1 or more")
-    return options.written(owner, found), context
+def _named(
+    owner: str, chosen: str, kinds: Mapping[str, type] = TEXT_KINDS
+) -> tuple[str, dict[str, Any]]:
+    """A text's name with its options, and these, from `owner` and `context=128,tokenizer=bpe.json`.
+    The name has the tokenizer's without its folders. Raises ValueError for others than `kinds`
+    says, DataError for a file that is no tokenizer."""
+    found = options.read(owner, chosen, kinds)
+    for option, value in found.items():
+        if kinds[option] is int and value < 1:
+            raise ValueError(f"{owner}:{option}={value} needs a whole number of 1 or more")
+    path = Path(found.get("tokenizer", ""))
+    name = options.written(owner, found | ({"tokenizer": path.name} if path.name else {}))
+    return name, found | ({"tokenizer": Tokenizer(path)} if path.name else {})
 
 
 # -- a user's own
 
 
 def is_text(path: Path) -> bool:
-    """A .txt file, or a folder that holds some, at any depth, and no image."""
+    """A .txt or .gz file, or a folder that holds some .txt, at any depth, and no image."""
     if not path.is_dir():
-        return path.suffix == ".txt"
+        return path.suffix in (".txt", ".gz")
     found = False
     for _, _, names in os.walk(path):
         if any(name.lower().endswith(IMAGES) for name in names):
             return False
-        found = found or any(name.endswith(".txt") for name in names)
+        found = found or any(name.endswith(TXT) for name in names)
     return found
 
 
 def load_text(path: Path, chosen: str = "") -> Text:
-    """A .txt file, or all those of a folder in the order of their paths; the first 80 % of each
-    train, the next 10 % validate, the last 10 % test. `chosen` is as `context=128`.
+    """A .txt or .gz file, or all .txt and .txt.gz of a folder in the order of their paths; the
+    first 80 % of each train, the next 10 % validate, the last 10 % test. `chosen` is as
+    `context=128`.
 
     Raises DataError for a file that is no text or a text that is too short.
     """
-    name, context = _named(path.name, chosen)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    name, found = _named(path.name, chosen)
+    files = sorted(f for f in path.rglob("*") if f.name.endswith(TXT)) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             raise DataError(f"{file} is no file but a pipe, a device or a link; remove it")
@@ -136,7 +251,7 @@ def load_text(path: Path, chosen: str = "") -> Text:
         ends = [int(share * len(content)) for share in SHARES]
         for split, begin, end in zip(SPLITS, (0, *ends), ends, strict=False):
             parts[split].append(content[begin:end])
-    return make_text(name, _joined(parts), context)
+    return make_text(name, _joined(parts), **found)
 
 
 def _joined(parts: Mapping[str, list[bytes]]) -> dict[str, bytes]:
@@ -144,7 +259,7 @@ def _joined(parts: Mapping[str, list[bytes]]) -> dict[str, bytes]:
 
 
 def _content(file: Path) -> bytes:
-    content = file.read_bytes()
+    content = content_of(file, ROOM)
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -163,7 +278,7 @@ def load_stdlib(chosen: str = "") -> Text:
     """The sources of this Python's standard library that are ASCII. A tenth of the files, by the
     hash of their paths, validates and another tests; so a file has its split in every version.
     Raises DataError where they are not installed."""
-    name, context = _named("stdlib", chosen)
+    name, found = _named("stdlib", chosen)
     library = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for path in sorted(_sources(library)):
@@ -175,7 +290,7 @@ def load_stdlib(chosen: str = "") -> Text:
             f"{library} holds no sources of Python's standard library; give a text of your own, "
             "as --dataset FILE.txt"
         )
-    made = make_text(name, _joined(parts), context)
+    made = make_text(name, _joined(parts), **found)
     # Levels of different versions differ, so every table says which one it is of.
     return replace(made, name=f"{name} (Python {platform.python_version()})")
 
@@ -190,17 +305,18 @@ def _sources(library: Path) -> Iterator[Path]:
 
 
 class TextTask:
-    """Cross-entropy of the next byte, and its mean in bits over fixed windows."""
+    """Cross-entropy of the next token, and its sum over fixed windows in bits per byte or token."""
 
     def __init__(self, data: Text, device: torch.device) -> None:
         self.device = device
         self.context = data.context
         self.sizes = data.sizes
         self.text = {n: torch.tensor(part, device=device) for n, part in data.splits.items()}
+        self.lengths = data.lengths
         self.offsets = torch.arange(data.context + 1, device=device)
 
     def batches(self, recipe: Recipe, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Bytes and those that follow them, both (N, context), of windows anywhere in the text, or
+        """Tokens and those that follow them, both (N, context), of windows anywhere in the text, or
         of those side by side in their order where the recipe does not shuffle."""
         places = len(self.text["train"]) - self.context
         number = start
@@ -235,7 +351,7 @@ class TextTask:
         examples: int | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> float:
-        """Bits per byte on the split's windows, or on so many of them; raises Diverged for logits
+        """Bits per token on the split's windows, or on so many of them; raises Diverged for logits
         that are not finite. Nothing waits for a GPU before the end."""
         model.eval()
         count = min(self.sizes[split], examples or WINDOWS)
@@ -252,5 +368,12 @@ class TextTask:
             beat()
         turns.wait()
         if not bool(finite & nats.isfinite()):
-            raise logits_not_finite(split)
-        return float(nats) / (count * self.context * math.log(2))
+            raise not_finite("logits", split)
+        return float(nats) / (self._units(split, starts) * math.log(2))
+
+    def _units(self, split: str, starts: torch.Tensor) -> int:
+        """The tokens that are predicted in these windows, or the bytes that they cover."""
+        if split not in self.lengths:
+            return len(starts) * self.context
+        at = starts.numpy()[:, None] + np.arange(1, self.context + 1)
+        return int(self.lengths[split][at].sum())

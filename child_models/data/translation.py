@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from actsearch.child_models.data.data import DataError, check_fits, logits_not_finite
+from actsearch.child_models.data.data import DataError, content_of, not_finite
 from actsearch.child_models.device import autocast, on_device
 from actsearch.child_models.recipe import Recipe
 from actsearch.results.metrics import METRICS
@@ -24,7 +22,6 @@ from actsearch.search_space import text as options
 
 PADDING, START, END = 0, 1, 2  # the first tokens of every vocabulary
 EVALUATION_BATCH = 250
-CHUNK = 2**24  # bytes of a file that are read at once
 ROOM = 8  # the memory for a file's sentences as text, as tokens and while they are encoded
 POOL = 50  # batches whose sentences are sorted by length, so that little is padded
 LONGER = 20  # tokens that a translation may have more than its source
@@ -61,6 +58,7 @@ class Translation:
     digest: str = ""
 
     metric = METRICS["BLEU"]
+    task = "translation"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -134,15 +132,9 @@ def _files(folder: Path, pattern: str, language: str) -> list[Path]:
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise DataError(f"{file} is no file but a pipe, a device or a folder; give text or .gz")
-    opened = gzip.open if file.suffix == ".gz" else open
-    content = bytearray()
     try:
-        with opened(file, "rb") as binary:
-            while chunk := binary.read(CHUNK):  # a few bytes of .gz may be any number of text
-                content += chunk
-                check_fits(file, ROOM * len(content))
-        lines = content.decode().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        lines = content_of(file, ROOM).decode().split("\n")
+    except UnicodeDecodeError as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     return [line.strip() for line in (lines if lines[-1] else lines[:-1])]
 
@@ -271,7 +263,7 @@ class TranslationTask:
             with autocast(recipe, self.device):
                 tokens, finite = model.translate(source, longest)  # pyright: ignore
             if not bool(finite):
-                raise logits_not_finite(split)
+                raise not_finite("logits", split)
             for i, row in zip(index, tokens.tolist(), strict=True):
                 end = row.index(END) if END in row else len(row)
                 found[i] = tokenizer.decode(row[:end])

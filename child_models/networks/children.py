@@ -38,6 +38,11 @@ CHILDREN: Mapping[str, Row] = {
         "trunk_resnet",
         "TrunkResNet",
     ),
+    "convnext": Row(
+        "a small ConvNeXt (Liu et al. 2022), in which functions of any growth can learn",
+        "convnext",
+        "ConvNeXt",
+    ),
     "preact_resnet": Row(
         "the ResNet with activations before convolutions (He et al. 2016b)",
         "preact_resnet",

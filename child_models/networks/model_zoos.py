@@ -8,7 +8,6 @@ squeeze-and-excitation, stay.
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,16 +19,13 @@ from torch import nn
 from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.networks.image_network import Size
 from actsearch.child_models.networks.replacement import (
-    Make,
+    ACTIVATIONS,
     Match,
     NoActivationError,
+    making,
     put_activations,
 )
 
-ACTIVATIONS: tuple[Match, ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.GELU,
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.silu, F.mish, F.hardswish, F.gelu,
-)  # fmt: skip
 TIMM_ACTIVATIONS = ("GELU", "GELUTanh", "QuickGELU", "PReLU", "Swish", "Mish", "HardSwish",
                     "HardMish")  # fmt: skip
 
@@ -156,7 +152,7 @@ class ZooModel:
             model = OnImages(ZOOS[self.zoo].model(self.name, classes, side), size)
             put_activations(
                 model,
-                _maker(self, make_activation),
+                making(str(self), make_activation),
                 torch.zeros(2, *input_shape),
                 match=ZOOS[self.zoo].activations(),
                 check=lambda output: self._check(output, classes),
@@ -224,25 +220,3 @@ class OnImages(nn.Module):
         if x.shape[1] == 1:
             x = x.repeat(1, 3, 1, 1)
         return self.model(x)
-
-
-def _maker(child: ZooModel, make_activation: Callable[..., nn.Module]) -> Make:
-    def make(width: int, dim: int) -> nn.Module:
-        if dim == 1:
-            return make_activation(width)
-        if not _takes_dimension(make_activation):
-            raise ValueError(
-                f"{child} has channels in the last dimension, so make_activation has to take "
-                "channel_dim, as make_activation(64, channel_dim=-1)"
-            )
-        return make_activation(width, channel_dim=dim)
-
-    return make
-
-
-def _takes_dimension(make_activation: Callable[..., nn.Module]) -> bool:
-    try:
-        parameters = inspect.signature(make_activation).parameters
-    except (TypeError, ValueError):
-        return False
-    return "channel_dim" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

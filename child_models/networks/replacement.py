@@ -7,9 +7,10 @@ gets a `Site` and two hooks, which from then on intercept the calls of this forw
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from types import FrameType
 from typing import Any
@@ -28,6 +29,12 @@ Match = type[nn.Module] | Callable[..., Any]
 Make = Callable[[int, int], nn.Module]  # of a width and the dimension that has it
 RELU: tuple[Match, ...] = (nn.ReLU, F.relu)
 
+# What other people's models call as activations; gates, such as sigmoid, are not among them.
+ACTIVATIONS: tuple[Match, ...] = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.GELU,
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.silu, F.mish, F.hardswish, F.gelu,
+)  # fmt: skip
+
 # Layer, the dimension of its output that holds its channels, the attribute that says how many.
 LAYERS: tuple[tuple[type[nn.Module], int, str], ...] = (
     (_ConvNd, 1, "out_channels"),
@@ -39,6 +46,10 @@ LAYERS: tuple[tuple[type[nn.Module], int, str], ...] = (
     (nn.Embedding, -1, "embedding_dim"),
     (nn.MultiheadAttention, -1, "embed_dim"),
 )
+# The same of libraries that need not be there, by module and name.
+NAMED: Mapping[tuple[str, str], tuple[int, str]] = {
+    ("transformers.pytorch_utils", "Conv1D"): (-1, "nf"),  # the linear layer of GPT-2
+}
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # may call whatever they hold
 
 
@@ -114,6 +125,32 @@ def put_activations(
     return count
 
 
+def making(child: str, make_activation: Callable[..., nn.Module]) -> Make:
+    """Calls make_activation(width) for channels in dimension 1, and make_activation(width,
+    channel_dim=dim) for others; it raises ValueError, which names the child, where that is not
+    taken."""
+
+    def make(width: int, dim: int) -> nn.Module:
+        if dim == 1:
+            return make_activation(width)
+        if not _takes_dimension(make_activation):
+            raise ValueError(
+                f"{child} has channels in the last dimension, so make_activation has to take "
+                "channel_dim, as make_activation(64, channel_dim=-1)"
+            )
+        return make_activation(width, channel_dim=dim)
+
+    return make
+
+
+def _takes_dimension(make_activation: Callable[..., nn.Module]) -> bool:
+    try:
+        parameters = inspect.signature(make_activation).parameters
+    except (TypeError, ValueError):
+        return False
+    return "channel_dim" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 class _Count(threading.local):
     """Of calls, in each thread; a copy counts from 0."""
 
@@ -176,7 +213,7 @@ class _Scout(TorchFunctionMode):
         hooks = [
             module.register_forward_hook(self._passed)
             for module in model.modules()
-            if isinstance(module, tuple(kind for kind, _, _ in LAYERS))
+            if _channels(module) is not None
         ]
         try:
             with self:
@@ -209,14 +246,24 @@ class _Scout(TorchFunctionMode):
     def _dimension(self, x: torch.Tensor) -> int:
         """That of the layer before, unless only the other one is as wide as the layer: a model may
         move its channels in between, or the layer may (LayerNorm2d of torchvision and timm)."""
-        for kind, dim, attribute in LAYERS:
-            if x.ndim > 2 and isinstance(self.layer, kind):
-                dim = 1 if type(self.layer).__name__.endswith("2d") else dim
-                width = getattr(self.layer, attribute)
-                width = width[-1] if isinstance(width, tuple) else width
-                fits = [d for d in (dim, -dim) if x.shape[d] == width]
-                return fits[0] if fits else dim
-        return 1
+        layer = self.layer
+        if layer is None or x.ndim < 3 or (known := _channels(layer)) is None:
+            return 1
+        dim, attribute = known
+        dim = 1 if type(layer).__name__.endswith("2d") else dim
+        width = getattr(layer, attribute)
+        width = width[-1] if isinstance(width, tuple) else width
+        fits = [d for d in (dim, -dim) if x.shape[d] == width]
+        return fits[0] if fits else dim
+
+
+def _channels(layer: nn.Module) -> tuple[int, str] | None:
+    """The dimension of its channels and the attribute that says how many; None of what is no layer
+    that is known."""
+    for kind, dim, attribute in LAYERS:
+        if isinstance(layer, kind):
+            return dim, attribute
+    return NAMED.get((type(layer).__module__, type(layer).__name__))
 
 
 class _Interception(TorchFunctionMode):

@@ -2,26 +2,33 @@
 another package as `torchvision:NAME` and `timm:NAME` (model_zoos.py).
 
 A user's own child is any function of `make_activation` that returns an nn.Module; it is handed
-`input_shape` and `classes` (of sentences `vocabulary` and `length`, of text `vocabulary` and
-`context`) too if it has parameters of these names.
+`input_shape` and `classes` (of targets `targets`, of sentences `vocabulary` and `length`, of text
+`vocabulary` and `context`) too if it has parameters of these names. Or it is a model that is built
+already, or a function without arguments that builds one (ready.py). Text names either, as
+`my_module:net`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
-import re
-import types
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from torch import nn
 
 from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
+from actsearch.child_models.networks.ready import BUILDS, Ready, digest, note, ready
+from actsearch.child_models.users_code import (
+    by_value,
+    found,
+    from_bytes,
+    function_of,
+    is_module,
+    source_digest,
+)
 from actsearch.search_space import text as options
 from actsearch.search_space.activation import MakeActivation
 from actsearch.search_space.text import unknown
@@ -36,12 +43,33 @@ CHANGED: Mapping[str, str] = {"densenet": "fan-out"}
 @dataclass(frozen=True)
 class Child:
     """A builder with its options bound; `name` is how it is written, `digest` what a run's identity
-    keeps."""
+    keeps, `note` what people should know before a search."""
 
     name: str
     build: Builder = field(compare=False, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     digest: str = ""
+    note: str = field(default="", compare=False)
+    by_value: bool = field(default=False, compare=False, repr=False)  # sent to workers so
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rest = (self.name, self.options, self.digest, self.note)
+        if not self.by_value:
+            return _child, (self.build, *rest)
+        sent = by_value(self.build, f"the child {self.name}", [function_of(self.build)])
+        return _received, (sent, *rest)
+
+    def check_sent(self) -> None:
+        """Raises ValueError where it holds what no worker can be sent."""
+        if isinstance(self.build, Ready):
+            self.build.check_sent()
+        elif self.by_value:
+            self.__reduce__()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is a model that puts no candidate into its place itself."""
+        return isinstance(self.build, Ready)
 
     def __call__(self, make_activation: MakeActivation, **facts: Any) -> nn.Module:
         """The network for data with these facts, of which it takes what it asks for: input_shape
@@ -54,30 +82,42 @@ class Child:
             raise ValueError(
                 f"{self.name} asks for {' and '.join(missing)}, but what these data say is named "
                 f"{' and '.join(facts)} (sentences go with transformer, text with gpt, images "
-                "with others)"
+                "with others, targets with a model of your own)"
             )
         return self.build(make_activation, **given)
 
 
-def child_from(child: str | Child | Builder) -> Child:
-    """A Child from `resnet8`, `resnet8:width=8,size=16`, `torchvision:mobilenet_v2:size=64`, or a
-    function of make_activation.
+def child_from(
+    child: str | Child | Builder | nn.Module, *, match: Any = None, example: Any = None
+) -> Child:
+    """A Child from `resnet8`, `resnet8:width=8,size=16`, `torchvision:mobilenet_v2:size=64`, a
+    function of make_activation, a model that is built already, a function without arguments that
+    builds one, or `my_module:net`, which names one of the last three.
 
-    Raises ValueError for a name or an option that is not known, and ModuleNotFoundError for a zoo
-    that is not installed.
+    `match` and `example` are of models that are built without make_activation: what gives way to
+    the candidate [all common activations], as types of modules and functions of torch, and a batch
+    of inputs. Raises ValueError for a name or an option that is not known, and ModuleNotFoundError
+    for a zoo that is not installed.
     """
-    if isinstance(child, nn.Module):
+    named = isinstance(child, str) and _names_users_own(child)
+    if named:
+        child = found(child, "child", "my_module:net")
+    if isinstance(child, nn.Module) or (callable(child) and _builds_alone(child)):
+        return _ready(child, match, example)
+    if match is not None or example is not None:
+        said = "match" if match is not None else "example"
         raise ValueError(
-            f"the child is a {type(child).__name__} that is built already; give a function of "
-            "make_activation that returns it"
+            f"{said} is for a model that is built already, or for {BUILDS}; the child {child} "
+            "puts the candidate into its place itself, so leave it out"
         )
     if isinstance(child, Child):
         return child
     if callable(child):
-        return _users_own(child)
+        return replace(_users_own(child), by_value=named)
     if not isinstance(child, str):
         raise ValueError(
-            f"the child is a {type(child).__name__}; give a name or a function of make_activation"
+            f"the child is a {type(child).__name__}; give a name, a function of make_activation, "
+            "or an nn.Module"
         )
     name, build, text = _found(child)
     known = {option.name: option.kind for option in options_of(build)}
@@ -102,7 +142,8 @@ def _found(child: str) -> tuple[str, Builder, str]:
         model, text = options.split(text)
         return f"{name}:{model}", zoo_model(name, model), text
     if name not in CHILDREN:
-        raise ValueError(unknown("child", name, [*CHILDREN, *(f"{zoo}:NAME" for zoo in ZOOS)]))
+        zoos = (f"{zoo}:NAME" for zoo in ZOOS)
+        raise ValueError(unknown("child", name, [*CHILDREN, *zoos, "my_module:NAME"]))
     return name, CHILDREN[name].builder(), text
 
 
@@ -120,63 +161,30 @@ def options_of(build: Builder) -> list[options.Option]:
     ]
 
 
+def _names_users_own(child: str) -> bool:
+    """Whether it is as `my_module:net`, rather than a name with options."""
+    name, _, rest = child.partition(":")
+    ours = name in (*CHILDREN, *ZOOS)
+    return not ours and rest != "" and "=" not in rest and is_module(name)
+
+
+def _builds_alone(build: Callable[..., Any]) -> bool:
+    return not isinstance(build, Child) and not inspect.signature(build).parameters
+
+
+def _ready(model: nn.Module | Callable[[], Any], match: Any, example: Any) -> Child:
+    build = ready(model, match, example)
+    return Child(build.name, build, {}, digest=f"{build.name}-{digest(build)}", note=note(build))
+
+
 def _users_own(build: Builder) -> Child:
     name = getattr(build, "__qualname__", type(build).__qualname__)
-    if not inspect.signature(build).parameters:
-        raise ValueError(
-            f"the child {name} takes no argument; give a function of make_activation, which is "
-            "called for each activation: def net(make_activation): ... make_activation(width) ..."
-        )
     return Child(name, build, {}, digest=f"{name}-{source_digest(build)}")
 
 
-def source_digest(function: Callable[..., Any]) -> str:
-    """The hash of a function's source, and of what it was given with it: an edited model or
-    operator makes another run. Raises ValueError where that has no name outside this process."""
-    return hashlib.sha256(_source(function, ()).encode()).hexdigest()[:12]
+def _child(build: Builder, name: str, options: Mapping[str, Any], digest: str, note: str) -> Child:
+    return Child(name, build, options, digest, note)
 
 
-def _source(thing: Any, seen: tuple[Any, ...]) -> str:
-    """What a value is, in words that are the same in each process. `seen` are the things that
-    lead here, since a function can hold itself."""
-    if any(thing is one for one in seen):
-        return "itself"
-    within = (*seen, thing)
-
-    def words(parts: Iterable[Any]) -> str:
-        return f"({', '.join(_source(part, within) for part in parts)})"
-
-    match thing:
-        case partial():
-            return "partial" + words([thing.func, thing.args, thing.keywords])
-        case types.MethodType():
-            return words([thing.__func__, thing.__self__])
-        case types.FunctionType() | type():
-            cells = getattr(thing, "__closure__", None) or ()
-            return _text(thing) + (words(c.cell_contents for c in cells) if cells else "")
-        case types.BuiltinFunctionType() | types.ModuleType():
-            return getattr(thing, "__qualname__", thing.__name__)
-        case types.CodeType():
-            return words([thing.co_code.hex(), *thing.co_consts])
-        case dict():
-            return words(sorted(thing.items(), key=lambda item: str(item[0])))
-        case list() | tuple():
-            return words(thing)
-    text = repr(thing)
-    if not re.search(r" at 0x[0-9a-f]+", text):
-        return text
-    if not hasattr(thing, "__dict__"):
-        raise ValueError(
-            f"{text} could not be told from another one when a run is resumed; use a function"
-        )
-    return words([type(thing), vars(thing)])
-
-
-def _text(thing: Any) -> str:
-    """A function or class as it was written; where nobody kept that, its code."""
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        code = getattr(thing, "__code__", None)
-        name = f"{thing.__module__}.{thing.__qualname__}"
-        return name if code is None else name + _source(code, ())
+def _received(sent: bytes, *rest: Any) -> Child:
+    return _child(from_bytes(sent), *rest)

@@ -333,10 +333,13 @@ def failure_figure(entries: Iterable[Entry]) -> Figure | None:
 
 
 def difference_figure(
-    models: Sequence[Mapping[str, Any]], reference: str, metrics: Mapping[str, Metric]
+    models: Sequence[Mapping[str, Any]],
+    reference: str,
+    metrics: Mapping[str, Metric],
+    splits: Mapping[str, str],
 ) -> Figure | None:
     """Differences to `reference` paired by seed, a panel a model; `models` are the rows of a
-    comparison, `metrics` those of its models."""
+    comparison, `metrics` and `splits` those of its models."""
     panels: list[Panel] = []
     for model in dict.fromkeys(row["model"] for row in models):
         mine = [r for r in models if r["model"] == model and r["difference, paired"] is not None]
@@ -357,7 +360,7 @@ def difference_figure(
         )
         names = tuple(r["function"] for r in mine)
         unit = metric.points or metric.unit
-        x = f"test {metric.name} minus {reference}'s" + f" [{unit}]" * (
+        x = f"{splits.get(model, 'test')} {metric.name} minus {reference}'s" + f" [{unit}]" * (
             unit not in ("", metric.name)
         )
         panels.append(Panel(model, x, "", (points,), y_names=names, at=(0.0,)))

@@ -1,0 +1,247 @@
+"""Code of the user's own, whether an objective, a child or an operator: by which name it is found,
+what its source is, and how it is sent to workers.
+
+It is sent by value, so all of a search runs the source that its protocol has the hash of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from actsearch.child_models.device import short
+from actsearch.search_space.text import unknown
+
+INSTALLED = ("site-packages", "dist-packages")
+
+
+def found(text: str, what: str, example: str) -> Any:
+    """What `my_module:train` names, of an installed module or one in this folder; `what` it is to
+    be and an `example` are for people. Raises ValueError where nothing has that name, and where
+    its module fails."""
+    module, _, name = text.partition(":")
+    if not (module and name):
+        raise ValueError(f"the {what} {text!r} needs a module and a name in it, as {example}")
+    here = _with_this_folder()
+    try:
+        home = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"the {what} {text}: {module} needs {error.name}") from error
+        raise ValueError(
+            f"the {what} {text}: there is no module {module} in {here}, nor installed"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"the {what} {text}: importing {module} ends with {type(error).__name__}: "
+            f"{short(error)}"
+        ) from error
+    if not hasattr(home, name):
+        known = [k for k, v in vars(home).items() if callable(v) and not k.startswith("_")]
+        raise ValueError(unknown(f"name in {module}", name, known))
+    return getattr(home, name)
+
+
+def is_module(name: str) -> bool:
+    """Whether there is a module of this name in this folder, or installed."""
+    _with_this_folder()
+    return all(part.isidentifier() for part in name.split(".")) and (
+        importlib.util.find_spec(name.partition(".")[0]) is not None
+    )
+
+
+def _with_this_folder() -> str:
+    """This folder, in which modules are looked for from now on."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    return here
+
+
+# -- sent to workers
+
+
+def by_value(thing: Any, what: str, homes: Iterable[Any]) -> bytes:
+    """`thing` as bytes, with the functions and values that it uses of the modules of `homes`, which
+    are functions and classes; so no worker has to find these modules, nor finds later ones. Raises
+    ValueError where it holds what nobody can be sent."""
+    pickler: Any = importlib.import_module("ray.cloudpickle")
+    names = {home.__module__ for home in homes} - {"__main__"}
+    with ExitStack() as stack:
+        for module in (sys.modules[name] for name in sorted(names) if name in sys.modules):
+            pickler.register_pickle_by_value(module)
+            stack.callback(pickler.unregister_pickle_by_value, module)
+        try:
+            return pickler.dumps(thing)
+        except Exception as error:
+            raise ValueError(
+                f"{what} cannot be sent to Ray's workers ({short(error)}); make what it holds "
+                "inside of it, or train in this process with executor 'inline'"
+            ) from error
+
+
+def from_bytes(sent: bytes) -> Any:
+    return importlib.import_module("ray.cloudpickle").loads(sent)
+
+
+# -- its source
+
+
+def digest_of(thing: Any) -> str:
+    """The hash of the source of a function or class, and of what that uses by name of the same
+    folder: functions, classes, plain values and arrays. It is the same whether its module is
+    imported or is the script."""
+    home = function_of(thing)
+    found = {"": source_digest(thing)}
+    waiting = [home]
+    while waiting:
+        for name, value in _used(waiting.pop(), home.__module__):
+            if name in found:
+                continue
+            if _is_own(value, home):
+                found[name] = source_digest(value)
+                waiting.append(value)
+            elif (text := plain(value)) is not None:
+                found[name] = text
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
+
+
+def function_of(train: Any) -> Any:
+    """The function or class behind a callable."""
+    while isinstance(train, partial):
+        train = train.func
+    if isinstance(train, types.MethodType):
+        return type(train.__self__)
+    return train if isinstance(train, types.FunctionType | type) else type(train)
+
+
+def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
+    """The values that the code of a function, or of a class's methods, has from outside, each with
+    a name of its own, which tells its module where that is not `home`. (What a closure holds is
+    part of its source.)"""
+    if isinstance(thing, type):
+        for value in vars(thing).values():
+            method = getattr(value, "fget", None) or getattr(value, "__func__", value)
+            if isinstance(method, types.FunctionType):
+                yield from _used(method, home)
+        return
+    if not isinstance(thing, types.FunctionType):
+        return
+    for cell in thing.__closure__ or ():
+        with suppress(ValueError):  # that is empty
+            if isinstance(held := cell.cell_contents, types.FunctionType | type):
+                yield f"{thing.__qualname__} {held.__qualname__}", held
+    names, known = _names(thing.__code__), thing.__globals__
+    where = "" if thing.__module__ == home else f"{thing.__module__}."
+    for name in sorted(names & known.keys()):
+        value = known[name]
+        yield f"{where}{name}", value
+        if isinstance(value, types.ModuleType):
+            for part in sorted(names & vars(value).keys()):
+                if _is_own(vars(value)[part], thing):
+                    yield f"{value.__name__}.{part}", vars(value)[part]
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _is_own(value: Any, home: Any) -> bool:
+    """Whether a function or class is of the same module or folder."""
+    if not isinstance(value, types.FunctionType | type):
+        return False
+    if value.__module__ == home.__module__:
+        return True
+    try:
+        return Path(inspect.getfile(value)).parent == Path(inspect.getfile(home)).parent
+    except (TypeError, OSError):
+        return False
+
+
+def plain(value: Any) -> str | None:
+    """What a number, a text, an array or the like is; None for other things."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, dict):
+        value = sorted(value.items(), key=repr)
+    if isinstance(value, list | tuple):
+        parts = [plain(part) for part in value]
+        return None if None in parts else f"({', '.join(cast(list[str], parts))})"
+    return repr(value) if isinstance(value, str | bytes | int | float | complex) else None
+
+
+def is_installed(thing: Any) -> bool:
+    """Whether a function or class is of an installed library, whose source nobody looks at."""
+    if thing.__module__ == "__main__":
+        return False
+    try:
+        return any(part in INSTALLED for part in Path(inspect.getfile(thing)).parts)
+    except (TypeError, OSError):
+        return True  # of Python itself
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """The hash of a function's source, and of what it was given with it: an edited model or
+    operator makes another run. Raises ValueError where that has no name outside this process."""
+    return hashlib.sha256(_source(function, ()).encode()).hexdigest()[:12]
+
+
+def _source(thing: Any, seen: tuple[Any, ...]) -> str:
+    """What a value is, in words that are the same in each process. `seen` are the things that
+    lead here, since a function can hold itself."""
+    if any(thing is one for one in seen):
+        return "itself"
+    within = (*seen, thing)
+
+    def words(parts: Iterable[Any]) -> str:
+        return f"({', '.join(_source(part, within) for part in parts)})"
+
+    match thing:
+        case partial():
+            return "partial" + words([thing.func, thing.args, thing.keywords])
+        case types.MethodType():
+            return words([thing.__func__, thing.__self__])
+        case types.FunctionType() | type():
+            cells = getattr(thing, "__closure__", None) or ()
+            return _text(thing) + (words(c.cell_contents for c in cells) if cells else "")
+        case types.BuiltinFunctionType() | types.ModuleType():
+            return getattr(thing, "__qualname__", thing.__name__)
+        case types.CodeType():
+            return words([thing.co_code.hex(), *thing.co_consts])
+        case dict():
+            return words(sorted(thing.items(), key=lambda item: str(item[0])))
+        case list() | tuple():
+            return words(thing)
+    text = repr(thing)
+    if not re.search(r" at 0x[0-9a-f]+", text):
+        return text
+    if not hasattr(thing, "__dict__"):
+        raise ValueError(
+            f"{text} could not be told from another one when a run is resumed; use a function"
+        )
+    return words([type(thing), vars(thing)])
+
+
+def _text(thing: Any) -> str:
+    """A function or class as it was written; where nobody kept that, its code."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        code = getattr(thing, "__code__", None)
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        return name if code is None else name + _source(code, ())
