@@ -547,6 +547,14 @@ def test_every_strategy_searches_gates_and_functions(
     assert run.config["identity"]["space"] == "tiny+gates"
 
 
+def test_groups_of_layers_have_a_gate_or_a_function_each(tmp_path: Path, blobs: Arrays) -> None:
+    run = search(tmp_path, blobs, space="groups=2;tiny+gates-two", strategy="random", budget=4)
+    found = [row for row in run.functions() if " | " in row["expression"]]
+    parts = [expr for row in found for expr in candidate_from(row["expression"]).functions]
+    assert {len(expr.inputs) for expr in parts} == {1, 2}
+    assert all(row["status"] in ("ok", "diverged", "rejected") for row in found)
+
+
 def test_a_search_of_gates_goes_on_as_one_that_was_not_broken_off(
     tmp_path: Path, blobs: Arrays
 ) -> None:
