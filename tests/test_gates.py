@@ -375,8 +375,8 @@ def test_kernels_of_some_gates_are_eager_modes() -> None:
 @pytest.mark.slow
 def test_kernels_of_all_gates_are_eager_modes() -> None:
     everyone = [c.functions[0] for c in everything(space_from("gates"))]
-    for start in range(0, len(everyone), 250):
-        check_kernels(everyone[start : start + 250])
+    for start in range(0, len(everyone), 80):
+        check_kernels(everyone[start : start + 80])
 
 
 @pytest.mark.parametrize("text", ["swiglu", "x * sigmoid(beta * g)", "erf(x) * asinh(g)"])
