@@ -47,6 +47,7 @@ from actsearch.search_space.survey import Survey, describe, survey
 from actsearch.search_space.units import digit_values
 
 from . import oracle
+from .test_kernels import CANCELLED
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -346,7 +347,8 @@ def computed(expr: Expr, kernels: str, dtype: torch.dtype) -> list[torch.Tensor]
 
 
 def check_kernels(exprs: Iterable[Expr]) -> None:
-    """Kernels are as near to float64 as eager float32 is, by 16 times its error nearby."""
+    """Kernels are as near to float64 as eager float32 is, by 16 times its error. Of functions of
+    both cosh and sinh what is compared ends at CANCELLED, as in test_kernels.py."""
     exprs = [e for e in exprs if e.inputs == ("x", "g")]
     layouts = [(t := trace(e, "guarded"), "rows" if t.betas else "flat") for e in exprs]
     libraries.build([c.source(t, "float32", layout) for t, layout in layouts])  # in one call
@@ -357,6 +359,11 @@ def check_kernels(exprs: Iterable[Expr]) -> None:
                                    ("eager", torch.float64))
         )  # fmt: skip
         for this, other, true in zip(ours, eager, exact, strict=True):
+            if {"cosh", "sinh"} <= {node.op.name for node in expr.walk()}:
+                if this.shape != X.shape:
+                    continue  # a sum over all points
+                kept = (X.abs() <= CANCELLED) & (G.abs() <= CANCELLED)
+                this, other, true = (torch.where(kept, t, 0.0) for t in (this, other, true))
             finite = torch.isfinite(other)
             assert torch.equal(finite, torch.isfinite(this)), expr
             error = (other - true).abs()[finite & torch.isfinite(true)].max()
