@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "space": "tiny",
         "dataset": "mnist5k",
-        "child": "resnet8:width=8,size=14",
+        "child": "convnext:width=16",
         "steps": 200,
         "batch_size": 64,
         "lr": 0.1,
@@ -102,12 +102,13 @@ class TrainingOptions(Options):
     schedule: Schedule = None
     """How the learning rate falls: {names}."""
     optimiser: Optimiser = None
-    """What takes the steps: {names} [sgd; adamw for gpt, regressions and language
-    models]."""
+    """What takes the steps: {names} [sgd; adamw for convnext, gpt, regressions and
+    language models]."""
     momentum: FloatOrZero = None
     """Of sgd and nesterov, from 0 to below 1 [0.9]."""
     weight_decay: FloatOrZero = None
-    """Weight decay [1e-4; 0.1 for gpt and language models, 0.01 for regressions]."""
+    """Weight decay [1e-4; 0.05 for convnext, 0.1 for gpt and language models, 0.01 for
+    regressions]."""
     clip: FloatOrZero = None
     """Norm to which a longer gradient is scaled down, 0 for never [0; 1 where it is adamw]."""
     loss: Loss = None

@@ -124,6 +124,11 @@ RECIPES: Mapping[str, Recipe] = {
         steps=600, batch_size=8, lr=3e-3, weight_decay=0.1, schedule="warm-cosine",
         optimiser="adamw", clip=1.0,
     ),
+    # of a small ConvNeXt: docs/children.md
+    "convnext": Recipe(
+        steps=200, batch_size=64, lr=2e-3, weight_decay=0.05, schedule="warm-cosine",
+        optimiser="adamw", clip=1.0,
+    ),
     # of small networks on tables: docs/models.md
     "tabular": Recipe(
         steps=300, batch_size=64, lr=1e-2, weight_decay=1e-2, schedule="warm-cosine",
@@ -140,12 +145,13 @@ PUBLISHED: Mapping[str, str] = {
     "preact_resnet": "he2016b",
     "wide_resnet": "wide_resnet",
     "densenet": "densenet",
+    "convnext": "convnext",
     "transformer": "transformer",
     "gpt": "gpt",
 }
 
 # Children to which the settings of no preset apply: their recipe stands where nothing else is said.
-ALWAYS_PUBLISHED = ("gpt",)
+ALWAYS_PUBLISHED = ("convnext", "gpt")
 
 
 def recipe_settings(name: str | None, child: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from actsearch.child_models.recipe import LOSSES as ALL_LOSSES
 from actsearch.child_models.recipe import Recipe
 from actsearch.cli import main
 from actsearch.errors import RunError, UsageError
-from actsearch.reading.reporting import _command
+from actsearch.reading.telling import command
 from actsearch.results.metrics import METRICS, Metric
 from actsearch.results.records import Outcome, Trial
 from actsearch.run import Run
@@ -491,7 +491,7 @@ def test_a_regression_is_searched_resumed_and_read_by_commands_alone(
     rows = json.loads(capsys.readouterr().out)
     assert "test RMSE" in rows[0]
     assert rows[0]["test RMSE"] <= rows[1]["test RMSE"]
-    told = _command(run)
+    told = command(run)
     assert all(part in told for part in ("--minimise RMSE", "--match mine:Gate", "--loss huber"))
     assert main([*asked[:-2], "--loss", "l1"]) != 0
 

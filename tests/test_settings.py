@@ -159,7 +159,10 @@ def test_a_name_without_options_and_one_that_is_unknown_are_said(
         ({"preset": "paper"}, {"steps": 7}, 10_000),
         ({"recipe": "he2016a"}, {"steps": 7}, 64_000),
         ({"recipe": "he2016a", "steps": 9}, {"steps": 7}, 9),
-        ({}, {"recipe": "he2016a", "steps": 7}, 7),  # its settings are stored
+        ({}, {"child": "resnet8", "recipe": "he2016a", "steps": 7}, 7),  # they are stored
+        ({}, {"child": "convnext", "steps": 7}, 7),
+        ({"child": "resnet8"}, {}, 200),
+        ({"child": "convnext"}, {"preset": "paper"}, 200),
         ({"steps": None}, {"steps": None}, 200),
     ],
 )

@@ -1,0 +1,220 @@
+"""What a report says in words: the verdict of training again, what the search found, what was done,
+and the command that does it again."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actsearch.options import options_of
+from actsearch.reading.comparison import Worth, luck_of
+from actsearch.reading.plotting import Found
+from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
+from actsearch.results.metrics import Metric
+from actsearch.results.repeats import Trained, chosen, split_of_all
+from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
+from actsearch.results.tables import duration
+from actsearch.run import Run
+from actsearch.settings import SearchOptions, resolve
+
+STATUS_WORDS = {
+    "ok": "trained to the end",
+    "rejected": "rejected before training",
+    "raced_out": "stopped early by racing",
+    DROPPED: "left behind in a rung of halving",
+}
+RECIPE = ("schedule", "precision", "optimiser", "loss")  # as far as they were said
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What training again says on one model: the function that is first, as a row of the store, and
+    a sentence."""
+
+    first: Mapping[str, Any]
+    sentence: str
+
+
+def sentences(found: Found, known: Worth | None) -> Iterator[str]:
+    """What a reader who reads no further should know."""
+    counts = Counter(e.status for e in found.entries)
+    if not counts:
+        yield "Functions were trained here with several seeds; there was no search."
+        return
+    told = [f"{n:,} {STATUS_WORDS.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
+    yield f"{len(found.entries):,} functions: {', '.join(told)}."
+    if not found.ranked:
+        return
+    best = found.ranked[0]
+    others = [
+        f"{e.label} {_scored(e, found)} (#{e.rank})"
+        for name in BESIDE
+        for e in found.ranked
+        if e.label == name
+    ]
+    beside = f"; beside it {' and '.join(others)}" if others else ""
+    yield f"The search's first had {_scored(best, found)} on validation data{beside}."
+    if known is not None:
+        yield luck_of(found.ranked, known)
+        reach = known.noise.reach()
+        near = sum(e.merit >= best.merit - reach for e in found.ranked)
+        noise = (
+            f"within the noise of the best, {found.metric.distance(reach)}, by which trainings of "
+            f"equally good functions differ (95 %, Student's t with {known.noise.freedom:,} "
+            "degrees of freedom)"
+        )
+        if near > 1:
+            yield f"The first {near:,} are {noise}: their order says little."
+        else:
+            yield f"No other function is {noise}."
+    else:
+        fewest = head_of(len(found.ranked))
+        how_much = f"'actsearch reevaluate {found.run.path}', with the settings of the search, says"
+        if len(found.ranked) < fewest:
+            how_much = f"Of fewer than {fewest} functions nothing says"
+        yield (
+            "The search trained every function once, so the order of functions that are close is "
+            f"partly luck. {how_much} how much."
+        )
+
+
+def _scored(entry: Entry, found: Found) -> str:
+    return found.metric.text(entry.val_score or 0.0)
+
+
+def verdicts(found: Found) -> Iterator[Verdict]:
+    """Of each model on which functions were trained again: which is first, whether its
+    seeds tell it from ReLU, and where the search's first stands."""
+    models = chosen(found.run.reevaluations())
+    for name, functions in models.items():
+        tested = {e: t.scores("test_score", t.rows) for e, t in functions.items()}
+        scores = with_usual_seeds(
+            {e: v for e, v in tested.items() if v and not functions[e].failures(functions[e].rows)}
+        )
+        rows = {e: next(iter(functions[e].rows.values())) for e in scores}
+        order = sorted(  # of equals ReLU first
+            scores,
+            key=lambda e: (
+                -functions[e].merit(statistics.fmean(scores[e].values())),
+                rows[e]["label"] != "relu",
+            ),
+        )
+        if len(order) > 1:
+            where = f" ({name})" if len(models) > 1 else ""
+            yield Verdict(rows[order[0]], _verdict(found, functions, scores, order, where))
+
+
+def _verdict(
+    found: Found,
+    functions: Mapping[str, Trained],
+    scores: Mapping[str, Mapping[int, float]],
+    order: Sequence[str],
+    where: str,
+) -> str:
+    rows = {e: next(iter(trained.rows.values())) for e, trained in functions.items()}
+    relu = next((e for e in order if rows[e]["label"] == "relu"), None)
+    best, n = order[0], len(scores[order[0]])
+    metric = functions[best].metric
+    seeds = f"{n} seed" if n == 1 else f"{n} seeds"
+    data = " on test data" if split_of_all(functions.values()) == "test" else ""
+    said = (
+        f"Trained again with {seeds}{where}, {rows[best]['formula']} is first of "
+        f"{len(order)}{data}: {metric.text(statistics.fmean(scores[best].values()))}"
+    )
+    if relu is not None and relu != best:
+        gains = [metric.reward(d) for d in differences(scores[best], scores[relu])]
+        ends = interval(gains)
+        said += f", {_beside_relu(statistics.fmean(gains), metric)}"
+        if ends is None:
+            said += " (without an interval)"
+        else:
+            open_ = "" if ends.low > 0 else ": these seeds do not tell the two apart"
+            low, high = (f"{metric.factor * x:+.{metric.decimals}f}" for x in (ends.low, ends.high))
+            said += f" (95 %: {low} to {high}{open_})"
+    winner = found.ranked[0] if found.ranked else None
+    if winner is None:
+        return f"{said}."
+    if winner.expression == best:
+        return f"{said}. It was the search's first too."
+    if winner.expression not in order:
+        trained = winner.expression in functions
+        lacks = "has not trained with all of these seeds" if trained else "is not among them"
+        return f"{said}. The search's first, {winner.formula}, {lacks}."
+    merits = {e: metric.reward(statistics.fmean(scores[e].values())) for e in order}
+    place = 1 + sum(merit > merits[winner.expression] for merit in merits.values())
+    said += f". The search's first, {winner.formula}, is {place} of {len(order)}"
+    if relu is not None and relu != winner.expression:
+        gains = [metric.reward(d) for d in differences(scores[winner.expression], scores[relu])]
+        said += f", {_beside_relu(statistics.fmean(gains), metric)}"
+    return f"{said}."
+
+
+def _beside_relu(gain: float, metric: Metric) -> str:
+    """`gain` is positive where it is better."""
+    if metric.number(abs(gain)) == metric.number(0.0):
+        return "level with relu"
+    return f"{metric.distance(gain)} {'better' if gain > 0 else 'worse'} than relu"
+
+
+def facts(found: Found) -> Iterator[tuple[str, str]]:
+    """What was done, as (term, value)."""
+    s, data = found.settings, found.run.config.get("data", {})
+    if not s:
+        return
+    yield "space", str(s.get("space", ""))
+    yield "strategy", str(s.get("strategy", ""))
+    operators = f"operators {s.get('operators', 'guarded')}"
+    if objective := found.run.objective:
+        yield "objective", f"{objective}, {s.get('steps', 0):,} steps, {operators}"
+    else:
+        sizes = data.get("examples", {})
+        split = ", ".join(f"{n:,} {name}" for name, n in sizes.items())
+        yield "data", f"{s.get('dataset') or 'arrays'}" + (f" ({split})" if split else "")
+        own = (found.run.child or "own").rpartition("-")[0]
+        yield "child", f"{s.get('child') or own or 'own'}, {operators}"
+        told = [f"{s.get('steps', 0):,} steps of {s.get('batch_size')}", f"rate {s.get('lr')}"]
+        told += [str(s[key]) for key in RECIPE if s.get(key)]
+        yield "recipe", ", ".join(told)
+    yield "seed", str(s.get("seed"))
+    ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
+    if not ended:
+        return
+    devices = Counter(row["device"] for row in ended)
+    yield "trained on", ", ".join(f"{name} ({n:,})" for name, n in devices.most_common())
+    spent = duration(sum(row["seconds"] for row in ended))
+    typical = statistics.median(row["seconds"] for row in ended)
+    yield "training", f"{spent} in all, {typical:.1f} s a function (median)"
+    yield "state", "going on" if found.run.driver() else "ended or stopped"
+    versions = found.run.config.get("environment", {})
+    yield "versions", ", ".join(f"{k} {v}" for k, v in versions.items() if k not in ("cpus",))
+
+
+def command(run: Run) -> str:
+    """The command that makes this search again, without settings at their defaults; "" where the
+    search was given objects of Python, which no command can name."""
+    config = run.config
+    settings, identity = config.get("settings", {}), config.get("identity", {})
+    own = identity.get("protocol", {}).get("extra_operators")
+    if run.objective:
+        named = bool(settings.get("objective"))
+    else:
+        named = bool(settings.get("dataset") and settings.get("child"))
+    if "score" in identity.get("protocol", {}):  # one of several
+        score = "minimise" if run.metric.lower else "maximise"
+        settings = {**settings, score: run.metric.name}
+    if own or not named:
+        return ""
+    usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})
+    usual = replace(usual, objective=None)
+    words = ["actsearch", "search", str(run.path)]
+    for option in options_of(SearchOptions):
+        value = settings.get(option.name)
+        if value is None or value is False or value == getattr(usual, option.name, None):
+            continue
+        words.append(option.flag)
+        words += [] if value is True else [str(value)]
+    return shlex.join(words)
