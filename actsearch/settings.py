@@ -175,10 +175,14 @@ class CandidateOptions(Options):
     run: RunFolder = None
     """Folder of the run [runs/SPACE-STRATEGY-DATASET]."""
     space: Text = None
-    """tiny, one-unit, two-units, three-units, or 'units=2;unary=identity,sin;binary=add,mul'."""
+    """tiny, one-unit, two-units, three-units, of gates gates, gates-two, with constants modern-one,
+    modern-two, modern-gates, two of them as tiny+gates, or 'units=2;unary=identity,sin,0.5*x;
+    binary=add,mul'."""
     groups: Annotated[int | None, Whole(2)] = None
     """Search one function for each of so many groups of layers, first to last, all of the space
     [the same function in every layer]."""
+    ties: OnOff = None
+    """Share the betas of a core unit among all uses of it: on or off [off]."""
     strategy: Strategy = None
     """{names}; options as ppo:lr=0.001, which 'actsearch options ppo' lists [exhaustive]."""
     halving: Flag = False
@@ -307,6 +311,7 @@ class Settings:
     match: Any = None
     example: Any = None
     groups: int | None = None
+    ties: str = "off"
     strategy: str = "exhaustive"
     halving: bool = False
     racing: str = "off"

@@ -18,6 +18,8 @@ STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "c
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
 # Trained beside every search with its seed. Costs, comparisons and verdicts refer to the first.
 ALWAYS_BESIDE = ("relu", "swish")
+# Too where the space has gates: the best known, and two functions of x that compete with them.
+BESIDE_GATES = ("swiglu", "geglu", "reglu", "relu2", "gelu")
 RacedBy = Literal["loss", "score"]  # training loss, or validation score
 
 
@@ -185,6 +187,7 @@ class Cause(StrEnum):
     GRADIENT = "gradient not finite"
     CONSTANT = "constant"
     AFFINE = "affine in x"
+    UNREAD = "an input unread"
     NO_GRADIENT = "no gradient"
     OTHER = "other"  # not said, or said by a later release
 

@@ -4,7 +4,7 @@ that make their activations themselves."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,15 +13,26 @@ from torch import nn
 from actsearch.search_space.expression import Expr, at_betas, formula
 from actsearch.search_space.kernels.fused import REASONS, Fused
 from actsearch.search_space.kernels.normalised import Kernel as NormalisedKernel
-from actsearch.search_space.operators import CONSTANT, INPUT, Op
+from actsearch.search_space.operators import CONSTANT, INPUTS, Op
 from actsearch.search_space.parser import parse
 from actsearch.search_space.text import check_kernels, check_operator_set
 
 
 class MakeActivation(Protocol):
-    """The candidate for a layer of that width; `channel_dim` is where the channels are."""
+    """The candidate for a layer of that width; `channel_dim` is where the channels are.
 
-    def __call__(self, width: int, /, *, channel_dim: int = 1) -> nn.Module: ...
+    A layer that can hand out a second projection says by `gated` how wide it is with a gate; it
+    asks `inputs_of` of what it is given. Raises ValueError for a gate where it does not.
+    """
+
+    def __call__(
+        self, width: int, /, *, channel_dim: int = 1, gated: int | None = None
+    ) -> nn.Module: ...
+
+
+def inputs_of(activation: nn.Module) -> int:
+    """How many inputs what MakeActivation has made is called with: of a gate 2, x and g."""
+    return getattr(activation, "inputs", 1)
 
 
 # What RUN#RANK means. Runs are not known here, so the package above says it.
@@ -38,10 +49,19 @@ def read(function: Expr | str, operators: str | None = None) -> tuple[Expr, str]
     return expr, operators or "guarded"
 
 
+def check_one_input(expr: Expr, why: str) -> None:
+    """Raises ValueError for a gate."""
+    if len(expr.inputs) > 1:
+        raise ValueError(
+            f"{why}, and {formula(expr)} is a gate of x and g; export --to torch writes the whole "
+            "block with its second projection"
+        )
+
+
 class Activation(nn.Module):
     """`expr`, an expression, a formula, a known function's name or RUN#RANK, as `runs/tiny#1`,
-    applied elementwise, every beta a trainable parameter with one value a channel, or one
-    for the whole layer where `channels` is None, as of nn.PReLU.
+    applied elementwise to x or, a gate, to x and g, every beta a trainable parameter with one value
+    a channel, or one for the whole layer where `channels` is None, as of nn.PReLU.
 
     Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give `channel_dim=-1`; without
     `channels` any shape. The output has the input's shape and dtype; 16-bit inputs, under autocast
@@ -49,8 +69,9 @@ class Activation(nn.Module):
     run, else guarded]. `kernels` is `eager` for torch's operators one after another, `auto` for one
     generated kernel where there can be one (a CPU with a C compiler; saves only its input, and can
     be differentiated once), `generated` to insist on it. `inplace` is accepted and ignored, since
-    code that was written for nn.ReLU passes it. Raises ValueError where the input's channels are
-    not `channels`.
+    code that was written for nn.ReLU passes it. A gate has `gated` channels where that is given, as
+    layers do that are narrower with two projections. Raises ValueError where the input's channels
+    are not `channels`, and where x and g are not alike.
     """
 
     def __init__(
@@ -62,6 +83,7 @@ class Activation(nn.Module):
         operators: str | None = None,
         kernels: str = "eager",
         inplace: bool = False,
+        gated: int | None = None,
     ) -> None:
         super().__init__()
         check_kernels(kernels)
@@ -70,7 +92,7 @@ class Activation(nn.Module):
                 f"channels={channels} is too small; use 1 or more, or None for one beta a layer"
             )
         self.expr, self.operators = read(expr, operators)
-        self.channels = channels
+        self.channels = channels if gated is None or self.inputs == 1 else gated
         self.channel_dim = channel_dim
         self.kernels = kernels
         self._fused = None if kernels == "eager" else Fused(self.expr, self.operators)
@@ -79,8 +101,14 @@ class Activation(nn.Module):
         self._slots: dict[Expr, int] = {}
         self._output = self._compile(self.expr)
 
+    @property
+    def inputs(self) -> int:
+        """2 of a gate, else 1."""
+        return len(self.expr.inputs)
+
     def _compile(self, expr: Expr) -> int:
-        """Add the steps that compute `expr`; returns its slot. Equal parts without beta share."""
+        """Add the steps that compute `expr`; returns its slot. Equal parts without a beta of
+        their own share, so named betas are one parameter."""
         if expr in self._slots:
             return self._slots[expr]
         args = tuple(map(self._compile, expr.args))
@@ -90,21 +118,34 @@ class Activation(nn.Module):
             width = 1 if self.channels is None else self.channels
             self.beta.append(nn.Parameter(torch.full((width,), float(expr.beta))))
         self._steps.append((expr.op, expr.value or 0.0, args, beta))
-        if expr.betas == 0:
+        if expr.own == 0:
             self._slots[expr] = len(self._steps) - 1
         return len(self._steps) - 1
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape and dtype of `x` are kept."""
-        if self._fused is not None and (y := self._generated(self._fused, x)) is not None:
+    def forward(self, x: torch.Tensor, *g: torch.Tensor) -> torch.Tensor:
+        """Of x, or of x and g of a gate, which have the same shape and dtype; both are kept."""
+        if g or self.inputs > 1:
+            self._check_alike(x, g)
+        if self._fused is not None and (y := self._generated(self._fused, x, *g)) is not None:
             return y
         if x.dtype in (torch.float16, torch.bfloat16):
             with torch.autocast(x.device.type, enabled=False):
-                return self._evaluate(x.float()).to(x.dtype)
-        return self._evaluate(x)
+                return self._evaluate(x.float(), *(t.float() for t in g)).to(x.dtype)
+        return self._evaluate(x, *g)
 
-    def _generated(self, fused: Fused, x: torch.Tensor) -> torch.Tensor | None:
-        """By a generated kernel; None where there is none for this input."""
+    def _check_alike(self, x: torch.Tensor, g: Sequence[torch.Tensor]) -> None:
+        if len(g) + 1 != self.inputs:
+            takes = "x and g" if self.inputs > 1 else "x alone"
+            raise ValueError(f"{formula(self.expr)} takes {takes}, not {len(g) + 1} input(s)")
+        if g[0].shape != x.shape or g[0].dtype != x.dtype:
+            raise ValueError(
+                f"x and g of a gate have one shape and dtype, not {tuple(x.shape)} {x.dtype} and "
+                f"{tuple(g[0].shape)} {g[0].dtype}"
+            )
+
+    def _generated(self, fused: Fused, *inputs: torch.Tensor) -> torch.Tensor | None:
+        """By a generated kernel; None where there is none for these inputs."""
+        x = inputs[0]
         self._beta_shape(x)
         dim, betas = self.channel_dim, [*self.beta]
         if self.channels is None:  # the same for all of some dimension
@@ -112,7 +153,7 @@ class Activation(nn.Module):
                 return None
             dim = min(1, x.ndim - 1)
             betas = [beta.expand(x.shape[dim]) for beta in betas]
-        y = fused(x, betas, dim)
+        y = fused(inputs, betas, dim)
         if y is None and self.kernels == "generated":
             raise RuntimeError(
                 f"no generated kernel for {self.expr} on {x.device.type}, {x.dtype}, strides "
@@ -122,7 +163,7 @@ class Activation(nn.Module):
 
     def normalised_kernel(self, z: torch.Tensor) -> NormalisedKernel | None:
         """For this function of a batch normalisation of `z`, on a GPU; None where there is none."""
-        if self._fused is None or self.channel_dim not in (1, 1 - z.ndim):
+        if self._fused is None or self.channel_dim not in (1, 1 - z.ndim) or self.inputs > 1:
             return None
         self._beta_shape(z)
         return self._fused.normalised(z, [*self.beta])
@@ -138,18 +179,19 @@ class Activation(nn.Module):
         by now, or ""."""
         return "" if self._fused is None or self.kernel_kinds else REASONS.get(self.expr, "")
 
-    def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
+    def _evaluate(self, *inputs: torch.Tensor) -> torch.Tensor:
+        x = inputs[0]
         betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]
         values: list[torch.Tensor] = []
         for op, value, args, beta in self._steps:
-            if op == INPUT:
-                values.append(x)
+            if op in INPUTS:
+                values.append(inputs[INPUTS.index(op)])
             elif op == CONSTANT:
                 values.append(_constant(value, x))
             else:
-                inputs = [values[i] for i in args]
+                given = [values[i] for i in args]
                 fn = op.form(self.operators)
-                values.append(fn(*inputs) if beta is None else fn(*inputs, betas[beta]))
+                values.append(fn(*given) if beta is None else fn(*given, betas[beta]))
         y = values[self._output]
         return y if y.shape == x.shape else y.expand_as(x)
 
@@ -177,8 +219,7 @@ class Activation(nn.Module):
     def reset_parameters(self) -> None:
         """Put every beta at its initial value, as where a library has made the model without
         memory (on the meta device) and had no weights for it."""
-        initial = [node.beta for node in self.expr.walk() if node.beta is not None]
-        for beta, value in zip(self.beta, initial, strict=True):
+        for beta, value in zip(self.beta, self.expr.initial, strict=True):
             beta.fill_(value)
 
     def fixed(self) -> Expr:
@@ -213,6 +254,7 @@ def act_layer(
     Activation, which instances are.
     """
     expr, operators = read(function, operators)
+    check_one_input(expr, "act_layer= takes a function of x")
     options: dict[str, Any] = {
         "channel_dim": channel_dim,
         "operators": operators,

@@ -50,12 +50,23 @@ OTHERS: dict[str, str] = {
     "snake":       "x + sin(x)**2",                 # Ziyin et al. 2020, with their a at 1
 }
 
-NAMED: dict[str, str] = {**BASELINES, **MODERN, **OTHERS}
+# Gates of two projections, x and g (Dauphin et al. 2016, Shazeer 2020).
+GATES: dict[str, str] = {
+    "glu":      "sigmoid(x) * g",
+    "bilinear": "x * g",
+    "reglu":    "relu(x) * g",
+    "geglu":    "0.5*x * (1 + erf(0.7071067811865476*x)) * g",
+    "swiglu":   "x * sigmoid(x) * g",
+    "singlu":   "sin(x) * g",
+}
+
+NAMED: dict[str, str] = {**BASELINES, **MODERN, **OTHERS, **GATES}
 
 # Sets of them that are asked for by one word.
 GROUPS: dict[str, tuple[str, ...]] = {
     "paper": tuple(BASELINES),
     "modern": tuple(MODERN),
+    "gates": tuple(GATES),
     "all": (*BASELINES, *MODERN),
 }
 
@@ -84,6 +95,18 @@ FORMS: dict[str, str] = {
     "mul(x, erf(softplus(x)))": "serf",
     "mul(x, tanh(exp(x)))": "telu",
     "mul(x, exp(neg(exp(neg(x)))))": "golu",
+    # Gates have one name whichever input is which.
+    "mul(sigmoid(x), g)": "glu",
+    "mul(x, sigmoid(g))": "glu",
+    "mul(x, g)": "bilinear",
+    "mul(relu(x), g)": "reglu",
+    "mul(x, relu(g))": "reglu",
+    "mul(mul(mul(0.5, x), add(1, erf(mul(0.7071067811865476, x)))), g)": "geglu",
+    "mul(x, mul(mul(0.5, g), add(1, erf(mul(0.7071067811865476, g)))))": "geglu",
+    "mul(mul(x, sigmoid(x)), g)": "swiglu",
+    "mul(x, mul(g, sigmoid(g)))": "swiglu",
+    "mul(sin(x), g)": "singlu",
+    "mul(x, sin(g))": "singlu",
     "mul(add(1, mul(0.5, sinc(mul(3.141592653589793, x)))), "
     "mul(mul(0.5, x), add(1, erf(mul(0.7071067811865476, x)))))": "gelu_sinc",
     "square(max(x, mul(0.5, x)))": "leaky_relu2",

@@ -1,7 +1,7 @@
 """Candidate: what a search proposes and trains. Kinds differ in how many functions they are made
 of, and in which of them a layer gets.
 
-    relu(x)                         a function of x, the same in every layer
+    relu(x)                         a function of x, or a gate of x and g, the same in every layer
     relu(x) | mul(x, sigmoid(x))    one function for each group of layers
 
 `candidate_from` reads any kind back from its key, so the store, the workers and the reports know
@@ -40,7 +40,7 @@ class Candidate(Protocol):
 
     @property
     def functions(self) -> tuple[Expr, ...]:
-        """The functions of x that it is made of."""
+        """The functions, of x or of x and g, that it is made of."""
         ...
 
     @property
@@ -76,7 +76,7 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class OneFunction:
-    """A function of x, the same in every layer."""
+    """A function of x, or a gate, the same in every layer."""
 
     expr: Expr
 
@@ -110,7 +110,7 @@ class OneFunction:
     def activations(
         self, operators: str, kernels: str, places: Callable[[], int]
     ) -> MakeActivation:
-        return partial(Activation, self.expr, operators=operators, kernels=kernels)
+        return partial(layer_of, self.expr, operators, kernels)
 
     def __str__(self) -> str:
         return self.key
@@ -145,8 +145,10 @@ class FunctionPerGroup:
 
     def fingerprint(self, of: Sequence[Fingerprint]) -> Fingerprint:
         """That of the function where all groups have the same by their values."""
-        keys, classes = [print_.key for print_ in of], [print_.symmetry for print_ in of]
-        return of[0] if len(set(keys)) == 1 else Fingerprint("|".join(keys), "|".join(classes))
+        if len({print_.key for print_ in of}) == 1:
+            return of[0]
+        parts = zip(*((print_.key, print_.symmetry, print_.exchange) for print_ in of), strict=True)
+        return Fingerprint(*map("|".join, parts))
 
     def rejected(self, found: Sequence[Rejection | None]) -> Rejection | None:
         """A group may be affine, as layers without activation are, unless all are; a group without
@@ -187,13 +189,31 @@ class FunctionPerGroup:
 
         def make(*args: Any, **options: Any) -> nn.Module:
             group = min(group_of(next(numbers), total, groups), groups - 1)
-            expr = self.functions[group]
-            return Activation(expr, *args, operators=operators, kernels=kernels, **options)
+            return layer_of(self.functions[group], operators, kernels, *args, **options)
 
         return make
 
     def __str__(self) -> str:
         return self.key
+
+
+def layer_of(
+    expr: Expr,
+    operators: str,
+    kernels: str,
+    *args: Any,
+    gated: int | None = None,
+    **options: Any,
+) -> Activation:
+    """`expr` for a layer, as MakeActivation says. Raises ValueError for a gate where the layer has
+    no second projection."""
+    if len(expr.inputs) > 1 and gated is None:
+        raise ValueError(
+            f"{formula(expr)} is a gate of two inputs, and this child has no second projection for "
+            "it; use gpt, transformer or mlp, or a child that asks for "
+            "make_activation(width, gated=width)"
+        )
+    return Activation(expr, *args, operators=operators, kernels=kernels, gated=gated, **options)
 
 
 def group_of(number: int, total: int, groups: int) -> int:

@@ -24,7 +24,7 @@ GRAMMAR_VERSION = 1  # part of a run's identity: to be raised when a formula bel
 PAPER_EPSILON = 1e-7  # log(|x| + eps) and x1 / (x2 + eps); the paper names eps but gives no value
 GUARD_EPSILON = 1e-3  # the same two in the guarded set: bounds their gradients by 1e3 and 1e6
 SQRT_EPSILON = 1e-6  # sqrt(|x| + eps): the gradient at 0 stays at most 500
-LEAVES = ("x", "constant")  # the input and a typed number, which are in no table
+LEAVES = ("x", "g", "constant")  # the inputs and a typed number, which are in no table
 EXP_LIMIT = 10.0  # exp, sinh and cosh see their argument clamped here: exp(10) = 22,026
 
 SUM, PRODUCT, SIGN, POWER, ATOM = 1, 2, 3, 4, 5  # binding strength of a printed formula
@@ -150,7 +150,27 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
 
 # fmt: off
 INPUT = Op("x", 0, lambda x: x)  # the preactivation, a leaf
+SECOND = Op("g", 0, lambda g: g)  # a second projection of the same width, a leaf of gates
 CONSTANT = Op("constant", 0, torch.as_tensor)  # a number that someone typed, a leaf
+
+INPUTS = (INPUT, SECOND)
+
+# A beta that has a name is one parameter wherever it stands in an expression.
+TIED = "beta_"
+
+
+def tied_beta(name: str) -> Op:
+    """The leaf `beta_NAME`, 1 at first."""
+    return Op(TIED + name, 0, _itself, beta=1.0)
+
+
+def is_tied(op: Op) -> bool:
+    return op.fn is _itself
+
+
+def _itself(beta: torch.Tensor) -> torch.Tensor:
+    return beta
+
 
 UNARY: tuple[Op, ...] = (
     Op("identity", 1, lambda x: x, notation="{0}"),
@@ -206,7 +226,7 @@ OPERATORS: Mapping[str, Op] = {op.name: op for op in (*UNARY, *BINARY)}
 
 
 def _row(name: str) -> Op:
-    return {"x": INPUT, "constant": CONSTANT, **OPERATORS}[name]
+    return {"x": INPUT, "g": SECOND, "constant": CONSTANT, **OPERATORS}[name]
 
 
 def operators_named(names: Iterable[str], table: Iterable[Op], kind: str) -> tuple[Op, ...]:

@@ -7,9 +7,10 @@
     atom    := NUMBER | '(' sum ')' | NAME ('[' NUMBER ']')? ('(' sum (',' sum)* ')')?
 
 A tokenizer and a recursive descent of our own, bounded in length and depth; nothing is ever
-evaluated. The names are the operators', those of known functions (`gelu(x)`), and a few synonyms.
+evaluated. The names are the inputs x and g, the operators', those of known functions (`gelu(x)`,
+`swiglu(x, g)`), and a few synonyms.
 `beta * e` reads as scale(e) and `e + beta` as shift(e); a number after a name in brackets is beta's
-initial value.
+initial value. `beta_a` is one beta wherever it stands.
 """
 
 from __future__ import annotations
@@ -20,8 +21,16 @@ import re
 from collections.abc import Iterable, Mapping
 
 from actsearch.search_space.baselines import NAMED, SYNONYMS
-from actsearch.search_space.expression import Expr, X, constant, substitute
-from actsearch.search_space.operators import CONSTANT, OPERATORS, Op
+from actsearch.search_space.expression import (
+    INPUT_NAMES,
+    Expr,
+    G,
+    X,
+    constant,
+    named_beta,
+    substitute,
+)
+from actsearch.search_space.operators import CONSTANT, OPERATORS, TIED, Op
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 32
@@ -57,6 +66,7 @@ class _Reader:
     def __init__(self, text: str, operators: Mapping[str, Op]) -> None:
         self.text = text
         self.operators = operators
+        self.initial: dict[str, float | None] = {}  # of named betas
         self.open = 0  # parentheses and brackets open at the cursor
         self.position = 0
         self.advance()
@@ -176,11 +186,13 @@ class _Reader:
         if name not in self.operators:
             name = SYNONYMS.get(name, name)
         self.advance()
-        if name == "x":
-            return X
+        if name in INPUT_NAMES:
+            return X if name == "x" else G
+        if name.startswith(TIED) and name not in self.operators:
+            return self.tied(name)
         if name not in self.operators and name not in NAMED:
             self.column = column
-            known = [*self.operators, *NAMED, *SYNONYMS, "x"]
+            known = [*self.operators, *NAMED, *SYNONYMS, *INPUT_NAMES]
             near = difflib.get_close_matches(name, known, n=1)
             hint = (
                 f" Did you mean {near[0]}?" if near else " 'actsearch space' lists the operators."
@@ -189,15 +201,26 @@ class _Reader:
         beta = self.brackets(name)
         bare = self.kind != "sign" or self.token != "("
         if name in NAMED and (bare or name not in self.operators):
-            args = (X,) if bare else self.arguments(name, 1, column)
-            return self.check_depth(substitute(parse(NAMED[name]), *args))
+            meant = parse(NAMED[name])
+            args = (X, G) if bare else self.arguments(name, len(meant.inputs), column)
+            return self.check_depth(substitute(meant, *args))
         op = self.operators[name]
         return self.check_depth(Expr(op, self.arguments(name, op.arity, column), beta))
+
+    def tied(self, name: str) -> Expr:
+        """A named beta; its initial value is said once, or each time alike."""
+        said = self.brackets(name)
+        value = self.initial.setdefault(name, said)
+        if said is not None and said != value:
+            first = 1.0 if value is None else value
+            raise self.error(f"{name} starts at {first:g} before, and at {said:g} here")
+        return named_beta(name.removeprefix(TIED), 1.0 if value is None else value)
 
     def brackets(self, name: str) -> float | None:
         if self.kind != "sign" or self.token != "[":
             return None
-        if name not in self.operators or self.operators[name].beta is None:
+        known = self.operators.get(name)
+        if not name.startswith(TIED) and (known is None or known.beta is None):
             raise self.error(f"{name} has no beta, so it takes no initial value")
         self.advance()
         value = self.number()

@@ -44,7 +44,7 @@ def describe(candidate: Candidate, operators: str = "guarded") -> Described:
     try:
         return describe_all([candidate], operators)[0]
     except NOT_DIFFERENTIABLE:
-        return Described(candidate, Fingerprint(candidate.key, candidate.key), None, {}, "")
+        return Described(candidate, Fingerprint(*[candidate.key] * 3), None, {}, "")
 
 
 def describe_all(candidates: Sequence[Candidate], operators: str = "guarded") -> list[Described]:
@@ -98,7 +98,8 @@ class Survey:
     """Counts of a space, one step after the other, and the seconds that each took.
 
     `merged` pairs candidates that only their fingerprints show to be the same with the one that is
-    kept; each could become a rule.
+    kept; each could become a rule. `up_to_exchange` counts gates once that differ only by which
+    input is which.
     """
 
     raw: int
@@ -106,6 +107,7 @@ class Survey:
     rejected: Counter[Flaw] = field(default_factory=Counter)
     distinct: list[Candidate] = field(default_factory=list)
     symmetry_classes: int = 0
+    up_to_exchange: int = 0
     merged: list[tuple[Candidate, Candidate]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -131,6 +133,7 @@ def survey(
         forms = [candidate for candidate, rejection in screened if not rejection]
         clock = _lap(found, "screening", clock)
     classes: set[str] = set()
+    exchanged: set[str] = set()
     groups: dict[str, list[Candidate]] = {}
     for candidate, print_ in with_fingerprints(forms, operators):
         kept = groups.setdefault(print_.key, [])
@@ -139,9 +142,10 @@ def survey(
             kept.append(candidate)
             found.distinct.append(candidate)
             classes.add(print_.symmetry)
+            exchanged.add(print_.exchange)
         else:
             found.merged.append((candidate, same))
-    found.symmetry_classes = len(classes)
+    found.symmetry_classes, found.up_to_exchange = len(classes), len(exchanged)
     _lap(found, "fingerprints", clock)
     return found
 

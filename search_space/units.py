@@ -5,6 +5,16 @@ A core unit is five digits (input 1, input 2, unary 1, unary 2, binary), so a sp
 2).
 
     one-unit 25*25*10 = 6,250    two-units 6,250^2*2*2    three-units 6,250^3*2*2*3*3
+
+A unary choice is an operator, or a small function of x: `0.5*x`, `x+1`, or an operator whose beta
+starts elsewhere, `beta[0.25]*x`.
+
+A unit that is used twice has betas of its own each time, or with `ties` the same ones.
+
+In a space of gates an input is also g. The unit of a space of one has x first and g second, since
+the other choices are functions of x, or gates with x and g exchanged.
+
+    gates 25*25*10 = 6,250    gates-two 6,250^2*2*2*3*3
 """
 
 from __future__ import annotations
@@ -21,10 +31,13 @@ import torch
 from actsearch.search_space.analysis.evaluation import generic_beta
 from actsearch.search_space.analysis.fingerprint import FIRST, rounded
 from actsearch.search_space.candidate import OneFunction
-from actsearch.search_space.expression import Expr, X
+from actsearch.search_space.expression import INPUT_NAMES, Expr, G, X, formula, substitute, tied
 from actsearch.search_space.numbering import Digits, check_digits, digits_of, index_of
 from actsearch.search_space.operators import (
     BINARY,
+    CONSTANT,
+    INPUT,
+    LEAVES,
     OPERATORS,
     UNARY,
     Op,
@@ -35,31 +48,39 @@ from actsearch.search_space.operators import (
 
 MAX_UNITS = 6  # keeps every candidate, its formula too, within what parse() reads
 DIGITS = 5  # of a core unit
-GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)  # of features
+# Of features: a line, and for gates a plane.
+GRID = torch.linspace(-4.0, 4.0, 33, dtype=torch.float64)
+SIDE = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)
 HUGE = 1e6
 
 
 @dataclass(frozen=True)
 class UnitSpace:
-    """All compositions of `units` core units over these operators.
+    """All compositions of `units` core units over these operators, of x or, with two `inputs`, of x
+    and g. Unary choices are operators, or expressions of x. With `ties` all uses of a unit share
+    its betas.
 
     `radices[t]` is the number of choices at digit t; `index` and `digits` are inverse to each
     other. Raises ValueError for an empty operator list, a repeated name or one of the paper's for
     another operator, a false `commutative=True`, or units outside 1..6.
     """
 
-    unary: Sequence[Op] = UNARY
+    unary: Sequence[Op | Expr] = UNARY
     binary: Sequence[Op] = BINARY
     units: int = 1
     name: str = ""
+    inputs: tuple[str, ...] = ("x",)
+    ties: bool = False
     radices: Digits = field(init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.units <= MAX_UNITS:
             raise ValueError(f"a space has 1 to {MAX_UNITS} core units, not {self.units}")
+        if self.inputs not in (INPUT_NAMES, INPUT_NAMES[:1]):
+            raise ValueError(f"the inputs of a space are x, or x and g, not {self.inputs}")
         _check_operators("unary", self.unary, (0, 1))
         _check_operators("binary", self.binary, (2,))
-        twice = {op.name for op in self.unary} & {op.name for op in self.binary}
+        twice = {choice_name(c) for c in self.unary} & {op.name for op in self.binary}
         if twice:
             raise ValueError(
                 f"{', '.join(sorted(twice))} is the name of a unary and of a binary operator; text "
@@ -68,8 +89,8 @@ class UnitSpace:
         object.__setattr__(self, "unary", tuple(self.unary))
         object.__setattr__(self, "binary", tuple(self.binary))
         u, b = len(self.unary), len(self.binary)
-        radices = [r for unit in range(1, self.units + 1) for r in (unit, unit, u, u, b)]
-        object.__setattr__(self, "radices", tuple(radices))
+        choices = [1] if self.units == 1 else range(len(self.inputs), self.units + len(self.inputs))
+        object.__setattr__(self, "radices", tuple(r for n in choices for r in (n, n, u, u, b)))
 
     @property
     def size(self) -> int:
@@ -87,12 +108,15 @@ class UnitSpace:
         """The text from which `space_from` makes this space again (its name where it has one)."""
         if self.name:
             return self.name
-        unary, binary = (",".join(op.name for op in ops) for ops in (self.unary, self.binary))
-        return f"units={self.units};unary={unary};binary={binary}"
+        unary, binary = (",".join(map(choice_name, c)) for c in (self.unary, self.binary))
+        inputs = "" if len(self.inputs) == 1 else f"inputs={','.join(self.inputs)};"
+        inputs = "ties=on;" * self.ties + inputs
+        return f"{inputs}units={self.units};unary={unary};binary={binary}"
 
     @property
     def operators(self) -> tuple[Op, ...]:
-        return (*self.unary, *self.binary)
+        unary = (op for choice in self.unary for op in _operators_of(choice))
+        return tuple(dict.fromkeys((*unary, *self.binary)))
 
     def digits(self, index: int) -> Digits:
         return digits_of(index, self.radices)
@@ -106,43 +130,92 @@ class UnitSpace:
     def expression(self, digits: Sequence[int]) -> Expr:
         """The last unit's output, as it is composed."""
         check_digits(digits, self.radices)
-        values = [X]
+        values = [X, G][: len(self.inputs)]
+        uses = self._uses(digits) if self.ties else [1] * self.units
         for unit in range(self.units):
             in1, in2, un1, un2, bi = digits[DIGITS * unit : DIGITS * (unit + 1)]
-            left = _apply(self.unary[un1], values[in1])
-            right = _apply(self.unary[un2], values[in2])
-            values.append(Expr(self.binary[bi], (left, right)))
+            left, right = (_apply(self.unary[un], X) for un in (un1, un2))
+            if uses[unit] > 1:
+                left, right = tied(left, f"{unit}l"), tied(right, f"{unit}r")
+            left = substitute(left, values[in1])
+            right = substitute(right, values[self.second + in2])
+            both = Expr(self.binary[bi], (left, right))
+            values.append(tied(both, f"{unit}b") if uses[unit] > 1 else both)
         return values[-1]
+
+    def _uses(self, digits: Sequence[int]) -> list[int]:
+        """How often each unit stands in the candidate."""
+        first = len(self.inputs)
+        uses = [0] * first + [0] * (self.units - 1) + [1]
+        for unit in reversed(range(self.units)):
+            in1, in2, un1, un2, _ = digits[DIGITS * unit : DIGITS * (unit + 1)]
+            for source, un in ((in1, un1), (self.second + in2, un2)):
+                if _apply(self.unary[un], X).reads("x"):
+                    uses[source] += uses[first + unit]
+        return uses[first:]
+
+    @property
+    def second(self) -> int:
+        """The first choice of a unit's second input: g where the space's only unit is a gate."""
+        return len(self.inputs) - 1 if self.units == 1 else 0
 
     def __iter__(self) -> Iterator[Expr]:
         """The expression of every candidate, in the order of its index."""
         return (self.expression(digits) for digits in product(*map(range, self.radices)))
 
     def features(self, digits: np.ndarray) -> np.ndarray:
-        """(N, 66): asinh of values and of slopes, by differences, on GRID; guarded forms, initial
-        betas."""
-        values = digit_values(self, digits, GRID).numpy().clip(-HUGE, HUGE)
-        slopes = np.gradient(np.nan_to_num(values), GRID.numpy(), axis=1)
-        return np.arcsinh(np.concatenate([np.nan_to_num(values), slopes], axis=1))
+        """(N, 66), of gates (N, 243): asinh of values and of slopes, by differences, on GRID, or on
+        SIDE x SIDE; guarded forms, initial betas."""
+        return self.features_of(digits, self.inputs)
+
+    def features_of(self, digits: np.ndarray, inputs: tuple[str, ...]) -> np.ndarray:
+        """As functions of these inputs, so that functions of x compare with gates."""
+        axes = [GRID if len(inputs) == 1 else SIDE] * len(inputs)
+        points = torch.cartesian_prod(*axes).view(-1, len(inputs)).T
+        values = np.nan_to_num(digit_values(self, digits, points).numpy().clip(-HUGE, HUGE))
+        shape, spacing = [len(axis) for axis in axes], [axis.numpy() for axis in axes]
+        along = tuple(range(1, len(inputs) + 1))
+        slopes = np.gradient(values.reshape(-1, *shape), *spacing, axis=along)
+        parts = slopes if len(inputs) > 1 else [slopes]
+        flat = (np.reshape(part, values.shape) for part in parts)
+        return np.arcsinh(np.concatenate([values, *flat], axis=1))
 
     def facts(self) -> list[tuple[str, str]]:
         sizes = [math.prod(self.radices[DIGITS * k : DIGITS * (k + 1)]) for k in range(self.units)]
         product = " = " + " x ".join(f"{n:,}" for n in sizes) if self.units > 1 else ""
+        of_inputs = [("inputs", "x and g, a second projection of the same width")]
+        reused = [("ties", "all uses of a unit share its betas")] * self.ties
         return [
             ("candidates", f"{self.size:,}{product}"),
+            *reused,
+            *of_inputs * (len(self.inputs) > 1),
             ("core units", f"{self.units}, {len(self.radices)} choices"),
-            ("unary", f"{len(self.unary)}: {', '.join(op.name for op in self.unary)}"),
+            ("unary", f"{len(self.unary)}: {', '.join(map(choice_name, self.unary))}"),
             ("binary", f"{len(self.binary)}: {', '.join(op.name for op in self.binary)}"),
         ]
 
 
-def _check_operators(kind: str, ops: Sequence[Op], arities: tuple[int, ...]) -> None:
-    if any(not isinstance(op, Op) for op in ops):
+def choice_name(choice: Op | Expr) -> str:
+    """What stands for it in the text of a space: a name, or a formula without spaces."""
+    return choice.name if isinstance(choice, Op) else formula(choice).replace(" ", "")
+
+
+def _operators_of(choice: Op | Expr) -> list[Op]:
+    if isinstance(choice, Op):
+        return [choice]
+    return [node.op for node in choice.walk() if node.op.name not in LEAVES]
+
+
+def _check_operators(kind: str, choices: Sequence[Op | Expr], arities: tuple[int, ...]) -> None:
+    if any(not isinstance(choice, Op | Expr) for choice in choices):
         raise TypeError(f"{kind} operators are Ops; space_from('units=...') takes names")
-    names = [op.name for op in ops]
+    for choice in choices:
+        if isinstance(choice, Expr) and (1 not in arities or choice.reads("g")):
+            raise ValueError(f"{formula(choice)} cannot be a {kind} choice: write one in x alone")
+    names, ops = [*map(choice_name, choices)], [op for c in choices for op in _operators_of(c)]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"a space needs at least one {kind} operator, each once: {names}")
-    wrong = [op.name for op in ops if op.arity not in arities]
+    wrong = [op.name for op in choices if isinstance(op, Op) and op.arity not in arities]
     if wrong:
         raise ValueError(f"not {kind} operators: {', '.join(wrong)}")
     for op in ops:
@@ -154,10 +227,12 @@ def _check_operators(kind: str, ops: Sequence[Op], arities: tuple[int, ...]) -> 
             check_commutative(op)
 
 
-def _apply(op: Op, value: Expr) -> Expr:
-    if op is OPERATORS["identity"]:
+def _apply(choice: Op | Expr, value: Expr) -> Expr:
+    if isinstance(choice, Expr):
+        return substitute(choice, value)
+    if choice is OPERATORS["identity"]:
         return value
-    return Expr(op, (value,)[: op.arity])
+    return Expr(choice, (value,)[: choice.arity])
 
 
 # -- keys of digits, for millions of candidates
@@ -171,6 +246,8 @@ def digit_keys(space: UnitSpace, digits: np.ndarray, operators: str = "guarded")
     beta's value goes with its place in the digits, so fewer functions with betas are merged than by
     `fingerprint`.
     """
+    if len(space.inputs) > 1:
+        raise ValueError("keys of digits are of functions of x")
     digits = _sorted_arguments(space, np.asarray(digits))
     first = _unit_table(space, operators)
     u, b = len(space.unary), len(space.binary)
@@ -185,10 +262,11 @@ def digit_keys(space: UnitSpace, digits: np.ndarray, operators: str = "guarded")
 def digit_values(
     space: UnitSpace, digits: np.ndarray, points: torch.Tensor, operators: str = "guarded"
 ) -> torch.Tensor:
-    """Values (N, points) of candidates given as digits (N, len(space.radices)), at their initial
-    betas, without building expressions."""
+    """Values (N, M) of candidates given as digits (N, len(space.radices)) at `points`, (M,) of x or
+    (inputs, M), at their initial betas, without building expressions."""
     digits = np.asarray(digits)
-    values = [points.expand(len(digits), 1, -1)]
+    rows = points.view(-1, points.shape[-1])[: len(space.inputs)]
+    values = [row.expand(len(digits), 1, -1) for row in rows]
     for unit in range(space.units):
         values.append(_unit_values(space, unit, digits, values, operators, (INITIAL,)))
     return values[-1][:, 0]
@@ -234,7 +312,7 @@ def _unit_values(
     in1, in2, un1, un2, bi = (digits[:, DIGITS * unit + k] for k in range(DIGITS))
     how = operators, settings
     a = _by_operator(space.unary, un1, [_chosen(values, in1)], 3 * unit, *how)
-    b = _by_operator(space.unary, un2, [_chosen(values, in2)], 3 * unit + 1, *how)
+    b = _by_operator(space.unary, un2, [_chosen(values, space.second + in2)], 3 * unit + 1, *how)
     return _by_operator(space.binary, bi, [a, b], 3 * unit + 2, *how)
 
 
@@ -247,7 +325,7 @@ def _chosen(values: list[torch.Tensor], choice: np.ndarray) -> torch.Tensor:
 
 
 def _by_operator(
-    ops: Sequence[Op],
+    ops: Sequence[Op | Expr],
     choice: np.ndarray,
     inputs: list[torch.Tensor],
     number: int,
@@ -255,13 +333,24 @@ def _by_operator(
     settings: tuple[int, ...],
 ) -> torch.Tensor:
     out = torch.empty_like(inputs[0])
+
+    def applied(op: Op, arguments: list[torch.Tensor], initial: float | None) -> torch.Tensor:
+        if initial is not None:
+            betas = [initial if s == INITIAL else generic_beta(s, number) for s in settings]
+            arguments = [*arguments, torch.tensor(betas, dtype=out.dtype)[None, :, None]]
+        return op.form(operators)(*arguments)
+
+    def of(expr: Expr, x: torch.Tensor) -> torch.Tensor:
+        if expr.op == CONSTANT:
+            return torch.tensor(expr.value, dtype=out.dtype)
+        return x if expr.op == INPUT else applied(expr.op, [of(a, x) for a in expr.args], expr.beta)
+
     for i, op in enumerate(ops):
         at = torch.from_numpy(np.flatnonzero(choice == i))
         if len(at):
-            arguments = [x[at] for x in inputs][: op.arity]
-            if op.beta is not None:
-                betas = [op.beta if s == INITIAL else generic_beta(s, number) for s in settings]
-                arguments.append(torch.tensor(betas, dtype=out.dtype)[None, :, None])
-            result = op.form(operators)(*arguments)
+            if isinstance(op, Expr):
+                result = of(op, inputs[0][at])
+            else:
+                result = applied(op, [x[at] for x in inputs][: op.arity], op.beta)
             out[at] = result.expand(len(at), *out.shape[1:])
     return out

@@ -153,6 +153,9 @@ SPACES_OF_KINDS: dict[str, Space] = {
     "tiny": SPACES["tiny"],
     "three-units": SPACES["three-units"],
     "groups": space_from("groups=3;tiny"),
+    "gates": SPACES["gates-two"],
+    "functions and gates": space_from("tiny+gates"),
+    "constants": SPACES["modern-two"],
 }
 
 

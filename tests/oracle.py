@@ -91,16 +91,24 @@ GUARDED: dict[str, Callable[..., Number]] = {
 SETS = {"paper": PLAIN, "guarded": GUARDED}
 
 
-def value(expr: Expr, x: Number, betas: Sequence[Number], operators: str = "guarded") -> Number:
-    """`expr` at x, its betas in the order of Expr.walk."""
+def value(
+    expr: Expr, x: Number, betas: Sequence[Number], operators: str = "guarded", g: Number = 0
+) -> Number:
+    """`expr` at x, of a gate at x and g, its betas in the order of Expr.walk, those of one name
+    once."""
     remaining = iter(betas)
+    named: dict[str, Number] = {}
 
     def of(node: Expr) -> Number:
-        if node.op.name == "x":
-            return mpf(x)
+        if node.op.name in ("x", "g"):
+            return mpf(x if node.op.name == "x" else g)
         if node.op.name == "constant":
             return mpf(node.value)
         inputs = [of(arg) for arg in node.args]
+        if node.op.name.startswith("beta_"):
+            if node.op.name not in named:
+                named[node.op.name] = mpf(next(remaining))
+            return named[node.op.name]
         if node.beta is not None:
             inputs.append(mpf(next(remaining)))
         return SETS[operators][node.op.name](*inputs)

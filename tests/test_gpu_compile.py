@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+import actsearch
 from actsearch.child_models.networks import convolution
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.expression import Expr, X
@@ -37,7 +39,7 @@ ELEMENTS = (torch.float32, torch.bfloat16)
 SWISH, FLAT = "x * sigmoid(beta * x)", "cos(x) - x"
 SLOPED = "softplus(x) + tanh(x)"
 OPERATOR = 96  # registers of a thread, at most: an operator, and random functions of spaces
-MOST = {"one-unit": 96, "three-units": 208}
+MOST = {"one-unit": 96, "three-units": 208, "gates": 128}
 H100 = GPUTarget("cuda", 90, 32)
 
 
@@ -92,11 +94,12 @@ def launched(text: str, x: torch.Tensor) -> None:
     betas = torch.ones(len(traced.betas), x.shape[1]) if traced.betas else None
     layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
     kernel = cuda.load(cuda.source(traced, layout))
-    kernel.forward(x, x, betas, sizes)
+    inputs = [x] * len(traced.inputs)
+    kernel.forward(inputs, x, betas, sizes)
     if kernel.keeps_slope:
-        kernel.sloped(x, x, x)
+        kernel.sloped(inputs, x, inputs)
     else:
-        kernel.backward(x, x, x, betas, sizes)
+        kernel.backward(inputs, x, inputs, betas, sizes)
 
 
 def sources(traced: Traced) -> list[cuda.Source]:
@@ -189,6 +192,22 @@ def test_all_layers_of_a_resnet20_and_its_evaluation_share_a_kernel(
             x = torch.empty(n, width, side, side, dtype=element)
             launched(text, x.to(memory_format=memory))
     assert hits == [False, False]
+
+
+@pytest.mark.parametrize("text", ["swiglu", "x * sigmoid(beta * x) * g", SWISH])
+def test_an_exported_file_compiles_for_a_gpu_and_launches_once_each_way(
+    text: str, gpu: WithoutGPU, tmp_path: Path
+) -> None:
+    (tmp_path / "found.py").write_text(str(actsearch.export(text, "triton", name="found")))
+    layer = runpy.run_path(str(tmp_path / "found.py"))["Found"](64)
+    inputs = [torch.zeros(8, 32, 64, requires_grad=True) for _ in parse(text).inputs]
+    with noting_hits() as hits:
+        layer(*inputs).sum().backward()
+    assert hits == [False, False]
+    assert all(t.grad is not None for t in (*inputs, *layer.parameters()))
+    if "beta" in text:
+        with pytest.raises(ValueError, match="last dimension has 8 channels, not 64"):
+            layer(*(t.view(64, 32, 8) for t in inputs))
 
 
 def test_a_gpus_betas_gradients_are_few_sums(gpu: WithoutGPU) -> None:

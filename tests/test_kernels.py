@@ -605,7 +605,7 @@ def test_a_gpu_kernel_that_does_not_compile_leaves_its_function_to_eager_mode(
     fused._log.cache_clear()
     kernel = cuda.Kernel(Refusing(), "flat")  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "actsearch"):
-        assert "no such architecture" in fused._trouble(kernel, INPUT, [], fused.NO_BETAS)
+        assert "no such architecture" in fused._trouble(kernel, [INPUT], [], fused.NO_BETAS)
     assert "no such architecture" in caplog.text
     fused._log.cache_clear()
 

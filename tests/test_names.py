@@ -22,6 +22,7 @@ from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.baselines import BASELINES, FORMS, GROUPS, MODERN, NAMED, OTHERS
 from actsearch.search_space.candidate import OneFunction
 from actsearch.search_space.export.exporters import check_name
+from actsearch.search_space.expression import exchanged
 from actsearch.search_space.parser import MAX_DEPTH, ParseError, parse
 from actsearch.search_space.survey import describe
 
@@ -97,11 +98,14 @@ def test_groups_are_the_papers_nine_ten_later_ones_and_both() -> None:
 def test_the_table_of_forms_has_the_canonical_form_of_each_and_one_name_of_it(
     operators: str,
 ) -> None:
-    forms = {str(canonical(parse(text), operators)) for text in NAMED.values()}
-    assert forms == FORMS.keys()
+    both = {
+        name: {str(canonical(e, operators)) for e in (parse(text), exchanged(parse(text)))}
+        for name, text in NAMED.items()
+    }
+    assert set().union(*both.values()) == FORMS.keys()
     assert set(FORMS.values()) == NAMED.keys() - {"swish-1"}  # which is silu
     for form, name in FORMS.items():
-        assert str(canonical(parse(NAMED[name]), operators)) == form
+        assert form in both[name]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +154,9 @@ def test_code_is_named_for_the_function_that_it_computes(name: str) -> None:
     assert isinstance(code, str)
     module: dict[str, object] = {}
     exec(code, module)  # noqa: S102
-    expected = float(Activation(name)(torch.tensor([[0.5]]).double()).detach())
-    value = module[name](0.5)  # type: ignore[operator]
+    inputs = (0.5, -1.25)[: Activation(name).inputs]
+    expected = float(Activation(name)(*(torch.tensor([[t]]).double() for t in inputs)).detach())
+    value = module[name](*inputs)  # type: ignore[operator]
     assert math.isclose(value, expected, rel_tol=1e-6)
 
 

@@ -288,7 +288,8 @@ def test_losses_are_means_of_neighbours_that_lose_no_step() -> None:
 
 
 def test_a_gallery_draws_f_and_its_slope_with_gaps_where_they_are_not_finite() -> None:
-    curve = Curve("#1  f", (-1, 0, 1), (3.0, math.inf, -1.0), (1.0, 2.0, math.nan))
+    lines = {"f": (3.0, math.inf, -1.0), "f'": (1.0, 2.0, math.nan)}
+    curve = Curve("#1  f", (-1, 0, 1), lines)
     figure = gallery_figure([curve])
     assert figure is not None
     [panel] = figure.panels

@@ -38,7 +38,7 @@ SMALL = "gpt:width=16,layers=1,heads=2"
 CPU = torch.device("cpu")
 
 
-def relu(width: int, *, channel_dim: int = 1) -> nn.Module:
+def relu(width: int, *, channel_dim: int = 1, gated: int = 0) -> nn.Module:
     return nn.ReLU()
 
 
@@ -85,7 +85,7 @@ def test_the_usual_gpt_has_the_parameters_of_its_layers() -> None:
 def test_every_mlp_has_the_candidate_on_its_last_dimension() -> None:
     made: list[tuple[int, int]] = []
 
-    def make(width: int, *, channel_dim: int = 1) -> nn.Module:
+    def make(width: int, *, channel_dim: int = 1, gated: int = 0) -> nn.Module:
         made.append((width, channel_dim))
         return nn.ReLU()
 
@@ -111,7 +111,7 @@ def test_initial_weights_give_the_candidate_inputs_of_its_own_scale() -> None:
     torch.manual_seed(0)
     inputs: list[torch.Tensor] = []
 
-    def make(width: int, *, channel_dim: int = 1) -> nn.Module:
+    def make(width: int, *, channel_dim: int = 1, gated: int = 0) -> nn.Module:
         act = nn.Identity()
         act.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
         return act

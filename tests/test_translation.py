@@ -33,7 +33,7 @@ WORDS = ("red", "blue", "green", "two", "three", "cats", "dogs", "run", "sleep",
 GERMAN = ("rot", "blau", "grün", "zwei", "drei", "Katzen", "Hunde", "laufen", "schlafen", "hier")
 
 
-def relu(width: int, *, channel_dim: int = 1) -> nn.Module:
+def relu(width: int, *, channel_dim: int = 1, gated: int = 0) -> nn.Module:
     return nn.ReLU()
 
 
@@ -82,7 +82,7 @@ def test_the_base_model_has_the_published_parameters() -> None:
 def test_every_feed_forward_layer_has_the_candidate_on_its_last_dimension() -> None:
     made: list[tuple[int, int]] = []
 
-    def make(width: int, *, channel_dim: int = 1) -> nn.Module:
+    def make(width: int, *, channel_dim: int = 1, gated: int = 0) -> nn.Module:
         made.append((width, channel_dim))
         return nn.ReLU()
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 import os
+import runpy
 import sys
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from triton.language.extra import libdevice
 from triton.runtime import interpreter
 from triton.runtime.interpreter import TensorHandle
 
+import actsearch
 from actsearch.child_models.networks import convolution
 from actsearch.child_models.networks import normalised as children
 from actsearch.child_models.networks.zoo import child_from
@@ -46,6 +50,7 @@ FORMULAS = (
     "exp(-beta * (sin(x) - atan(x))**2)", "softplus(x)", "max(x, -x)", "0.5 + beta", "2 * x",
     "max(cos(sinh(x) * x), tanh(x) + beta) * sigmoid(asinh(x) - erf(x))",
 )  # fmt: skip
+GATES = ("swiglu", "mix(x, sin(beta * g))", "max(x, g)", "erf(x) * asinh(g) + beta")
 SHAPES = {
     "images": torch.randn(4, 3, 6, 5),
     "channels last": torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last),
@@ -95,30 +100,50 @@ def compare(expr: Expr, operators: str, x: torch.Tensor) -> None:
     with torch.no_grad():
         for i, beta in enumerate(activation.beta):
             beta.add_((i + 1) * torch.tensor([0.0, 0.3, -1.2]))
-    leaf = x.clone().requires_grad_()
-    expected = activation(leaf)
+    inputs = [x, x.flip(0) * 0.7 + 0.1][: len(expr.inputs)]
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    expected = activation(*leaves)
     gy = torch.empty_like(x).copy_(torch.cos(torch.arange(x.numel())).view(x.shape))
     if expected.requires_grad:
         expected.backward(gy)
     betas = torch.stack([b.detach() for b in activation.beta]) if activation.beta else None
     layout, sizes = ("flat", NO_BETAS) if betas is None else _loops(x, 1)
     kernel = cuda.load(cuda.source(trace(expr, operators), layout))
-    y, gx = torch.empty_like(x), torch.empty_like(x)
-    kernel.forward(x, y, betas, sizes)
+    y, *ginputs = (torch.empty_like(x) for _ in (x, *inputs))
+    kernel.forward(inputs, y, betas, sizes)
     gbetas = None
     if kernel.keeps_slope:
-        slope = torch.empty_like(x)
-        kernel.sloped(x, y, slope)
-        gx = gy * slope
+        kernel.sloped(inputs, y, ginputs)
+        ginputs = [gy * slope for slope in ginputs]
     else:
-        gbetas = kernel.backward(x, gy, gx, betas, sizes)
+        gbetas = kernel.backward(inputs, gy, ginputs, betas, sizes)
     close = 2e-4 if x.dtype == torch.float32 else 2e-2
     torch.testing.assert_close(y, expected.detach(), rtol=close, atol=close, equal_nan=True)
-    grad = torch.zeros_like(x) if leaf.grad is None else leaf.grad
-    torch.testing.assert_close(gx, grad, rtol=close, atol=close, equal_nan=True)
+    for ours, leaf in zip(ginputs, leaves, strict=True):
+        grad = torch.zeros_like(x) if leaf.grad is None else leaf.grad
+        torch.testing.assert_close(ours, grad, rtol=close, atol=close, equal_nan=True)
     for ours, beta in zip([] if gbetas is None else gbetas, activation.beta, strict=True):
         assert beta.grad is not None
         torch.testing.assert_close(ours, beta.grad, rtol=10 * close, atol=100 * close)
+
+
+def compare_exported(text: str, folder: Path) -> None:
+    """A file of `export --to triton` and the module that it is of."""
+    file = folder / "exported.py"
+    file.write_text(str(actsearch.export(text, "triton", name="my_gate")))
+    ours = Activation(text, 6, channel_dim=-1)
+    theirs = runpy.run_path(str(file))["MyGate"](6)
+    theirs.load_state_dict({k: v + 0.3 for k, v in ours.state_dict().items()})
+    ours.load_state_dict(theirs.state_dict())
+    found: list[list[torch.Tensor]] = []
+    for activation in (ours, theirs):
+        torch.manual_seed(1)
+        inputs = [torch.randn(5, 70, 6).requires_grad_() for _ in range(ours.inputs)]
+        y = activation(*inputs)
+        (y * torch.cos(torch.arange(y.numel())).view(y.shape)).sum().backward()
+        grads = [t.grad for t in (*inputs, *activation.parameters()) if t.grad is not None]
+        found.append([y.detach(), *grads])
+    torch.testing.assert_close(*found, rtol=2e-4, atol=2e-3)
 
 
 def some_images() -> torch.Tensor:
@@ -224,9 +249,12 @@ def main() -> None:
     np.seterr(all="ignore")
     stand_ins()
     bounds_of_loops()
-    for text in FORMULAS:
+    for text in (*FORMULAS, *GATES):
         for x in SHAPES.values():
             compare(parse(text), "guarded", x)
+    with TemporaryDirectory() as folder:
+        for text in ("swiglu", "x * sigmoid(beta * x) * sinc(g) + beta", "x * sigmoid(beta * x)"):
+            compare_exported(text, Path(folder))
     for operators in OPERATOR_SETS:
         for op in UNARY:
             compare(Expr(op, (X,) * op.arity), operators, SHAPES["images"])

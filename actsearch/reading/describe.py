@@ -18,7 +18,7 @@ import torch
 from actsearch.functions import find
 from actsearch.origin import HOME, PACKAGES, shadowing
 from actsearch.results.benchmarks import load_benchmark
-from actsearch.results.figures.functions import REACH, values_and_slopes
+from actsearch.results.figures.functions import REACH, values_over
 from actsearch.results.tables import show
 from actsearch.results.version import own_version
 from actsearch.search_space.activation import Activation
@@ -38,6 +38,7 @@ from actsearch.search_space.survey import (
 from actsearch.versions import untested
 
 WIDTH, HEIGHT = 61, 13  # of a text plot
+MARKS = "▼▿○▵▲"  # of a gate's curves, by g
 COUNTABLE = 10_000  # spaces up to this size are counted whole
 SAMPLE = 10_000  # of larger ones
 
@@ -71,18 +72,23 @@ def _parts(candidate: Candidate) -> Iterator[str]:
     named = sorted({node.op.name for node in nodes if node.op.arity or node.beta is not None})
     applied = sum(expr.operators for expr in candidate.functions)
     yield f"operators      {applied}: {', '.join(named)}" if named else "operators      none"
-    betas = [f"{node.op.name} {node.beta:g}" for node in nodes if node.beta is not None]
+    owners = [node for expr in candidate.functions for node in expr.owners()]
+    betas = [f"{node.op.name} {node.beta:g}" for node in owners]
     initial = f" (initial {', '.join(betas)})" if betas else ""
     counts = ", ".join(f"{expr.betas}" for expr in candidate.functions)
     yield f"parameters     {counts} a channel{initial}"
 
 
 def _plots(expr: Expr, candidate: Candidate, operators: str) -> list[str]:
-    """f and f', under the function's formula where there are several."""
+    """f and f', of a gate f over x at some g; under the function's formula where there are
+    several."""
     x = torch.linspace(-REACH, REACH, WIDTH, dtype=torch.float64)
-    f, slope = values_and_slopes(expr, x, operators)
+    found = values_over(expr, x, operators)
     head = ["", formula(expr)] if len(candidate.functions) > 1 else []
-    return [*head, "", *plot("f(x)", f), "", *plot("f'(x)", slope)]
+    if len(expr.inputs) > 1:
+        marked = ", ".join(f"{n} {mark}" for n, mark in zip(found, MARKS, strict=True))
+        return [*head, "", *plot(f"f(x, g) over x: {marked}", *found.values(), marks=MARKS)]
+    return [*head, *(line for n, v in found.items() for line in ("", *plot(f"{n}(x)", v)))]
 
 
 def standing(found: Described, operators: str) -> list[str]:
@@ -113,26 +119,29 @@ def _shown(name: str, value: object) -> str:
     return show(value)
 
 
-def plot(title: str, values: torch.Tensor) -> list[str]:
-    """A curve over -REACH..REACH in text; values that are not finite are left out."""
+def plot(title: str, *curves: torch.Tensor, marks: str = "●") -> list[str]:
+    """Curves over -REACH..REACH in text, a mark each; values that are not finite are left out."""
+    values = torch.cat(curves)
     finite = values[torch.isfinite(values)]
     if len(finite) == 0:
         return [f"{title}: no finite value"]
     low, high = float(finite.min()), float(finite.max())
     if high - low < 1e-9:
         low, high = low - 1, high + 1
-    grid = [[" "] * len(values) for _ in range(HEIGHT)]
+    width = len(curves[0])
+    grid = [[" "] * width for _ in range(HEIGHT)]
 
     def row(value: float) -> int:
         return round((high - value) / (high - low) * (HEIGHT - 1))
 
     if low <= 0 <= high:
-        grid[row(0.0)] = ["·"] * len(values)
+        grid[row(0.0)] = ["·"] * width
     for line in grid:
-        line[len(values) // 2] = "·"
-    for column, value in enumerate(values.tolist()):
-        if low <= value <= high:
-            grid[row(value)][column] = "●"
+        line[width // 2] = "·"
+    for curve, mark in zip(curves, marks, strict=True):
+        for column, value in enumerate(curve.tolist()):
+            if low <= value <= high:
+                grid[row(value)][column] = mark
     labels = {0: f"{high:.3g}", HEIGHT - 1: f"{low:.3g}"}
     body = [f"{labels.get(i, ''):>9} {''.join(line)}".rstrip() for i, line in enumerate(grid)]
     axis = f"{'':>9} {f'{-REACH:g}':<{WIDTH // 2}}0{f'{REACH:g}':>{WIDTH // 2}}"
@@ -160,6 +169,7 @@ def distinct_lines(space: Space, operators: str, *, merged: bool) -> list[str]:
     lines += [
         f"  distinct by rule    {found.by_rule:>7,}",
         f"  by fingerprint      {len(found.distinct):>7,}   {_s(found, 'fingerprints')}",
+        *[f"  up to exchange      {found.up_to_exchange:>7,}"] * (len(space.inputs) > 1),
         f"  symmetry classes    {found.symmetry_classes:>7,}",
     ]
     if merged:

@@ -93,7 +93,7 @@ def _alone(found: Found, to: str) -> Candidate:
 
 
 def _initial(expr: Expr) -> Betas:
-    return tuple((float(node.beta),) for node in expr.walk() if node.beta is not None)
+    return tuple((value,) for value in expr.initial)
 
 
 def _name(found: Found) -> str:

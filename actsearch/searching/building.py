@@ -38,6 +38,7 @@ from actsearch.settings import Settings
 
 AnyEvaluator = Evaluator | ObjectiveEvaluator
 
+GATE = "mul(x, g)"  # the simplest one
 WARM_UP_STEPS = {"cpu": 5, "cuda": 45}  # there it takes windows of 20, the first with compilations
 
 
@@ -233,6 +234,24 @@ def first_steps(
     if outcome.status == "failed":
         raise UsageError(f"{who} fails with ReLU: {outcome.reason}")
     return outcome
+
+
+def gate_parameters(evaluator: AnyEvaluator) -> tuple[int, int] | None:
+    """How many parameters a child has with a gate and with ReLU; None of an objective. Raises
+    UsageError where it has no place for a gate."""
+    if isinstance(evaluator, ObjectiveEvaluator):
+        gate = Trial(0, "search", GATE, "", 0)
+        outcome = evaluator.with_recipe(steps=1)(gate)
+        if outcome.status == "failed":
+            raise UsageError(f"the objective {evaluator.name} fails with a gate: {outcome.reason}")
+        return None
+    with own_randomness(0, torch.device("cpu")):
+        gated, usual = (evaluator.build(key) for key in (GATE, "relu(x)"))
+    return parameters_of(gated), parameters_of(usual)
+
+
+def parameters_of(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def check_model(model: nn.Module, evaluator: Evaluator) -> None:

@@ -16,19 +16,27 @@ from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
 from actsearch.functions import all_canonical
-from actsearch.results.records import ALWAYS_BESIDE
+from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES
 from actsearch.results.store import StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.baselines import FORMS
 from actsearch.search_space.candidate import Candidate
-from actsearch.search_space.space import Space, everything, extra_operators, in_groups, space_from
+from actsearch.search_space.space import (
+    Space,
+    everything,
+    extra_operators,
+    in_groups,
+    space_from,
+    with_ties,
+)
 from actsearch.search_space.survey import Survey, survey
 from actsearch.searching.building import (
     AnyEvaluator,
     check_image_size,
     environment,
+    gate_parameters,
     make_evaluator,
     warm_up,
 )
@@ -39,7 +47,9 @@ from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 # The metric is stored with the data.
-_NOT_STORED = ("groups", "halving", "tensorboard", "minimise", "maximise", "metric", "example")
+_NOT_STORED = (
+    "groups", "ties", "halving", "tensorboard", "minimise", "maximise", "metric", "example"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Plan:
     beside: tuple[Candidate, ...]  # the baselines
     beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
+    parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
 
     @property
     def events(self) -> Path:
@@ -119,6 +130,10 @@ class Plan:
         ]
         if note := self.evaluator.note:
             lines.append(f"weights    {note}")
+        if self.parameters is not None:
+            gated, usual = self.parameters
+            narrower = f"{gated:,} parameters beside {usual:,} of ReLU"
+            lines.append(f"gates      two narrower projections: {narrower}")
         cohorts = rungs(s.strategy)
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
@@ -165,7 +180,8 @@ def make_plan(
     named = all_canonical(settings.baselines, settings.operators, extra)
     # Groups of a later release, and ranks of a run that goes on, may mean others.
     settings = replace(settings, baselines=tuple(FORMS.get(c.key, c.key) for c in named))
-    beside = tuple(dict.fromkeys((*all_canonical(ALWAYS_BESIDE, settings.operators), *named)))
+    usual = ALWAYS_BESIDE + BESIDE_GATES * (len(space.inputs) > 1)
+    beside = tuple(dict.fromkeys((*all_canonical(usual, settings.operators), *named)))
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
     evaluator = make_evaluator(settings, extra, in_turns=in_turns)
@@ -181,10 +197,13 @@ def make_plan(
     several = (candidate for candidate in beside if len(candidate.functions) > 1)
     for candidate in (space.decode(space.digits(0)), *several):
         evaluator.build(candidate.key)  # raises where it has no place in the child
+    parameters = gate_parameters(evaluator) if len(space.inputs) > 1 else None
     found = _survey(space, settings)
     finished, done = _done(run)
-    beside_left = sum(candidate.key not in finished for candidate in beside)
-    return Plan(run, settings, space, evaluator, found, seconds, race, beside, beside_left, done)
+    left = sum(candidate.key not in finished for candidate in beside)
+    return Plan(
+        run, settings, space, evaluator, found, seconds, race, beside, left, done, parameters
+    )
 
 
 def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
@@ -226,6 +245,8 @@ def _space(settings: Settings) -> Space:
     space = space_from(settings.space) if isinstance(settings.space, str) else settings.space
     if not hasattr(space, "decode"):
         raise UsageError(f"space {space!r} must be a name, such as 'tiny', or a Space")
+    if settings.ties == "on":
+        space = with_ties(space)
     if settings.groups is None:
         return space
     has = getattr(space, "groups", settings.groups)

@@ -22,7 +22,7 @@ from actsearch.errors import NoCandidateError, UsageError
 from actsearch.functions import all_canonical
 from actsearch.options import Switch
 from actsearch.results.metrics import Metric, common
-from actsearch.results.records import ALWAYS_BESIDE, Outcome, Trial
+from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES, Outcome, Trial
 from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
@@ -279,9 +279,11 @@ def _check(evaluator: Evaluator) -> None:
 
 
 def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:
-    """Raises ValueError where a candidate has more groups than a child has activations."""
+    """Raises ValueError where a candidate has more groups than a child has activations, or is a
+    gate and the child has no place for one."""
     for candidate in functions:
-        if len(candidate.functions) > 1:
+        gate = any(len(expr.inputs) > 1 for expr in candidate.functions)
+        if gate or len(candidate.functions) > 1:
             for model in models:
                 model.evaluators[0].build(candidate.key)
 
@@ -301,7 +303,9 @@ def _functions(
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
     asked = all_canonical(config.functions or _best(run, config.top), operators, extra)
-    found = dict.fromkeys((*beside, *asked))
+    gates = any(len(expr.inputs) > 1 for candidate in asked for expr in candidate.functions)
+    best_known = all_canonical(BESIDE_GATES[:1] if gates else (), operators)
+    found = dict.fromkeys((*beside, *best_known, *asked))
     return {candidate: describe(candidate, operators).name for candidate in found}
 
 

@@ -1,8 +1,9 @@
 """A decoder as language models are: GPT-2's (Radford et al. 2019), with the candidate in its MLPs.
 
 Layers are normalised before each branch, positions are learnt, biases are everywhere but in the
-output. GPT-2's initial weights, N(0, 0.02) everywhere, leave the input of the candidate so near to
-0 that a ranking is one of f(0): so `up` begins as N(0, 1 / width), and what ends a branch as 0.
+output. A gate has two projections of two thirds of the width. GPT-2's initial weights, N(0, 0.02)
+everywhere, leave the input of the candidate so near to 0 that a ranking is one of f(0): so `up`
+begins as N(0, 1 / width), and what ends a branch as 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from actsearch.child_models.networks.gated import activated, hidden_layer
 from actsearch.search_space.activation import MakeActivation
 
 SPREAD = 0.02  # of the other initial weights, as GPT-2's
@@ -40,13 +42,14 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.act = make_activation(4 * width, channel_dim=-1)
-        self.down = nn.Linear(4 * width, width)
+        self.up, self.gate, self.act = hidden_layer(
+            make_activation, width, 4 * width, width, channel_dim=-1
+        )
+        self.down = nn.Linear(self.up.out_features, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.down(self.act(self.up(self.norm2(x))))
+        return x + self.down(activated(self.norm2(x), self.up, self.gate, self.act))
 
 
 class GPT(nn.Module):
@@ -88,6 +91,8 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, Block):
                 nn.init.normal_(module.up.weight, std=width**-0.5)
+                if module.gate is not None:
+                    nn.init.normal_(module.gate.weight, std=width**-0.5)
                 nn.init.zeros_(module.down.weight)
                 nn.init.zeros_(module.attention.out.weight)
 

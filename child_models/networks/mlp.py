@@ -8,11 +8,13 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from actsearch.child_models.networks.gated import GatedLayer, hidden_layer
 from actsearch.search_space.activation import MakeActivation
 
 
 class MLP(nn.Module):
-    """Linear layers of 256 and 64 units with the candidate between them, then the classes."""
+    """Linear layers of 256 and 64 units with the candidate between them, then the classes. With a
+    gate each has two narrower projections, with as many parameters."""
 
     capturable = True  # by a CUDA graph
 
@@ -26,14 +28,13 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         hidden = max(2, width // 4)
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(math.prod(input_shape), width),
-            make_activation(width),
-            nn.Linear(width, hidden),
-            make_activation(hidden),
-            nn.Linear(hidden, classes),
-        )
+        layers: list[nn.Module] = [nn.Flatten()]
+        before = math.prod(input_shape)
+        for units, after in ((width, hidden), (hidden, classes)):
+            up, gate, act = hidden_layer(make_activation, before, units, after)
+            layers += [up, act] if gate is None else [GatedLayer(up, gate, act)]
+            before = up.out_features
+        self.layers = nn.Sequential(*layers, nn.Linear(before, classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, ...) -> (N, classes)."""

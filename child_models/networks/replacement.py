@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from actsearch.search_space.activation import Activation, read
+from actsearch.search_space.activation import Activation, check_one_input, read
 from actsearch.search_space.expression import Expr
 
 Match = type[nn.Module] | Callable[..., Any]
@@ -82,6 +82,7 @@ def replace_activations(
     torch.compile, which breaks off in them and miscounts; replaced modules are.
     """
     expr, operators = read(function, operators)
+    check_one_input(expr, "an activation in a model is called with x alone")
     make = partial(_activation, expr, operators, kernels)
     return put_activations(model, make, example, match=match, channel_dim=channel_dim)
 

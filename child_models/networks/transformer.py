@@ -1,5 +1,6 @@
 """The encoder-decoder Transformer of Vaswani et al. 2017, whose feed-forward layers have the
-candidate. The base model has 44,138,496 parameters besides its embeddings.
+candidate; a gate's have two projections of two thirds of the width. The base model has 44,138,496
+parameters besides its embeddings.
 
 Layers are normalised after each residual sum, positions are sines, and the embedding is shared by
 both sides and the output, as published.
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from actsearch.child_models.data.translation import END, PADDING, START
+from actsearch.child_models.networks.gated import activated, hidden_layer
 from actsearch.search_space.activation import MakeActivation
 
 DROPOUT = 0.1
@@ -48,12 +50,13 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, make_activation: MakeActivation, width: int, hidden: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.act = make_activation(hidden, channel_dim=-1)
-        self.down = nn.Linear(hidden, width)
+        self.up, self.gate, self.act = hidden_layer(
+            make_activation, width, hidden, width, channel_dim=-1
+        )
+        self.down = nn.Linear(self.up.out_features, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self.act(self.up(x)))
+        return self.down(activated(x, self.up, self.gate, self.act))
 
 
 class EncoderLayer(nn.Module):

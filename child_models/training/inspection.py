@@ -46,9 +46,10 @@ def inspection(
     counts = torch.zeros(BINS + 2, dtype=torch.long)
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        x = inputs[0].detach().float().nan_to_num()
-        bins = ((x + LIMIT) * (BINS / (2 * LIMIT))).floor().clamp(-1, BINS).long() + 1
-        counts.add_(torch.bincount(bins.flatten(), minlength=BINS + 2).cpu())
+        for given in inputs:
+            x = given.detach().float().nan_to_num()
+            bins = ((x + LIMIT) * (BINS / (2 * LIMIT))).floor().clamp(-1, BINS).long() + 1
+            counts.add_(torch.bincount(bins.flatten(), minlength=BINS + 2).cpu())
 
     hooks = [a.register_forward_pre_hook(count) for a in found]
     try:

@@ -1,4 +1,5 @@
-"""Figures (plots.py) of functions: f and f', for galleries, reports and notebooks."""
+"""Figures (plots.py) of functions: f and f', of a gate f over x at some g, for galleries, reports
+and notebooks."""
 
 from __future__ import annotations
 
@@ -17,16 +18,17 @@ REACH = 5.0  # x goes from -REACH to REACH, and no curve is shown beyond that in
 POINTS = 401
 TALLER = 1.25  # a panel than f's values; slopes are cut there
 SIZE = (3.4, 2.5)  # of a panel, in inches
+FAMILY = (-2.0, -1.0, 0.0, 1.0, 2.0)  # values of g
 
 
 @dataclass(frozen=True)
 class Curve:
-    """f and f' at x, with betas at their initial values; not finite where they are not."""
+    """What is drawn of a function at x, by name: f and f' or, of a gate, f at each g; with betas at
+    their initial values, not finite where they are not."""
 
     title: str
     x: tuple[float, ...]
-    f: tuple[float, ...]
-    slope: tuple[float, ...]
+    lines: dict[str, tuple[float, ...]]
 
 
 def values_and_slopes(
@@ -38,11 +40,22 @@ def values_and_slopes(
     return batch.value[0, 0], batch.slope[0, 0]
 
 
+def values_over(expr: Expr, x: torch.Tensor, operators: str) -> dict[str, torch.Tensor]:
+    """What is drawn of a function at x (N,), by name; raises as `values_and_slopes` does."""
+    if len(expr.inputs) == 1:
+        return dict(zip(("f", "f'"), values_and_slopes(expr, x, operators), strict=True))
+    points = torch.cartesian_prod(torch.tensor(FAMILY, dtype=x.dtype), x).T.flip(0)
+    [batch] = curves([expr], points, operators=operators)
+    rows = batch.value[0, 0].view(len(FAMILY), -1)
+    return {f"g = {g:g}": row for g, row in zip(FAMILY, rows, strict=True)}
+
+
 def curve_of(expr: Expr, operators: str = "guarded", title: str = "") -> Curve:
     """From -REACH to REACH; raises as `values_and_slopes` does."""
     x = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
-    f, slope = values_and_slopes(expr, x, operators)
-    return Curve(title, *(tuple(v.tolist()) for v in (x, f, slope)))
+    found = values_over(expr, x, operators)
+    lines = {name: tuple(values.tolist()) for name, values in found.items()}
+    return Curve(title, tuple(x.tolist()), lines)
 
 
 def gallery_figure(found: Sequence[Curve]) -> Figure | None:
@@ -50,12 +63,14 @@ def gallery_figure(found: Sequence[Curve]) -> Figure | None:
     if not found:
         return None
     panels = tuple(map(_panel, found))
-    caption = "f and its derivative f', betas at their initial values"
+    drawn = ["f and its derivative f'"] * any("f'" in curve.lines for curve in found)
+    drawn += ["gates f(x, g) over x"] * any("f'" not in curve.lines for curve in found)
+    caption = f"{', '.join(drawn)}, betas at their initial values"
     return Figure("functions", "The best functions", panels, caption, panel=SIZE)
 
 
 def function_svg(expr: Expr, operators: str = "guarded") -> str:
-    """f, and f' dashed, as an <svg>; raises as `values_and_slopes` does."""
+    """f, and f' dashed, or f at each g, as an <svg>; raises as `values_and_slopes` does."""
     return to_svg(Figure("function", "", (_panel(curve_of(expr, operators)),), panel=SIZE))
 
 
@@ -69,10 +84,12 @@ def function_html(expr: Expr, operators: str = "guarded") -> str:
 
 
 def _panel(c: Curve) -> Panel:
-    value = Line("f", c.x, _broken(c.f))
-    slope = Line("f'", c.x, _broken(c.slope), style=1, dash=1)
-    ends = (c.x[0], c.x[-1])
-    return Panel(c.title, "x", "", (value, slope), ends, y_range=_heights(c.f), at=(0.0,))
+    lines = tuple(
+        Line(name, c.x, _broken(values), style=i, dash=int(name == "f'"))
+        for i, (name, values) in enumerate(c.lines.items())
+    )
+    heights = _heights([y for name, values in c.lines.items() if name != "f'" for y in values])
+    return Panel(c.title, "x", "", lines, (c.x[0], c.x[-1]), y_range=heights, at=(0.0,))
 
 
 def _broken(y: Sequence[float]) -> tuple[float, ...]:

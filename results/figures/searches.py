@@ -244,7 +244,7 @@ class OperatorShare:
 
 def operators_in(expression: str) -> set[str]:
     """The names of the operators in an expression's text."""
-    return set(re.findall(r"\b[^\W\d]\w*", expression)) - {"x"}
+    return set(re.findall(r"\b[^\W\d]\w*", expression)) - {"x", "g"}
 
 
 def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
@@ -320,6 +320,7 @@ COUNTED_AS: Mapping[Cause, str] = MappingProxyType({
     Cause.GRADIENT: "gradient {}",
     Cause.CONSTANT: "constant {}",
     Cause.AFFINE: "affine in x",
+    Cause.UNREAD: "does not change with {}",
     Cause.NO_GRADIENT: "no gradient on of the probe {}",
     Cause.OTHER: "another reason",
 })  # fmt: skip

@@ -3,10 +3,10 @@ twice.
 
 RULES are equations, rewritten from left to right until none applies. Each holds for every real
 input and every beta in the operator set it names; a letter that stands twice on the left matches
-only parts without a beta, since two betas learn apart. `[p]` names a beta's value: a rule may
-rename the betas of a function (`scale[p](scale[q](a)) = scale[p*q](a)`) only so that the same set
-of functions stays reachable, and carries initial values along. Every rule makes `weight` smaller,
-so rewriting ends.
+only parts without a beta of their own, since two betas learn apart. `[p]` names a beta's value: a
+rule may rename the betas of a function (`scale[p](scale[q](a)) = scale[p*q](a)`) only so that the
+same set of functions stays reachable, and carries initial values along. Every rule makes `weight`
+smaller, so rewriting ends.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from itertools import permutations
 
 import torch
 
-from actsearch.search_space.expression import Expr, constant
-from actsearch.search_space.operators import CONSTANT, INPUT, OPERATORS, Op
+from actsearch.search_space.expression import Expr, constant, exchanged, renamed
+from actsearch.search_space.operators import CONSTANT, OPERATORS, Op
 from actsearch.search_space.parser import parse
 
 # True in both operator sets.
@@ -235,12 +235,19 @@ def variables(expr: Expr) -> set[str]:
 
 
 def canonical(expr: Expr, operators: str = "guarded") -> Expr:
-    """The form whose text is a candidate's identity: the same for functions that the rules equate.
+    """The form whose text is a candidate's identity: the same for functions that the rules equate,
+    whatever named betas are called.
 
     canonical(canonical(e)) is canonical(e). Initial values of beta are carried along, so the result
-    starts as the same function and reaches the same ones.
+    starts as the same function and reaches the same ones. A function of g alone becomes the same
+    one of x: which of two projections it is given makes no difference.
     """
-    return _canonical(expr, operators)
+    form = _canonical(renamed(expr), operators)
+    for _ in range(len(form.names)):  # a name says where its part stands, and where says the name
+        form = _canonical(renamed(form), operators)
+    return (
+        form if form.reads("x") or not form.reads("g") else _canonical(exchanged(form), operators)
+    )
 
 
 @lru_cache(maxsize=200_000)
@@ -251,6 +258,9 @@ def _canonical(expr: Expr, operators: str) -> Expr:
     folded = _folded(expr, operators)
     if folded is not None:
         return folded
+    joined = _joined(expr, operators)
+    if joined is not None:
+        return _canonical(joined, operators)
     for rule in rules(operators).get(expr.op.name, ()):
         binding = next(_matches(rule.left, expr, {}, {}), None)
         if binding is not None:
@@ -272,9 +282,10 @@ def _ordered(expr: Expr) -> Expr:
     return expr
 
 
-def order(expr: Expr) -> tuple[int, str]:
-    """Small expressions first: numbers and x before what is made of them, then by text."""
-    return expr.operators, str(expr)
+def order(expr: Expr) -> tuple[bool, int, str]:
+    """What reads g last, so that a gate reads `x * sigmoid(x) * g`; then small expressions first,
+    numbers and inputs before what is made of them; then by text."""
+    return expr.reads("g"), expr.operators, str(expr)
 
 
 def _folded(expr: Expr, operators: str) -> Expr | None:
@@ -286,6 +297,18 @@ def _folded(expr: Expr, operators: str) -> Expr | None:
     return constant(value) if math.isfinite(value) else None
 
 
+def _joined(expr: Expr, operators: str) -> Expr | None:
+    """Two constants in a row as one: k (m a) = (k m) a and k + (m + a) = (k + m) + a. A beta before
+    a constant stays beside it, since the constant says how fast the beta learns."""
+    if expr.op.name not in ("mul", "add") or expr.args[0].op != CONSTANT:
+        return None
+    outer, inner = expr.args
+    if inner.op is not expr.op or inner.args[0].op != CONSTANT:
+        return None
+    both = _folded(Expr(expr.op, (outer, inner.args[0])), operators)
+    return None if both is None else Expr(expr.op, (both, inner.args[1]))
+
+
 def _matches(
     pattern: Expr, expr: Expr, bound: dict[str, Expr], betas: dict[str, float]
 ) -> Iterator[tuple[dict[str, Expr], dict[str, float]]]:
@@ -294,7 +317,7 @@ def _matches(
         name = pattern.op.name
         if name not in bound:
             yield {**bound, name: expr}, betas
-        elif bound[name] == expr and expr.betas == 0:
+        elif bound[name] == expr and expr.own == 0:
             yield bound, betas
         return
     if pattern.op != expr.op:
@@ -341,7 +364,7 @@ def weight(expr: Expr, letters: dict[str, float] | None = None) -> float:
     if expr.op == CONSTANT:
         return 1
     args = [weight(arg, letters) for arg in expr.args]
-    if expr.op == INPUT or not args:
+    if not args:
         return 2
     if len(args) == 1:
         return args[0] + 1 if expr.op.name in _PULLED else 2 * args[0] + 1

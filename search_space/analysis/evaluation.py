@@ -10,24 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 
 import torch
 
 from actsearch.search_space.expression import Expr
-from actsearch.search_space.operators import CONSTANT, INPUT, Op
+from actsearch.search_space.operators import CONSTANT, INPUTS, Op, is_tied
 
 # What a user's operator raises that cannot be evaluated and differentiated in float64.
 NOT_DIFFERENTIABLE = (RuntimeError, NotImplementedError, TypeError)
 
 
+NAMED = 1000  # the numbers of named betas begin here, for `generic_beta`
+
+
 @dataclass(frozen=True)
 class Curves:
-    """Expressions on a grid: `value` and `slope`, each (expressions, settings, points)."""
+    """Expressions on a grid: `value`, and for each input a slope in `slopes`, all (expressions,
+    settings, points)."""
 
     exprs: list[Expr]
     value: torch.Tensor
-    slope: torch.Tensor
+    slopes: tuple[torch.Tensor, ...]
+
+    @property
+    def slope(self) -> torch.Tensor:
+        """That of x."""
+        return self.slopes[0]
 
 
 def generic_beta(setting: int, number: int) -> float:
@@ -49,11 +58,17 @@ def curves(
     operators: str = "guarded",
     chunk: int = 500,
 ) -> Iterator[Curves]:
-    """Expressions at `points` (N,), in their dtype, `chunk` at a time: at the initial betas and,
-    for `settings` > 1, at settings - 1 generic choices of them."""
+    """Expressions at `points`, (N,) of x or (2, N) of x and g, in their dtype, `chunk` at a time:
+    at the initial betas and, for `settings` > 1, at settings - 1 generic choices of them."""
     waiting = iter(exprs)
     while batch := list(islice(waiting, chunk)):
         yield _Batch(batch, settings).evaluate(points, operators)
+
+
+def by_inputs(exprs: Iterable[Expr]) -> Iterator[tuple[int, Iterator[Expr]]]:
+    """Expressions in order, those with the same number of inputs that stand side by side
+    together."""
+    return groupby(exprs, key=lambda expr: len(expr.inputs))
 
 
 @dataclass(frozen=True)
@@ -79,17 +94,19 @@ class _Batch:
         self.roots = [self._add(expr, 0) for expr in exprs]
 
     def _add(self, expr: Expr, first: int) -> int:
-        """The slot of `expr`; `first` is the number of its first beta in the whole."""
-        key = (expr, first if expr.betas else -1)
+        """The slot of `expr`; `first` is the number of its first own beta in the whole."""
+        key = (expr, first if expr.own else -1)
         if key in self.slots:
             return self.slots[key]
         args: list[int] = []
         number = first
         for arg in expr.args:
             args.append(self._add(arg, number))
-            number += arg.betas
+            number += arg.own
         betas: tuple[float, ...] = ()
         if expr.beta is not None:
+            if is_tied(expr.op):
+                number = NAMED + sum(map(ord, expr.op.name))
             generic = (generic_beta(s, number) for s in range(1, self.settings))
             betas = (expr.beta, *generic)
         slot = self.slots[key] = len(self.slots)
@@ -104,14 +121,17 @@ class _Batch:
 
     @torch.no_grad()
     def evaluate(self, points: torch.Tensor, operators: str) -> Curves:
-        shape = (len(self.slots), self.settings, len(points))
-        value, slope = points.new_zeros(shape), points.new_zeros(shape)
+        inputs = points.view(-1, points.shape[-1])
+        shape = (len(self.slots), self.settings, inputs.shape[1])
+        value, slopes = points.new_zeros(shape), [points.new_zeros(shape) for _ in inputs]
         for level in self.levels:
             for nodes in level.values():
                 out = torch.tensor([node.slot for node in nodes])
-                value[out], slope[out] = self._apply(nodes, points, operators, value, slope)
+                value[out], found = self._apply(nodes, inputs, operators, value, slopes)
+                for slope, of_nodes in zip(slopes, found, strict=True):
+                    slope[out] = of_nodes
         roots = torch.tensor(self.roots)
-        return Curves(self.exprs, value[roots], slope[roots])
+        return Curves(self.exprs, value[roots], tuple(slope[roots] for slope in slopes))
 
     def _apply(
         self,
@@ -119,16 +139,19 @@ class _Batch:
         points: torch.Tensor,
         operators: str,
         value: torch.Tensor,
-        slope: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Value and slope of nodes with the same operator, (nodes, settings, points)."""
+        slopes: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Value and slopes of nodes with the same operator, (nodes, settings, points)."""
         shape = (len(nodes), *value.shape[1:])
         op = nodes[0].op
-        if op == INPUT:
-            return points.expand(shape), torch.ones_like(points).expand(shape)
+        if op in INPUTS:
+            this = INPUTS.index(op)
+            ones = (points.new_full((), float(this == i)).expand(shape) for i in range(len(slopes)))
+            return points[this].expand(shape), [*ones]
+        totals = [points.new_zeros(shape) for _ in slopes]
         if op == CONSTANT:
             numbers = points.new_tensor([node.constant for node in nodes])
-            return numbers[:, None, None].expand(shape), points.new_zeros(shape)
+            return numbers[:, None, None].expand(shape), totals
         places = [torch.tensor([node.args[i] for node in nodes]) for i in range(op.arity)]
         inputs = [value[at].requires_grad_() for at in places]
         betas: list[torch.Tensor] = []
@@ -137,10 +160,10 @@ class _Batch:
         with torch.enable_grad():
             result = op.form(operators)(*inputs, *betas)
             summed = result.sum()  # torch imports sympy for the gradients of anything but a number
-        total = points.new_zeros(shape)
         if result.requires_grad:
             partial = torch.autograd.grad(summed, inputs, allow_unused=True)
             for at, derivative in zip(places, partial, strict=True):
                 if derivative is not None:
-                    total += derivative * slope[at]
-        return result.detach().expand(shape), total
+                    for total, slope in zip(totals, slopes, strict=True):
+                        total += derivative * slope[at]
+        return result.detach().expand(shape), totals

@@ -7,12 +7,12 @@ They are what dense sampling shows, not proofs: a bump narrower than the grid go
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 
-from actsearch.search_space.analysis.evaluation import curves
+from actsearch.search_space.analysis.evaluation import by_inputs, curves
 from actsearch.search_space.expression import Expr
 
 STEP = 0.0025
@@ -58,11 +58,40 @@ class Properties:
 NAMES = tuple(Properties.__dataclass_fields__)
 
 
-def properties(exprs: Iterable[Expr], operators: str = "guarded") -> Iterator[Properties]:
+@dataclass(frozen=True)
+class GateProperties:
+    """Of a gate f(x, g): `smooth` and `monotonic` are along lines on which one input stays,
+    `parity` compares f(-x, -g), `minimum` is over the square from -10 to 10, and `mean_shift` is
+    that of independent standard normal inputs; the rest is as of a function of x."""
+
+    smooth: bool
+    monotonic: str
+    bounded_below: bool
+    bounded_above: bool
+    parity: str
+    at_0: float | None
+    minimum: float | None
+    mean_shift: float | None
+    operators: int
+    betas: int
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def properties(
+    exprs: Iterable[Expr], operators: str = "guarded"
+) -> Iterator[Properties | GateProperties]:
     """The properties of each expression, in order."""
-    for batch in curves(exprs, _POINTS, operators=operators, chunk=50):
-        for i, expr in enumerate(batch.exprs):
-            yield _properties(expr, batch.value[i, 0], batch.slope[i, 0], operators)
+    for inputs, alike in by_inputs(exprs):
+        points, chunk = (_POINTS, 50) if inputs == 1 else (_PLANE, 20)
+        for batch in curves(alike, points, operators=operators, chunk=chunk):
+            for i, expr in enumerate(batch.exprs):
+                value, slopes = batch.value[i, 0], [slope[i, 0] for slope in batch.slopes]
+                if inputs == 1:
+                    yield _properties(expr, value, slopes[0], operators)
+                else:
+                    yield _gate_properties(expr, value, slopes, operators)
 
 
 def _properties(expr: Expr, value: torch.Tensor, slope: torch.Tensor, operators: str) -> Properties:
@@ -77,17 +106,73 @@ def _properties(expr: Expr, value: torch.Tensor, slope: torch.Tensor, operators:
     near_slope[_CENTRE] = one_sided  # relu(x) + min0(x) has slope 0 at 0 alone
     scale = max(1e-12, float(torch.nan_to_num(near, 0.0, 0.0, 0.0).abs().max()))
     return Properties(
-        smooth=_smooth(expr, near_slope, operators),
+        smooth=_smooth(near_slope, _DENSE, lambda x: _slope(expr, x, 0, operators)),
         monotonic=_monotonic(near, scale),
         bounded_below=_bounded(near, left, right),
         bounded_above=_bounded(-near, -left, -right),
-        parity=_parity(near, scale),
+        parity=_parity(near, near.flip(0), scale),
         at_0=_number(near[_CENTRE]),
         slope_at_0=_number(slope_at_0),
         minimum=_number(near.min()),
         slope_left=_asymptotic_slope(slopes_left, -1.0),
         slope_right=_asymptotic_slope(slopes_right, 1.0),
-        mean_shift=_mean_shift(near),
+        mean_shift=_mean_shift(near, _NORMAL),
+        operators=expr.operators,
+        betas=expr.betas,
+    )
+
+
+# -- of gates: lines on which one input ascends and the other stays, a square, and rays to far out
+
+_LINE = torch.arange(-1200, 1201, dtype=torch.float64) / 120.0  # kinks lie between its points
+_KEPT = (-1.7, 0.6, 1.3)
+_AXIS = torch.linspace(-10.0, 10.0, 81, dtype=torch.float64)
+_SQUARE = torch.cartesian_prod(_AXIS, _AXIS).T
+_SQUARE_CENTRE = _SQUARE.shape[1] // 2
+_WEIGHTS = torch.softmax(-(_SQUARE**2).sum(0) / 2, 0)  # shares of two standard normals
+
+
+def _on(line: torch.Tensor, kept: float, along: int) -> torch.Tensor:
+    """(2, N): `line` as input number `along`, with `kept` as the other."""
+    both = [line, torch.full_like(line, kept)]
+    return torch.stack(both if along == 0 else both[::-1])
+
+
+_LINES = [(kept, along) for along in (0, 1) for kept in _KEPT]
+_FAR = torch.cat([torch.arange(1.0, 10.0, dtype=torch.float64), _OUT])
+_RAYS = [
+    torch.stack([a * _FAR, b * _FAR])
+    for a, b in ((1.0, 1.1), (1.0, -1.1), (-1.0, 1.1), (-1.0, -1.1))
+] + [_on(sign * _FAR, kept, along) for kept, along in _LINES for sign in (1.0, -1.0)]
+_PLANE = torch.cat([_SQUARE, *(_on(_LINE, *line) for line in _LINES), *_RAYS], 1)
+_PLANE_SIZES = [_SQUARE.shape[1], *[len(_LINE)] * len(_LINES), *[len(_FAR)] * len(_RAYS)]
+
+
+def _gate_properties(
+    expr: Expr, value: torch.Tensor, slopes: list[torch.Tensor], operators: str
+) -> GateProperties:
+    square, *others = value.split(_PLANE_SIZES)
+    lines, rays = others[: len(_LINES)], others[len(_LINES) :]
+    _, *along_lines = zip(*(slope.split(_PLANE_SIZES) for slope in slopes), strict=True)
+    scale = max(1e-12, float(torch.nan_to_num(square, 0.0, 0.0, 0.0).abs().max()))
+    monotonic = {_monotonic(line, scale) for line in lines}
+    smooth = all(
+        _smooth(
+            of_inputs[along],
+            _LINE,
+            lambda t, kept=kept, along=along: _slope(expr, _on(t, kept, along), along, operators),
+        )
+        for (kept, along), of_inputs in zip(_LINES, along_lines, strict=False)
+    )
+    return GateProperties(
+        smooth=smooth,
+        monotonic=monotonic.pop() if len(monotonic) == 1 else "no",
+        bounded_below=_bounded(square, *rays),
+        bounded_above=_bounded(-square, *(-ray for ray in rays)),
+        parity=_parity(square, square.flip(0), scale),
+        at_0=_number(square[_SQUARE_CENTRE]),
+        minimum=_number(square.min()),
+        mean_shift=_mean_shift(square, _WEIGHTS),
         operators=expr.operators,
         betas=expr.betas,
     )
@@ -106,16 +191,15 @@ def _monotonic(near: torch.Tensor, scale: float) -> str:
     return "decreasing" if bool((steps <= rounding).all()) else "no"
 
 
-def _parity(near: torch.Tensor, scale: float) -> str:
-    mirrored = near.flip(0)
+def _parity(near: torch.Tensor, mirrored: torch.Tensor, scale: float) -> str:
     if torch.allclose(near, mirrored, rtol=0.0, atol=1e-9 * scale):
         return "even"
     return "odd" if torch.allclose(near, -mirrored, rtol=0.0, atol=1e-9 * scale) else "no"
 
 
-def _mean_shift(near: torch.Tensor) -> float | None:
-    mean = (_NORMAL * near).sum()
-    sd = (_NORMAL * (near - mean) ** 2).sum().sqrt()
+def _mean_shift(near: torch.Tensor, shares: torch.Tensor) -> float | None:
+    mean = (shares * near).sum()
+    sd = (shares * (near - mean) ** 2).sum().sqrt()
     return round(float(mean.abs() / sd), 6) if float(sd) > 1e-9 * float(mean.abs()) else None
 
 
@@ -141,8 +225,18 @@ def _asymptotic_slope(values: torch.Tensor, sign: float) -> float | None:
     return round(sign * outer, 2) + 0.0
 
 
-def _smooth(expr: Expr, slope: torch.Tensor, operators: str) -> bool:
-    """Whether the largest step of f' shrinks with the grid: to a quarter on one four times finer.
+def _slope(expr: Expr, points: torch.Tensor, along: int, operators: str) -> torch.Tensor:
+    """(N,): that of input number `along`."""
+    [batch] = curves([expr], points, operators=operators)
+    return batch.slopes[along][0, 0]
+
+
+SlopeAt = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _smooth(slope: torch.Tensor, line: torch.Tensor, slope_at: SlopeAt) -> bool:
+    """Whether the largest step of f' on a line shrinks with the grid: to a quarter on one four
+    times finer.
 
     A kink's step stays as it is; what lies between is looked at closely.
     """
@@ -151,19 +245,18 @@ def _smooth(expr: Expr, slope: torch.Tensor, operators: str) -> bool:
     coarse, fine = float(slope[::4].diff().abs().max()), float(slope.diff().abs().max())
     if fine < 1e-6 or fine <= 0.3 * coarse:
         return True
-    return fine < 0.9 * coarse and _smooth_close_up(expr, slope.diff().abs(), operators)
+    return fine < 0.9 * coarse and _smooth_close_up(slope.diff().abs(), line, slope_at)
 
 
-def _smooth_close_up(expr: Expr, steps: torch.Tensor, operators: str) -> bool:
+def _smooth_close_up(steps: torch.Tensor, line: torch.Tensor, slope_at: SlopeAt) -> bool:
     """Halve the intervals with the largest steps of f', following the larger half."""
     widest = steps.topk(_SUSPECTS).indices
-    left, right, before = _DENSE[widest], _DENSE[widest + 1], steps[widest]
+    left, right, before = line[widest], line[widest + 1], steps[widest]
     after = before
     for _ in range(_HALVINGS):
         middle = (left + right) / 2
         points = torch.stack([left, middle, right], 1).flatten()
-        [batch] = curves([expr], points, operators=operators)
-        first, second = batch.slope[0, 0].view(-1, 3).diff(dim=1).abs().unbind(1)
+        first, second = slope_at(points).view(-1, 3).diff(dim=1).abs().unbind(1)
         left = torch.where(first > second, left, middle)
         right = torch.where(first > second, middle, right)
         after = torch.maximum(first, second)

@@ -1,4 +1,4 @@
-"""Two functions of C99 on floats, the value and its derivative with respect to x."""
+"""Functions of C99 on floats: the value, and its derivative with respect to each input."""
 
 from __future__ import annotations
 
@@ -69,14 +69,22 @@ C = Language(
 
 
 def write(source: Exported) -> str:
-    """`name(x, beta)` and `name_dx(x, beta)`; initial betas are constants `name_beta`."""
+    """`name(x, beta)` and `name_dx(x, beta)`, of a gate also `name_dg`; initial betas are constants
+    `name_beta`."""
     helpers, main = lowered(source)
     traced = trace(source.expr, source.operators)
-    leaves = zip((traced.x, *traced.betas), main.parameters.values(), strict=True)
-    about = f"The derivative of {main.name} with respect to x."
-    slope = Function(f"{main.name}_dx", dict(leaves), traced.slope, about)
+    leaves = dict(zip((*traced.inputs, *traced.betas), main.parameters.values(), strict=True))
+    slopes = [
+        Function(
+            f"{main.name}_d{node.name}",
+            leaves,
+            slope,
+            f"The derivative of {main.name} with respect to {node.name}.",
+        )
+        for node, slope in zip(traced.inputs, traced.slopes, strict=True)
+    ]
     static = [_function(h, "static ") for h in helpers]
-    public = [_function(f, "") for f in (main, slope)]
+    public = [_function(f, "") for f in (main, *slopes)]
     used = dict.fromkeys(name for _, names in (*static, *public) for name in names)
     parts = [
         "\n".join(["/*", *(f" * {line}".rstrip() for line in source.header), " */"]),

@@ -38,6 +38,7 @@ EXPORTERS: Mapping[str, Exporter] = {
     "latex": Exporter("latex", "the bare formula", values=False, several=True),
     "onnx": Exporter("onnx", "a model of ONNX, which needs -o"),
     "c": Exporter("c", "a function of C"),
+    "triton": Exporter("triton", "kernels for GPUs, and an nn.Module of them"),
 }
 
 # What exported files use themselves: words of C, functions of math.h, names of ours.
@@ -47,7 +48,7 @@ restrict short signed sizeof static struct switch typedef union unsigned void vo
 abs acos acosh asin asinh atan atanh cbrt ceil cos cosh erf erfc exp expm1 fabs floor fmax fmin fmod
 gamma hypot j0 j1 jn log log1p log2 max min pow round signbit sin sinh sqrt super tan tanh trunc y0
 y1 yn
-a b x initial jax jnp math nn sp torch
+a b g x initial jax jnp math nn sp torch
 """
 # The templates of those that write text, whose helpers have names of their own.
 _TEMPLATES = ("python:PYTHON", "jax:JAX", "sympy:SYMPY", "c:C")

@@ -8,13 +8,14 @@ from actsearch.search_space.expression import Expr, Operand, number
 from actsearch.search_space.operators import (
     ATOM,
     CONSTANT,
-    INPUT,
+    INPUTS,
     OPERATORS,
     POWER,
     PRODUCT,
     SIGN,
     SUM,
     Op,
+    is_tied,
 )
 
 _FRACTION = SIGN  # binds tighter than a product, looser than a power
@@ -67,13 +68,20 @@ def write(*sources: Exported) -> str:
 def _line(source: Exported) -> str:
     names = iter([name.replace("beta", r"\beta") for name in source.beta_names])
 
+    named: dict[str, str] = {}
+
     def printed(expr: Expr) -> Operand:
-        if expr.op == INPUT:
-            return Operand("x", ATOM, 0)
+        if expr.op in INPUTS:
+            return Operand(expr.op.name, ATOM, 0)
         if expr.op == CONSTANT:
             return _number(expr.value or 0.0)
         args = [printed(arg) for arg in expr.args]
-        beta = next(names) if expr.beta is not None else ""
+        beta = ""
+        if expr.beta is not None:
+            beta = named.get(expr.op.name) or next(names)
+        if is_tied(expr.op):
+            named[expr.op.name] = beta
+            return Operand(beta, ATOM, 0)
         if expr.op is OPERATORS["identity"]:
             return args[0]
         own = OPERATORS.get(expr.op.name) is not expr.op

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.expression import INPUT_NAMES, Expr, formula
 from actsearch.search_space.kernels.program import Node, Program
 from actsearch.search_space.kernels.tracing import UnsupportedError, applied
-from actsearch.search_space.operators import CONSTANT, INPUT, OPERATORS, Op
+from actsearch.search_space.operators import CONSTANT, INPUTS, OPERATORS, Op, is_tied
 
 CALL = "call "  # before the name of a helper, the name of a node that calls it
 
@@ -72,7 +72,7 @@ class Exported:
         """What the exported file says of itself."""
         found = f" ({self.origin})" if self.origin else ""
         return (
-            f"{self.name}(x) = {formula(self.expr)}",
+            f"{self.name}({', '.join(self.expr.inputs)}) = {formula(self.expr)}",
             "",
             f"Exported by actsearch {self.version}{found}.",
             f"Operator set: {self.operators}.",
@@ -103,26 +103,28 @@ def lowered(source: Exported) -> tuple[list[Function], Function]:
     """The helpers and the function itself. Raises ValueError where an operator of the user's does
     what no primitive does."""
     program = Program()
-    parameters = {program.node("x"): "x"}
+    parameters = {program.node(name): name for name in source.expr.inputs}
+    names = iter(source.beta_names)
     helpers: dict[str, Function] = {}
     shared: dict[Expr, Node] = {}
 
     def visit(expr: Expr) -> Node:
-        if expr.betas == 0 and expr in shared:
+        if expr.own == 0 and expr in shared:
             return shared[expr]
         node = shared[expr] = made(expr)
         return node
 
     def made(expr: Expr) -> Node:
         op = expr.op
-        if op == INPUT:
-            return program.node("x")
-        if not expr.betas and all(node.op != INPUT for node in expr.walk()):
+        if op in INPUTS:
+            return program.node(op.name)
+        if not expr.betas and not any(map(expr.reads, INPUT_NAMES)):
             return program.const(_number(expr, source.operators))
         args = [visit(arg) for arg in expr.args]
         if expr.beta is not None:
-            args.append(program.node("beta", value=float(len(parameters) - 1)))
-            parameters[args[-1]] = source.beta_names[len(parameters) - 1]
+            number = len(parameters) - len(source.expr.inputs)
+            args.append(program.node("beta", value=float(number)))
+            parameters[args[-1]] = next(names)
         if not (name := helper_name(op, source.operators)):
             return applied(program, op, source.operators, args)
         if name not in helpers:
@@ -135,7 +137,7 @@ def lowered(source: Exported) -> tuple[list[Function], Function]:
 
 def helper_name(op: Op, operators: str) -> str:
     """The function that an operator becomes; "" where it is inlined."""
-    if OPERATORS.get(op.name) is not op:
+    if OPERATORS.get(op.name) is not op and not is_tied(op):
         return f"op_{op.name}"
     return f"guarded_{op.name}" if operators == "guarded" and op.guarded is not None else ""
 

@@ -1,4 +1,5 @@
-"""A model for ONNX runtimes: x in, y out, float32 (N, C, ...); betas are initializers."""
+"""A model for ONNX runtimes: x in, or x and g of a gate, y out, float32 (N, C, ...); betas are
+initializers."""
 
 from __future__ import annotations
 
@@ -50,15 +51,15 @@ class _Graph:
         helper, source = self.onnx.helper, self.source
         _, main = lowered(source)
         traced = trace(source.expr, source.operators)
-        self.known[traced.x] = "x"
+        self.known |= {node: node.name for node in traced.inputs}
         for node, name, values in zip(traced.betas, source.beta_names, source.betas, strict=True):
             self.known[node] = self.beta(name, values)
-        self.output(traced.y, main.reads("x"))
+        self.output(traced.y, any(map(main.reads, source.expr.inputs)))
         element, shape = self.onnx.TensorProto.FLOAT, _shape(source.dims)
         graph = helper.make_graph(
             self.nodes,
             source.name,
-            [helper.make_tensor_value_info("x", element, shape)],
+            [helper.make_tensor_value_info(n, element, shape) for n in source.expr.inputs],
             [helper.make_tensor_value_info("y", element, shape)],
             self.initializers,
         )
@@ -116,9 +117,9 @@ class _Graph:
     def output(self, node: Node, reads_x: bool) -> None:
         """`node` as the model's y, in the shape of x."""
         value = self.value(node)
-        if not reads_x:
+        if not reads_x:  # by itself it has no shape
             self.apply("Expand", value, self.apply("Shape", "x"), name="y")
-        elif value == "x":
+        elif value in self.source.expr.inputs:
             self.apply("Identity", value, name="y")
         else:
             self.nodes[-1].output[0] = "y"

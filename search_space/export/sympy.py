@@ -41,12 +41,12 @@ SYMPY = Language(
 
 
 def write(source: Exported) -> str:
-    """`name`, an expression in x and the betas; `initial`, the values of these."""
+    """`name`, an expression in its inputs and the betas; `initial`, the values of these."""
     helpers, main = lowered(source)
     functions = [python_function(h, SYMPY) for h in helpers]
     body = written(main, SYMPY)
     used = [name for _, names in functions for name in names] + list(body.helpers)
-    symbols = ["x", *source.beta_names]
+    symbols = [*source.expr.inputs, *source.beta_names]
     many = f'{", ".join(symbols)} = sp.symbols("{" ".join(symbols)}", real=True)'
     steps = [f"{name} = {text}" for name, text in body.steps]
     program = "\n".join([*steps, f"{source.name} = {body.result}"])

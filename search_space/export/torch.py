@@ -1,4 +1,5 @@
-"""A plain function, and an nn.Module with the interface and the state_dict of `Activation`."""
+"""A plain function, and an nn.Module with the interface and the state_dict of `Activation`; of a
+gate also a feed-forward block that holds it."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ TORCH = Language(
 
 _MODULE = '''\
 class {type}(nn.Module):
-    """`{name}`{betas}, to put where nn.ReLU stood.
+    """`{name}`{betas}, {place}.
 
     {inputs}
     """
@@ -51,11 +52,29 @@ class {type}(nn.Module):
     ) -> None:
         super().__init__()
 {init}
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, {typed}) -> torch.Tensor:
         if x.dtype in (torch.float16, torch.bfloat16):
             with torch.autocast(x.device.type, enabled=False):
-                return self.forward(x.float()).to(x.dtype)
+                return self.forward({floats}).to(x.dtype)
 {forward}'''
+
+_BLOCK = '''\
+class {type}MLP(nn.Module):
+    """down({name}(up(x), gate(x))), a feed-forward block (..., width) -> (..., width).
+
+    By default it has the parameters of a block with one projection and 4 * width hidden units.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None, *, bias: bool = True) -> None:
+        super().__init__()
+        hidden = hidden or 8 * width // 3
+        self.up = nn.Linear(width, hidden, bias=bias)
+        self.gate = nn.Linear(width, hidden, bias=bias)
+        self.act = {type}(hidden, channel_dim=-1)
+        self.down = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.act(self.up(x), self.gate(x)))'''
 
 _INPUTS = """\
 Takes (N, C), (N, C, L) and (N, C, H, W); for sequences (N, L, C) give channel_dim=-1. 16-bit
@@ -75,7 +94,7 @@ _INIT = """\
 _FORWARD = """\
         shape = [1] * x.ndim
         shape[self.channel_dim] = self.channels
-        return {name}(x, *(beta.to(x.dtype).view(shape) for beta in self.beta))"""
+        return {name}({given}, *(beta.to(x.dtype).view(shape) for beta in self.beta))"""
 
 
 _PER_GROUP = '''\
@@ -105,7 +124,8 @@ def _part(source: Exported) -> Part:
     texts = [python_function(f, TORCH, annotation="torch.Tensor")[0] for f in functions]
     pairs = zip(source.constants, source.betas, strict=True)
     constants = [f"{name} = {constant(values)}" for name, values in pairs]
-    return Part(source, [*texts, _module(source, source.constants)], (), constants)
+    block = [_BLOCK.format(type=_type(source), name=source.name)] * (len(source.expr.inputs) > 1)
+    return Part(source, [*texts, _module(source, source.constants), *block], (), constants)
 
 
 def _type(source: Exported) -> str:
@@ -115,14 +135,19 @@ def _type(source: Exported) -> str:
 def _module(source: Exported, constants: Sequence[str]) -> str:
     trainable = "a trainable beta" if len(constants) == 1 else f"{len(constants)} trainable betas"
     default = f" = {source.channels}" if source.channels else ""
+    inputs = source.expr.inputs
+    gate = "called with two projections of the same shape"
     return _MODULE.format(
         type=_type(source),
         name=source.name,
+        place="to put where nn.ReLU stood" if len(inputs) == 1 else gate,
+        typed=", ".join(f"{name}: torch.Tensor" for name in inputs),
+        floats=", ".join(f"{name}.float()" for name in inputs),
         inputs=_INPUTS if constants else _ANY_INPUTS,
         betas=f" with {trainable} a channel" if constants else "",
         channels=f"channels: int{default}" if constants else "channels: int | None = None",
         init=_INIT.format(initial=", ".join(constants)) if constants else "",
-        forward=_FORWARD.format(name=source.name)
+        forward=_FORWARD.format(name=source.name, given=", ".join(inputs))
         if constants
-        else f"        return {source.name}(x)",
+        else f"        return {source.name}({', '.join(inputs)})",
     )

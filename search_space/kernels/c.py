@@ -2,8 +2,9 @@
 
 A kernel is one loop over the elements: `forward` writes y, `backward` recomputes from x what it
 needs and writes the gradients. Where that would cost more than a second tensor does, `sloped`
-writes y and dy/dx together, and dy/dx is kept for the backward pass in the place of x. Loops are
-vectorised by the compiler, elementary functions by glibc's libmvec where the machine has it.
+writes y and dy/dx together, and dy/dx is kept for the backward pass in the place of x; of a gate
+the same of x and g. Loops are vectorised by the compiler, elementary functions by glibc's libmvec
+where the machine has it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from actsearch.search_space.kernels.compiler import FUNCTIONS, machine, vector_functions
-from actsearch.search_space.kernels.program import LOGICAL, Node
+from actsearch.search_space.kernels.program import LEAVES, LOGICAL, Node
 from actsearch.search_space.kernels.tracing import Traced, keeps_slope
 
 BLOCK = 64  # rows whose beta gradients are summed in float before they join the sum in double
@@ -117,10 +118,10 @@ INLINE element to(float v) { /* to the nearest, ties to even; NaN stays NaN */
 ELEMENTS = {"float32": _FLOAT, "bfloat16": _BFLOAT16}
 
 _FLAT_FORWARD = """\
-void forward_{key}(const element *restrict X, element *restrict Y, integer inner) {{
+void forward_{key}({given}, element *restrict Y, integer inner) {{
     #pragma omp simd
     for (integer i = 0; i < inner; i++) {{
-        float x = from(X[i]);
+        float {read};
 {forward}
         Y[i] = to({y});
     }}
@@ -133,63 +134,63 @@ void forward_{key}(const element *restrict X, element *restrict Y, integer inner
 _KERNELS = {
     "flat": _FLAT_FORWARD
     + """\
-void backward_{key}(const element *restrict X, const element *restrict G, element *restrict D,
+void backward_{key}({given}, const element *restrict G, {wanted},
                     integer inner) {{
     #pragma omp simd
     for (integer i = 0; i < inner; i++) {{
-        float x = from(X[i]), gy = from(G[i]);
+        float {read}, gy = from(G[i]);
 {backward}
-        D[i] = to({gx});
+{write_gradients}
     }}
 }}
 """,
     "flat, sloped": _FLAT_FORWARD
     + """\
-void sloped_{key}(const element *restrict X, element *restrict Y, element *restrict D,
+void sloped_{key}({given}, element *restrict Y, {wanted},
                   integer inner) {{
     #pragma omp simd
     for (integer i = 0; i < inner; i++) {{
-        float x = from(X[i]);
+        float {read};
 {sloped}
         Y[i] = to({y});
-        D[i] = to({slope});
+{write_slopes}
     }}
 }}
 """,
     "rows": """\
-void forward_{key}(const element *restrict X, element *restrict Y, const float *restrict B,
+void forward_{key}({given}, element *restrict Y, const float *restrict B,
                    integer outer, integer channels, integer inner) {{
     for (integer o = 0; o < outer; o++)
         for (integer c = 0; c < channels; c++) {{
-            const element *restrict xs = X + (o * channels + c) * inner;
+{rows}
             element *restrict ys = Y + (o * channels + c) * inner;
 {betas}
             #pragma omp simd
             for (integer i = 0; i < inner; i++) {{
-                float x = from(xs[i]);
+                float {read};
 {forward}
                 ys[i] = to({y});
             }}
         }}
 }}
-void backward_{key}(const element *restrict X, const element *restrict G, element *restrict D,
+void backward_{key}({given}, const element *restrict G, {wanted},
                     const float *restrict B, float *restrict DB,
                     integer outer, integer channels, integer inner) {{
     double *restrict total = calloc({n_betas} * channels, sizeof(double));
     for (integer o = 0; o < outer; o++)
         for (integer c = 0; c < channels; c++) {{
-            const element *restrict xs = X + (o * channels + c) * inner;
+{rows}
             const element *restrict gs = G + (o * channels + c) * inner;
-            element *restrict ds = D + (o * channels + c) * inner;
+{gradient_rows}
 {betas}
             for (integer start = 0; start < inner; start += {chunk}) {{
                 integer end = start + {chunk} < inner ? start + {chunk} : inner;
 {sums}
                 #pragma omp simd{reduction}
                 for (integer i = start; i < end; i++) {{
-                    float x = from(xs[i]), gy = from(gs[i]);
+                    float {read}, gy = from(gs[i]);
 {backward}
-                    ds[i] = to({gx});
+{write_gradients}
 {add}
                 }}
 {store}
@@ -200,16 +201,16 @@ void backward_{key}(const element *restrict X, const element *restrict G, elemen
 }}
 """,
     "columns": """\
-void forward_{key}(const element *restrict X, element *restrict Y, const float *restrict B,
+void forward_{key}({given}, element *restrict Y, const float *restrict B,
                    integer outer, integer channels, integer inner) {{
     integer times = repeats(outer, channels), width = times * channels;
     float *restrict wide = repeated(B, {n_betas}, channels, times);
     for (integer o = 0; o < outer / times; o++) {{
-        const element *restrict xs = X + o * width;
+{rows}
         element *restrict ys = Y + o * width;
         #pragma omp simd
         for (integer c = 0; c < width; c++) {{
-            float x = from(xs[c]);
+            float {read};
 {betas}
 {forward}
             ys[c] = to({y});
@@ -217,7 +218,7 @@ void forward_{key}(const element *restrict X, element *restrict Y, const float *
     }}
     free(wide);
 }}
-void backward_{key}(const element *restrict X, const element *restrict G, element *restrict D,
+void backward_{key}({given}, const element *restrict G, {wanted},
                     const float *restrict B, float *restrict DB,
                     integer outer, integer channels, integer inner) {{
     integer times = repeats(outer, channels), width = times * channels;
@@ -225,15 +226,15 @@ void backward_{key}(const element *restrict X, const element *restrict G, elemen
     float *restrict part = calloc({n_betas} * width, sizeof(float));
     double *restrict total = calloc({n_betas} * channels, sizeof(double));
     for (integer o = 0; o < outer / times; o++) {{
-        const element *restrict xs = X + o * width;
+{rows}
         const element *restrict gs = G + o * width;
-        element *restrict ds = D + o * width;
+{gradient_rows}
         #pragma omp simd
         for (integer c = 0; c < width; c++) {{
-            float x = from(xs[c]), gy = from(gs[c]);
+            float {read}, gy = from(gs[c]);
 {betas}
 {backward}
-            ds[c] = to({gx});
+{write_gradients}
 {add}
         }}
         if ((o + 1) % {block} == 0 || o + 1 == outer / times)
@@ -275,13 +276,17 @@ def unit(sources: Iterable[Source], element: str) -> str:
     return "\n".join((_head(), ELEMENTS[element], *(s.text for s in sources)))
 
 
+# Where an input is read from and its gradient, or its slope, goes: arrays, and rows of these.
+_ARRAYS = {"x": ("X", "D"), "g": ("U", "E")}
+
+
 def _body(traced: Traced, layout: str) -> str:
     rows = layout == "rows"
     indent = " " * {"flat": 8, "rows": 16, "columns": 12}[layout]
     betas = range(len(traced.betas))
     row = "B[{} * channels + c]" if rows else "wide[{} * width + c]"
     load = "\n".join(f"            float beta{b} = {row.format(b)};" for b in betas)
-    gradients = [traced.gx, *traced.gbetas]
+    gradients = [*traced.ginputs, *traced.gbetas]
     inside = indent + "    " * rows  # the backward loop of rows is in chunks
     if rows:
         sums = "\n".join(f"{indent}float sum{b} = 0;" for b in betas)
@@ -296,13 +301,12 @@ def _body(traced: Traced, layout: str) -> str:
     template = "flat, sloped" if layout == "flat" and keeps_slope(traced) else layout
     return _KERNELS[template].format(
         key="@KEY@",
+        **_places(traced, layout, inside),
         betas=load,
         forward=_steps(traced, [traced.y], indent),
-        sloped=_steps(traced, [traced.y, traced.slope], indent),
+        sloped=_steps(traced, [traced.y, *traced.slopes], indent),
         backward=_steps(traced, gradients, inside),
         y=_name(traced.y),
-        slope=_name(traced.slope),
-        gx=_name(traced.gx),
         sums=sums,
         reduction=f" reduction(+:{names})" if names else "",
         add=add,
@@ -311,6 +315,43 @@ def _body(traced: Traced, layout: str) -> str:
         chunk=CHUNK,
         n_betas=len(traced.betas),
     )
+
+
+def _places(traced: Traced, layout: str, indent: str) -> dict[str, str]:
+    """How each input is given and read, and its gradient or slope is written."""
+    arrays = [_ARRAYS[node.name] for node in traced.inputs]
+    at = "c" if layout == "columns" else "i"
+    if layout != "flat":
+        start = {"rows": "(o * channels + c) * inner", "columns": "o * width"}[layout]
+        outer = {"rows": 12, "columns": 8}[layout] * " "
+    else:
+        start = outer = ""
+
+    def named(array: str) -> str:
+        """The array, or its row."""
+        return array if layout == "flat" else f"{array.lower()}s"
+
+    def row(array: str, kind: str) -> str:
+        return f"{outer}{kind} *restrict {named(array)} = {array} + {start};"
+
+    def written(nodes: Sequence[Node]) -> str:
+        return "\n".join(
+            f"{indent}{named(array)}[{at}] = to({_name(node)});"
+            for (_, array), node in zip(arrays, nodes, strict=True)
+        )
+
+    return {
+        "given": ", ".join(f"const element *restrict {array}" for array, _ in arrays),
+        "wanted": ", ".join(f"element *restrict {array}" for _, array in arrays),
+        "rows": "\n".join(row(array, "const element") for array, _ in arrays),
+        "gradient_rows": "\n".join(row(array, "element") for _, array in arrays),
+        "read": ", ".join(
+            f"{node.name} = from({named(array)}[{at}])"
+            for node, (array, _) in zip(traced.inputs, arrays, strict=True)
+        ),
+        "write_gradients": written(traced.ginputs),
+        "write_slopes": written(traced.slopes),
+    }
 
 
 def _steps(traced: Traced, outputs: Sequence[Node], indent: str) -> str:
@@ -328,7 +369,7 @@ def _name(node: Node) -> str:
         return _number(node.value)
     if node.name == "beta":
         return f"beta{int(node.value)}"
-    return node.name if node.name in ("x", "gy") else f"v{node.index}"
+    return node.name if node.name in LEAVES else f"v{node.index}"
 
 
 def _number(value: float) -> str:

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from actsearch.search_space.kernels.libraries import Sizes, cache_folder
-from actsearch.search_space.kernels.program import Node
+from actsearch.search_space.kernels.libraries import Sizes, Tensors, cache_folder
+from actsearch.search_space.kernels.program import LEAVES, Node
 from actsearch.search_space.kernels.tracing import Traced, keeps_slope
 
 # A product and a difference in one rounding would make x abs(x) - x^2 other than 0.
@@ -33,6 +33,9 @@ MOST_PROGRAMS = 65535  # in the second dimension of a grid
 BLOCK, STEPS = 1024, 24
 LONG = {"libdevice.sin(": 8, "libdevice.cos(": 8, "sinc(": 8, "sinc_slope(": 20}  # more steps
 FUNCTIONS = ("exp", "log", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
+
+# Where an input is read from and its gradient, or its slope, goes.
+ARRAYS = {"x": ("X", "D"), "g": ("U", "E")}
 
 # What each primitive is in Triton. Libdevice's functions, since Triton's own are less exact.
 FORMS = {
@@ -141,26 +144,32 @@ class Source:
     layout: str
 
 
-def source(traced: Traced, layout: str) -> Source:
-    """Triton for an activation, whatever the type of its input."""
-    load = ["x = tl.load(X + i, mask=inside, other=0.0).to(tl.float32)"]
+def source(traced: Traced, layout: str, *, slopes: bool | None = None) -> Source:
+    """Triton for an activation, whatever the type of its input; `slopes` says whether these are
+    kept [where that is cheaper]."""
+    arrays = [ARRAYS[node.name] for node in traced.inputs]
+    given, wanted = (", ".join(names) for names in zip(*arrays, strict=True))
+    load = [
+        f"{node.name} = tl.load({array} + i, mask=inside, other=0.0).to(tl.float32)"
+        for node, (array, _) in zip(traced.inputs, arrays, strict=True)
+    ]
     gradient = ["gy = tl.load(G + i, mask=inside, other=0.0).to(tl.float32)"]
     betas = range(len(traced.betas))
     known = [f"beta{k} = tl.load(B + {k} * channels + c % channels, mask=there)" for k in betas]
     steps = [*load, *_steps(traced, [traced.y]), _store("Y", traced.y)]
-    bodies = {"forward": (f"X, Y{', B' * bool(betas)}", steps, [])}
-    if keeps_slope(traced):
-        steps = [*load, *_steps(traced, [traced.y, traced.slope])]
-        steps += [_store("Y", traced.y), _store("D", traced.slope)]
-        bodies["sloped"] = ("X, Y, D", steps, [])
+    bodies = {"forward": (f"{given}, Y{', B' * bool(betas)}", steps, [])}
+    if keeps_slope(traced) if slopes is None else slopes:
+        steps = [*load, *_steps(traced, [traced.y, *traced.slopes]), _store("Y", traced.y)]
+        steps += [_store(d, node) for (_, d), node in zip(arrays, traced.slopes, strict=True)]
+        bodies["sloped"] = (f"{given}, Y, {wanted}", steps, [])
     else:
-        steps = [*load, *gradient, *_steps(traced, [traced.gx, *traced.gbetas])]
-        steps.append(_store("D", traced.gx))
+        steps = [*load, *gradient, *_steps(traced, [*traced.ginputs, *traced.gbetas])]
+        steps += [_store(d, node) for (_, d), node in zip(arrays, traced.ginputs, strict=True)]
         after = []
         for k, node in enumerate(traced.gbetas):
             steps.append(f"sum{k} += tl.where(inside, {_name(node)}, 0.0)")
             after.append(_SUMS[layout].format(k=k, betas=len(betas)))
-        bodies["backward"] = (f"X, G, D{', B, P' * bool(betas)}", steps, after)
+        bodies["backward"] = (f"{given}, G, {wanted}{', B, P' * bool(betas)}", steps, after)
     text = _HEAD
     for name, (pointers, steps, after) in bodies.items():
         sums = [f"sum{k} = tl.zeros([ROWS, 16], tl.float32)" for k in range(len(after))]
@@ -205,7 +214,7 @@ def _steps(traced: Traced, outputs: Sequence[Node]) -> list[str]:
 def _name(node: Node) -> str:
     if node.name == "beta":
         return f"beta{int(node.value)}"
-    return node.name if node.name in ("x", "gy") else f"v{node.index}"
+    return node.name if node.name in LEAVES else f"v{node.index}"
 
 
 @dataclass(frozen=True)
@@ -242,36 +251,41 @@ class Kernel:
         self.keeps_slope = hasattr(module, "sloped")
 
     def forward(
-        self, x: torch.Tensor, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
+        self,
+        inputs: Tensors,
+        y: torch.Tensor,
+        betas: torch.Tensor | None,
+        sizes: Sizes,
     ) -> None:
         if betas is None:
-            self._flat("forward", x, y)
+            self._flat("forward", *inputs, y)
         else:
             tiles = tiling(self._layout, sizes)
             grid = tiles.across, min(self._tiles("forward", tiles), MOST_PROGRAMS)
-            self._launch("forward", grid, (x, y, betas), tiles.numbers, tiles.unit)
+            self._launch("forward", grid, (*inputs, y, betas), tiles.numbers, tiles.unit)
 
-    def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
-        self._flat("sloped", x, y, slope)
+    def sloped(self, inputs: Tensors, y: torch.Tensor, slopes: Tensors) -> None:
+        self._flat("sloped", *inputs, y, *slopes)
 
     def backward(
         self,
-        x: torch.Tensor,
+        inputs: Tensors,
         gy: torch.Tensor,
-        gx: torch.Tensor,
+        ginputs: Tensors,
         betas: torch.Tensor | None,
         sizes: Sizes,
     ) -> torch.Tensor | None:
-        """Writes `gx`; returns the gradients of the betas."""
+        """Writes `ginputs`; returns the gradients of the betas."""
         if betas is None:
-            self._flat("backward", x, gy, gx)
+            self._flat("backward", *inputs, gy, *ginputs)
             return None
         tiles = tiling(self._layout, sizes)
         wanted = max(1, SUMMING_PROGRAMS // tiles.across)
         grid = tiles.across, min(self._tiles("backward", tiles), wanted)
         shape = grid[1], len(betas), tiles.rounds, sizes[1]
-        parts = torch.empty(shape, dtype=torch.float32, device=x.device)
-        self._launch("backward", grid, (x, gy, gx, betas, parts), tiles.numbers, tiles.unit)
+        parts = torch.empty(shape, dtype=torch.float32, device=gy.device)
+        tensors = (*inputs, gy, *ginputs, betas, parts)
+        self._launch("backward", grid, tensors, tiles.numbers, tiles.unit)
         return parts.sum((0, 2))
 
     def compile(self, element: torch.dtype) -> list[Any]:

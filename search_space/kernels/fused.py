@@ -1,4 +1,5 @@
-"""Fused: an expression as one autograd function that saves one tensor for its backward pass."""
+"""Fused: an expression as one autograd function that saves one tensor an input for its backward
+pass."""
 
 from __future__ import annotations
 
@@ -40,24 +41,29 @@ class Fused:
         return {**self.__dict__, "_kernels": {}, "_normalised": []}
 
     def __call__(
-        self, x: torch.Tensor, betas: Sequence[torch.Tensor], channel_dim: int
+        self, inputs: Sequence[torch.Tensor], betas: Sequence[torch.Tensor], channel_dim: int
     ) -> torch.Tensor | None:
-        """`expr` of `x`, or None where there is no kernel for its device, type or operators.
+        """`expr` of `inputs`, which are alike, or None where there is no kernel for their device,
+        type or operators.
 
-        `betas` have the length of dimension `channel_dim` of `x`. The result can be differentiated
-        once.
+        `betas` have the length of dimension `channel_dim` of the inputs. The result can be
+        differentiated once.
         """
+        x = inputs[0]
         if x.device.type not in ("cpu", "cuda") or x.dtype not in ELEMENTS or x.numel() == 0:
             return None
         dim = channel_dim % x.ndim
-        if not x.is_contiguous() and not (_channels_last(x) and (dim == 1 or not betas)):
-            x = x.contiguous()
+        in_rows = all(t.is_contiguous() for t in inputs)
+        if not in_rows and not (all(map(_channels_last, inputs)) and (dim == 1 or not betas)):
+            inputs = [t.contiguous() for t in inputs]
+            x = inputs[0]
         if not betas:
             found = self._kernel(x, "flat", betas, NO_BETAS)
-            return found and _Flat.apply(x, found, torch.is_grad_enabled() and x.requires_grad)
+            needed = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+            return found and _Flat.apply(found, needed, *inputs)
         layout, sizes = _loops(x, dim)
         found = self._kernel(x, layout, betas, sizes)
-        return found and _WithBetas.apply(x, found, sizes, *betas)
+        return found and _WithBetas.apply(found, sizes, len(inputs), *inputs, *betas)
 
     @property
     def kinds(self) -> set[tuple[str, str]]:
@@ -82,7 +88,8 @@ class Fused:
         key = x.device.type, x.dtype, layout
         if key not in self._kernels:
             found = kernel(self.expr, self.operators, x.device.type, ELEMENTS[x.dtype], layout)
-            if isinstance(found, cuda.Kernel) and (why := _trouble(found, x, betas, sizes)):
+            given = [x] * len(self.expr.inputs)
+            if isinstance(found, cuda.Kernel) and (why := _trouble(found, given, betas, sizes)):
                 found, REASONS[self.expr] = None, why
             self._kernels[key] = found
         return self._kernels[key]
@@ -100,7 +107,8 @@ def kernel(expr: Expr, operators: str, device: str, element: str, layout: str) -
         if device == "cuda":
             return _for_gpu(expr, traced, element, layout)
         source = c.source(traced, element, layout)
-        return libraries.opened(source, partial(libraries.load, with_betas=layout != "flat"))
+        kind = {"with_betas": layout != "flat", "inputs": len(traced.inputs)}
+        return libraries.opened(source, partial(libraries.load, **kind))
     except UnsupportedError as reason:
         REASONS[expr] = str(reason)
         log.info("%s runs eagerly: %s", expr, reason)
@@ -169,17 +177,20 @@ def _log(reason: str) -> None:
 
 @torch.no_grad()
 def _trouble(
-    found: cuda.Kernel, x: torch.Tensor, betas: Sequence[torch.Tensor], sizes: libraries.Sizes
+    found: cuda.Kernel,
+    inputs: Sequence[torch.Tensor],
+    betas: Sequence[torch.Tensor],
+    sizes: libraries.Sizes,
 ) -> str:
     """Why it cannot be used, or "". All is launched once, since Triton compiles only now."""
     stacked = stacked_rows(betas) if betas else None
     try:
-        y, gx = torch.empty_like(x), torch.empty_like(x)
-        found.forward(x, y, stacked, sizes)
+        y, *ginputs = (torch.empty_like(t) for t in (inputs[0], *inputs))
+        found.forward(inputs, y, stacked, sizes)
         if found.keeps_slope:
-            found.sloped(x, y, gx)
+            found.sloped(inputs, y, ginputs)
         else:
-            found.backward(x, y, gx, stacked, sizes)
+            found.backward(inputs, y, ginputs, stacked, sizes)
     except torch.OutOfMemoryError:
         raise  # eager mode would need more
     except Exception as error:
@@ -210,15 +221,17 @@ class _Flat(torch.autograd.Function):
     """Without betas."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, found: Kernel, differentiated: bool) -> torch.Tensor:
-        y = torch.empty_like(x)  # keeps the strides of a dense tensor
+    def forward(
+        ctx: Any, found: Kernel, differentiated: bool, *inputs: torch.Tensor
+    ) -> torch.Tensor:
+        y = torch.empty_like(inputs[0])  # keeps the strides of a dense tensor
         if differentiated and found.keeps_slope:
-            slope = torch.empty_like(x)
-            found.sloped(x, y, slope)
-            ctx.save_for_backward(slope)
+            slopes = [torch.empty_like(t) for t in inputs]
+            found.sloped(inputs, y, slopes)
+            ctx.save_for_backward(*slopes)
         else:
-            found.forward(x, y, None, NO_BETAS)
-            ctx.save_for_backward(x)
+            found.forward(inputs, y, None, NO_BETAS)
+            ctx.save_for_backward(*inputs)
         ctx.kernel = found
         return y
 
@@ -228,27 +241,28 @@ class _Flat(torch.autograd.Function):
         ctx: Any, *grad_outputs: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         [gy] = grad_outputs
-        [saved] = ctx.saved_tensors
+        saved = ctx.saved_tensors
         if ctx.kernel.keeps_slope:
-            return gy * saved, None, None
-        gx = torch.empty_like(saved)
-        ctx.kernel.backward(saved, _lying_as(saved, gy), gx, None, NO_BETAS)
-        return gx, None, None
+            return None, None, *(gy * slope for slope in saved)
+        ginputs = [torch.empty_like(t) for t in saved]
+        ctx.kernel.backward(saved, _lying_as(saved[0], gy), ginputs, None, NO_BETAS)
+        return None, None, *ginputs
 
 
 class _WithBetas(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: torch.Tensor,
         found: Kernel,
         sizes: libraries.Sizes,
-        *betas: torch.Tensor,
+        count: int,
+        *tensors: torch.Tensor,
     ) -> torch.Tensor:
-        stacked = stacked_rows(betas)
-        y = torch.empty_like(x)
-        found.forward(x, y, stacked, sizes)
-        ctx.save_for_backward(x, stacked)
+        """Of `count` inputs, and the betas after them."""
+        inputs, stacked = tensors[:count], stacked_rows(tensors[count:])
+        y = torch.empty_like(inputs[0])
+        found.forward(inputs, y, stacked, sizes)
+        ctx.save_for_backward(*inputs, stacked)
         ctx.kernel, ctx.sizes = found, sizes
         return y
 
@@ -258,10 +272,11 @@ class _WithBetas(torch.autograd.Function):
         ctx: Any, *grad_outputs: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         [gy] = grad_outputs
-        x, betas = ctx.saved_tensors
-        gx = torch.empty_like(x)
-        gbetas = ctx.kernel.backward(x, _lying_as(x, gy), gx, betas, ctx.sizes)
-        return gx, None, None, *gbetas.unbind()
+        *inputs, betas = ctx.saved_tensors
+        ginputs = [torch.empty_like(t) for t in inputs]
+        gy = _lying_as(inputs[0], gy)
+        gbetas = ctx.kernel.backward(inputs, gy, ginputs, betas, ctx.sizes)
+        return None, None, None, *ginputs, *gbetas.unbind()
 
 
 def _lying_as(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -116,6 +116,7 @@ def opened(source: Source, opener: Callable[[str], T]) -> T:
 
 Call = Callable[..., None]
 Sizes = tuple[int, int, int]  # outer, channels, inner: how the betas' channels lie in memory
+Tensors = Sequence[torch.Tensor]  # one an input
 
 
 @dataclass(frozen=True)
@@ -132,46 +133,49 @@ class Kernel:
         return self.sloped_loop is not None
 
     def forward(
-        self, x: torch.Tensor, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
+        self, inputs: Tensors, y: torch.Tensor, betas: torch.Tensor | None, sizes: Sizes
     ) -> None:
+        given = [t.data_ptr() for t in inputs]
         if betas is None:
-            self.forward_loop(x.data_ptr(), y.data_ptr(), x.numel())
+            self.forward_loop(*given, y.data_ptr(), y.numel())
         else:
-            self.forward_loop(x.data_ptr(), y.data_ptr(), betas.data_ptr(), *sizes)
+            self.forward_loop(*given, y.data_ptr(), betas.data_ptr(), *sizes)
 
-    def sloped(self, x: torch.Tensor, y: torch.Tensor, slope: torch.Tensor) -> None:
+    def sloped(self, inputs: Tensors, y: torch.Tensor, slopes: Tensors) -> None:
         assert self.sloped_loop is not None
-        self.sloped_loop(x.data_ptr(), y.data_ptr(), slope.data_ptr(), x.numel())
+        self.sloped_loop(*(t.data_ptr() for t in (*inputs, y, *slopes)), y.numel())
 
     def backward(
         self,
-        x: torch.Tensor,
+        inputs: Tensors,
         gy: torch.Tensor,
-        gx: torch.Tensor,
+        ginputs: Tensors,
         betas: torch.Tensor | None,
         sizes: Sizes,
     ) -> torch.Tensor | None:
-        """Writes `gx`; returns the gradients of the betas."""
+        """Writes `ginputs`; returns the gradients of the betas."""
         assert self.backward_loop is not None
+        given = [t.data_ptr() for t in (*inputs, gy, *ginputs)]
         if betas is None:
-            self.backward_loop(x.data_ptr(), gy.data_ptr(), gx.data_ptr(), x.numel())
+            self.backward_loop(*given, gy.numel())
             return None
         gbetas = torch.empty_like(betas)
-        self.backward_loop(*(t.data_ptr() for t in (x, gy, gx, betas, gbetas)), *sizes)
+        self.backward_loop(*given, betas.data_ptr(), gbetas.data_ptr(), *sizes)
         return gbetas
 
 
 @cache
-def load(key: str, *, with_betas: bool) -> Kernel:
-    """The kernel of a source that was built."""
+def load(key: str, *, with_betas: bool, inputs: int = 1) -> Kernel:
+    """The kernel of a source that was built, of a function of so many inputs."""
+    more, integers = (1, 3) if with_betas else (0, 1)
 
-    def of(name: str, pointers: int, integers: int) -> Call | None:
+    def of(name: str, pointers: int) -> Call | None:
         return function(key, name, *[POINTER] * pointers, *[INTEGER] * integers)
 
-    shapes = ((3, 3), (5, 3)) if with_betas else ((2, 1), (3, 1))
-    forward = of("forward", *shapes[0])
+    forward = of("forward", inputs + 1 + more)
     assert forward is not None
-    return Kernel(forward, of("backward", *shapes[1]), of("sloped", 3, 1))
+    both = 2 * inputs + 1
+    return Kernel(forward, of("backward", both + 2 * more), of("sloped", both))
 
 
 POINTER, INTEGER = ctypes.c_void_p, ctypes.c_longlong

@@ -83,13 +83,14 @@ def backward(Z, R, G, D, P, K, W, V, B, positions, units, share, adds, ROWS: tl.
 
 def source(traced: Traced) -> cuda.Source:
     """Triton for the parts that depend on the activation."""
+    [gx] = traced.ginputs
     betas = range(len(traced.betas))
     known = [f"beta{k} = tl.load(B + {k} * width + c)" for k in betas]
     name = cuda._name
     forward = [*cuda._steps(traced, [traced.y]), cuda._store("Y", traced.y)]
-    gradients = [traced.gx, *traced.gbetas]
-    backward = [*cuda._steps(traced, gradients), cuda._store("D", traced.gx)]
-    backward.append(f"g = tl.where(inside, {name(traced.gx)}, 0.0)")
+    gradients = [gx, *traced.gbetas]
+    backward = [*cuda._steps(traced, gradients), cuda._store("D", gx)]
+    backward.append(f"g = tl.where(inside, {name(gx)}, 0.0)")
     backward += ["sum0 += g", "sum1 += g * normal"]
     backward += [
         f"sum{k} += tl.where(inside, {name(node)}, 0.0)" for k, node in enumerate(traced.gbetas, 2)

@@ -28,6 +28,7 @@ class Node:
 Rule = Callable[["Program", Node, Node], Sequence[Node | None]]
 RULES: dict[str, Rule] = {}
 LOGICAL = ("lt", "le", "eq")
+LEAVES = ("x", "g", "gy")  # nodes that are given, by their names
 
 
 class Program:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from actsearch.search_space.expression import Expr
 from actsearch.search_space.kernels.program import LOGICAL, Node, Program
-from actsearch.search_space.operators import CONSTANT, INPUT, Op
+from actsearch.search_space.operators import CONSTANT, INPUTS, Op
 
 # ns an element with 8 lanes (AVX2), about; the rest costs nothing beside memory.
 COSTS = {
@@ -24,7 +24,7 @@ COSTS = {
     "asinh": 1.8, "atan": 0.9, "erf": 0.5, "sigmoid": 0.6, "log1p_exp": 1.7, "sinc": 0.8,
     "sinc_slope": 1.2, "div": 0.1, "sqrt": 0.1,
 }  # fmt: skip
-SECOND_TENSOR = 0.7  # ns an element to write and read dy/dx
+SECOND_TENSOR = 0.7  # ns an element to write and read a slope
 
 
 class UnsupportedError(Exception):
@@ -33,31 +33,31 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Traced:
-    """An activation: `y` from `x` and the betas, its `slope` dy/dx, and the gradients of x and of
-    each beta from x, the betas and the gradient `gy`."""
+    """An activation: `y` from its `inputs`, x or x and g, and the betas; its `slopes`, dy by each
+    input; and the gradients of each input and of each beta from these and the gradient `gy`."""
 
     program: Program
-    x: Node
+    inputs: tuple[Node, ...]
     gy: Node
     betas: tuple[Node, ...]
     y: Node
-    slope: Node
-    gx: Node
+    slopes: tuple[Node, ...]
+    ginputs: tuple[Node, ...]
     gbetas: tuple[Node, ...]
 
 
 def trace(expr: Expr, operators: str) -> Traced:
     """Raises UnsupportedError for an operator that no primitives make up."""
     program = Program()
-    x, betas = program.node("x"), []
+    inputs, betas = [program.node(name) for name in expr.inputs], []
     shared: dict[Expr, Node] = {}
 
     def visit(e: Expr) -> Node:
-        if e.betas == 0 and e in shared:
+        if e.own == 0 and e in shared:
             return shared[e]
         args = [visit(arg) for arg in e.args]
-        if e.op == INPUT:
-            node = x
+        if e.op in INPUTS:
+            node = inputs[INPUTS.index(e.op)]
         elif e.op == CONSTANT:
             node = program.const(e.value or 0.0)
         else:
@@ -65,13 +65,22 @@ def trace(expr: Expr, operators: str) -> Traced:
                 betas.append(program.node("beta", value=float(len(betas))))
                 args.append(betas[-1])
             node = applied(program, e.op, operators, args)
-        return shared.setdefault(e, node) if e.betas == 0 else node
+        return shared.setdefault(e, node) if e.own == 0 else node
 
     y = visit(expr)
     gy = program.node("gy")
-    [slope] = program.gradients(y, program.const(1.0), [x])
-    gx, *gbetas = program.gradients(y, gy, [x, *betas])
-    return Traced(program, x, gy, tuple(betas), y, slope, gx, tuple(gbetas))
+    slopes = program.gradients(y, program.const(1.0), inputs)
+    found = program.gradients(y, gy, [*inputs, *betas])
+    return Traced(
+        program,
+        tuple(inputs),
+        gy,
+        tuple(betas),
+        y,
+        tuple(slopes),
+        tuple(found[: len(inputs)]),
+        tuple(found[len(inputs) :]),
+    )
 
 
 def applied(program: Program, op: Op, operators: str, args: Sequence[Node]) -> Node:
@@ -81,11 +90,12 @@ def applied(program: Program, op: Op, operators: str, args: Sequence[Node]) -> N
 
 
 def keeps_slope(traced: Traced) -> bool:
-    """Whether dy/dx is kept for the backward pass, not x."""
+    """Whether the slopes are kept for the backward pass, not the inputs."""
     if traced.betas:
         return False
-    apart = _cost(traced, [traced.y]) + _cost(traced, [traced.gx])
-    return apart - _cost(traced, [traced.y, traced.slope]) > SECOND_TENSOR
+    apart = _cost(traced, [traced.y]) + _cost(traced, traced.ginputs)
+    together = _cost(traced, [traced.y, *traced.slopes])
+    return apart - together > SECOND_TENSOR * len(traced.inputs)
 
 
 def _cost(traced: Traced, outputs: Sequence[Node]) -> float:
