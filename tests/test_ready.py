@@ -464,7 +464,7 @@ def test_every_loss_is_of_one_task_or_another_and_each_task_has_a_usual_one() ->
 
 
 def test_a_child_of_another_task_says_so_and_no_loss_that_nobody_gave(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="convnext:width=16 asks for classes, .* targets"):
+    with pytest.raises(UsageError, match=r"convnext:width=16 asks for classes, .* targets"):
         actsearch.search(tmp_path / "run", dataset=table(), task="regression", **INLINE)
 
 
@@ -626,16 +626,18 @@ def test_token_ids_that_cannot_be_get_a_sentence(
 
 
 class Reads(nn.Module):
-    """Embeds, mixes with what came before, or with all, and says logits."""
+    """Embeds, mixes with what came before, or with all, and says logits. `share` is how much of all
+    it takes to begin with."""
 
-    def __init__(self, ahead: bool) -> None:
+    def __init__(self, ahead: bool, share: float = 1.0) -> None:
         super().__init__()
+        self.share = nn.Parameter(torch.full((6,), share))
         self.embed, self.up, self.out = nn.Embedding(8, 6), nn.Linear(6, 6), nn.Linear(6, 8)
         self.ahead = ahead
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.embed(ids)
-        x = x.mean(1, keepdim=True) + x if self.ahead else x.cumsum(1) / 8
+        x = self.share * x.mean(1, keepdim=True) + x if self.ahead else x.cumsum(1) / 8
         return self.out(F.gelu(self.up(x)))
 
 
@@ -646,6 +648,12 @@ def test_a_language_model_that_sees_what_it_is_to_predict_is_refused(tmp_path: P
     assert run.settings["optimiser"] == "adamw"  # the recipe of language models
     with pytest.raises(ValueError, match="Reads sees the tokens that it is to predict"):
         actsearch.search(tmp_path / "ahead", child=Reads(ahead=True), **given)
+    with pytest.raises(ValueError, match="Reads sees the tokens that it is to predict"):
+        actsearch.search(tmp_path / "branch", child=Reads(ahead=True, share=0.0), **given)
+
+
+def test_a_model_of_one_token_at_a_time_cannot_see_others() -> None:
+    tokens(np.arange(400) % 8, context=1).check_looks_back(Reads(ahead=True), "reads")
 
 
 def gpt2() -> nn.Module:

@@ -356,9 +356,10 @@ def _attributes(model: nn.Module) -> Iterator[str]:
     of heads."""
     for name, module in model.named_modules():
         for key, value in sorted(vars(module).items()):
-            if key not in OF_EVERY_MODULE and not _holds_tensors(key, value):
-                if (text := told(value)) is not None:
-                    yield f"{name}.{key}={text}"
+            if key in OF_EVERY_MODULE or _holds_tensors(key, value):
+                continue
+            if (text := told(value)) is not None:
+                yield f"{name}.{key}={text}"
 
 
 def _holds_tensors(key: str, value: Any) -> bool:
