@@ -105,7 +105,7 @@ def from_bytes(sent: bytes) -> Any:
 
 def digest_of(thing: Any) -> str:
     """The hash of the source of a function or class, and of what that uses by name of the same
-    folder: functions, classes, plain values and arrays. It is the same whether its module is
+    folder: functions, classes, and what `plain` knows. It is the same whether its module is
     imported or is the script."""
     home = function_of(thing)
     found = {"": source_digest(thing)}
@@ -132,10 +132,11 @@ def function_of(train: Any) -> Any:
 
 
 def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
-    """The values that the code of a function, or of a class's methods, has from outside, each with
-    a name of its own, which tells its module where that is not `home`. (What a closure holds is
-    part of its source.)"""
+    """The values that the code of a function, or of a class's methods, has from outside, among them
+    default arguments and the classes that a class is made of, each with a name of its own, which
+    tells its module where that is not `home`. (What a closure holds is part of its source.)"""
     if isinstance(thing, type):
+        yield from ((base.__qualname__, base) for base in thing.__mro__[1:])
         for value in vars(thing).values():
             method = getattr(value, "fget", None) or getattr(value, "__func__", value)
             if isinstance(method, types.FunctionType):
@@ -143,6 +144,9 @@ def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
         return
     if not isinstance(thing, types.FunctionType):
         return
+    for values in (thing.__defaults__, thing.__kwdefaults__):
+        if values is not None:
+            yield f"{thing.__qualname__} {type(values).__name__}", values
     for cell in thing.__closure__ or ():
         with suppress(ValueError):  # that is empty
             if isinstance(held := cell.cell_contents, types.FunctionType | type):
