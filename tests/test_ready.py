@@ -421,6 +421,7 @@ def test_inputs_and_targets_are_standardised_by_the_training_split() -> None:
         (np.where(np.arange(40) == 7, np.nan, np.arange(40)), "target of example 7 is NaN"),
         (np.arange(39), r"inputs \(40, 3\) and targets \(39,\) do not fit"),
         (np.zeros((40, 2, 2)), "do not fit"),
+        (1.7e9 + np.arange(40) * 9.0, r"around 1.7e\+09 that vary by 104 are rounded by up to"),
         (np.ones(40), "a target is the same, in float32, in all 29 examples to train on"),
     ],
 )
