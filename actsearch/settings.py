@@ -358,6 +358,7 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     child, else what the run has `stored`, else by the preset. None and False are unsaid. A preset
     that is said goes before what is stored. Baselines that are said are added to those of a run."""
     said = {k: v for k, v in said.items() if k in _NAMES and v is not None and v is not False}
+    has_own = "child" not in said and (stored or {}).get("child", "") is None  # an object
     stored = {k: v for k, v in (stored or {}).items() if k in _NAMES and v is not None}
     preset = said.get("preset") or stored.get("preset") or "quick"
     kept = stored.get("precision")
@@ -375,7 +376,7 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     child, task = known["child"], known.get("task")
     row = TASKS.get(task or "")
     published = recipe_settings(said.get("recipe"), child)
-    if not published and child != stored.get("child"):
+    if not published and child != stored.get("child") and not has_own:
         published = usual_settings(child)
         if row is not None and published.get("loss") not in row.losses:
             published = {}  # of a child for another task, which says so itself

@@ -241,7 +241,7 @@ def say(given: argparse.Namespace) -> None:
     }
     noise = seed_noise(frame, others)
     rows = []
-    for name in NETWORKS:
+    for name in [n for n in NETWORKS if n in rewards]:
         row: dict[str, object] = {"network": name}
         for reference in REFERENCES:
             for part, which in parts.items():
@@ -250,7 +250,7 @@ def say(given: argparse.Namespace) -> None:
         rows.append(row | {"noise": round(noise.get(name, np.nan), 4)})
     print(to_markdown(rows))
     print("Means over seeds, bits per byte of the gpt and else accuracy:")
-    named = rewards.reindex(NAMED.values())[list(NETWORKS)].abs().round(3)
+    named = rewards.reindex(NAMED.values()).abs().round(3)
     named.insert(0, "function", list(NAMED))
     print(to_markdown(named.to_dict("records")))
 

@@ -33,7 +33,8 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
     """The run's functions, best first, and its further trainings."""
     store = run.store(readonly=True)
     # First: the run may go on meanwhile.
-    searched = [r for r in store.rows("search") if r["status"] not in (None, "rejected")]
+    tried = (row for row in store.rows("search") if row["candidate"])
+    searched = [row for row in tried if row["status"] not in (None, "rejected")]
     table = table_from(run.path)
     spellings = all_spellings(table)
     plain = plainest(table, spellings)

@@ -17,7 +17,8 @@ from torch import nn
 import actsearch
 from actsearch.commands.search import SearchConfig
 from actsearch.reading.plotting import Found
-from actsearch.reading.reporting import _command, report
+from actsearch.reading.reporting import report
+from actsearch.reading.telling import command
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.store import Store, StoreError
@@ -265,5 +266,5 @@ def test_the_command_of_a_report_names_them(tmp_path: Path) -> None:
     np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
     options: dict[str, Any] = {**QUICK, "dataset": str(file), "budget": 1}
     run = actsearch.search(tmp_path / "r", baselines=["elu", "x * sin(x)"], **options)
-    assert "--baselines elu 'mul(x, sin(x))'" in _command(run)
-    assert "--baselines" not in _command(actsearch.search(tmp_path / "s", **options))
+    assert "--baselines elu 'mul(x, sin(x))'" in command(run)
+    assert "--baselines" not in command(actsearch.search(tmp_path / "s", **options))

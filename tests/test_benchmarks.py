@@ -373,7 +373,8 @@ def test_a_run_becomes_tables_whatever_was_spelled_first(
     actsearch.reevaluate(run, functions=chosen, seeds=2, **options)
     actsearch.reevaluate(run, functions=chosen, seeds=2, steps=5, **options)
     frame, again = script("one_unit_table").tables(run, {"0.33": short})
-    trained = [row for row in run.rows() if row["status"] not in (None, "rejected")]
+    tried = [row for row in run.rows() if row["candidate"]]
+    trained = [row for row in tried if row["status"] not in (None, "rejected")]
     assert len(frame) == len(trained)
     assert sorted(frame["accuracy"].dropna()) == sorted(
         row["val_score"] for row in trained if row["val_score"] is not None

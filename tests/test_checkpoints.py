@@ -318,7 +318,7 @@ def test_batches_begin_where_they_are_asked_to(
 
 SEARCH: dict[str, Any] = {
     "executor": "inline", "strategy": "random", "space": "tiny", "child": "mlp:width=8",
-    "steps": 600, "batch_size": 16, "budget": 1,
+    "steps": 600, "batch_size": 16, "budget": 1, "baselines": "swish",
 }  # fmt: skip
 
 

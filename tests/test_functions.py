@@ -56,7 +56,7 @@ def test_the_table_shows_accuracies_in_eighty_columns_and_all_columns_where_aske
     assert run.table()["rank"].dropna().tolist() == [1, 2]
     assert "1.0" not in shown
     wide = run.table(wide=True)
-    assert len(wide.columns) == 26
+    assert len(wide.columns) == 28
     assert list(wide.columns[:3]) == ["rank", "formula", "name"]
     assert list(wide["val accuracy"].dropna()) == list(run.table()["val accuracy"].dropna())
     assert "loss inf" in wide["reason"].iloc[-1]

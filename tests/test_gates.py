@@ -545,7 +545,7 @@ def test_every_strategy_searches_gates_and_functions(
     if strategy == "surrogate":
         strategy = "surrogate:initial=2,pool=20"
     run = search(tmp_path, blobs, strategy=strategy, budget=5)
-    beside = {*ALWAYS_BESIDE, *BESIDE_GATES}
+    beside = {*ALWAYS_BESIDE, *BESIDE_GATES, "identity"}
     rows = run.functions()
     assert beside <= {row["label"] for row in rows}
     found = [r for r in rows if r["label"] not in beside and r["status"] not in (None, "rejected")]

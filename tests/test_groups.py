@@ -260,8 +260,8 @@ def test_every_candidate_of_a_small_space_is_trained_once(tmp_path: Path, blobs:
     expected = survey(everything(space_from(SMALL)))
     rows = run.functions()
     tried = {row["expression"] for row in rows if row["status"] != "rejected"}
-    # swish stands beside the search, and relu is the candidate relu(x) | relu(x)
-    assert len(tried) == len(expected.distinct) + 1
+    # swish and the identity stand beside the search, and relu is the candidate relu(x) | relu(x)
+    assert len(tried) == len(expected.distinct) + 2
     assert "relu(x)" in tried
     assert "relu(x) | relu(x)" not in tried
     rejected = {row["reason"] for row in rows if row["status"] == "rejected"}

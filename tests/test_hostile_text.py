@@ -104,7 +104,7 @@ def test_names_are_drawn_as_they_are_written_and_cut_where_there_is_no_room() ->
 def test_the_live_block_shows_formulas_and_reasons_as_text(terminal: bool) -> None:
     progress = Progress("t", "w", 3)
     for i, name in enumerate(NAMES.values()):
-        progress._add("", Scored(i, name, "ok", 0.1 * i, "", time.time()))
+        progress._add("", "", Scored(i, name, "ok", 0.1 * i, "", time.time()))
     progress.title = NAMES["escape"]
     console = Console(force_terminal=terminal, record=True, file=io.StringIO(), width=80)
     with live(progress, console):

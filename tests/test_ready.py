@@ -538,7 +538,7 @@ def test_a_regression_is_searched_resumed_and_read_by_commands_alone(
     run = Run.open("run")
     assert run.metric == METRICS["RMSE"]
     scores = [e.val_score for e in run.leaderboard() if e.rank is not None]
-    assert len(scores) == 5  # with ReLU and Swish
+    assert len(scores) == 6  # with ReLU, Swish and the identity
     assert scores == sorted(scores)
     protocol = run.config["identity"]["protocol"]
     assert protocol["score"] == "RMSE (lower is better)"
@@ -560,7 +560,7 @@ def test_a_metric_may_say_the_unit_of_the_targets_and_the_run_keeps_it(tmp_path:
     actsearch.search(tmp_path / "run", task="regression", metric=metric, **given)
     again = actsearch.search(tmp_path / "run", **{**given, "budget": 2})
     assert again.metric == metric
-    assert again.counts()["ok"] == 4  # with ReLU and Swish
+    assert again.counts()["ok"] == 5  # with ReLU, Swish and the identity
     with pytest.raises(RunError, match="score=RMSE"):
         actsearch.search(tmp_path / "run", metric="R2", **given)
 

@@ -93,7 +93,10 @@ def test_a_metric_says_how_its_numbers_are_read() -> None:
         "loss": ("0.9123", "0.9123 nats", "-0.0120", "0.0120 nats", "val loss [nats]"),
         "bits per byte": ("0.9123", "0.9123 bits per byte", "-0.0120", "0.0120 bits per byte",
                           "val bits per byte"),
+        "bits per token": ("0.9123", "0.9123 bits per token", "-0.0120", "0.0120 bits per token",
+                           "val bits per token"),
         "R2": ("0.9123", "0.9123", "-0.0120", "0.0120", "val R2"),
+        "RMSE": ("0.9123", "0.9123", "-0.0120", "0.0120", "val RMSE"),
     }  # fmt: skip
     found = {
         name: (m.number(0.91234), m.text(0.91234), m.signed(-0.012), m.distance(-0.012),
@@ -101,7 +104,8 @@ def test_a_metric_says_how_its_numbers_are_read() -> None:
         for name, m in METRICS.items()
     }  # fmt: skip
     assert found == expected
-    assert [n for n, m in METRICS.items() if m.reward(2.0) < 0] == ["loss", "bits per byte"]
+    lower = {name for name, metric in METRICS.items() if metric.reward(2.0) < 0}
+    assert lower == {"loss", "bits per byte", "bits per token", "RMSE"}
 
 
 @pytest.mark.parametrize("metric", [*METRICS.values(), Metric("perplexity", "lower", decimals=1)])

@@ -475,10 +475,10 @@ def test_a_gpt_comes_with_its_recipe_where_nothing_else_is_said() -> None:
     assert (usual.steps, usual.lr, usual.batch_size) == (40, 3e-3, 8)
     assert (usual.optimiser, usual.clip, usual.weight_decay) == ("adamw", 1.0, 0.1)
     assert resolve({"child": "gpt", "recipe": "he2016a"}).optimiser == "sgd"
-    assert resolve({}).optimiser is None
+    assert resolve({"child": "resnet8"}).optimiser is None
     # a run goes on as it was, and other runs re-evaluate in a GPT by its recipe
     assert resolve({"budget": 5}, vars(usual)).steps == 40
-    assert resolve({"child": "gpt"}, vars(resolve({"steps": 7}))).steps == 600
+    assert resolve({"child": "gpt"}, vars(resolve({"child": "mlp", "steps": 7}))).steps == 600
 
 
 # -- training
