@@ -323,6 +323,7 @@ def unnamed() -> int:
     [
         (net(), {"match": nn.Tanh}, "has no Tanh to replace; its modules are GELU, Linear"),
         (nn.Linear(3, 1), {}, "calls none of the usual activations.*its modules are Linear"),
+        (net(), {"match": ()}, r"match is empty; leave it out, or give some, as match=\(nn.GELU"),
         (net(), {"match": "GELU"}, "match 'GELU' is no activation of torch; write it as nn.GELU"),
         (net(), {"match": max}, "match takes types of modules and functions of torch"),
         (net(), {"example": np.zeros((2, 7))}, r"shape \(2, 7\) .*data's inputs have \(n, 3\)"),
@@ -428,6 +429,18 @@ def test_inputs_and_targets_are_standardised_by_the_training_split() -> None:
 def test_targets_that_cannot_be_get_a_sentence(y: Any, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         make_regression("d", (np.zeros((40, 3)), y))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        (([[1.0, 2.0], [3.0]], [1.0, 2.0]), "d: rows of different lengths are no array"),
+        ((np.zeros(3),), "d: one array; give inputs and what is to be predicted"),
+    ],
+)
+def test_what_is_no_pair_of_arrays_gets_a_sentence(arrays: Any, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        TASKS["regression"].from_arrays("d", arrays)
 
 
 def test_labels_that_are_floats_are_told_of_the_task(tmp_path: Path) -> None:

@@ -120,12 +120,18 @@ def parts_of(name: str, arrays: Any) -> tuple[tuple[Any, Any], tuple[Any, Any] |
     """Train and test split of (x, y) or (x_train, y_train, x_test, y_test); raises DataError for
     anything else."""
     if not isinstance(arrays, tuple | list) or len(arrays) not in (2, 4):
-        has = f"{len(arrays)} arrays" if isinstance(arrays, tuple | list) else "one array"
+        several = isinstance(arrays, tuple | list) and len(arrays) != 1
+        has = f"{len(arrays)} arrays" if several else "one array"
         raise DataError(
             f"{name}: {has}; give inputs and what is to be predicted, as (x, y) or "
             "(x_train, y_train, x_test, y_test); token ids (n,) need --task language-model"
         )
-    x, y, *test = arrays
+    try:
+        x, y, *test = map(np.asarray, arrays)
+    except ValueError as error:
+        raise DataError(
+            f"{name}: rows of different lengths are no array; give all examples the same shape"
+        ) from error
     return (x, y), (test[0], test[1]) if test else None
 
 

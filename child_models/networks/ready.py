@@ -224,7 +224,9 @@ def _matches(match: Any) -> tuple[Match, ...]:
         return ACTIVATIONS
     if isinstance(match, str):
         return tuple(_named(word.strip()) for word in match.split(","))
-    return tuple(match) if isinstance(match, Iterable) else (match,)
+    if not (given := tuple(match) if isinstance(match, Iterable) else (match,)):
+        raise ValueError(f"match is empty; leave it out, or give some, as match=({MATCH})")
+    return given
 
 
 def _named(word: str) -> Match:
