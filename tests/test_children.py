@@ -100,7 +100,7 @@ def test_every_child_maps_images_to_classes_and_asks_for_widths(
 ) -> None:
     widths: list[int] = []
 
-    def make(channels: int, channel_dim: int = 1) -> nn.Module:
+    def make(channels: int, channel_dim: int = 1, gated: int = 0) -> nn.Module:
         widths.append(channels)
         return Activation("beta * x", channels, channel_dim=channel_dim)
 
