@@ -89,6 +89,14 @@ def find_all(
     return [find(text, operators, extra).candidate for text in texts]
 
 
+def all_canonical(
+    words: Iterable[str], operators: str, extra: tuple[Op, ...] = ()
+) -> list[Candidate]:
+    """The canonical forms of `find_all`, each once."""
+    found = find_all(words, operators, extra)
+    return list(dict.fromkeys(candidate.canonical(operators) for candidate in found))
+
+
 def _members(word: str) -> tuple[str, ...]:
     """The functions of a group; of a word that is none, itself. Raises ValueError for one that was
     meant as a group."""

@@ -6,7 +6,7 @@ stored, else what the preset says. No torch here, so --help is instant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -66,6 +66,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "precision": "auto",
         "operators": "guarded",
         "screen": "on",
+        "baselines": ("identity",),
     },
     "paper": {
         "space": "one-unit",
@@ -78,6 +79,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "precision": "auto",
         "operators": "paper",
         "screen": "off",
+        "baselines": (),
     },
 }
 
@@ -191,6 +193,10 @@ class CandidateOptions(Options):
     loss:20=0.4,50=0.15 [off]."""
     budget: Int = None
     """Functions to train in total [all of the space]."""
+    baselines: Baselines = ()
+    """Known functions to train beside it, which are no candidates: {names}, names and formulas; a
+    run keeps those that it has [ReLU and Swish, which are always there; in the preset quick the
+    identity too]."""
     dataset: Annotated[str | None, Word(_DATASETS)] = None
     """{names}, an .npz file, a folder of images a class, FOLDER:en-de with sentences, text (a .txt
     or .gz file or a folder of .txt), which takes :context=128,tokenizer=FILE.json, or an .npy file
@@ -310,6 +316,7 @@ class Settings:
     halving: bool = False
     racing: str = "off"
     budget: int | None = None
+    baselines: tuple[str, ...] = ()
     recipe: str | None = None
     workers: int | None = None
     workers_per_gpu: int | None = None
@@ -349,17 +356,18 @@ _SCORE = ("minimise", "maximise", "metric")
 def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Settings:
     """Every setting: what was `said`, else by a recipe that was said or that comes with another
     child, else what the run has `stored`, else by the preset. None and False are unsaid. A preset
-    that is said goes before what is stored."""
+    that is said goes before what is stored. Baselines that are said are added to those of a run."""
     said = {k: v for k, v in said.items() if k in _NAMES and v is not None and v is not False}
     stored = {k: v for k, v in (stored or {}).items() if k in _NAMES and v is not None}
     preset = said.get("preset") or stored.get("preset") or "quick"
     kept = stored.get("precision")
+    baselines = _baselines(said.pop("baselines", ()), stored, preset)
     if "preset" in said:
         stored = {k: v for k, v in stored.items() if k not in PRESETS[preset]}
     if (task := getattr(said.get("dataset"), "task", None)) is not None:
         said = {"task": task, **said}  # they are made for it
     stored = {k: v for k, v in stored.items() if k not in {*_of_another(said, stored)}}
-    known = {**PRESETS[preset], "preset": preset, **stored, **said}
+    known = {**PRESETS[preset], "preset": preset, **stored, **said, "baselines": baselines}
     _check_objective(said, known)
     if known.get("objective") is not None:
         own = {name: None for name in _OF_CHILDREN if name in PRESETS[preset]}
@@ -389,6 +397,13 @@ def _of_another(said: Mapping[str, Any], stored: Mapping[str, Any]) -> Iterator[
     objective = said.get("objective", stored.get("objective"))
     if objective is None and said.get("task", task) != stored.get("task"):
         yield from ("metric", "loss", "label_smoothing")
+
+
+def _baselines(said: Iterable[str], stored: Mapping[str, Any], preset: str) -> tuple[str, ...]:
+    """A run keeps those that it has; a new one has the preset's unless others are said."""
+    if stored:
+        return tuple(dict.fromkeys((*stored.get("baselines", ()), *said)))
+    return tuple(said) or PRESETS[preset]["baselines"]
 
 
 def _check_objective(said: Mapping[str, Any], known: Mapping[str, Any]) -> None:

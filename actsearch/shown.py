@@ -8,7 +8,7 @@ from html import escape
 from itertools import islice
 from typing import Any
 
-from actsearch.results.leaderboard import BESIDE, BESIDE_GATES, PROPERTIES, Entry
+from actsearch.results.leaderboard import PROPERTIES, Entry
 from actsearch.results.tables import Row, printable, show
 
 SHOWN = 10  # of the best functions, where a run is shown in short
@@ -41,6 +41,7 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
         }
         if full:
             extra = {"status": e.status, "seeds": e.seeds, "reason": e.reason}
+            extra |= {"baseline": e.beside, "candidate": e.candidate}
             known = {name: e.properties.get(name) for name in PROPERTIES}
             row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
         rows.append(row)
@@ -53,11 +54,7 @@ def _interval(ends: tuple[float, float] | None) -> str:
 
 def head(entries: list[Entry]) -> list[Row]:
     """The best functions and the baselines, as rows."""
-    of_gates = any(e.label == BESIDE_GATES[0] for e in entries)
-    beside = BESIDE + BESIDE_GATES * of_gates
-    return top_rows(
-        [e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.label in beside)]
-    )
+    return top_rows([e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.beside)])
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

@@ -25,7 +25,6 @@ import numpy as np
 
 from actsearch.controller.racing import Race, RaceRules, race_rules
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
-from actsearch.results.leaderboard import BESIDE
 from actsearch.results.records import AtRung, Outcome
 from actsearch.run import Run
 
@@ -59,7 +58,7 @@ def known(run: Run) -> list[Known]:
     store = run.store(readonly=True)
     found = []
     for row in store.rows("search"):
-        if row["status"] in ("ok", "diverged") and row["label"] not in BESIDE:
+        if row["status"] in ("ok", "diverged") and not row["beside"]:
             curve = dict(store.curve(row["id"]))
             steps = whole if row["status"] == "ok" else max(curve, default=0) + 1
             merit = None if row["val_score"] is None else run.metric.reward(row["val_score"])

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from actsearch.results.metrics import ACCURACY, Metric
-from actsearch.results.records import STATUSES, Cause, Renamed, known_cause
+from actsearch.results.records import ALWAYS_BESIDE, STATUSES, Cause, Renamed, known_cause
 from actsearch.results.store import read_json
 from actsearch.search_space.baselines import FORMS
 
-BESIDE = ("relu", "swish")  # trained beside every search, with the same seed
-# Too where the space has gates: the best known, and two functions of x that compete with them.
-BESIDE_GATES = ("swiglu", "geglu", "reglu", "relu2", "gelu")
 DROPPED = "dropped"  # left behind in a rung of successive halving
 
 # What search_space/analysis/properties.py finds, by name, so that reading a table imports no torch.
@@ -65,6 +62,13 @@ class Entry(Renamed):
     metric: Metric = ACCURACY
     cause: Cause | None = None  # as in an Outcome, and `variant` too
     variant: str = ""
+    beside: bool = False  # a baseline; those count in no number of candidates
+    candidate: bool = True  # whether the search has tried it, as it may a baseline too
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether it is a baseline that was named: any but ReLU and Swish, which always are."""
+        return self.beside and self.label not in ALWAYS_BESIDE
 
     @property
     def merit(self) -> float:
@@ -154,6 +158,8 @@ def _entry(
         metric=metric,
         cause=known_cause(failed.get("cause")) if failed else None,
         variant=failed.get("variant", "") if failed else "",
+        beside=any(r.get("beside", False) for r in runs),
+        candidate=any(r.get("candidate", True) for r in runs),
     )
 
 

@@ -16,6 +16,10 @@ from actsearch.results.metrics import ACCURACY, Metric
 
 STATUSES = ("ok", "raced_out", "diverged", "rejected", "failed", "timed_out", "crashed")
 ALONE = "ACTSEARCH_ALONE"  # in the environment of a process in which a suspect is tried
+# Trained beside every search with its seed. Costs, comparisons and verdicts refer to the first.
+ALWAYS_BESIDE = ("relu", "swish")
+# Too where the space has gates: the best known, and two functions of x that compete with them.
+BESIDE_GATES = ("swiglu", "geglu", "reglu", "relu2", "gelu")
 RacedBy = Literal["loss", "score"]  # training loss, or validation score
 
 

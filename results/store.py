@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.results.migrations import NEWEST, OLDEST, migrate, run
-from actsearch.results.records import KINDS, STATUSES, AtRung, Outcome, Trial, known_cause
+from actsearch.results.records import (
+    ALWAYS_BESIDE,
+    KINDS,
+    STATUSES,
+    AtRung,
+    Outcome,
+    Trial,
+    known_cause,
+)
 
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -98,7 +106,8 @@ SELECT t.id, t.kind, t.subject AS expression, t.protocol, t.seed, t.formula, t.l
        o.status, o.reason, o.cause, o.variant, o.val_score, o.test_score, o.step, o.rungs,
        o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
        json_extract(o.details, '$.scores') AS scores,
-       o.host, o.device, o.versions, o.finished, f.symmetry, f.properties
+       o.host, o.device, o.versions, o.finished, f.symmetry, f.properties,
+       EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id) AS proposed
 FROM trials t JOIN protocols p ON p.hash = t.protocol LEFT JOIN outcomes o ON o.trial = t.id
 LEFT JOIN functions f ON f.subject = t.subject
 """
@@ -352,6 +361,18 @@ class Store:
             (subject, fingerprint, symmetry, text),
         )
 
+    def set_beside(self, screened_out: Mapping[str, bool]) -> None:
+        """The subjects of the baselines, and whether screening would reject each as a candidate: as
+        such it is rejected then, and its training is the baseline's alone."""
+        text = json.dumps(dict(screened_out))
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('beside', ?)", (text,))
+
+    def reopen(self, trial: Trial) -> None:
+        """Forget that a trial was rejected, so that it is trained."""
+        self._db.execute(
+            "DELETE FROM outcomes WHERE trial = ? AND status = 'rejected'", (trial.id,)
+        )
+
     def merge(self, subject: str, into: str) -> None:
         """Remember that `subject` is the same function as `into`."""
         self._db.execute("INSERT OR REPLACE INTO merged VALUES (?, ?)", (subject, into))
@@ -507,15 +528,31 @@ class Store:
         return self._db.execute("SELECT count(DISTINCT trial) FROM proposals").fetchone()[0]
 
     def trained(self) -> set[str]:
-        """Subjects that the budget counts: proposed by a strategy, with an outcome, not
-        rejected."""
+        """Subjects that the budget counts: proposed by a strategy, with an outcome, not rejected,
+        nor trained as a baseline alone."""
         rows = self._db.execute(
             "SELECT DISTINCT t.subject FROM outcomes o JOIN trials t ON t.id = o.trial "
             "WHERE t.kind IN (SELECT value FROM json_each(?)) AND o.status <> 'rejected' "
             "AND EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id)",
             (_SEARCHED,),
         )
-        return {row[0] for row in rows}
+        return {row[0] for row in rows} - self.unscreened()
+
+    def beside(self) -> dict[str, bool]:
+        """What `set_beside` stored; in runs from before there was a choice, ReLU and Swish."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'beside'").fetchone()
+        if row is not None:
+            stored = self._json(row[0])
+            if not isinstance(stored, dict):
+                raise damaged(self.path, f"baselines {row[0][:40]!r}")
+            return stored
+        query = "SELECT subject FROM trials WHERE label IN (SELECT value FROM json_each(?))"
+        found = self._db.execute(query, (json.dumps(ALWAYS_BESIDE),))
+        return {subject: False for (subject,) in found}
+
+    def unscreened(self) -> set[str]:
+        """The baselines that screening would reject, which are trained as baselines alone."""
+        return {subject for subject, screened_out in self.beside().items() if screened_out}
 
     def rejected(self) -> int:
         """How many search trials were rejected before training."""
@@ -540,9 +577,11 @@ class Store:
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """One dict a trial of this kind, outcome columns None while it waits; oldest first. `steps`
-        are those of its protocol; `expression` is its subject, as columns of tables are named."""
+        are those of its protocol; `expression` is its subject, as columns of tables are named;
+        `beside` says whether that is a baseline, `candidate` whether it was tried as such, too."""
         found = self._db.execute(f"{_ROWS} WHERE t.kind = ? ORDER BY t.id", (kind,))
-        return [dict(row) for row in found]
+        beside = self.beside()
+        return [_told_apart(dict(row), beside) for row in found]
 
     def curve(self, trial_id: int) -> list[tuple[int, float]]:
         """The training loss of a finished trial as (step, loss)."""
@@ -572,6 +611,13 @@ class Store:
 
 
 _MAPPINGS = ("versions", "details")
+
+
+def _told_apart(row: dict[str, Any], beside: Mapping[str, bool]) -> dict[str, Any]:
+    screened_out = beside.get(row["expression"])
+    proposed = bool(row.pop("proposed"))
+    candidate = screened_out is None or (proposed and not screened_out)
+    return {**row, "beside": screened_out is not None, "candidate": candidate}
 
 
 def _in_use(path: Path) -> bool:

@@ -37,8 +37,9 @@ MODERN: dict[str, str] = {
     "smooth_relu2": "0.5*x * (x + (x**2 + 0.04)**0.5)",  # karpathy/nanochat#828, its a at 0.2
 }
 
-# Those of every library, and one that is periodic.
+# Those of every library, one that is periodic, and none at all: a network without a nonlinearity.
 OTHERS: dict[str, str] = {
+    "identity":    "x",
     "relu6":       "min(relu(x), 6)",               # Krizhevsky 2010
     "hardsigmoid": "min(relu(x + 3), 6) / 6",       # Howard et al. 2019, as the next one
     "hardswish":   "x * min(relu(x + 3), 6) / 6",
@@ -71,6 +72,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 # The canonical form of each, so that reading a run finds its name without torch.
 FORMS: dict[str, str] = {
+    "x": "identity",
     "relu(x)": "relu",
     "max(x, mul(0.01, x))": "lrelu",
     "add(relu(x), scale[0.25](min0(x)))": "prelu",

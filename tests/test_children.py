@@ -100,7 +100,7 @@ def test_every_child_maps_images_to_classes_and_asks_for_widths(
 ) -> None:
     widths: list[int] = []
 
-    def make(channels: int, channel_dim: int = 1, gated: int = 0) -> nn.Module:
+    def make(channels: int, channel_dim: int = 1, **_: Any) -> nn.Module:
         widths.append(channels)
         return Activation("beta * x", channels, channel_dim=channel_dim)
 
@@ -231,7 +231,7 @@ def test_a_convnext_computes_what_torchvisions_does_with_the_same_weights() -> N
     stages = [made.CNBlockConfig(a, b, 2) for a, b in ((8, 16), (16, 32), (32, None))]
     theirs = made.ConvNeXt(stages, layer_scale=0.5, num_classes=10).eval()
     child = child_from("convnext:width=8,blocks=2")
-    ours = child(lambda c, channel_dim: nn.GELU(), input_shape=(3, 32, 32), classes=10).eval()
+    ours = child(lambda *_, **__: nn.GELU(), input_shape=(3, 32, 32), classes=10).eval()
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             mine.copy_(torch.randn_like(mine) * 0.1)

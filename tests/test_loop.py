@@ -199,11 +199,11 @@ def test_every_function_of_a_symmetry_class_is_trained(store: Store) -> None:
 
 def test_what_the_screen_iterates_over_never_changes() -> None:
     """It draws in a thread of its own, while the loop adds."""
-    progress = Progress("t", "w", None)
+    progress = Progress("t", "w", None, beside={"relu", "swish"})
     for i, label in enumerate(("relu", "", "swish", "", "")):
         before = progress.last, progress.best, progress.baselines
         copies = tuple(before[0]), tuple(before[1]), dict(before[2])
-        trial = Trial(i, "search", "relu(x)", "p", 0, label=label)
+        trial = Trial(i, "search", label or "tanh(x)", "p", 0, label=label)
         progress.add(trial, Outcome("ok", val_score=i / 10))
         assert (tuple(before[0]), tuple(before[1]), dict(before[2])) == copies
         assert progress.last[-1].trial == i
@@ -214,9 +214,9 @@ def test_what_the_screen_iterates_over_never_changes() -> None:
 
 @pytest.mark.parametrize(("metric", "said"), [("accuracy", "20.00 %"), ("BLEU", "20.00 BLEU")])
 def test_the_screen_says_what_a_score_is(metric: str, said: str) -> None:
-    progress = Progress("t", "w", None, METRICS[metric])
+    progress = Progress("t", "w", None, METRICS[metric], beside={"relu"})
     for label in ("relu", ""):
-        trial = Trial(1, "search", "tanh(x)", "p", 0, label=label, formula="tanh(x)")
+        trial = Trial(1, "search", label, "p", 0, label=label, formula="tanh(x)")
         progress.add(trial, Outcome("ok", val_score=0.2))
     _, _, _, best, baselines, last = lines(progress)
     assert best.startswith(f" best  {said}  tanh(x)")

@@ -19,7 +19,6 @@ from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.reading.reporting import contents, render
 from actsearch.results.filters import where
-from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import METRICS, Metric
 from actsearch.results.tables import to_text
 from actsearch.run import Run
@@ -159,7 +158,7 @@ def test_halving_lets_the_lower_half_go_on(tmp_path: Path) -> None:
     found = actsearch.search(tmp_path / "run", dataset=losses(), budget=8, **SETTINGS,
                              strategy="random+halving:eta=2,rungs=2,cohort=8")  # fmt: skip
     rungs = {r["expression"]: r["val_score"] for r in found.rows("rung") if r["status"] == "ok"}
-    whole = {r["expression"] for r in found.rows("search") if r["label"] not in BESIDE}
+    whole = {r["expression"] for r in found.rows("search") if not r["beside"]}
     kept = {e for e in rungs if e in whole}
     left = rungs.keys() - kept
     assert kept
@@ -182,7 +181,7 @@ def test_the_screen_shows_the_lowest_as_the_best(run: Run) -> None:
     progress = Progress("title", "1 worker", None, run.metric)
     progress.load(run.rows("search"))
     best = min(r["val_score"] for r in run.rows("search")
-               if r["status"] == "ok" and r["label"] not in BESIDE)  # fmt: skip
+               if r["status"] == "ok" and not r["beside"])  # fmt: skip
     assert f"best {best:.4f} nats" in plain_line(progress)
 
 

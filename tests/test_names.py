@@ -48,6 +48,7 @@ THEIRS = {
 
 # As torch or their authors have them.
 TORCHS = {
+    "identity": lambda x: x,
     "relu6": F.relu6,
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,

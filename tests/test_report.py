@@ -132,21 +132,28 @@ def found(run: Run) -> dict[str, Any]:
 
 def test_the_best_so_far_is_a_staircase_over_trainings_and_failures_have_a_step() -> None:
     rows = [
-        {"status": s, "val_score": a, "finished": t, "formula": str(t), "label": name}
+        {
+            "status": s, "val_score": a, "finished": t, "formula": str(t), "label": name,
+            "beside": name != "",
+        }
         for t, s, a, name in (
             (4, "ok", 0.7, ""), (1, "ok", 0.5, "relu"), (2, "diverged", None, ""),
             (3, "ok", 0.4, ""), (0, "rejected", None, ""), (5, "ok", 0.6, ""), (6, None, None, ""),
+            (4.5, "ok", 0.9, "gelu"),
         )
     ]  # fmt: skip
     figure = progress_figure(rows)
     assert figure is not None
-    points, best, relu = figure.panels[0].marks
+    points, best, relu, others = figure.panels[0].marks
     assert isinstance(points, Points)
     assert isinstance(best, Line)
     assert isinstance(relu, Line)
-    assert list(zip(points.x, points.y, strict=True)) == [(1, 50), (3, 40), (4, 70), (5, 60)]
-    assert list(zip(best.x, best.y, strict=True)) == [(1, 50), (4, 50), (4, 70), (5, 70)]
+    assert isinstance(others, Points)
+    scores = [(1, 50), (3, 40), (4, 70), (5, 90), (6, 60)]
+    assert list(zip(points.x, points.y, strict=True)) == scores
+    assert list(zip(best.x, best.y, strict=True)) == [(3, 40), (4, 40), (4, 70), (6, 70)]
     assert (relu.label, relu.y) == ("relu", (50, 50))
+    assert (others.names, others.x, others.y) == (("gelu",), (5,), (90,))
     assert "1 that failed" in figure.caption
 
 
@@ -208,7 +215,7 @@ def test_shares_of_operators_count_functions_of_the_best_and_worst_quarter() -> 
     middle = [entry(i, 0.5, expression="mul(x, x)") for i in range(10)]
     bad = [entry(i, 0.1, expression="div(sin(x), sin(abs(x)))") for i in range(3)]
     worse = [entry(i, None, status="diverged", expression="div(x, sinh(x))") for i in range(2)]
-    beside = [entry(9, 0.99, label="relu"), entry(10, None, status="rejected")]
+    beside = [entry(9, 0.99, label="relu", beside=True), entry(10, None, status="rejected")]
     shares = {
         s.name: (s.best, s.worst, s.of)
         for s in operator_shares([*good, *middle, *bad, *worse, *beside])

@@ -58,10 +58,10 @@ def finished(tmp_path: Path, blobs: Arrays) -> actsearch.Run:
 
 def test_a_users_own_model_and_data_are_searched(finished: actsearch.Run) -> None:
     table = finished.table(wide=True)
-    assert list(table["rank"].dropna()) == list(range(1, 8))
+    assert list(table["rank"].dropna()) == list(range(1, 9))
     assert {"relu", "swish"} <= set(table["name"])
     trained = table[table["status"] == "ok"]
-    assert len(trained) == 7
+    assert len(trained) == 8  # five, and ReLU, Swish and the identity
     assert trained["val accuracy"].is_monotonic_decreasing
     assert set(table["status"]) == {"ok", "rejected"}
     assert {"smooth", "monotonic", "symmetry", "slope_at_0"} <= set(table.columns)
@@ -99,7 +99,7 @@ def test_a_larger_budget_goes_on_and_keeps_what_is_known(
     before = {row["id"]: row for row in finished.rows()}
     actsearch.search(finished.path, space=SPACE, dataset=blobs, child=small_net, budget=8, **QUICK)
     after = {row["id"]: row for row in finished.rows()}
-    assert sum(row["status"] == "ok" for row in after.values()) == 10
+    assert sum(row["status"] == "ok" for row in after.values()) == 11
     assert before.items() <= after.items()
 
 
@@ -289,7 +289,7 @@ def test_a_network_of_nans_is_diverged_and_never_scores_chance(
     assert table["val accuracy"].isna().all()
     diverged = table[table["status"] == "diverged"]
     assert diverged["reason"].str.contains("logits not finite").all()
-    with pytest.raises(NoCandidateError, match="4 diverged"):
+    with pytest.raises(NoCandidateError, match="5 diverged"):
         from actsearch.searching.launch import check_found
 
         check_found(run)
@@ -359,7 +359,7 @@ def test_the_test_split_has_no_part_in_the_search(tmp_path: Path, blobs: Arrays)
             tmp_path / name, space=SPACE, dataset=data, child=small_net, budget=3, **QUICK
         )
         tables.append(list(run.table()["val accuracy"].dropna()))
-    assert len(tables[0]) == 5
+    assert len(tables[0]) == 6
     assert tables[0] == tables[1]
 
 
@@ -467,7 +467,7 @@ def test_a_search_has_its_kernels_built_before_the_children_ask(
     run = actsearch.search(tmp_path / "run", **options)
     trained = {r["expression"] for r in run.rows() if r["status"] == "ok"} - {"relu(x)"}
     prepared = {text for _, texts in told for text in texts}
-    assert trained - prepared <= {str(parse(BASELINES["swish"]))}
+    assert trained - prepared <= {str(parse(BASELINES["swish"])), "x"}
     assert all(layouts == {"flat", "columns"} for layouts, _ in told)
 
 
@@ -522,4 +522,4 @@ def test_no_more_workers_are_started_than_a_command_can_use(
     log = (run.path / "run.log").read_text()
     for trainings in started:
         assert f"--workers 100: {trainings} workers start, since there are {trainings} train" in log
-    assert started == [3, 4]  # ReLU and Swish beside the one; each of two with two seeds
+    assert started == [4, 4]  # three baselines beside the one; each of two with two seeds

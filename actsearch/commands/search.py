@@ -51,7 +51,6 @@ def run(config: SearchConfig) -> int:
 
 def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
-    from actsearch.results.leaderboard import BESIDE
     from actsearch.results.tables import duration, to_text
     from actsearch.searching.loop import STOPPED
 
@@ -59,18 +58,18 @@ def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
     hours = sum(e.seconds for e in entries)
     path = shlex.quote(str(searched.path))
     lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
+    first = next((e for e in entries if e.rank is not None and not e.beside), None)
     following = [
         f"the run is in {searched.path}; next:",
         f"  actsearch reevaluate {path} --top 5 --seeds 3",
         f"  actsearch report {path}",
-        f"  actsearch export {path}#1",
+        f"  actsearch export {path}#{first.rank if first else 1}",
     ]
-    found = any(e.rank is not None and e.label not in BESIDE for e in entries)
     return [
         to_text(head(entries)),
         counts_line(searched.counts()),
         f"ended: {reason}{lost}",
         *searched.slower(),
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
-        *(following if found else [f"the run is in {searched.path}"]),
+        *(following if first else [f"the run is in {searched.path}"]),
     ]

@@ -126,10 +126,16 @@ class Worth:
     again: Mapping[str, Sequence[float]]
 
 
+def judged(found: Iterable[Entry]) -> list[Entry]:
+    """What the luck of a search is judged by: its candidates that trained, ReLU and Swish. Other
+    baselines were chosen for what they are, so their spread says nothing of the candidates'."""
+    return [e for e in found if e.val_score is not None and not e.asked_for]
+
+
 def worth(run: Run) -> Worth | None:
     """By the re-evaluations under the search's own protocol; None where there are none with two
     seeds, or too few functions."""
-    found = [e for e in run.leaderboard() if e.val_score is not None]
+    found = judged(run.leaderboard())
     protocol = {row["protocol"] for row in run.rows("search")}
     again: dict[str, dict[int, float]] = {}
     for row in run.rows("reevaluate"):
@@ -154,11 +160,12 @@ def luck(run: Run) -> str | None:
     known = worth(run)
     if known is None:
         return None
-    return luck_of([e for e in run.leaderboard() if e.rank is not None], known)
+    return luck_of(run.leaderboard(), known)
 
 
 def luck_of(found: Sequence[Entry], known: Worth) -> str:
-    """The sentence, of the ranked functions of a search."""
+    """The sentence, of the functions of a search, best first."""
+    found = judged(found)
     best, seen = found[0], known.again.get(found[0].expression)
     metric = best.metric
     then = f"; it had {metric.text(statistics.fmean(seen))} (n = {len(seen)})" if seen else ""

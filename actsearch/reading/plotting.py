@@ -31,12 +31,12 @@ from actsearch.results.figures.trainings import (
     file_name,
     preactivation_figure,
 )
-from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import Outcome
 from actsearch.run import Run, named
 
-COURSES = 5  # functions whose loss is drawn, beside the baselines
+COURSES = 5  # functions whose loss is drawn, beside ReLU and Swish
 
 
 class Found:
@@ -53,6 +53,16 @@ class Found:
     @cached_property
     def ranked(self) -> list[Entry]:
         return [e for e in self.entries if e.rank is not None]
+
+    @cached_property
+    def first(self) -> Entry | None:
+        """The best candidate; the best baseline where no candidate has trained."""
+        return next((e for e in self.ranked if not e.beside), next(iter(self.ranked), None))
+
+    @cached_property
+    def head(self) -> list[Entry]:
+        """What is drawn of the best: the ranked without the baselines that were asked for."""
+        return [e for e in self.ranked if not e.asked_for]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -79,9 +89,9 @@ class Found:
         return inspected(self.run, self.function)
 
     def courses(self, n: int = COURSES) -> list[LossCurve]:
-        """The losses of the best `n` functions and of the baselines."""
-        wanted = {e.expression: e for e in self.ranked[:n]}
-        wanted |= {e.expression: e for e in self.ranked if e.label in BESIDE}
+        """The losses of the best `n` functions, and of ReLU and Swish."""
+        wanted = {e.expression: e for e in self.head[:n]}
+        wanted |= {e.expression: e for e in self.head if e.beside}
         trials = {row["expression"]: row["id"] for row in self.rows}
         store = self.run.store(readonly=True)
         try:
@@ -103,7 +113,7 @@ class Found:
 
         operators = self.settings.get("operators", "guarded")
         found: list[Curve] = []
-        for entry in self.ranked[:n]:
+        for entry in self.head[:n]:
             with suppress(ParseError):
                 for expr in candidate_from(entry.expression).functions:
                     title = f"#{entry.rank}  {formula(expr)}"

@@ -25,7 +25,7 @@ from actsearch.reading.comparison import Worth, worth
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.results.figures.plots import Figure, to_svg
 from actsearch.results.figures.searches import SHOWN, front
-from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import ACCURACY, common
 from actsearch.results.repeats import best_first, of_seeds, split_of
 from actsearch.results.tables import Row, show
@@ -146,7 +146,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
     functions = _functions(found, rows, known, error)
     verdicts = list(telling.verdicts(found))
     firsts = {v.first["expression"]: v.first for v in verdicts}.values()
-    best = [vars(e) for e in found.ranked[:1]]
+    best = [vars(found.first)] if found.first else []
     return {
         "name": run.name,
         "metric": found.metric.name,
@@ -238,7 +238,7 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "formula": e.formula,
                 "mathml": mathml,
                 "label": e.label,
-                "beside": e.label in BESIDE,
+                "beside": e.beside,
                 "score": e.metric.cell(e.val_score),
                 "error": e.metric.cell(error.of(e)),
                 "expected": e.metric.cell(known.expected.get(e.expression) if known else None),
@@ -320,7 +320,7 @@ def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
     from actsearch.search_space.parser import ParseError
 
     operators = found.settings.get("operators", "guarded")
-    for entry in found.ranked[:SHOWN]:
+    for entry in found.head[:SHOWN]:
         with suppress(ParseError):
             functions = candidate_from(entry.expression).functions
             svg = "".join(sheet.drawn(function_svg(expr, operators)) for expr in functions)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actsearch.options import options_of
-from actsearch.reading.comparison import Worth, luck_of
+from actsearch.reading.comparison import Worth, judged, luck_of
 from actsearch.reading.plotting import Found
-from actsearch.results.leaderboard import BESIDE, DROPPED, Entry
+from actsearch.results.leaderboard import DROPPED, Entry
 from actsearch.results.metrics import Metric
+from actsearch.results.records import ALWAYS_BESIDE
 from actsearch.results.repeats import Trained, chosen, split_of_all
 from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
 from actsearch.results.tables import duration
@@ -47,16 +48,13 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
         return
     told = [f"{n:,} {STATUS_WORDS.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
     yield f"{len(found.entries):,} functions: {', '.join(told)}."
-    if not found.ranked:
+    best = found.first
+    if best is None:
         return
-    best = found.ranked[0]
-    others = [
-        f"{e.label} {_scored(e, found)} (#{e.rank})"
-        for name in BESIDE
-        for e in found.ranked
-        if e.label == name
-    ]
-    beside = f"; beside it {' and '.join(others)}" if others else ""
+    others = [_beside(e, found) for e in _baselines(found)]
+    more = sum(e.beside for e in found.ranked) - len(others)
+    others += [f"{more:,} other baselines that scored less"] if more else []
+    beside = f"; beside it {_listed(others)}" if others else ""
     yield f"The search's first had {_scored(best, found)} on validation data{beside}."
     if known is not None:
         yield luck_of(found.ranked, known)
@@ -72,14 +70,31 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
         else:
             yield f"No other function is {noise}."
     else:
-        fewest = head_of(len(found.ranked))
+        few = len(judged(found.ranked))
+        fewest = head_of(few)
         how_much = f"'actsearch reevaluate {found.run.path}', with the settings of the search, says"
-        if len(found.ranked) < fewest:
+        if few < fewest:
             how_much = f"Of fewer than {fewest} functions nothing says"
         yield (
             "The search trained every function once, so the order of functions that are close is "
             f"partly luck. {how_much} how much."
         )
+
+
+def _baselines(found: Found) -> list[Entry]:
+    """Those that a sentence has room for: ReLU, Swish, and the best of the others."""
+    beside = [e for e in found.ranked if e.beside]
+    always = [e for name in ALWAYS_BESIDE for e in beside if e.label == name]
+    return [*always, *[e for e in beside if e.asked_for][:1]]
+
+
+def _beside(entry: Entry, found: Found) -> str:
+    return f"{entry.label or entry.formula} {_scored(entry, found)} (#{entry.rank})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Such as `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _scored(entry: Entry, found: Found) -> str:
@@ -135,7 +150,7 @@ def _verdict(
             open_ = "" if ends.low > 0 else ": these seeds do not tell the two apart"
             low, high = (f"{metric.factor * x:+.{metric.decimals}f}" for x in (ends.low, ends.high))
             said += f" (95 %: {low} to {high}{open_})"
-    winner = found.ranked[0] if found.ranked else None
+    winner = found.first
     if winner is None:
         return f"{said}."
     if winner.expression == best:
@@ -179,6 +194,8 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
         told = [f"{s.get('steps', 0):,} steps of {s.get('batch_size')}", f"rate {s.get('lr')}"]
         told += [str(s[key]) for key in RECIPE if s.get(key)]
         yield "recipe", ", ".join(told)
+    if named := [e.label or e.formula for e in found.entries if e.beside]:
+        yield "baselines", ", ".join(named)
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
     if not ended:
@@ -208,13 +225,14 @@ def command(run: Run) -> str:
         settings = {**settings, score: run.metric.name}
     if own or not named:
         return ""
-    usual = resolve({}, {k: settings.get(k) for k in ("preset", "objective")})
+    usual = resolve({k: settings.get(k) for k in ("preset", "objective")})
     usual = replace(usual, objective=None)
     words = ["actsearch", "search", str(run.path)]
     for option in options_of(SearchOptions):
         value = settings.get(option.name)
-        if value is None or value is False or value == getattr(usual, option.name, None):
+        value = tuple(value) if option.several and value else value
+        if value in (None, False, ()) or value == getattr(usual, option.name, None):
             continue
         words.append(option.flag)
-        words += [] if value is True else [str(value)]
+        words += [] if value is True else map(str, value if option.several else (value,))
     return shlex.join(words)

@@ -3,7 +3,7 @@ little time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from rich.console import Console
 
@@ -30,8 +30,10 @@ def train(
     machinery: Machinery,
     title: str,
     console: Console,
+    beside: Collection[str] = (),
 ) -> str:
-    """Train each trial by the evaluator of its protocol; returns why it ended. `run` is locked."""
+    """Train each trial by the evaluator of its protocol; returns why it ended. `run` is locked;
+    `beside` are the subjects of the baselines."""
     missing = [t for t in trials if _to_train(store.outcome(t), machinery.timeout)]
     if not missing:
         return DONE
@@ -42,7 +44,11 @@ def train(
     stop = Stop(run)
     with running(machinery, evaluate, len(missing), stop, console) as executor:
         progress = Progress(
-            f"{run.path}  {title}", executor.description, len(missing), metrics=metrics
+            f"{run.path}  {title}",
+            executor.description,
+            len(missing),
+            metrics=metrics,
+            beside=beside,
         )
         with live(progress, console):
             forget = () if kept is None else (kept.forget,)

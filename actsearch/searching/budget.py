@@ -21,7 +21,8 @@ class Budget:
         self.store = store
         self.budget = budget
         self._trained = store.trained()  # expressions, as are those on their way
-        self._paid = {t.subject for t in store.waiting() if store.has_proposals(t)}
+        paid = {t.subject for t in store.waiting() if store.has_proposals(t)}
+        self._paid = paid - store.unscreened()
 
     @property
     def charged(self) -> int:

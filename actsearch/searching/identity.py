@@ -70,7 +70,10 @@ class Candidates:
     def trial(self, digits: Digits, level: Level) -> tuple[Trial, Described | None]:
         """The trial of this candidate at this level; with what was found of the candidate where the
         trial is new, with None where it was there."""
-        candidate = self._canonical(digits)
+        return self.trial_of(self._canonical(digits), level)
+
+    def trial_of(self, candidate: Candidate, level: Level) -> tuple[Trial, Described | None]:
+        """The same of a canonical candidate, of the space or not."""
         key = self.store.merged_into(candidate.key)
         trial = self.store.find(level.kind, key, level.protocol, self.seed)
         if trial is not None:

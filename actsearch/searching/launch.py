@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from functools import cache
@@ -16,23 +16,22 @@ from actsearch.controller.racing import Race
 from actsearch.controller.strategies import rungs, strategy_from
 from actsearch.errors import NoCandidateError
 from actsearch.options import Switch
-from actsearch.results.records import Trial
+from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
-from actsearch.search_space.baselines import NAMED
-from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.space import Space
 from actsearch.search_space.survey import describe
 from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.callbacks import Callback
-from actsearch.searching.identity import Candidates, Level, submit_candidate
+from actsearch.searching.identity import Candidates, Level
 from actsearch.searching.live import live
 from actsearch.searching.loop import STOPPED, TrialSource, run_trials
 from actsearch.searching.machinery import Machinery, running
 from actsearch.searching.plan import Plan, make_plan
 from actsearch.searching.progress import HISTORY, Progress
 from actsearch.searching.proposals import Proposals
+from actsearch.searching.rejections import rejection
 from actsearch.searching.run_log import logging_to
 from actsearch.searching.sources import Raced, StrategySource, asking
 from actsearch.searching.stop import Stop
@@ -50,6 +49,7 @@ def search(
     metric: Any = None,
     match: Any = None,
     example: Any = None,
+    baselines: str | Sequence[str] = (),
     quiet: bool = False,
     callbacks: Iterable[Callback] = (),
     **options: Any,
@@ -62,10 +62,11 @@ def search(
     and functions of torch; `example` is a batch of inputs [blank ones] (docs/models.md). `task`
     says what arrays are for. In the place of both `objective` may be a training of your own,
     train(make_activation, seed, steps, report), which returns scores by name, and `metric` the
-    Metric of the name that is searched for (docs/objectives.md). Other options are those of
-    `actsearch search` (see SearchOptions). Each of `callbacks` is called in this process as
-    `callback(trial, outcome, progress)` when a training has been stored; one that raises is logged
-    and left out from then on. Raises RunError where the run is in use or was made with other
+    Metric of the name that is searched for (docs/objectives.md). `baselines` are known functions
+    to train beside it, as `modern`, or a list of groups, names and formulas. Other options are
+    those of `actsearch search` (see SearchOptions). Each of `callbacks` is called in this process
+    as `callback(trial, outcome, progress)` when a training has been stored; one that raises is
+    logged and left out from then on. Raises RunError where the run is in use or was made with other
     settings.
     """
     callbacks = tuple(callbacks)
@@ -81,7 +82,9 @@ def search(
         "space": space, "dataset": dataset, "child": child, "objective": objective, "match": match
     }  # fmt: skip
     given = {k: v for k, v in objects.items() if isinstance(v, str)}
-    config = SearchOptions(run=None if run is None else str(run), **given, **options)
+    beside = (baselines,) if isinstance(baselines, str) else tuple(baselines)
+    path = None if run is None else str(run)
+    config = SearchOptions(run=path, baselines=beside, **given, **options)
     made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
     made |= {k: v for k, v in {"metric": metric, "example": example}.items() if v is not None}
     console = Console(stderr=True, quiet=quiet)
@@ -110,10 +113,11 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     settings = plan.settings
     evaluators = _evaluators(plan, store)
     level = _levels(store, plan, evaluators)
-    with store.transaction():
-        beside = [_baseline(store, name, plan, level(1.0)) for name in plan.beside]
+    extra, seed = plan.evaluator.extra, settings.seed
+    candidates = Candidates(store, plan.space, settings.operators, extra, seed)
+    beside, screened_out = _beside(plan, store, candidates, level(1.0))
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings.operators)
-    source = _source(plan, store, level, beside, ahead)
+    source = _source(plan, candidates, level, beside, screened_out, ahead)
     try:
         with _trackers(plan, store) as trackers:
             stop = Stop(plan.run)
@@ -128,17 +132,16 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
 
 def _source(
     plan: Plan,
-    store: Store,
+    candidates: Candidates,
     level: Callable[[float], Level],
     beside: Iterable[Trial],
+    screened_out: Mapping[str, Outcome],
     ahead: Ahead,
 ) -> StrategySource:
-    settings = plan.settings
-    name, operators, seed = settings.strategy, settings.operators, settings.seed
-    candidates = Candidates(store, plan.space, operators, plan.evaluator.extra, seed)
-    metric = plan.evaluator.metric
-    strategy = strategy_from(name, plan.space, seed, metric)
-    proposals = Proposals(store, strategy, name, candidates, level, metric)
+    settings, metric = plan.settings, plan.evaluator.metric
+    name = settings.strategy
+    strategy = strategy_from(name, plan.space, settings.seed, metric)
+    proposals = Proposals(candidates.store, strategy, name, candidates, level, metric, screened_out)
     chain = asking(
         proposals,
         budget=settings.budget,
@@ -184,6 +187,7 @@ def _run(
             executor.description,
             plan.total,
             plan.evaluator.metric,
+            beside=store.beside(),
             done_before=done,
         )
         progress.load(store.rows("search"))
@@ -224,10 +228,25 @@ def _levels(
     return level
 
 
-def _baseline(store: Store, name: str, plan: Plan, level: Level) -> Trial:
-    operators = plan.settings.operators
-    found = describe(candidate_from(NAMED[name]).canonical(operators), operators)
-    return submit_candidate(store, found, level, plan.settings.seed, label=name)
+def _beside(
+    plan: Plan, store: Store, candidates: Candidates, level: Level
+) -> tuple[list[Trial], Mapping[str, Outcome]]:
+    """The trials of the baselines, one of which a candidate may have made already, and by subject
+    why screening rejects those that it rejects as candidates."""
+    screening = plan.settings.screen == "on"
+    trials: list[Trial] = []
+    screened_out: dict[str, Outcome] = {}
+    with store.transaction():
+        for candidate in plan.beside:
+            trial, new = candidates.trial_of(candidate, level)
+            found = new or describe(candidate, plan.settings.operators)
+            trials.append(trial)
+            if screening and found.rejected:
+                screened_out[trial.subject] = rejection(found.rejected)
+                store.reopen(trial)
+        subjects = dict.fromkeys(trial.subject for trial in trials)
+        store.set_beside({subject: subject in screened_out for subject in subjects})
+    return trials, screened_out
 
 
 def check_found(run: Run) -> None:

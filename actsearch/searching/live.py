@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from actsearch.results.records import ALWAYS_BESIDE
 from actsearch.results.tables import duration, printable
 from actsearch.searching.progress import Progress, Scored
 
@@ -37,8 +38,8 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
     )
     block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]
     if progress.baselines:
-        shown = (f"{k} {seen.text}" for k, seen in progress.baselines.items())
-        block.append("       " + "   ".join(shown))
+        shown = (f"{name} {seen.text}" for name, seen in _always_first(progress.baselines))
+        block.append(f"       {'   '.join(shown)}"[: width - 1])
     if progress.health:
         block.append(f" {_health(progress.health)}"[: width - 1])
     if progress.last:
@@ -63,6 +64,13 @@ def _bar(progress: Progress) -> str:
 def _pace(progress: Progress) -> str:
     rate = f"   {60 * progress.rate:.1f}/min" if progress.rate else ""
     return rate + (f"   ETA {duration(progress.eta)}" if progress.eta is not None else "")
+
+
+def _always_first(baselines: Mapping[str, Scored]) -> list[tuple[str, Scored]]:
+    """ReLU and Swish, then the others, best first."""
+    always = [(k, seen) for k, seen in baselines.items() if k in ALWAYS_BESIDE]
+    others = [(k, seen) for k, seen in baselines.items() if k not in ALWAYS_BESIDE]
+    return always + sorted(others, key=lambda other: -other[1].merit)
 
 
 def _best(i: int, scored: Scored, width: int) -> str:

@@ -15,11 +15,14 @@ from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
-from actsearch.results.leaderboard import BESIDE, BESIDE_GATES
+from actsearch.functions import all_canonical
+from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES
 from actsearch.results.store import StoreError
 from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
+from actsearch.search_space.baselines import FORMS
+from actsearch.search_space.candidate import Candidate
 from actsearch.search_space.space import (
     Space,
     everything,
@@ -60,6 +63,8 @@ class Plan:
     survey: Survey | None  # of a space that is small enough
     seconds_a_child: float | None  # where it is known
     race: RaceRules | None
+    beside: tuple[Candidate, ...]  # the baselines
+    beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
     parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
 
@@ -83,18 +88,13 @@ class Plan:
         return len(self.survey.distinct)
 
     @property
-    def beside(self) -> tuple[str, ...]:
-        """The baselines that are trained beside the search."""
-        return BESIDE + BESIDE_GATES * (len(self.space.inputs) > 1)
-
-    @property
     def identity(self) -> dict[str, Any]:
         """What cannot change when the run is resumed."""
         return _identity(self.space, self.settings, self.evaluator)
 
     def config(self) -> dict[str, Any]:
         """What the run keeps of it."""
-        settings = {
+        settings: dict[str, Any] = {
             name: value if isinstance(value, (str, int, float, bool, type(None))) else None
             for name, value in vars(self.settings).items()
             if name not in _NOT_STORED
@@ -102,6 +102,7 @@ class Plan:
         if isinstance(self.settings.dataset, Path):
             settings["dataset"] = str(self.settings.dataset)
         settings["space"] = self.space.spec
+        settings["baselines"] = [*self.settings.baselines]
         evaluator = self.evaluator
         return {
             "identity": self.identity,
@@ -125,6 +126,7 @@ class Plan:
             f"run        {self.run.path}",
             f"space      {self.space.spec}: {functions}; {train} ({s.strategy})",
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
+            f"baselines  {', '.join(FORMS.get(c.key, c.formula) for c in self.beside)}",
         ]
         if note := self.evaluator.note:
             lines.append(f"weights    {note}")
@@ -150,9 +152,8 @@ class Plan:
         child = f"time       about {duration(self.seconds_a_child)} a child on one worker"
         if left and s.ray_address is None:
             share = 1.0 if cohorts is None else cohorts.cost
-            beside = 0 if self.done else len(self.beside)
-            workers = _workers(Machinery.of(s), left + beside)
-            total = self.seconds_a_child * (left * share + beside) / workers
+            workers = _workers(Machinery.of(s), left + self.beside_left)
+            total = self.seconds_a_child * (left * share + self.beside_left) / workers
             child += f", {duration(total)} for all on {workers}; dearer functions take longer"
         return [*lines, child]
 
@@ -175,9 +176,15 @@ def make_plan(
     if settings.tensorboard:
         writer_class()
     space = _space(settings)
+    extra = extra_operators(space)
+    named = all_canonical(settings.baselines, settings.operators, extra)
+    # Groups of a later release, and ranks of a run that goes on, may mean others.
+    settings = replace(settings, baselines=tuple(FORMS.get(c.key, c.key) for c in named))
+    usual = ALWAYS_BESIDE + BESIDE_GATES * (len(space.inputs) > 1)
+    beside = tuple(dict.fromkeys((*all_canonical(usual, settings.operators), *named)))
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
-    evaluator = make_evaluator(settings, extra_operators(space), in_turns=in_turns)
+    evaluator = make_evaluator(settings, extra, in_turns=in_turns)
     strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
@@ -187,10 +194,16 @@ def make_plan(
     if not dry:
         run.check_free()
     seconds = warm_up(evaluator)
-    evaluator.build(space.decode(space.digits(0)).key)  # raises where it has no place in the child
+    several = (candidate for candidate in beside if len(candidate.functions) > 1)
+    for candidate in (space.decode(space.digits(0)), *several):
+        evaluator.build(candidate.key)  # raises where it has no place in the child
     parameters = gate_parameters(evaluator) if len(space.inputs) > 1 else None
     found = _survey(space, settings)
-    return Plan(run, settings, space, evaluator, found, seconds, race, _done(run), parameters)
+    finished, done = _done(run)
+    left = sum(candidate.key not in finished for candidate in beside)
+    return Plan(
+        run, settings, space, evaluator, found, seconds, race, beside, left, done, parameters
+    )
 
 
 def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
@@ -253,12 +266,15 @@ def _identity(space: Space, settings: Settings, evaluator: AnyEvaluator) -> dict
     }
 
 
-def _done(run: Run) -> int:
+def _done(run: Run) -> tuple[set[str], int]:
+    """The functions that have trained, and how many the budget counts."""
     try:
         with closing(run.store(readonly=True)) as store:
-            return len(store.trained())
+            rows = store.rows("search")
+            done = len(store.trained())
     except StoreError:  # there is none yet; one that is damaged is said when the search starts
-        return 0
+        return set(), 0
+    return {r["expression"] for r in rows if r["status"] not in (None, "rejected")}, done
 
 
 def _default_run(config: SearchOptions, objects: Mapping[str, Any]) -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import KINDS, Outcome, Trial
 
@@ -62,6 +61,7 @@ class Progress:
     total: int | None
     metric: Metric = ACCURACY  # what a score is
     metrics: Mapping[str, Metric] = field(default_factory=dict)  # by protocol, where they differ
+    beside: Collection[str] = ()  # the subjects of the baselines
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     done_before: int = 0
@@ -91,7 +91,7 @@ class Progress:
             return  # a shorter training, not to be compared
         metric = self.metrics.get(trial.protocol, self.metric)
         seen = (trial.id, trial.formula, outcome.status, score, outcome.reason, time.time())
-        self._add(trial.label, Scored(*seen, metric))
+        self._add(trial.subject, trial.label, Scored(*seen, metric))
 
     def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """What earlier sessions of the run have found."""
@@ -106,14 +106,14 @@ class Progress:
                     row["finished"],
                     self.metric,
                 )
-                self._add(row["label"], seen)
+                self._add(row["expression"], row["label"], seen)
         self.last = ()
 
-    def _add(self, label: str, scored: Scored) -> None:
+    def _add(self, subject: str, label: str, scored: Scored) -> None:
         self.counts[scored.status] += 1
         self.last = (*self.last, scored)[-LAST:]
-        if label in BESIDE:
-            self.baselines = {**self.baselines, label: scored}
+        if subject in self.beside:
+            self.baselines = {**self.baselines, label or scored.formula: scored}
         elif scored.score is not None:
             by_score = sorted((*self.best, scored), key=lambda s: -s.merit)
             self.best = tuple(by_score[:BEST])

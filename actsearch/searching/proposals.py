@@ -8,6 +8,7 @@ what the store holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from actsearch.controller.strategy import Proposal, Strategy
 from actsearch.results.metrics import ACCURACY, Metric
@@ -21,8 +22,9 @@ from actsearch.searching.progress import Tally
 
 class Proposals:
     """Asks a strategy. `level(share)` says how a proposal for this share of the steps is trained,
-    `metric` which scores are better. The strategy's state and its open proposals are taken from the
-    store, if it has any."""
+    `metric` which scores are better. `screened_out` are baselines that screening rejects as
+    candidates, by subject: a strategy is told that, and not what the baseline reached. The
+    strategy's state and its open proposals are taken from the store, if it has any."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Proposals:
         candidates: Candidates,
         level: Callable[[float], Level],
         metric: Metric = ACCURACY,
+        screened_out: Mapping[str, Outcome] = MappingProxyType({}),
     ) -> None:
         self.store = store
         self.strategy = strategy
@@ -39,6 +42,7 @@ class Proposals:
         self.candidates = candidates
         self.level = level
         self.metric = metric
+        self.screened_out = screened_out
         self.made = store.proposals()
         self.health: Mapping[str, float] = {}
         self._trials = store.proposed_trials()
@@ -82,7 +86,9 @@ class Proposals:
         self._trials += not self.store.has_proposals(trial)
         self.store.propose(self.name, proposal.number, proposal.digits, trial, proposal.share)
         self._open.setdefault(trial.id, []).append(proposal)
-        return Asked(trial, None if new else self.store.outcome(trial), new)
+        if new:
+            return Asked(trial, None, new)
+        return Asked(trial, self.screened_out.get(trial.subject) or self.store.outcome(trial), None)
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         value = reward(outcome, self.metric)

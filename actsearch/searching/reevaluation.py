@@ -19,11 +19,10 @@ from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.errors import NoCandidateError, UsageError
-from actsearch.functions import find_all
+from actsearch.functions import all_canonical
 from actsearch.options import Switch
-from actsearch.results.leaderboard import BESIDE, BESIDE_GATES
 from actsearch.results.metrics import Metric, common
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES, Outcome, Trial
 from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
@@ -139,7 +138,8 @@ def run_reevaluation(
     else:
         models = _models(config, said, stored, children, datasets, extra)
     operators = models[0].evaluators[0].operators
-    functions = _functions(config, run, operators, extra)
+    beside = all_canonical([*ALWAYS_BESIDE, *config.baselines], operators, extra)
+    functions = _functions(beside, config, run, operators, extra)
     _check_places(models, functions)
     seeds = _seeds(config, run, models)
     machinery = Machinery.of(config)
@@ -152,7 +152,10 @@ def run_reevaluation(
 
             def trained(trials: list[Trial], what: str) -> str:
                 title = f"{what} · {_title(models)}"
-                return train(run, store, trials, _evaluators(models), machinery, title, console)
+                return train(
+                    run, store, trials, _evaluators(models), machinery, title, console,
+                    [candidate.key for candidate in beside],
+                )  # fmt: skip
 
             with logging_to(run.path / "run.log"):
                 reason = DONE
@@ -292,22 +295,23 @@ def _rates(lr: float, n: int) -> list[float]:
 
 
 def _functions(
-    config: ReevaluateOptions, run: Run, operators: str, extra: tuple[Any, ...]
+    beside: Sequence[Candidate],
+    config: ReevaluateOptions,
+    run: Run,
+    operators: str,
+    extra: tuple[Any, ...],
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
-    chosen = find_all(config.functions or _best(run, config.top), operators, extra)
-    gates = any(len(expr.inputs) > 1 for candidate in chosen for expr in candidate.functions)
-    beside = [*BESIDE, *BESIDE_GATES[:1] * gates, *config.baselines]
-    meant = [*find_all(beside, operators, extra), *chosen]
-    found = dict.fromkeys(candidate.canonical(operators) for candidate in meant)
+    asked = all_canonical(config.functions or _best(run, config.top), operators, extra)
+    gates = any(len(expr.inputs) > 1 for candidate in asked for expr in candidate.functions)
+    best_known = all_canonical(BESIDE_GATES[:1] if gates else (), operators)
+    found = dict.fromkeys((*beside, *best_known, *asked))
     return {candidate: describe(candidate, operators).name for candidate in found}
 
 
 def _best(run: Run, n: int) -> list[str]:
-    """The best functions of the search; those trained beside it anyway are passed over."""
-    found = [
-        e.expression for e in run.leaderboard() if e.rank is not None and e.label not in BESIDE
-    ]
+    """The best candidates of the search, without its baselines."""
+    found = [e.expression for e in run.leaderboard() if e.rank is not None and not e.beside]
     if not found:
         raise NoCandidateError(
             f"{run.path} has no function that trained yet; search first, or give --functions"

@@ -7,9 +7,14 @@ from dataclasses import replace
 
 from actsearch.results.records import Cause, Outcome, Trial
 from actsearch.results.store import Store
+from actsearch.search_space.analysis.screening import Rejection
 from actsearch.search_space.survey import Described
 from actsearch.searching.asking import Asked, Asking
 from actsearch.searching.progress import Tally
+
+
+def rejection(why: Rejection) -> Outcome:
+    return Outcome("rejected", why.reason, Cause(why.flaw), why.variant)
 
 
 class Rejections:
@@ -28,8 +33,7 @@ class Rejections:
             if asked.new is None or asked.new.rejected is None:
                 yield asked
                 continue
-            why = asked.new.rejected
-            outcome = Outcome("rejected", why.reason, Cause(why.flaw), why.variant)
+            outcome = rejection(asked.new.rejected)
             self.store.record(asked.trial, outcome)
             self._rejected += 1
             self.tell(asked.trial, outcome)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actsearch.results.leaderboard import BESIDE
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import KINDS, Outcome, Trial
 from actsearch.results.store import Store
@@ -22,7 +21,7 @@ from actsearch.searching.progress import Progress
 
 log = logging.getLogger("actsearch")
 
-_COLUMNS = ("label", "status", "val_score", "seconds", "finished")
+_COLUMNS = ("expression", "label", "formula", "status", "val_score", "seconds", "finished")
 
 
 def writer_class() -> Any:
@@ -38,6 +37,10 @@ def writer_class() -> Any:
             name="tensorboard",
         ) from None
     return SummaryWriter
+
+
+def _text(setting: Any) -> str:
+    return ", ".join(setting) if isinstance(setting, list) else str(setting)
 
 
 class TensorBoard:
@@ -58,11 +61,12 @@ class TensorBoard:
         self._writer = writer_class()(str(folder), purge_step=0)
         self._store = store
         self._strategy = strategy
+        self._beside = store.beside()
         self._statuses: Counter[str] = Counter()
         self._metric = metric
         self._best: float | None = None
         self._told = 0  # rows of the strategy's health
-        rows = [{"setting": k, "value": str(v)} for k, v in settings.items() if v is not None]
+        rows = [{"setting": k, "value": _text(v)} for k, v in settings.items() if v is not None]
         self._writer.add_text("settings", to_markdown(rows), 0)
         found = (row for row in store.rows("search") if row["status"] not in (None, "rejected"))
         for row in sorted(found, key=lambda row: row["finished"]):
@@ -71,8 +75,9 @@ class TensorBoard:
 
     def __call__(self, trial: Trial, outcome: Outcome, progress: Progress) -> None:
         if KINDS[trial.kind].ranked:
+            names = (trial.subject, trial.label, trial.formula)
             scores = (outcome.status, outcome.val_score, outcome.seconds)
-            self._add(trial.label, *scores, time.time())
+            self._add(*names, *scores, time.time())
         self._add_health()
 
     @property
@@ -88,14 +93,21 @@ class TensorBoard:
             log.exception("the events for TensorBoard are not complete")
 
     def _add(
-        self, label: str, status: str, val_score: float | None, seconds: float, at: float
+        self,
+        subject: str,
+        label: str,
+        formula: str,
+        status: str,
+        val_score: float | None,
+        seconds: float,
+        at: float,
     ) -> None:
         """A finished training; baselines have scores of their own and are not the best found."""
         self._statuses[status] += 1
         numbers = {"search/seconds": seconds}
         if val_score is not None:
-            beside = label in BESIDE
-            numbers[f"baselines/{label}" if beside else self._tag] = val_score
+            beside = subject in self._beside
+            numbers[f"baselines/{label or formula}" if beside else self._tag] = val_score
             if not beside:
                 known = (val_score,) if self._best is None else (self._best, val_score)
                 self._best = max(known, key=self._metric.reward)

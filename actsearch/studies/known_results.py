@@ -17,7 +17,7 @@ from actsearch.errors import UsageError
 from actsearch.functions import find
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
 from actsearch.results.metrics import ACCURACY, METRICS, Metric
-from actsearch.results.records import KINDS
+from actsearch.results.records import ALWAYS_BESIDE, KINDS
 from actsearch.run import Run
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.parser import ParseError
@@ -182,7 +182,12 @@ def table_from(source: str | Path, space: str | None = None, operators: str | No
 def _of_run(run: Run, space: str | None) -> Table:
     settings = run.config.get("settings", {})
     made = space_from(space or settings.get("space", "one-unit"))
-    rows = [row for row in run.functions() if row["status"] not in (None, "rejected")]
+    rows = [
+        row
+        for row in run.functions()
+        if row["status"] not in (None, "rejected")
+        and (row["candidate"] or row["label"] in ALWAYS_BESIDE)
+    ]
     if not rows:
         raise UsageError(f"{run.path} has no finished function yet; search first")
     if any(row["status"] == "raced_out" or not KINDS[row["kind"]].ranked for row in rows):
@@ -219,6 +224,9 @@ def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> 
         if {"raced_out", "dropped"} & set(frame[names["status"]]):
             raise UsageError(f"{path} {LEFT_BEHIND}")
         frame = frame.loc[frame[names["status"]] != "rejected"]
+    if {"name", "candidate"} <= names.keys():  # as top.csv has them
+        candidate = frame[names["candidate"]].astype(str).isin(["True", "yes"])
+        frame = frame.loc[candidate | frame[names["name"]].isin(ALWAYS_BESIDE)]
     rewards: dict[Candidate, dict[float, Reward]] = {}
     for row in frame.to_dict("records"):
         try:

@@ -1,6 +1,7 @@
 """ConvNeXt (Liu et al. 2022): a ResNet as transformers are built, with the candidate in the middle
-of each block. Its trunk is linear and its layers are normalised before the branches, so functions
-of any growth learn in it, and it ranks them much as a language model does (docs/children.md).
+of each block, behind two projections if it is a gate. The trunk is linear and layers are normalised
+before the branches, so functions of any growth learn in it, and it ranks them much as a language
+model does (docs/children.md).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from actsearch.child_models.networks.gated import activated, hidden_layer
 from actsearch.child_models.networks.image_network import ImageNetwork, Size
 from actsearch.search_space.activation import MakeActivation
 
@@ -35,14 +37,15 @@ class Block(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.up = nn.Linear(width, 4 * width)
-        self.act = make_activation(4 * width, channel_dim=-1)
-        self.down = nn.Linear(4 * width, width)
+        self.up, self.gate, self.act = hidden_layer(
+            make_activation, width, 4 * width, width, channel_dim=-1
+        )
+        self.down = nn.Linear(self.up.out_features, width)
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(self.conv(x).permute(0, 2, 3, 1))
-        y = self.scale * self.down(self.act(self.up(y)))
+        y = self.scale * self.down(activated(y, self.up, self.gate, self.act))
         return x + y.permute(0, 3, 1, 2)
 
 
@@ -92,7 +95,8 @@ class ConvNeXt(ImageNetwork):
                 nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, Block):
-                nn.init.normal_(module.up.weight, std=module.up.in_features**-0.5)
+                for projection in filter(None, (module.up, module.gate)):
+                    nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
                 nn.init.zeros_(module.down.weight)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:

@@ -12,15 +12,16 @@ from types import MappingProxyType
 from typing import Any
 
 from actsearch.results.figures.plots import Figure, Line, Panel, Points, Spans
-from actsearch.results.leaderboard import BESIDE, Entry
+from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import ACCURACY, Metric
-from actsearch.results.records import Cause
+from actsearch.results.records import ALWAYS_BESIDE, Cause
 from actsearch.results.statistics import wilson
 
 SHOWN = 12  # functions in a gallery
 OPERATORS_FROM = 20  # finished functions, for shares of operators
 SHARE = 0.25  # of all finished functions: the best and the worst that are compared
 NAMED_AT_THE_FRONT = 8
+OTHERS = 3  # the style of all baselines but ReLU and Swish, which have their own
 
 
 # -- how it went
@@ -33,20 +34,30 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: Metric = ACCURACY
     scored = [(i, r) for i, r in enumerate(ended, 1) if r["val_score"] is not None]
     if not scored:
         return None
-    steps, best = _best_so_far(scored, len(ended), metric)
+
+    def at(kept: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[tuple[float, ...], ...]:
+        scores = tuple(metric.factor * r["val_score"] for _, r in kept)
+        return tuple(float(i) for i, _ in kept), scores
+
+    candidates = [(i, r) for i, r in scored if not r["beside"]]
     marks: list[Line | Points] = [
         Points(
-            "a function",
-            tuple(float(i) for i, _ in scored),
-            tuple(metric.factor * r["val_score"] for _, r in scored),
-            style=5, symbol=0, names=tuple(r["formula"] for _, r in scored), size=3.5,
+            "a function", *at(scored), style=5, symbol=0,
+            names=tuple(r["formula"] for _, r in scored), size=3.5,
         ),
-        Line("best so far", steps, best, style=0),
     ]  # fmt: skip
-    for row in (r for _, r in scored if r["label"] in BESIDE):
-        level, style = metric.factor * row["val_score"], 1 + BESIDE.index(row["label"])
+    if candidates:
+        steps, best = _best_so_far(candidates, len(ended), metric)
+        marks.append(Line("best so far", steps, best, style=0))
+    beside = [(i, r) for i, r in scored if r["beside"]]
+    for row in (r for _, r in beside if r["label"] in ALWAYS_BESIDE):
+        level, style = metric.factor * row["val_score"], 1 + ALWAYS_BESIDE.index(row["label"])
         ends = (0.0, float(len(ended)))
         marks.append(Line(row["label"], ends, (level, level), style=style, dash=style))
+    others = [(i, r) for i, r in beside if r["label"] not in ALWAYS_BESIDE]
+    if others:
+        names = tuple(r["label"] or r["formula"] for _, r in others)
+        marks.append(Points("another baseline", *at(others), style=OTHERS, names=names, size=5))
     failed = len(ended) - len(scored)
     panel = Panel("", "trainings finished", metric.axis("validation"), tuple(marks), x_from=0.0)
     note = f"; {failed:,} that failed or were stopped early have none" if failed else ""
@@ -126,8 +137,8 @@ def _smoothed(
 def front(entries: Iterable[Entry]) -> list[Entry]:
     """The functions that are cheaper than all that score better, beyond the intervals of their
     costs, cheapest first; none where that is true of the best alone, or an interval is not known.
-    """
-    found = _timed(entries)
+    Of the baselines ReLU and Swish alone count."""
+    found = _timed(e for e in entries if not e.asked_for)
     timed = [(e, *e.vs_relu_range) for e in found if e.vs_relu_range]
     if len(timed) < len(found):
         return []
@@ -174,8 +185,12 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
             Line("Pareto front", *at(best), style=0),
             Points("on the front", *at(best), style=0, names=short, written=True, size=7),
         ]
-    for entry in (e for e in timed if e.label in BESIDE):
-        marks.append(Points(entry.label, *at([entry]), style=1 + BESIDE.index(entry.label)))
+    beside = [e for e in timed if e.beside]
+    for entry in (e for e in beside if not e.asked_for):
+        marks.append(Points(entry.label, *at([entry]), style=1 + ALWAYS_BESIDE.index(entry.label)))
+    if others := [e for e in beside if e.asked_for]:
+        named = tuple(e.label or e.formula for e in others)
+        marks.append(Points("another baseline", *at(others), style=OTHERS, names=named, size=5))
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
     panel = Panel("", x, metric.axis("validation"), tuple(marks))
     return Figure(
@@ -235,7 +250,7 @@ def operators_in(expression: str) -> set[str]:
 def operator_shares(entries: Sequence[Entry]) -> list[OperatorShare]:
     """Of the best and the worst quarter of what was trained, those that diverged among the worst;
     the operators whose shares differ most first. Empty where too few have finished."""
-    trained = [e for e in entries if e.status in ("ok", "diverged") and e.label not in BESIDE]
+    trained = [e for e in entries if e.status in ("ok", "diverged") and not e.beside]
     if len(trained) < OPERATORS_FROM:
         return []
     ranked = sorted(trained, key=lambda e: -e.merit)
