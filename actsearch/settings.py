@@ -373,11 +373,13 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
         own = {name: None for name in _OF_CHILDREN if name in PRESETS[preset]}
         return Settings(**{"kernels": "eager", **known, **own})
     child, task = known["child"], known.get("task")
+    row = TASKS.get(task or "")
     published = recipe_settings(said.get("recipe"), child)
     if not published and child != stored.get("child"):
         published = usual_settings(child)
+        if row is not None and published.get("loss") not in row.losses:
+            published = {}  # of a child for another task, which says so itself
     if not published and task != stored.get("task"):
-        row = TASKS.get(task or "")
         published = settings_of(row.recipe) if row is not None and row.recipe else {}
     settings = {**known, **published, **said}
     if settings["precision"] == "auto":  # the run keeps what it means here

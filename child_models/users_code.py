@@ -15,9 +15,10 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from actsearch.child_models.device import short
 from actsearch.search_space.text import unknown
 
 INSTALLED = ("site-packages", "dist-packages")
+PACKAGE = __name__.partition(".")[0]
+PLAIN = (str, bytes, int, float, complex, torch.dtype)
+DEEPEST = 8  # of lists in lists, since one may hold itself
 
 
 def found(text: str, what: str, example: str) -> Any:
@@ -101,7 +105,7 @@ def from_bytes(sent: bytes) -> Any:
 
 def digest_of(thing: Any) -> str:
     """The hash of the source of a function or class, and of what that uses by name of the same
-    folder: functions, classes, plain values and arrays. It is the same whether its module is
+    folder: functions, classes, and what `plain` knows. It is the same whether its module is
     imported or is the script."""
     home = function_of(thing)
     found = {"": source_digest(thing)}
@@ -128,10 +132,11 @@ def function_of(train: Any) -> Any:
 
 
 def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
-    """The values that the code of a function, or of a class's methods, has from outside, each with
-    a name of its own, which tells its module where that is not `home`. (What a closure holds is
-    part of its source.)"""
+    """The values that the code of a function, or of a class's methods, has from outside, among them
+    default arguments and the classes that a class is made of, each with a name of its own, which
+    tells its module where that is not `home`. (What a closure holds is part of its source.)"""
     if isinstance(thing, type):
+        yield from ((base.__qualname__, base) for base in thing.__mro__[1:])
         for value in vars(thing).values():
             method = getattr(value, "fget", None) or getattr(value, "__func__", value)
             if isinstance(method, types.FunctionType):
@@ -139,6 +144,9 @@ def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
         return
     if not isinstance(thing, types.FunctionType):
         return
+    for values in (thing.__defaults__, thing.__kwdefaults__):
+        if values is not None:
+            yield f"{thing.__qualname__} {type(values).__name__}", values
     for cell in thing.__closure__ or ():
         with suppress(ValueError):  # that is empty
             if isinstance(held := cell.cell_contents, types.FunctionType | type):
@@ -171,24 +179,56 @@ def _is_own(value: Any, home: Any) -> bool:
         return False
 
 
-def plain(value: Any) -> str | None:
-    """What a number, a text, an array or the like is; None for other things."""
+def plain(value: Any, depth: int = 0) -> str | None:
+    """What a number, a text, an array or the like is, and a list, dictionary or dataclass of them;
+    None for other things, which in one of those are `?`."""
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:  # which numpy does not know
+            return f"bfloat16 {plain(value.float())}"
+        value = value.numpy()
     if isinstance(value, np.ndarray) and value.dtype != object:
         return f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in fields(value)}
+    if isinstance(value, types.SimpleNamespace):
+        value = vars(value)
     if isinstance(value, dict):
-        value = sorted(value.items(), key=repr)
+        value = sorted(value.items(), key=_by_key)
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
     if isinstance(value, list | tuple):
-        parts = [plain(part) for part in value]
-        return None if None in parts else f"({', '.join(cast(list[str], parts))})"
-    return repr(value) if isinstance(value, str | bytes | int | float | complex) else None
+        if depth == DEEPEST:
+            return None
+        return f"({', '.join(plain(part, depth + 1) or '?' for part in value)})"
+    return repr(value) if value is None or isinstance(value, PLAIN) else None
+
+
+def _by_key(item: tuple[Any, Any]) -> str:
+    return repr(item[0])
+
+
+def told(value: Any) -> str | None:
+    """As `plain`, and which function or class it is: of a library by its name, else by its
+    source."""
+    if isinstance(value, partial):
+        return f"{told(value.func)}{plain(value.args)}{plain(value.keywords)}"
+    value = getattr(value, "__func__", value)  # of a method
+    if not isinstance(value, types.FunctionType | types.BuiltinFunctionType | type):
+        return plain(value)
+    name = f"{value.__module__}.{value.__qualname__}"
+    return name if is_installed(value) else digest_of(value)
 
 
 def is_installed(thing: Any) -> bool:
-    """Whether a function or class is of an installed library, whose source nobody looks at."""
+    """Whether a function or class is of an installed library, whose source nobody looks at, or of
+    this package, wherever it lies."""
     if thing.__module__ == "__main__":
         return False
+    if str(thing.__module__).partition(".")[0] == PACKAGE:
+        return True
     try:
         return any(part in INSTALLED for part in Path(inspect.getfile(thing)).parts)
     except (TypeError, OSError):

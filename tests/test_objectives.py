@@ -290,14 +290,27 @@ def test_an_objective_that_cannot_be_sent_is_said_before_anything_trains(tmp_pat
 # -- its name and its source
 
 MODULE = """
-RATE = 2
+from dataclasses import dataclass
 
-def half(x):
+RATE = 2
+SHARE = 0.5
+SIZES = (None, 4)
+
+@dataclass
+class Config:
+    gain: float
+
+config = Config(gain=1.5)
+
+def half(x, share=SHARE):
     return RATE * x
 
-class Model:
+class Base:
+    level = 7
+
+class Model(Base):
     def value(self):
-        return half(6)
+        return half(6) * config.gain + SIZES[1]
 
 def train(make_activation, seed, steps, report):
     make_activation(1)
@@ -328,6 +341,10 @@ def digest(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:
         ("RATE = 2", "RATE = 3", False),
         ("return RATE * x", "return RATE * x / 2", False),
         ("half(6)", "half(8)", False),
+        ("SHARE = 0.5", "SHARE = 0.25", False),
+        ("(None, 4)", "(None, 5)", False),
+        ("gain=1.5", "gain=2.5", False),
+        ("level = 7", "level = 8", False),
         ("seed, steps", "steps, seed", False),
         ("return 1", "return 2", True),
     ],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,33 @@ def table(n: int = 120) -> tuple[np.ndarray, np.ndarray]:
 
 def net(outputs: int = 1, width: int = 8) -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, outputs))
+
+
+@dataclass
+class Config:
+    gain: float
+
+
+class Keeps(nn.Module):
+    """What trainings do not draw: a buffer, a number and a function under private names, one of a
+    configuration, and a parameter that its own reset leaves out."""
+
+    def __init__(self, *, buffer: float = 1.0, own: float = 1.0, gate: Any = torch.sin,
+                 gain: float = 1.0, left: float = 1.0) -> None:  # fmt: skip
+        super().__init__()
+        self.register_buffer("buffer", torch.tensor(buffer))
+        self.left = nn.Parameter(torch.tensor(left, dtype=torch.bfloat16))
+        self.layer = nn.Linear(3, 1)
+        self._own, self.gate, self.config = own, gate, Config(gain)
+
+    def reset_parameters(self) -> None:
+        self.layer.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return repr(object())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate(F.gelu(self.layer(x))) * self.buffer * self._own * self.left
 
 
 class Shifted(nn.Module):
@@ -204,6 +233,29 @@ def test_a_digest_is_of_all_but_what_each_training_draws(
     other: Callable[[], nn.Module], same: bool
 ) -> None:
     assert (child_from(Shifted()).digest == child_from(other()).digest) is same
+
+
+@pytest.mark.parametrize(
+    "other", [{"buffer": 2.0}, {"own": 2.0}, {"gate": torch.cos}, {"gain": 2.0}, {"left": 2.0}]
+)
+def test_a_digest_is_of_all_that_a_module_keeps(other: dict[str, Any]) -> None:
+    usual = Keeps()
+    known = child_from(usual).digest
+    with torch.no_grad():
+        usual.layer.weight.add_(1.0)
+    assert child_from(usual).digest == known == child_from(Keeps()).digest
+    assert child_from(Keeps(**other)).digest != known
+    assert child_from(usual).note.startswith("left begins as given in every training")
+
+
+def test_a_function_of_the_grammar_in_a_model_stays_what_it_is_in_workers() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), Activation("sin(x)"), nn.GELU())
+    code = (
+        "import pickle, sys; from actsearch import Activation; "
+        "built = pickle.load(sys.stdin.buffer).build.model; sys.exit(type(built[1]) is Activation)"
+    )
+    sent = pickle.dumps(child_from(model))
+    assert subprocess.run([sys.executable, "-c", code], input=sent, check=False).returncode == 1
 
 
 def test_a_digest_is_of_what_matches_and_the_same_in_another_process() -> None:
@@ -369,6 +421,7 @@ def test_inputs_and_targets_are_standardised_by_the_training_split() -> None:
         (np.where(np.arange(40) == 7, np.nan, np.arange(40)), "target of example 7 is NaN"),
         (np.arange(39), r"inputs \(40, 3\) and targets \(39,\) do not fit"),
         (np.zeros((40, 2, 2)), "do not fit"),
+        (1.7e9 + np.arange(40) * 9.0, r"around 1.7e\+09 that vary by 104 are rounded by up to"),
         (np.ones(40), "a target is the same, in float32, in all 29 examples to train on"),
     ],
 )
@@ -409,6 +462,11 @@ def test_every_loss_is_of_one_task_or_another_and_each_task_has_a_usual_one() ->
     for task, made in data.items():
         settings = resolve({"task": task})
         assert recipe_of(settings, made).loss == TASKS[task].losses[0]
+
+
+def test_a_child_of_another_task_says_so_and_no_loss_that_nobody_gave(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"convnext:width=16 asks for classes, .* targets"):
+        actsearch.search(tmp_path / "run", dataset=table(), task="regression", **INLINE)
 
 
 def labels() -> tuple[np.ndarray, np.ndarray]:
@@ -569,16 +627,18 @@ def test_token_ids_that_cannot_be_get_a_sentence(
 
 
 class Reads(nn.Module):
-    """Embeds, mixes with what came before, or with all, and says logits."""
+    """Embeds, mixes with what came before, or with all, and says logits. `share` is how much of all
+    it takes to begin with."""
 
-    def __init__(self, ahead: bool) -> None:
+    def __init__(self, ahead: bool, share: float = 1.0) -> None:
         super().__init__()
+        self.share = nn.Parameter(torch.full((6,), share))
         self.embed, self.up, self.out = nn.Embedding(8, 6), nn.Linear(6, 6), nn.Linear(6, 8)
         self.ahead = ahead
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.embed(ids)
-        x = x.mean(1, keepdim=True) + x if self.ahead else x.cumsum(1) / 8
+        x = self.share * x.mean(1, keepdim=True) + x if self.ahead else x.cumsum(1) / 8
         return self.out(F.gelu(self.up(x)))
 
 
@@ -589,6 +649,12 @@ def test_a_language_model_that_sees_what_it_is_to_predict_is_refused(tmp_path: P
     assert run.settings["optimiser"] == "adamw"  # the recipe of language models
     with pytest.raises(ValueError, match="Reads sees the tokens that it is to predict"):
         actsearch.search(tmp_path / "ahead", child=Reads(ahead=True), **given)
+    with pytest.raises(ValueError, match="Reads sees the tokens that it is to predict"):
+        actsearch.search(tmp_path / "branch", child=Reads(ahead=True, share=0.0), **given)
+
+
+def test_a_model_of_one_token_at_a_time_cannot_see_others() -> None:
+    tokens(np.arange(400) % 8, context=1).check_looks_back(Reads(ahead=True), "reads")
 
 
 def gpt2() -> nn.Module:

@@ -23,6 +23,7 @@ from actsearch.child_models.data.data import DataError
 from actsearch.child_models.data.labelled import Dataset
 from actsearch.child_models.data.sources import load
 from actsearch.child_models.data.text import Text, TextTask, make_text
+from actsearch.child_models.data.tokens import Tokenizer
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks.gpt import GPT
 from actsearch.child_models.networks.zoo import child_from
@@ -246,6 +247,26 @@ def test_tokens_are_those_of_the_tokenizer_and_cover_every_byte(tmp_path: Path, 
         assert own.decode(tokens.splits[split].tolist()) == whole
         assert tokens.lengths[split].sum() == len(whole.encode())
         assert len(tokens.splits[split]) < len(part) / 2
+
+
+def test_a_tokenizer_is_used_without_chance_and_its_tokens_cover_their_spaces(
+    tmp_path: Path, bpe: str
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    own = tokenizers.Tokenizer.from_file(bpe)
+    own.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    own.post_processor = tokenizers.processors.ByteLevel(trim_offsets=True)
+    own.train_from_iterator(
+        ["ab  c  "] * 9, tokenizers.trainers.BpeTrainer(vocab_size=300, show_progress=False)
+    )
+    own.model.dropout = 0.5
+    own.save(str(tmp_path / "own.json"))
+    tokenizer = Tokenizer(tmp_path / "own.json")
+    tokens, covered = tokenizer.encode(b"ab  c  " * 40)
+    # In a byte-level vocabulary each letter is a byte.
+    assert [len(own.id_to_token(int(token))) for token in tokens] == covered.tolist()
+    assert max(covered) > 1
+    assert np.array_equal(tokens, tokenizer.encode(b"ab  c  " * 40)[0])
 
 
 def test_bits_per_byte_are_those_of_the_bytes_that_the_tokens_cover(

@@ -30,6 +30,8 @@ LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "l1": F.l1_loss,
 }
 
+MOST_LOST = 0.01  # of the deviation of a target, when it is rounded to float32
+
 # Of the mean squared error of each target (k,), and the variance of each on the whole split.
 SCORES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "R2": lambda error, variance: (1 - error / variance).mean(),
@@ -141,11 +143,18 @@ def _checked(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{name}: targets of type {y.dtype} are no real numbers; give floats, or "
             "--task classification for classes, numbered from 0"
         )
-    y = y.astype(np.float32).reshape(len(y), -1)
+    given, y = y.reshape(len(y), -1), y.astype(np.float32).reshape(len(y), -1)
     if not np.isfinite(y).all():
         at = int(np.flatnonzero(~np.isfinite(y).all(1))[0])
         raise DataError(
             f"{name}: the target of example {at:,} is NaN or infinite; leave out such examples"
+        )
+    lost, spread = np.abs(given - y.astype(np.float64)).max(0), given.std(0, dtype=np.float64)
+    if (rough := (lost > MOST_LOST * spread) & (spread > 0)).any():
+        at = int(np.flatnonzero(rough)[0])
+        raise DataError(
+            f"{name}: targets around {given[:, at].mean():.4g} that vary by {spread[at]:.3g} are "
+            f"rounded by up to {lost[at]:.3g} in float32; subtract their mean first"
         )
     return checked_inputs(name, x), y
 

@@ -40,6 +40,7 @@ from actsearch.search_space import text as options
 
 TEXT_KINDS = {option.name: option.kind for option in TEXT_OPTIONS}
 CONTEXT: int = TEXT_OPTIONS[0].default  # tokens that a child sees
+MOVED = 0.1  # deviation by which the parameters of a child are moved, to see what it reads
 WINDOWS = 512  # that a split is scored on, at most
 EVALUATION_BATCH = 64
 SPLITS = ("train", "val", "test")
@@ -88,14 +89,19 @@ class Text:
     @torch.no_grad()
     def check_looks_back(self, model: nn.Module, name: str) -> None:
         """Raises ValueError for a child whose logits depend on tokens that come later, among them
-        the one that they are to predict: it would score far too well."""
+        the one that they are to predict: it would score far too well. Its parameters are moved
+        before, in place, since branches that begin at 0 hide what they read until they learn."""
+        if self.context == 1:
+            return
         random = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            parameter.add_(MOVED * torch.randn(parameter.shape, generator=random))
         first = torch.randint(self.vocabulary, (1, self.context), generator=random)
         half, other = self.context // 2, first.clone()
         other[:, half:] = (other[:, half:] + 1) % self.vocabulary
         model.eval()
         was, now = (model(ids)[:, :half].float() for ids in (first, other))
-        if (was - now).abs().max() > 1e-5 * was.std():  # rounding is less, and it is untrained
+        if (was - now).abs().max() > 1e-5 * was.std():  # rounding is less
             raise ValueError(
                 f"the child {name} sees the tokens that it is to predict: its logits change with "
                 "later ones; give a causal model (a decoder; is_decoder=True of transformers)"

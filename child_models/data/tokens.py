@@ -40,6 +40,9 @@ class Tokenizer:
             ) from error
         self._own.no_truncation()
         self._own.no_padding()
+        self._own.post_processor = None  # it would trim spaces from what a token covers
+        if hasattr(self._own.model, "dropout"):  # of BPE: other tokens each time
+            self._own.model.dropout = None
 
     @property
     def vocabulary(self) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,13 @@ from actsearch.child_models.users_code import (
     function_of,
     is_installed,
     plain,
+    told,
 )
 
 BUILDS = "a function without arguments that builds the model"
 MATCH = "nn.GELU,F.gelu"  # an example
 PREFIXES = {"nn": nn, "F": F}
+OF_EVERY_MODULE = vars(nn.Module()).keys()
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,11 @@ class Ready:
     def check_sent(self) -> None:
         """Raises ValueError where it holds what no worker can be sent."""
         self.__reduce__()
+
+    @cached_property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """As `kept` of its model; of a function nothing is known."""
+        return kept(self.model) if isinstance(self.model, nn.Module) else {}
 
     def _check(self, wanted: tuple[int, ...], in_words: str, output: Any) -> None:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
@@ -283,15 +291,24 @@ def _reset_of(module: nn.Module) -> Callable[[], None] | None:
 
 
 def kept(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters that begin in every training as they are in the model, by name: those of
-    modules that do not say how to draw them anew."""
-    drawn = {id(p) for m in model.modules() if _reset_of(m) for p in m.parameters(recurse=False)}
-    return {name: p for name, p in model.named_parameters() if id(p) not in drawn}
+    """The parameters and buffers that begin in every training as they are in the model, by name:
+    those that come out differently where they were different before."""
+    begun: list[dict[str, torch.Tensor]] = []
+    for other in (False, True):
+        copied = _copied(model, type(model).__name__)
+        for _, tensor in _tensors(copied) if other else ():
+            tensor.data = (tensor.detach() == 0).to(tensor.dtype)
+        with own_randomness(0, torch.device("cpu")):
+            begun.append(dict(_tensors(copied.apply(_begin_anew))))
+    return {n: t for n, t in _tensors(model) if not torch.equal(begun[0][n], begun[1][n])}
 
 
 def note(child: Ready) -> str:
     """What people should know of where a child's parameters begin, or ""."""
-    if not isinstance(child.model, nn.Module) or not (names := [*kept(child.model)]):
+    if not isinstance(child.model, nn.Module):
+        return ""
+    parameters = dict(child.model.named_parameters())
+    if not (names := [name for name in child.kept if name in parameters]):
         return ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     begin = "begins" if len(names) == 1 else "begin"
@@ -305,17 +322,17 @@ def note(child: Ready) -> str:
 
 
 def digest(child: Ready) -> str:
-    """The hash of all that outcomes depend on: of the model its structure, its plain attributes,
-    the shapes of its parameters, the values of those that are kept, `match`, and the source of what
-    is not of an installed library. It is the same in each process."""
+    """The hash of all that outcomes depend on: of the model its structure, its plain attributes and
+    functions, the shapes of its parameters and buffers, the values of those that are kept, `match`,
+    and the source of what is not of an installed library. It is the same in each process."""
     own = isinstance(child.model, nn.Module)
     with own_randomness(0, torch.device("cpu")):
         model = child.model if isinstance(child.model, nn.Module) else child.fresh()
-    sha = hashlib.sha256(repr(model).encode())
+    sha = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(model)).encode())
     told = [
         *(f"{name}{tuple(t.shape)}{t.dtype}{t.requires_grad}" for name, t in _tensors(model)),
         *_attributes(model),
-        *(str(plain(value)) for value in kept(model).values() if own),
+        *(str(plain(value)) for value in child.kept.values()),
         *([] if child.match == ACTIVATIONS else map(_called, child.match)),
         *(digest_of(cls) for cls in _own_classes(model)),
         *([] if own else [digest_of(child.model)]),
@@ -335,12 +352,22 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _attributes(model: nn.Module) -> Iterator[str]:
-    """Numbers, texts and the like that modules keep beside parameters, such as a number of
-    heads."""
+    """Numbers, texts, functions and the like that modules keep beside parameters, such as a number
+    of heads."""
     for name, module in model.named_modules():
         for key, value in sorted(vars(module).items()):
-            if not key.startswith("_") and key != "training" and (text := plain(value)) is not None:
+            if key in OF_EVERY_MODULE or _holds_tensors(key, value):
+                continue
+            if (text := told(value)) is not None:
                 yield f"{name}.{key}={text}"
+
+
+def _holds_tensors(key: str, value: Any) -> bool:
+    """Of torch's own, as an LSTM's list of its weights, which are parameters besides."""
+    several = isinstance(value, list | tuple)
+    return key.startswith("_") and any(
+        isinstance(part, torch.Tensor) for part in (value if several else [value])
+    )
 
 
 def _own_classes(model: nn.Module) -> list[type]:
