@@ -180,9 +180,6 @@ def test_the_cause_of_an_old_outcome_is_that_of_its_reason(tmp_path: Path) -> No
     assert [counted_as(o.cause, o.variant) for o in outcomes] == [words for *_, words in REASONS]
     newer = {Cause.SCORE, Cause.UNREAD}
     assert {cause for _, _, cause, _ in REASONS} == set(Cause) - newer
-        Cause.SCORE,
-        Cause.UNREAD,
-    }  # newer
     assert all((o.status == "ok") == (o.cause is None) for o in found.values())
 
 
