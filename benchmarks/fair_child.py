@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import nn
 
 from actsearch.child_models.data.sources import load
@@ -209,10 +209,18 @@ def agreement(rewards: pd.DataFrame, one: str, other: str) -> str:
     if one == other:
         return ""
     worst = rewards[[one, other]].fillna(-np.inf).to_numpy()
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(worst), (RESAMPLES, len(worst)))
-    low, high = np.nanquantile([spearmanr(*worst[i].T).statistic for i in drawn], (0.025, 0.975))
-    return f"{spearmanr(*worst.T).statistic:.2f} ({low:.2f} to {high:.2f})"
+    drawn = np.random.default_rng(0).integers(0, len(worst), (RESAMPLES, len(worst)))
+    [found] = spearman(worst[None])
+    low, high = np.nanquantile(spearman(worst[drawn]), (0.025, 0.975))
+    return f"{found:.2f} ({low:.2f} to {high:.2f})"
+
+
+def spearman(pairs: np.ndarray) -> np.ndarray:
+    """(resamples, n, 2) -> (resamples,)."""
+    ranks = rankdata(pairs, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    x, y = ranks[..., 0], ranks[..., 1]
+    return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
 
 
 def seed_noise(frame: pd.DataFrame, functions: Sequence[str]) -> pd.Series:

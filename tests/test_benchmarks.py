@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mpmath import mpf
-from scipy.stats import norm
+from scipy.stats import norm, spearmanr
 from torch import Tensor, nn
 
 import actsearch
@@ -728,3 +728,27 @@ def test_the_hunts_operators_are_those_of_the_tests_oracle(script: Any) -> None:
             betas = [beta][: expr.betas]
             own = module.program(expr)(mpf(x), [mpf(b) for b in betas])
             assert abs(own - oracle.value(expr, x, betas)) <= 1e-40 * (1 + abs(own))
+
+
+# -- small CNNs
+
+
+def test_the_page_about_children_has_the_figures_of_the_trainings_that_ship(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fair = script("fair_child")
+    monkeypatch.setattr(fair, "RESAMPLES", 2_000)
+    frame = fair.read([ROOT / "docs/data/children.jsonl"])
+    rewards, page = fair.mean_rewards(frame), (ROOT / "docs/children.md").read_text()
+    assert len(rewards) == len(fair.sample()) == 104
+    for network in ("convnext", "resnet8", "trunk_resnet", "two_convolutions"):
+        assert fair.agreement(rewards, network, "gpt") in page
+    relu = rewards.loc["relu(x)"]
+    row = [-relu["gpt"], *(100 * relu[name] for name in ("convnext", "resnet8", "trunk_resnet"))]
+    assert "| ReLU | {:.3f} | {:.1f} | {:.1f} | {:.1f} |".format(*row) in page
+
+
+def test_spearmans_correlation_is_that_of_scipy(script: Any) -> None:
+    pairs = np.random.default_rng(0).integers(0, 9, (3, 20, 2)).astype(float)  # with ties
+    expected = [spearmanr(*one.T).statistic for one in pairs]
+    assert script("fair_child").spearman(pairs) == pytest.approx(expected)
