@@ -3,6 +3,8 @@ without parameters. ResNet-20 of width 16 has 269,722 parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -74,6 +76,19 @@ def _channels_last(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
+def stages(block: Callable[[int, int, int], nn.Module], width: int, count: int) -> nn.Sequential:
+    """Three stages of `count` blocks with `width`, 2 and 4 times as many channels. The first block
+    of the second and the third stage halves the images. A block is made from the channels before
+    and after it, and its stride."""
+    blocks: list[nn.Module] = []
+    before = width
+    for stage in range(3):
+        for number in range(count):
+            blocks.append(block(before, width << stage, 2 if stage > 0 and number == 0 else 1))
+            before = width << stage
+    return nn.Sequential(*blocks)
+
+
 class ResNet(ImageNetwork):
     """`depth` = 6n+2."""
 
@@ -95,15 +110,8 @@ class ResNet(ImageNetwork):
         self.conv = Conv3x3(input_shape[0], width)
         self.bn = nn.BatchNorm2d(width)
         self.act = make_activation(width)
-        blocks: list[nn.Module] = []
-        channels_in = width
-        for stage in range(3):
-            for block in range((depth - 2) // 6):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(BasicBlock(make_activation, channels_in, width << stage, stride))
-                channels_in = width << stage
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(channels_in, classes)
+        self.blocks = stages(partial(BasicBlock, make_activation), width, (depth - 2) // 6)
+        self.head = nn.Linear(4 * width, classes)
         self.initialise()
 
     def features(self, x: torch.Tensor) -> torch.Tensor:

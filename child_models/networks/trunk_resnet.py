@@ -8,6 +8,7 @@ MobileNetV2 (Sandler et al. 2018, Section 3.2). The scale of a candidate's value
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from actsearch.child_models.networks.convolution import Conv3x3
 from actsearch.child_models.networks.image_network import ImageNetwork, Size
 from actsearch.child_models.networks.normalised import normalised
-from actsearch.child_models.networks.resnet import subsampled
+from actsearch.child_models.networks.resnet import stages, subsampled
 from actsearch.search_space.activation import MakeActivation
 
 
@@ -57,15 +58,8 @@ class TrunkResNet(ImageNetwork):
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"a trunk ResNet has 6n+2 layers (8, 14, 20, ...), not {depth}")
         self.conv = Conv3x3(input_shape[0], width)
-        blocks: list[nn.Module] = []
-        channels_in = width
-        for stage in range(3):
-            for branch in range((depth - 2) // 3):
-                stride = 2 if stage > 0 and branch == 0 else 1
-                blocks.append(TrunkBlock(make_activation, channels_in, width << stage, stride))
-                channels_in = width << stage
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(channels_in, classes)
+        self.blocks = stages(partial(TrunkBlock, make_activation), width, (depth - 2) // 3)
+        self.head = nn.Linear(4 * width, classes)
         self.initialise()
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
