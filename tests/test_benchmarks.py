@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mpmath import mpf
+from scipy.special import expit
 from scipy.stats import norm, spearmanr
 from torch import Tensor, nn
 
@@ -21,17 +23,19 @@ import actsearch
 from actsearch import cli
 from actsearch.child_models.networks import zoo
 from actsearch.controller.racing import FIRST, RaceRules
+from actsearch.controller.strategy import Proposal, Reward
 from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
 from actsearch.search_space.activation import Activation
 from actsearch.search_space.analysis.confirmation import same_function
 from actsearch.search_space.analysis.equivalence import canonical
+from actsearch.search_space.analysis.evaluation import curves
 from actsearch.search_space.analysis.fingerprint import fingerprint, fingerprints
 from actsearch.search_space.analysis.screening import screen
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.expression import Expr, X
 from actsearch.search_space.operators import OPERATORS
 from actsearch.search_space.parser import parse
-from actsearch.search_space.space import SPACES
+from actsearch.search_space.space import SPACES, space_from
 from actsearch.studies.known_results import Table, table_from
 
 from . import oracle
@@ -543,7 +547,8 @@ def test_a_step_is_timed_with_what_its_row_says(script: Any, monkeypatch: Any) -
 
 def test_a_candidate_is_worth_its_closeness_to_swish(script: Any) -> None:
     module = script("strategies")
-    task, space = module.Recover(), module.SPACE
+    space = SPACES["two-units"]
+    task = module.recover(space, 0)
     random = Random(0)
     sampled = [space.digits(random.randrange(space.size)) for _ in range(200)]
     worth = {space.expression(d): task(d, 1.0).reward for d in sampled}
@@ -551,28 +556,151 @@ def test_a_candidate_is_worth_its_closeness_to_swish(script: Any) -> None:
     for expr, reward in worth.items():
         y = Activation(expr)(module.GRID.float()).detach().double().numpy()
         if np.isfinite(y).all() and abs(y).max() < 1e5:
-            distance = np.sqrt(np.mean((y - module.TARGET) ** 2))
+            distance = np.sqrt(np.mean((y - module.SWISH) ** 2))
             assert reward == pytest.approx(1 / (1 + distance), rel=1e-3), expr
 
 
-def test_strategies_are_scored_by_the_best_and_by_the_evaluations_to_it(
-    script: Any, monkeypatch: Any, capsys: Any
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ceiling_of_the_bandit_is_its_best_point(script: Any, seed: int) -> None:
+    bandit = script("strategies").Bandit(SPACES["tiny"], seed)
+    points = map(SPACES["tiny"].digits, range(SPACES["tiny"].size))
+    assert bandit.ceiling == pytest.approx(max(bandit(d, 1.0).reward for d in points), abs=1e-12)
+
+
+def test_the_points_that_are_swish_are_counted(script: Any) -> None:
+    """Against the operators of the space written once more."""
+    module = script("strategies")
+    space = space_from("units=2;unary=identity,neg,sigmoid;binary=mul,add,max")
+    unary = (lambda x: x, np.negative, expit)
+    binary = (np.multiply, np.add, np.maximum)
+    x = np.linspace(-5, 5, 101)
+    points = module.uniform(space, np.random.default_rng([0, 3]), 1000)
+    equal = 0
+    for d in points:
+        first = binary[d[4]](unary[d[2]](x), unary[d[3]](x))
+        inputs = (x, first)
+        value = binary[d[9]](unary[d[7]](inputs[d[5]]), unary[d[8]](inputs[d[6]]))
+        equal += np.allclose(value, x * expit(x), rtol=0, atol=1e-10)
+    assert module.base_rate(module.recover(space, 0), 1000) == equal > 10
+    assert "1 in 1,000: random draws find it after 693" in module.rate(1, 1000)
+
+
+class Fixed:
+    """A strategy that proposes these points, and says how long it takes for that."""
+
+    def __init__(self, points: list[Any], work: Callable[[], None] = lambda: None) -> None:
+        self.points, self.work = points, work
+
+    def ask(self, n: int) -> list[Proposal]:
+        self.work()
+        return [Proposal(0, self.points.pop(0))] if self.points else []
+
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
+        self.work()
+
+
+@pytest.mark.parametrize("task", ["hard-two", "hard-three"])
+def test_a_hard_target_is_rare_and_is_found_by_its_own_digits(
+    script: Any, monkeypatch: Any, task: str
 ) -> None:
     module = script("strategies")
-    monkeypatch.setitem(module.BUDGETS, "recover", 40)
-    bandits = [module.score("bandit", ("random", seed)) for seed in (0, 0, 1)]
-    assert bandits[0] == bandits[1] != bandits[2]
-    best = np.mean([values.max() for values in module.Bandit(0).values])
-    assert 0.5 < bandits[0] <= best
-    assert module.score("recover", ("random", 0)) == 41  # not found
-    swish = canonical(parse("x * sigmoid(x)"))
-    monkeypatch.setattr(module, "canonical", lambda expr: swish)
-    assert module.score("recover", ("random", 0)) == 1
-    module.compare("bandit", ("random", "evolution"), range(2))
-    random, evolution = capsys.readouterr().out.splitlines()[-2:]
-    assert random.split()[0] == "random"
-    assert evolution.split()[0] == "evolution"
-    assert f"{np.median(bandits[1:]):.4g}" in random
+    space = module.TASKS[task].space
+    random = np.random.default_rng(7)
+    others = [tuple(d) for d in module.uniform(space, random, 5).tolist()]
+    targets = set()
+    monkeypatch.setattr(module, "_imported", lambda strategy: None)
+    for seed in range(3):
+        digits, worth = module.hard_target(space, seed)
+        [found] = curves([space.expression(digits)], module.GRID)
+        y = found.value[0, 0].numpy()
+        assert y == pytest.approx(worth.target, abs=1e-12)
+        assert abs(y).max() <= 10
+        line = np.polyval(np.polyfit(module.GRID.numpy(), y, 1), module.GRID.numpy())
+        assert np.std(y - line) > 0.1 * y.std() > 0.01
+        drawn = np.nan_to_num(module.screened(space), nan=1e3)
+        assert len(drawn) == 30_000
+        assert np.abs(drawn - worth.target).max(axis=1).min() > 1e-9
+        points = [*others, digits, others[0]]
+        monkeypatch.setattr(module, "strategy_from", lambda *_, p=points: Fixed([*p]))
+        row = module.search(module.Job(task, 300, "random", seed))
+        assert (row["found at"], row["best"]) == (len(others) + 1, pytest.approx(1.0))
+        assert max(worth(d, 1.0).reward or 0 for d in others) < 1
+        targets.add(digits)
+    assert len(targets) == 3
+    assert not any(map(module.wanted, (2 * module.GRID.numpy(), np.full(101, np.nan))))
+
+
+def test_the_time_of_a_strategy_is_counted_apart(script: Any, monkeypatch: Any) -> None:
+    module = script("strategies")
+    clock = [0.0]
+
+    def takes(seconds: float) -> None:
+        clock[0] += seconds
+
+    class Slow(module.Bandit):
+        def __call__(self, digits: Any, share: float) -> Any:
+            takes(5.0)
+            return super().__call__(digits, share)
+
+    space = module.SPACES["two-units"]
+    points = [space.digits(i) for i in range(10)]
+    monkeypatch.setitem(module.TASKS, "bandit", module.Task(space, 300, Slow))
+    monkeypatch.setattr(module.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(module, "_imported", lambda strategy: None)
+    monkeypatch.setattr(module, "strategy_from", lambda *_: Fixed(points, lambda: takes(3.0)))
+    row = module.search(module.Job("bandit", 4, "random", 0))
+    assert (row["strategy's seconds"], row["benchmark's seconds"]) == (4 * 2 * 3.0, 4 * 5.0)
+
+
+def test_searches_of_strategies_go_on_where_they_ended(
+    script: Any, monkeypatch: Any, tmp_path: Path, capsys: Any
+) -> None:
+    module, out = script("strategies"), tmp_path / "rows"
+    searched: list[Any] = []
+    search = module.search
+    monkeypatch.setattr(module, "search", lambda job: (searched.append(job), search(job))[1])
+
+    def run(*words: str) -> str:
+        given = ["--task", "bandit", "--strategy", "evolution", "--budget", "20", "--processes=1"]
+        monkeypatch.setattr("sys.argv", ["strategies.py", "run", *given, *words])
+        module.main()
+        return capsys.readouterr().out
+
+    run("--seeds=2", f"--out={out}")
+    whole = out.read_text()
+    out.write_text(whole[:-9])  # as a kill leaves it
+    table = run("--seeds=3", f"--out={out}")
+    assert len(searched) == 4 + 3
+    again = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(set(map(module.Job.of, again))) == len(again) == 6
+    key = lambda row: (row["seed"], row["strategy"], row["best"])  # noqa: E731
+    assert sorted(map(key, again))[:4] == sorted(map(key, map(json.loads, whole.splitlines())))
+    monkeypatch.setattr("sys.argv", ["strategies.py", "say", str(out)])
+    module.main()
+    assert capsys.readouterr().out == table
+    assert "bandit: 20 evaluations, seeds 0 to 2" in table
+    alone = run("--seeds=2", "--first-seed=1")  # nothing is written
+    assert "seeds 1 to 2" in alone
+    assert len(out.read_text().splitlines()) == 6
+
+
+def test_the_table_of_strategies_says_what_its_rows_hold(script: Any) -> None:
+    def row(strategy: str, seed: int, found: int | None, best: float) -> dict[str, Any]:
+        times = {"strategy's seconds": 0.5, "benchmark's seconds": 0.1}
+        known = {"strategy": strategy, "seed": seed, "found at": found, "best": best}
+        return {**known, "evaluations": found or 100, **times}
+
+    good = [row("good", s, found, 1.0) for s, found in enumerate((10, 20, 30))]
+    good += [row("good", 3, None, 0.9), row("good", 4, None, 0.6)]
+    random = [row("random", s, None, 0.1 * s) for s in range(4)]
+    first, second = script("strategies").table([*good, *random])
+    assert (first["strategy"], first["n"], first["found"], first["p"]) == ("random", 4, "0%", "")
+    assert first["evaluations"] == "more (more to more)"
+    assert (second["n"], second["found"], second["evaluations"]) == (5, "60%", "30 (20 to more)")
+    assert second["best"] == "1.000 (0.900 to 1.000)"
+    assert second["above random"].startswith("+0.825 (")  # of the four seeds that both have
+    assert second["p"] == "0.008"  # 1 of the 126 orders of 5 and 4
+    assert second["ms"] == f"{2500 / 260:.2f}"
 
 
 # -- benchmarks/gpu_children.py
