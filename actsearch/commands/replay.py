@@ -24,6 +24,7 @@ from actsearch.shown import put, say
 
 if TYPE_CHECKING:
     from actsearch.studies.known_results import Table
+    from actsearch.studies.predicted import Predicted
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class ReplayConfig(Options):
     """
 
     table: Annotated[str, Word(), Typed(place="TABLE")]
-    """Folder of a finished run, a .csv or .parquet with the columns formula and accuracy, or
-    one-unit, the table of that space which comes with actsearch."""
+    """Folder of a finished run, a .csv or .parquet with the columns formula and accuracy,
+    one-unit, the table of that space which comes with actsearch, or two-units, that space as a
+    model of the table predicts it."""
     strategy: Annotated[
         tuple[str, ...], Word("actsearch.controller.strategies:STRATEGIES", "TEXT ...")
     ] = ("random", "evolution", "surrogate", "ppo")
@@ -74,14 +76,17 @@ class ReplayConfig(Options):
 
 def run(config: ReplayConfig) -> int:
     from actsearch.results.tables import FORMATS, to_csv
-    from actsearch.studies.known_results import table_from
+    from actsearch.studies.predicted import Predicted, results_from
     from actsearch.studies.replay import curves, replay, summary
 
     if config.curves and not Path(config.curves).absolute().parent.is_dir():
         raise UsageError(f"--curves {config.curves}: there is no such folder")
-    table = table_from(config.table, config.space, config.operators)
+    table = results_from(config.table, config.space, config.operators)
     goal = table.named(config.find)
-    _check_covered(table, config)
+    if isinstance(table, Predicted):
+        _say_predicted(table, config)
+    else:
+        _check_covered(table, config)
     replayed = replay(
         table,
         config.strategy,
@@ -96,6 +101,17 @@ def run(config: ReplayConfig) -> int:
         with written(config.curves):
             Path(config.curves).write_text(to_csv(curves(table, replayed)))
     return DONE
+
+
+def _say_predicted(table: Predicted, config: ReplayConfig) -> None:
+    from actsearch.studies.predicted import CAUTION
+
+    say(f"{config.table}: {CAUTION}.")
+    best, good = (table.metric.text(table.top(share)) for share in (0.0, config.top))
+    say(
+        f"Of {len(table):,} different random functions that would be trained the best is predicted "
+        f"{best}, the top {config.top:g} % from {good}; a replay without --find ends at that best."
+    )
 
 
 def _check_covered(table: Table, config: ReplayConfig) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actsearch.controller.scales import FAILED
 from actsearch.controller.strategy import Digits, Reward, trained
@@ -44,6 +44,36 @@ class Known:
 
 
 LookUp = Callable[[Digits, float], Known]
+
+
+class Results(Protocol):
+    """What strategies are played on: the rewards of a space's functions, measured or predicted.
+    Its length is the number of functions among which a share of the best is counted."""
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def floor(self) -> float:
+        """What a failure counts as where rewards are subtracted."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def top(self, percent: float) -> float:
+        """The reward from which on a function is among the best `percent`."""
+        ...
+
+    def named(self, formulas: Iterable[str]) -> set[str]:
+        """The names under which `look_up` knows these functions."""
+        ...
+
+    def look_up(self, digits: Digits, share: float) -> Known:
+        """What the point `digits` is worth after this share of the steps."""
+        ...
 
 
 class Table:

@@ -24,7 +24,7 @@ from actsearch.controller.strategies import strategy_from
 from actsearch.controller.strategy import Proposal, Reward, Strategy
 from actsearch.results.metrics import p_value
 from actsearch.results.tables import Row
-from actsearch.studies.known_results import LookUp, Table
+from actsearch.studies.known_results import LookUp, Results
 
 PATIENCE = 5_000  # repeats in a row after which a replay ends, at most; ten times a small table
 REGRETS = (10, 30, 100, 300)
@@ -107,7 +107,7 @@ class Replayed:
 
 
 def replay(
-    table: Table,
+    table: Results,
     strategies: Sequence[str],
     *,
     repeats: int = 30,
@@ -155,7 +155,7 @@ def _end_with_parent() -> None:
 
 
 def _one(
-    table: Table, budget: float, workers: int, goal: Collection[str], job: tuple[str, int]
+    table: Results, budget: float, workers: int, goal: Collection[str], job: tuple[str, int]
 ) -> Trace:
     text, seed = job
     return play(
@@ -171,7 +171,7 @@ def _one(
 
 
 def summary(
-    table: Table,
+    table: Results,
     replayed: Sequence[Replayed],
     percent: float = 1.0,
     goal: Collection[str] = (),
@@ -220,7 +220,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def curves(table: Table, replayed: Sequence[Replayed]) -> list[Row]:
+def curves(table: Results, replayed: Sequence[Replayed]) -> list[Row]:
     """The regret curve of each strategy: median, quartiles and deciles over its replays after each
     whole training."""
     best = table.top(0.0)
