@@ -270,8 +270,9 @@ def say(given: argparse.Namespace) -> None:
     print(to_markdown(accepted(plan)))
     print("Predicted and trained, by who chose the functions:\n")
     print(to_markdown(by_kind(plan)))
-    print("What two seeds agree on, which bounds what a model can reach:\n")
-    print(to_markdown(noise(trained, plan)))
+    if again := noise(trained, plan):
+        print("What two seeds agree on, which bounds what a model can reach:\n")
+        print(to_markdown(again))
 
 
 def controls(first: pd.DataFrame) -> list[Row]:
