@@ -473,7 +473,8 @@ def test_a_race_is_played_on_the_table_and_on_a_run(
     monkeypatch.setattr("sys.argv", arguments)
     racing.main()
     [row] = json.loads((tmp_path / "j").read_text())["rows"]
-    assert row["rules"] == "loss:20=0.7,50=0.35,100=0.12"  # the table has losses at the usual rungs
+    # The table has losses at the usual milestones.
+    assert row["rules"] == "loss:20=0.7,50=0.35,100=0.12"
     assert 0.2 < row["seconds"] < 0.4
     assert row["recall of best 20"][0] >= 0.9
     assert row["recall of best 20 again"][0] >= 0.9
