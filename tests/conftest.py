@@ -92,15 +92,20 @@ def ray_session() -> Iterator[Any]:
         ray.shutdown()
 
 
-def ray_executor(evaluate: Evaluate, workers: int = 2, **options: Any) -> Executor:
+def ray_executor(evaluate: Evaluate, workers: int = 1, **options: Any) -> Executor:
+    """Each worker is a process, whose start is a second of a processor's time."""
     from actsearch.workers.ray_executor import RayExecutor
 
     classes: dict[str, Any] = {"queue_class": QueueActor, "worker_class": WorkerActor}
     return RayExecutor(evaluate, workers=workers, **classes, **options)
 
 
+def two_workers(evaluate: Evaluate, **options: Any) -> Executor:
+    return ray_executor(evaluate, workers=2, **options)
+
+
 def threads_of_one_worker(evaluate: Evaluate, **options: Any) -> Executor:
-    return ray_executor(evaluate, workers=1, children=2, **options)
+    return ray_executor(evaluate, children=2, **options)
 
 
 def threads(evaluate: Evaluate, **options: Any) -> Executor:
@@ -110,7 +115,7 @@ def threads(evaluate: Evaluate, **options: Any) -> Executor:
 EXECUTORS: dict[str, Callable[..., Executor]] = {
     "inline": InlineExecutor,
     "threads": threads,
-    "ray": ray_executor,
+    "ray": two_workers,
     "ray threads": threads_of_one_worker,
 }
 
