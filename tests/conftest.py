@@ -35,6 +35,12 @@ GROUPS = {
     },
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+# What takes longest, longest first: it also begins first, or one process would be left with it.
+DEAREST = (
+    "ray", "commands", "test_report", "test_gpu_compile", "test_kernels", "test_export",
+    "test_documented_commands", "test_children", "test_checkpoints", "test_benchmarks",
+    "test_search", "test_strategies", "test_replay", "test_hostile_text", "test_turns",
+)  # fmt: skip
 
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
 
@@ -62,11 +68,21 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # by numbers of tests, which say little
+        config.option.loadscopereorder = False
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist writes the groups into the tests' names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def group(item: pytest.Item) -> str:
+        return GROUP_OF.get(item.path.stem, item.path.stem)
+
     for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(name, name)))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {name: i for i, name in enumerate(DEAREST)}
+        items.sort(key=lambda item: place.get(group(item), len(place)))
 
 
 SMALL: Space = space_from("units=1;unary=identity,relu,sigmoid;binary=add,mul")
