@@ -569,6 +569,7 @@ def test_strategies_are_scored_by_the_best_and_by_the_evaluations_to_it(
     swish = canonical(parse("x * sigmoid(x)"))
     monkeypatch.setattr(module, "canonical", lambda expr: swish)
     assert module.score("recover", ("random", 0)) == 1
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # each process imports torch
     module.compare("bandit", ("random", "evolution"), range(2))
     random, evolution = capsys.readouterr().out.splitlines()[-2:]
     assert random.split()[0] == "random"
