@@ -7,8 +7,9 @@
 The loss curves are played in random orders against the rules, one training at a time. Cost is the
 share of all steps that would have been taken, and of the measured seconds; recall is how many of
 the best functions would have been trained to their end. A run's curves hold at most 200 points, of
-which a rung sees the last five steps; the table holds means of ten at four steps. Of the table also
-those are counted that were the best of the search's best 300 and a random 300 by two more seeds.
+which a milestone sees the last five steps; the table holds means of ten at four steps. Of the table
+also those are counted that were the best of the search's best 300 and a random 300 by two more
+seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 
 from actsearch.controller.racing import Race, RaceRules, race_rules
 from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
-from actsearch.results.records import AtRung, Outcome
+from actsearch.results.records import AtMilestone, Outcome
 from actsearch.run import Run
 
 BEST = (20, 9, 4)
@@ -97,25 +98,25 @@ def play(
     ended: set[int] = set()
     for i in order:
         training = trainings[i]
-        stood: list[AtRung] = []
+        stood: list[AtMilestone] = []
         left = None
-        for rung in race.rungs():
-            if rung.step >= training.steps:
+        for milestone in race.milestones():
+            if milestone.step >= training.steps:
                 break
-            stood.append(AtRung(rung.step, training.loss_at(rung.step)))
-            if not rung.passed_by(stood[-1].loss):
-                left = rung.step
+            stood.append(AtMilestone(milestone.step, training.loss_at(milestone.step)))
+            if not milestone.passed_by(stood[-1].loss):
+                left = milestone.step
                 break
         share = 1.0 if left is None else left / training.steps
         steps += share * training.steps
         seconds += share * training.seconds
         if left is not None:
-            race.tell(Outcome("raced_out", step=left, rungs=tuple(stood)))
+            race.tell(Outcome("raced_out", step=left, milestones=tuple(stood)))
         elif training.merit is None:
             race.tell(Outcome("diverged", step=training.steps))
         else:
             ended.add(int(i))
-            race.tell(Outcome("ok", val_score=training.merit, rungs=tuple(stood)))
+            race.tell(Outcome("ok", val_score=training.merit, milestones=tuple(stood)))
     whole = sum(t.steps for t in trainings), sum(t.seconds for t in trainings)
     return steps / whole[0], seconds / whole[1], ended
 
@@ -142,7 +143,7 @@ def main() -> None:
         rules = race_rules(text, max(t.steps for t in trainings))
         if rules is None or rules.by != "loss":
             parser.error(f"{text}: only races by loss can be played")
-        unknown = [step for step, _ in rules.rungs if of_table and step not in TABLE_STEPS]
+        unknown = [step for step, _ in rules.milestones if of_table and step not in TABLE_STEPS]
         if unknown:
             steps = ", ".join(map(str, TABLE_STEPS))
             parser.error(f"{rules}: {ONE_UNIT} has losses at steps {steps} alone; race at these")

@@ -268,7 +268,7 @@ class Evaluator:
             "zoo": zoo_version(self.child.build),
             "protocol": self.protocol_hash,
             "trial": [trial.kind, trial.subject, trial.seed],
-            "race": [[rung.step, rung.by] for rung in trial.race],
+            "race": [[m.step, m.by] for m in trial.race],
             "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "device": device_name(device),
             "kernels": self.kernels,
@@ -298,7 +298,7 @@ def _ok(training: Training) -> Ended:
         val_score=training.scores["val"],
         test_score=training.scores.get("test"),
         curve=training.curve,
-        rungs=tuple(training.rungs),
+        milestones=tuple(training.milestones),
         ms_per_step=training.ms_per_step,
         details=training.inspected | {name: value for name, value in found.items() if value},
     )

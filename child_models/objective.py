@@ -28,11 +28,11 @@ from actsearch.child_models.outcomes import (
     score_of,
     training_device,
 )
-from actsearch.child_models.training.looks import RUNG_STEPS, RacedOut
+from actsearch.child_models.training.looks import LOSS_STEPS, RacedOut
 from actsearch.child_models.training.state import thinned
 from actsearch.child_models.users_own import Objective
 from actsearch.results.metrics import Metric
-from actsearch.results.records import KINDS, AtRung, Cause, Outcome, Rung, Trial
+from actsearch.results.records import KINDS, AtMilestone, Cause, Milestone, Outcome, Trial
 from actsearch.search_space.activation import MakeActivation
 from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.operators import Op
@@ -199,7 +199,7 @@ class ObjectiveEvaluator:
         return ended(
             "ok",
             curve=reports.curve,
-            rungs=tuple(reports.rungs),
+            milestones=tuple(reports.milestones),
             ms_per_step=reports.ms_per_step,
             details={"scores": {k: v for k, v in scores.items() if math.isfinite(v)}},
             **{score: scores[name] for score, name in wanted.items()},
@@ -232,9 +232,9 @@ class Reports:
     ) -> None:
         self.step = 0
         self.earlier = 0.0  # seconds of other processes, of which there are none
-        self.rungs: list[AtRung] = []
+        self.milestones: list[AtMilestone] = []
         self.end: Diverged | RacedOut | None = None
-        self._due = [rung for rung in trial.race if rung.step < steps]
+        self._due = [m for m in trial.race if m.step < steps]
         self._beat, self._clock = beat, clock
         self._begun = clock()  # of the steps that come next
         self._seconds: list[float] = []
@@ -266,14 +266,14 @@ class Reports:
             self._race(self._due.pop(0))
         self._begun = self._clock()
 
-    def _race(self, rung: Rung) -> None:
-        """At the first report from the rung's step on, by the mean of the last losses."""
-        losses = [loss for step, loss in self._losses if step > self.step - RUNG_STEPS]
-        at = AtRung(rung.step, statistics.fmean(losses))
-        self.rungs.append(at)
-        if not rung.passed_by(at.loss):
+    def _race(self, milestone: Milestone) -> None:
+        """At the first report from the milestone's step on, by the mean of the last losses."""
+        losses = [loss for step, loss in self._losses if step > self.step - LOSS_STEPS]
+        at = AtMilestone(milestone.step, statistics.fmean(losses))
+        self.milestones.append(at)
+        if not milestone.passed_by(at.loss):
             reason = f"left after {self.step:,} steps: its training loss {at.loss:.4g} is above"
-            self._end(RacedOut(f"{reason} {rung.limit:.4g}", self))
+            self._end(RacedOut(f"{reason} {milestone.limit:.4g}", self))
 
     def _end(self, end: Diverged | RacedOut) -> None:
         self.end = end

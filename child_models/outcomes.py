@@ -143,7 +143,7 @@ def _raced_out(reason: str, training: Stood) -> Ended:
         seconds=training.earlier,
         step=training.step,
         curve=training.curve,
-        rungs=tuple(training.rungs),
+        milestones=tuple(training.milestones),
         ms_per_step=training.ms_per_step,
     )
 

@@ -1,10 +1,12 @@
-"""Racing: a training is stopped at a rung, a step of it, where it is not among the best so far.
+"""Racing: a training is stopped at a milestone, a step of it, where it is not among the best so
+far.
 
 More than half of random functions never learn anything, and most of the rest can be told from the
-best after a few steps. A rung compares a training with all that were raced before it, those that
-left earlier or diverged counting as worse: the rule of asynchronous successive halving (Li et al.
-2020), except that whoever has left does not come back. Unlike `--halving`, nothing is trained
-twice, and the learning rate's schedule is that of the whole training.
+best after a few steps. A milestone compares a training with all that were raced before it, those
+that left earlier or diverged counting as worse: the rule of asynchronous successive halving (Li et
+al. 2020), except that whoever has left does not come back. Unlike the rungs of `--halving`, which
+are trainings of their own, nothing is trained twice, and the learning rate's schedule is that of
+the whole training.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from actsearch.results.metrics import ACCURACY, Metric
-from actsearch.results.records import Outcome, RacedBy, Rung
+from actsearch.results.records import Milestone, Outcome, RacedBy
 
 # After a share of the steps, this share of all goes on: chosen on the table of the one-unit space.
 USUAL = (1 / 15, 0.7), (1 / 6, 0.35), (1 / 3, 0.12)
 EXAMPLE = "loss:20=0.4,50=0.15"
-FIRST = 16  # trainings that a rung lets pass before it compares
+FIRST = 16  # trainings that a milestone lets pass before it compares
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RaceRules:
     last steps, or by the score, of this metric, on a part of the validation split."""
 
     by: RacedBy
-    rungs: tuple[tuple[int, float], ...]
+    milestones: tuple[tuple[int, float], ...]
     metric: Metric = ACCURACY
 
     @property
@@ -38,11 +40,11 @@ class RaceRules:
         return self.by if self.by == "loss" else _score_name(self.metric)
 
     def __str__(self) -> str:
-        return f"{self.name}:" + ",".join(f"{step}={share:g}" for step, share in self.rungs)
+        return f"{self.name}:" + ",".join(f"{step}={share:g}" for step, share in self.milestones)
 
     def words(self) -> str:
         """Such as `the best 40 % by loss go on after 20 steps, 15 % after 50`."""
-        (step, share), *rest = self.rungs
+        (step, share), *rest = self.milestones
         more = "".join(f", {100 * share:g} % after {step:,}" for step, share in rest)
         return f"the best {100 * share:g} % by {self.name} go on after {step:,} steps{more}"
 
@@ -72,10 +74,10 @@ def race_rules(text: str, steps: int, metric: Metric = ACCURACY) -> RaceRules | 
         )
     try:
         pairs = [part.split("=") for part in rest.split(",")]
-        rungs = tuple((int(step), float(share)) for step, share in pairs)
+        milestones = tuple((int(step), float(share)) for step, share in pairs)
     except ValueError:
         raise ValueError(f"racing {text!r} needs steps and shares, as {EXAMPLE}") from None
-    places, shares = zip(*rungs, strict=True)
+    places, shares = zip(*milestones, strict=True)
     rising = all(a < b for a, b in zip((0, *places), places, strict=False))
     falling = all(a > b for a, b in zip((1.0, *shares), shares, strict=False))
     if not (rising and falling and shares[-1] > 0):
@@ -83,21 +85,21 @@ def race_rules(text: str, steps: int, metric: Metric = ACCURACY) -> RaceRules | 
             f"racing {text!r}: steps must rise from 1, and shares of all must fall from below 1, "
             f"as {EXAMPLE}"
         )
-    return RaceRules(cast(RacedBy, name if name == "loss" else "score"), rungs, metric)
+    return RaceRules(cast(RacedBy, name if name == "loss" else "score"), milestones, metric)
 
 
 class Race:
-    """What has been seen at each rung, and the limits that follow."""
+    """What has been seen at each milestone, and the limits that follow."""
 
     def __init__(self, rules: RaceRules) -> None:
         self.rules = rules
-        self._seen: dict[int, list[float]] = {step: [] for step, _ in rules.rungs}  # worst last
+        self._seen: dict[int, list[float]] = {s: [] for s, _ in rules.milestones}  # worst last
 
-    def rungs(self) -> tuple[Rung, ...]:
+    def milestones(self) -> tuple[Milestone, ...]:
         """For the next training."""
         return tuple(
-            Rung(step, self.rules.by, self._limit(step, share), self.rules.metric)
-            for step, share in self.rules.rungs
+            Milestone(step, self.rules.by, self._limit(step, share), self.rules.metric)
+            for step, share in self.rules.milestones
         )
 
     def _limit(self, step: int, share: float) -> float | None:
@@ -109,7 +111,7 @@ class Race:
 
     def tell(self, outcome: Outcome) -> None:
         """The outcome of a training that was raced; others say nothing."""
-        values = {rung.step: rung.value(self.rules.by) for rung in outcome.rungs}
+        values = {m.step: m.value(self.rules.by) for m in outcome.milestones}
         if outcome.status == "diverged":
             values = dict.fromkeys(self._seen, None)
         elif outcome.status == "raced_out":

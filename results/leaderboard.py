@@ -58,7 +58,7 @@ class Entry(Renamed):
     symmetry: str
     properties: Mapping[str, Any]
     vs_relu_range: tuple[float, float] | None = None
-    rung: tuple[int, float] | None = None  # steps and score where it left a race or a cohort
+    left: tuple[int, float] | None = None  # steps and score where it left a race or a cohort
     metric: Metric = ACCURACY
     cause: Cause | None = None  # as in an Outcome, and `variant` too
     variant: str = ""
@@ -121,15 +121,15 @@ def _dropped(row: Mapping[str, Any], metric: Metric) -> Mapping[str, Any]:
         return row
     scored = f"validation {metric.name} {row['val_score']:.4f}"
     reason = f"left after {row['steps']:,} steps with {scored}"
-    return {**row, "status": DROPPED, "reason": reason, "rung": (row["steps"], row["val_score"])}
+    return {**row, "status": DROPPED, "reason": reason, "left": (row["steps"], row["val_score"])}
 
 
 def _best_first(entry: Entry) -> tuple[int, float, float, str]:
     """Whole trainings by score, then those left in a rung, the furthest first, then failures."""
     if entry.val_score is not None:
         return 0, -entry.merit, 0.0, entry.expression
-    if entry.rung is not None:
-        steps, score = entry.rung
+    if entry.left is not None:
+        steps, score = entry.left
         return 1, -steps, -entry.metric.reward(score), entry.expression
     return 2, 0.0, 0.0, entry.expression
 
@@ -154,7 +154,7 @@ def _entry(
         symmetry=runs[0].get("symmetry") or "",
         properties=read_json(runs[0].get("properties") or "{}"),
         vs_relu_range=cost and cost[1:],
-        rung=runs[0].get("rung") or _left_a_race(runs[0]),
+        left=runs[0].get("left") or _left_a_race(runs[0]),
         metric=metric,
         cause=known_cause(failed.get("cause")) if failed else None,
         variant=failed.get("variant", "") if failed else "",
@@ -166,7 +166,7 @@ def _entry(
 def _left_a_race(row: Mapping[str, Any]) -> tuple[int, float] | None:
     if row["status"] != "raced_out":
         return None
-    step, _, score = read_json(row["rungs"])[-1]
+    step, _, score = read_json(row["milestones"])[-1]
     return step, score or 0.0
 
 

@@ -101,8 +101,13 @@ def _kinds_and_scores(db: sqlite3.Connection) -> None:
     run(db, _KINDS_AND_SCORES)
 
 
+def _milestones(db: sqlite3.Connection) -> None:
+    """A rung is halving's alone: where a race compares was called so, too."""
+    run(db, "ALTER TABLE outcomes RENAME COLUMN rungs TO milestones")
+
+
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType(
-    {4: _kinds_and_scores}
+    {4: _kinds_and_scores, 5: _milestones}
 )
 OLDEST, NEWEST = min(MIGRATIONS), max(MIGRATIONS) + 1
 

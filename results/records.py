@@ -63,9 +63,9 @@ def host_error(error: BaseException, doing: str) -> HostError:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """After `step`, a training goes on only with a training loss, or a score, as good as `limit`
-    (None: always). `by` says which of the two, and `metric` what a score is."""
+class Milestone:
+    """Of a race: after `step`, a training goes on only with a training loss, or a score, as good as
+    `limit` (None: always). `by` says which of the two, and `metric` what a score is."""
 
     step: int
     by: RacedBy
@@ -84,7 +84,7 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class AtRung:
+class AtMilestone:
     """How a training stood after `step`: the mean loss of its last steps, and the score on a part
     of the validation split, where that was measured."""
 
@@ -128,6 +128,8 @@ _FORMER = {
     "expression": "subject",
     "val_accuracy": "val_score",
     "test_accuracy": "test_score",
+    "rungs": "milestones",
+    "rung": "left",
 }
 
 
@@ -158,7 +160,7 @@ class Trial(Renamed):
     seed: int
     formula: str = ""  # `subject` as people write it
     label: str = ""  # a baseline's name, shown beside its formula
-    race: tuple[Rung, ...] = ()  # where it may be stopped; no part of what it is
+    race: tuple[Milestone, ...] = ()  # where it may be stopped; no part of what it is
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -209,11 +211,11 @@ class Outcome(Renamed):
     sentence; `variant` tells apart what is counted apart within a cause, such as `nan`,
     `RuntimeError` or `SIGSEGV`. An outcome that is not ok and is given no cause has `OTHER`.
 
-    `curve` is the training loss, thinned to at most 200 points of (step, loss); `rungs` says how it
-    stood in a race. `seconds` is the wall time of the whole training, `ms_per_step` the processor's
-    time (with a GPU wall time). `details` are plain values that only some trainings have: what
-    became of the activations, scores along the way, and `cost`, the time of a step over that of one
-    of ReLU, with a 95 % interval.
+    `curve` is the training loss, thinned to at most 200 points of (step, loss); `milestones` say
+    how it stood in a race. `seconds` is the wall time of the whole training, `ms_per_step` the
+    processor's time (with a GPU wall time). `details` are plain values that only some trainings
+    have: what became of the activations, scores along the way, and `cost`, the time of a step over
+    that of one of ReLU, with a 95 % interval.
     """
 
     status: str
@@ -224,7 +226,7 @@ class Outcome(Renamed):
     test_score: float | None = None
     step: int | None = None  # where it ended, if not at the recipe's last step
     curve: tuple[tuple[int, float], ...] = ()
-    rungs: tuple[AtRung, ...] = ()
+    milestones: tuple[AtMilestone, ...] = ()
     seconds: float = 0.0
     ms_per_step: float | None = None
     host: str = ""
@@ -252,9 +254,9 @@ class Outcome(Renamed):
 
 
 def reward(outcome: Outcome, metric: Metric) -> float | None:
-    """What a strategy is told: the validation score (of a raced-out child that at its last rung),
-    turned so that higher is better; None where there is none."""
+    """What a strategy is told: the validation score (of a raced-out child that at its last
+    milestone), turned so that higher is better; None where there is none."""
     score = outcome.val_score
-    if outcome.status == "raced_out" and outcome.rungs:
-        score = outcome.rungs[-1].score
+    if outcome.status == "raced_out" and outcome.milestones:
+        score = outcome.milestones[-1].score
     return None if score is None or not math.isfinite(score) else metric.reward(score)

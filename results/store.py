@@ -23,7 +23,7 @@ from actsearch.results.records import (
     ALWAYS_BESIDE,
     KINDS,
     STATUSES,
-    AtRung,
+    AtMilestone,
     Outcome,
     Trial,
     known_cause,
@@ -62,7 +62,7 @@ CREATE TABLE outcomes (
     test_score REAL CHECK (test_score BETWEEN -1.7976931348623157e308 AND 1.7976931348623157e308),
     step INTEGER,
     curve TEXT NOT NULL,
-    rungs TEXT NOT NULL,
+    milestones TEXT NOT NULL,
     seconds REAL NOT NULL,
     ms_per_step REAL,
     host TEXT NOT NULL,
@@ -103,7 +103,7 @@ CREATE TABLE health (
 _ROWS = """
 SELECT t.id, t.kind, t.subject AS expression, t.protocol, t.seed, t.formula, t.label,
        json_extract(p.description, '$.recipe.steps') AS steps, t.submitted,
-       o.status, o.reason, o.cause, o.variant, o.val_score, o.test_score, o.step, o.rungs,
+       o.status, o.reason, o.cause, o.variant, o.val_score, o.test_score, o.step, o.milestones,
        o.seconds, o.ms_per_step, json_extract(o.details, '$.cost') AS cost,
        json_extract(o.details, '$.scores') AS scores,
        o.host, o.device, o.versions, o.finished, f.symmetry, f.properties,
@@ -396,7 +396,7 @@ class Store:
                 outcome.test_score,
                 outcome.step,
                 json.dumps([p for p in outcome.curve if math.isfinite(p[1])], allow_nan=False),
-                json.dumps([astuple(rung) for rung in outcome.rungs], allow_nan=False),
+                json.dumps([astuple(at) for at in outcome.milestones], allow_nan=False),
                 outcome.seconds,
                 outcome.ms_per_step,
                 outcome.host,
@@ -599,13 +599,13 @@ class Store:
 
     def _outcome(self, row: sqlite3.Row) -> Outcome:
         fields = {k: row[k] for k in row.keys() if k not in ("trial", "finished")}  # noqa: SIM118
-        read = {name: self._json(fields[name]) for name in ("curve", "rungs", *_MAPPINGS)}
+        read = {name: self._json(fields[name]) for name in ("curve", "milestones", *_MAPPINGS)}
         fields["cause"] = known_cause(fields["cause"])
         try:
             curve = tuple((step, loss) for step, loss in read["curve"])
-            rungs = tuple(AtRung(*rung) for rung in read["rungs"])
+            milestones = tuple(AtMilestone(*at) for at in read["milestones"])
             plain = {name: dict(read[name]) for name in _MAPPINGS}
-            return Outcome(**{**fields, "curve": curve, "rungs": rungs, **plain})
+            return Outcome(**{**fields, "curve": curve, "milestones": milestones, **plain})
         except (TypeError, ValueError) as error:
             raise damaged(self.path, f"outcome of trial {row['trial']}: {error}") from error
 

@@ -4,9 +4,9 @@
 
 A real search, its store and StrategySource, runs on a Ray cluster of two nodes, on children that
 sleep for 20 to 70 ms. Workers, the queue's actor, the second node and the driver itself are killed
-at random moments; a driver that was killed is started again and resumes. One candidate in a hundred
-is poison: it aborts whatever process it runs in. Every child notes its end in a ledger outside the
-store. At the end
+at random moments, each once before chance chooses among them; a driver that was killed is started
+again and resumes. One candidate in a hundred is poison: it aborts whatever process it runs in.
+Every child notes its end in a ledger outside the store. At the end
 
 - every trial has exactly one outcome, and the budget is spent to the last function;
 - what the ledger says was finished, the store has, and the other way round;
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,8 @@ class Storm:
         self.folder = folder
         self.budget = budget
         self.random = random.Random(seed)
+        self.targets = self._targets()
+        self.target = next(self.targets)
         self.cluster = Cluster(folder)
         self.node = self.cluster.join()
         self.kills: Counter[str] = Counter()
@@ -175,6 +177,12 @@ class Storm:
                 env=self.cluster.environment,
             )
 
+    def _targets(self) -> Iterator[str]:
+        """Each once, then by their weights."""
+        yield from self.random.sample([*TARGETS], len(TARGETS))
+        while True:
+            yield from self.random.choices([*TARGETS], [*TARGETS.values()])
+
     def _done(self) -> int:
         """Bytes of the ledger."""
         ledger = self.folder / "ledger"
@@ -192,32 +200,35 @@ class Storm:
         return found
 
     def strike(self) -> None:
-        """Kill something, if there is something of the kind that chance has chosen. Mostly wait
-        until a child has ended since the last kill: on a slow machine no worker would ever start.
-        """
+        """Kill the target, if there is one of its kind. Mostly wait until a child has ended since
+        the last kill: on a slow machine no worker would ever start."""
         done = self._done()
         if done == self.done and self.random.random() < PATIENCE:
             return
         self.done = done
-        [target] = self.random.choices([*TARGETS], [*TARGETS.values()])
+        if self._killed(self.target):
+            self.kills[self.target] += 1
+            self.target = next(self.targets)
+
+    def _killed(self, target: str) -> bool:
+        """Whether there was something to kill. What the storm has started starts again."""
         if target == "driver":
             self.driver.send_signal(signal.SIGKILL)
             self.driver.wait()
-            self.kills["driver"] += 1
             self.driver = self._start_driver()
-            return
+            return True
         if target == "node":
             kill_tree(self.node)
             self.node = self.cluster.join()
-            self.kills["node"] += 1
-            return
+            return True
         processes = self._processes("WorkerActor" if target == "worker" else "QueueActor")
-        if processes:
-            try:
-                self.random.choice(processes).kill()
-            except psutil.Error:
-                return
-            self.kills[target] += 1
+        if not processes:
+            return False
+        try:
+            self.random.choice(processes).kill()
+        except psutil.Error:
+            return False
+        return True
 
     def blow(self, kills: int) -> None:
         """Until `kills` strikes were dealt and the search has ended; on a fast machine it is

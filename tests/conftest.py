@@ -35,6 +35,12 @@ GROUPS = {
     },
 }
 GROUP_OF = {file: group for group, files in GROUPS.items() for file in files}
+# What takes longest, longest first: it also begins first, or one process would be left with it.
+DEAREST = (
+    "ray", "commands", "test_report", "test_gpu_compile", "test_kernels", "test_export",
+    "test_documented_commands", "test_children", "test_checkpoints", "test_benchmarks",
+    "test_search", "test_strategies", "test_replay", "test_hostile_text", "test_turns",
+)  # fmt: skip
 
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
 
@@ -62,11 +68,21 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # by numbers of tests, which say little
+        config.option.loadscopereorder = False
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist writes the groups into the tests' names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def group(item: pytest.Item) -> str:
+        return GROUP_OF.get(item.path.stem, item.path.stem)
+
     for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(GROUP_OF.get(name, name)))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {name: i for i, name in enumerate(DEAREST)}
+        items.sort(key=lambda item: place.get(group(item), len(place)))
 
 
 SMALL: Space = space_from("units=1;unary=identity,relu,sigmoid;binary=add,mul")
@@ -92,15 +108,20 @@ def ray_session() -> Iterator[Any]:
         ray.shutdown()
 
 
-def ray_executor(evaluate: Evaluate, workers: int = 2, **options: Any) -> Executor:
+def ray_executor(evaluate: Evaluate, workers: int = 1, **options: Any) -> Executor:
+    """Each worker is a process, whose start is a second of a processor's time."""
     from actsearch.workers.ray_executor import RayExecutor
 
     classes: dict[str, Any] = {"queue_class": QueueActor, "worker_class": WorkerActor}
     return RayExecutor(evaluate, workers=workers, **classes, **options)
 
 
+def two_workers(evaluate: Evaluate, **options: Any) -> Executor:
+    return ray_executor(evaluate, workers=2, **options)
+
+
 def threads_of_one_worker(evaluate: Evaluate, **options: Any) -> Executor:
-    return ray_executor(evaluate, workers=1, children=2, **options)
+    return ray_executor(evaluate, children=2, **options)
 
 
 def threads(evaluate: Evaluate, **options: Any) -> Executor:
@@ -110,7 +131,7 @@ def threads(evaluate: Evaluate, **options: Any) -> Executor:
 EXECUTORS: dict[str, Callable[..., Executor]] = {
     "inline": InlineExecutor,
     "threads": threads,
-    "ray": ray_executor,
+    "ray": two_workers,
     "ray threads": threads_of_one_worker,
 }
 

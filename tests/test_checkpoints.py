@@ -33,7 +33,7 @@ from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training import checkpoint
 from actsearch.child_models.training.checkpoint import Checkpoints
-from actsearch.results.records import Outcome, Rung, Trial
+from actsearch.results.records import Milestone, Outcome, Trial
 from actsearch.run import Run
 
 from .conftest import LIMIT, wait_until
@@ -48,7 +48,7 @@ STEPS = 30
 RECIPE = Recipe(steps=STEPS, batch_size=48, lr=0.02, schedule="cosine")
 TRIAL = Trial(
     7, "reevaluate", "mul(x, sigmoid(scale(x)))", "p", 3,
-    race=(Rung(4, "accuracy", 0.0), Rung(20, "loss", 100.0)),
+    race=(Milestone(4, "accuracy", 0.0), Milestone(20, "loss", 100.0)),
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_it_goes_on_from_any_step_to_the_same_outcome(
     """With dropout, crops and mirrors, momenta, a race, a track and an epoch of seven batches."""
     evaluate = evaluator(child, replace(RECIPE, optimiser=optimiser))
     whole = results(evaluate(TRIAL))
-    assert len(whole["rungs"]) == 2
+    assert len(whole["milestones"]) == 2
     for step in (2, 7, 29):
         folder = tmp_path / str(step)
         folder.mkdir()
@@ -171,7 +171,7 @@ FOREIGN: dict[str, Callable[[Path, pytest.MonkeyPatch], tuple[Evaluator, Trial]]
     ),
     "trial": lambda path, _: (evaluator().keeping(kept(path)), replace(TRIAL, seed=4)),
     "race": lambda path, _: (
-        evaluator().keeping(kept(path)), replace(TRIAL, race=(Rung(9, "loss", None),))
+        evaluator().keeping(kept(path)), replace(TRIAL, race=(Milestone(9, "loss", None),))
     ),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ from actsearch.child_models.training.cuda_graph import WARM_UP, can_be_captured
 from actsearch.child_models.training.looks import Racing, Tracking
 from actsearch.child_models.training.loop import train
 from actsearch.child_models.training.state import Training
-from actsearch.results.records import ALONE, Cause, DeviceLostError, Rung, Trial
+from actsearch.results.records import ALONE, Cause, DeviceLostError, Milestone, Trial
 from actsearch.search_space.activation import Activation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -199,9 +199,9 @@ def test_a_gpt_is_replayed_with_its_gradients_clipped(graphs: list[SimulatedGrap
 
 def looked_at(captured: bool) -> list[float]:
     """Scores of a training that is raced and tracked."""
-    race = (Rung(8, "accuracy", 0.0), Rung(16, "loss", 100.0))
+    race = (Milestone(8, "accuracy", 0.0), Milestone(16, "loss", 100.0))
     found, *_ = trained(resnet, captured, looks=(Racing(race, STEPS), Tracking(5, STEPS)))
-    assert [rung.step for rung in found.rungs] == [8, 16]
+    assert [milestone.step for milestone in found.milestones] == [8, 16]
     assert [step for step, *_ in found.track] == [0, 5, 10, 15, 20, 24]
     return [score for _, score, _ in found.track]
 

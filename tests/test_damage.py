@@ -20,7 +20,7 @@ import pytest
 import actsearch
 from actsearch import errors
 from actsearch.errors import EnvironmentProblem, RunError, RunLostError
-from actsearch.results.records import AtRung, Outcome
+from actsearch.results.records import AtMilestone, Outcome
 from actsearch.results.store import DiskFaultError, Store, StoreError
 from actsearch.run import Run
 
@@ -43,8 +43,8 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
                 store.propose("s", i, (i, 1, 2), trial)
                 if i % 6:
                     curve = tuple((k, chance.random()) for k in range(100))
-                    rungs = (AtRung(5, 0.5, 0.25),)
-                    outcome = Outcome("ok", val_score=0.5, curve=curve, rungs=rungs)
+                    milestones = (AtMilestone(5, 0.5, 0.25),)
+                    outcome = Outcome("ok", val_score=0.5, curve=curve, milestones=milestones)
                     store.record(trial, outcome)
                     store.tell("s", i, 0.5)
                 store.save_strategy("s", {"told": i, "weights": "x" * 3000})

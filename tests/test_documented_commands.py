@@ -268,7 +268,7 @@ def test_a_documented_command_works(
     folder = request.getfixturevalue("here")
     before = state(folder)
     capfd.readouterr()
-    racing = ["--steps", "60"] if "--racing" in words else []  # its rungs come before the end
+    racing = ["--steps", "60"] if "--racing" in words else []  # its milestones come before the end
     short = SHORTER.get(words[1], [])
     if "runs/bytes" in words:
         short = [word for word in short if word not in OF_CHILDREN]

@@ -25,6 +25,7 @@ from actsearch.errors import RESUMABLE, exit_code
 from actsearch.results.records import ALONE, Cause, DeviceLostError, NoDeviceError, Outcome, Trial
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.ray_actors import QueueActor, WorkerActor
+from actsearch.workers import ray_pool
 from actsearch.workers.executor import (
     Beat,
     ClusterLostError,
@@ -36,14 +37,14 @@ from actsearch.workers.executor import (
 )
 from actsearch.workers.isolation import KilledFromOutside, run_alone
 from actsearch.workers.ray_executor import RayExecutor
-from actsearch.workers.ray_head import Head
+from actsearch.workers.ray_head import ANSWER_SECONDS, Head
 from actsearch.workers.ray_pool import Size, Wanted, size_on
 from actsearch.workers.ray_start import check_cluster, start_ray
 from actsearch.workers.ray_thread import RayThread
 from actsearch.workers.ray_worker import Worker
 from actsearch.workers.thread_executor import ThreadExecutor
 
-from .conftest import EXECUTORS, ray_executor, trial, wait_until
+from .conftest import EXECUTORS, ray_executor, trial, two_workers, wait_until
 
 MakeExecutor = Callable[..., Executor]
 
@@ -177,11 +178,12 @@ def test_hold_starts_nothing_more(make_executor: MakeExecutor, tmp_path: Path) -
     if not isinstance(executor, InlineExecutor):
         wait_until(lambda: list(tmp_path.iterdir()))
     executor.hold()
-    time.sleep(1.0)  # a worker asks twice a second
+    looks = 1.0 if isinstance(executor, RayExecutor) else 0.1  # a worker asks twice a second
+    time.sleep(looks)
     begun = len(list(tmp_path.iterdir()))
     finished = finish(executor, begun)
     assert executor.running == 0
-    time.sleep(1.0)
+    time.sleep(looks)
     assert executor.completed(0.1) == []
     assert len(finished) == begun == len(list(tmp_path.iterdir()))
     assert begun <= 2
@@ -292,7 +294,7 @@ def test_a_thread_that_runs_out_of_memory_ends_its_worker_with_the_others_childr
         time.sleep(0.3)
         return Outcome("ok", val_score=0.5, device=str(os.getpid()))
 
-    executor = ray_executor(evaluate, workers=1, children=2)
+    executor = ray_executor(evaluate, children=2)
     try:
         for i in (1, 2, 3):
             executor.submit(trial(i))
@@ -314,7 +316,7 @@ def test_a_killed_workers_candidate_is_trained_by_another(ray_session: Any, tmp_
             os.kill(os.getpid(), signal.SIGKILL)
         return Outcome("ok", val_score=0.5)
 
-    executor = ray_executor(evaluate)
+    executor = two_workers(evaluate)
     try:
         for i in (1, 2, 3):
             executor.submit(trial(i))
@@ -444,7 +446,7 @@ def test_a_child_that_hangs_in_its_turn_is_found_among_those_that_wait_for_their
         return Outcome("ok", val_score=0.5)
 
     alone = ALONE
-    executor = ray_executor(evaluate, workers=1, children=2, timeout=3.0)
+    executor = ray_executor(evaluate, children=2, timeout=3.0)
     try:
         for i in (1, 2, 3):
             executor.submit(trial(i))
@@ -593,7 +595,7 @@ def test_workers_train_as_many_children_at_once_as_suit_their_share_of_a_gpu(
 def test_an_executor_takes_three_candidates_for_each_child_that_is_trained_at_once(
     ray_session: Any,
 ) -> None:
-    executor = ray_executor(by_seed(), workers=1, children=2)
+    executor = ray_executor(by_seed(), children=2)
     try:
         assert executor.free == 1 * 2 * 3
         assert executor.description == "1 worker, 2 children each"
@@ -648,8 +650,6 @@ def process_of_queue() -> psutil.Process:
 def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actsearch.workers.ray_pool.QUEUE_SECONDS", 12.0)
-
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         time.sleep(0.2)
         return Outcome("ok", val_score=0.5)
@@ -661,6 +661,15 @@ def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
             executor.submit(trial(i))
         seen = finish(executor, 2)
         former, process = executor._pool._queue, process_of_queue()
+        make_queue, patience = executor._pool._make_queue, ray_pool.QUEUE_SECONDS
+
+        def make_queue_and_be_patient() -> None:
+            """A queue that starts on a busy machine is silent for a while."""
+            monkeypatch.setattr(ray_pool, "QUEUE_SECONDS", patience)
+            make_queue()
+
+        monkeypatch.setattr(ray_pool, "QUEUE_SECONDS", ANSWER_SECONDS + 2.0)
+        monkeypatch.setattr(executor._pool, "_make_queue", make_queue_and_be_patient)
         process.suspend()
         troubles = set()
         deadline = time.monotonic() + 120

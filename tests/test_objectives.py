@@ -23,7 +23,7 @@ from actsearch.child_models.users_own import Objective, objective_from
 from actsearch.cli import main
 from actsearch.errors import RunError, UsageError
 from actsearch.results.metrics import Metric
-from actsearch.results.records import AtRung, Cause, Outcome, Rung, Trial
+from actsearch.results.records import AtMilestone, Cause, Milestone, Outcome, Trial
 
 LOCK = threading.Lock()  # of which nobody can be sent a copy
 MSE = Metric("mse", "min")
@@ -183,11 +183,12 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_its_step(catching: bool)
 
 
 @pytest.mark.parametrize("catching", [False, True])
-def test_a_race_is_decided_at_the_first_report_from_its_rung_on(catching: bool) -> None:
-    rungs = (Rung(2, "loss", 5.0, MSE), Rung(4, "loss", 0.5, MSE))
-    outcome = outcome_of(reporting(3.0, 2.0, 2.0, 1.0, 1.0, catching=catching), race=rungs)
+def test_a_race_is_decided_at_the_first_report_from_its_milestone_on(catching: bool) -> None:
+    race = (Milestone(2, "loss", 5.0, MSE), Milestone(4, "loss", 0.5, MSE))
+    outcome = outcome_of(reporting(3.0, 2.0, 2.0, 1.0, 1.0, catching=catching), race=race)
     assert (outcome.status, outcome.cause, outcome.step) == ("raced_out", Cause.RACED_OUT, 4)
-    assert outcome.rungs == (AtRung(2, 2.5), AtRung(4, 2.0))  # means of 3, 2 and of 3, 2, 2, 1
+    # Means of 3, 2 and of 3, 2, 2, 1.
+    assert outcome.milestones == (AtMilestone(2, 2.5), AtMilestone(4, 2.0))
     assert outcome.reason == "left after 4 steps: its training loss 2 is above 0.5"
 
 

@@ -19,7 +19,7 @@ from actsearch.controller.racing import FIRST, Race, RaceRules, race_rules
 from actsearch.errors import UsageError
 from actsearch.results.leaderboard import leaderboard
 from actsearch.results.metrics import ACCURACY, METRICS
-from actsearch.results.records import AtRung, Cause, Outcome, RacedBy, Rung, Trial, reward
+from actsearch.results.records import AtMilestone, Cause, Milestone, Outcome, RacedBy, Trial, reward
 from actsearch.results.store import Store
 from actsearch.searching.plan import make_plan
 from actsearch.searching.sources import Raced
@@ -44,7 +44,7 @@ def test_rules_are_read(text: str, rules: RaceRules | None) -> None:
     assert rules is None or race_rules(str(rules), 200) == rules
 
 
-def test_the_usual_rungs_are_shares_of_the_training() -> None:
+def test_the_usual_milestones_are_shares_of_the_training() -> None:
     assert str(race_rules("on", 10_000)) == "loss:667=0.7,1667=0.35,3333=0.12"
     assert str(race_rules("on", 300)) == "loss:20=0.7,50=0.35,100=0.12"
     assert str(race_rules("on", 4)) == "loss:1=0.7,2=0.35,3=0.12"
@@ -61,28 +61,28 @@ def test_rules_that_cannot_be_are_answered_with_an_example(text: str) -> None:
 
 
 def went(*losses: float) -> Outcome:
-    """An outcome of a race by RULES: left after as many rungs as losses are given, if not two."""
-    rungs = tuple(
-        AtRung(step, x, x / 10) for (step, _), x in zip(RULES.rungs, losses, strict=False)
+    """An outcome of a race by RULES: left after as many milestones as losses, if not two."""
+    milestones = tuple(
+        AtMilestone(step, x, x / 10) for (step, _), x in zip(RULES.milestones, losses, strict=False)
     )
     if len(losses) == 2:
-        return Outcome("ok", val_score=0.5, rungs=rungs)
-    return Outcome("raced_out", step=rungs[-1].step, rungs=rungs)
+        return Outcome("ok", val_score=0.5, milestones=milestones)
+    return Outcome("raced_out", step=milestones[-1].step, milestones=milestones)
 
 
 def test_limits_are_those_of_the_best_share_of_all_that_raced() -> None:
     race = Race(RULES)
     for i in range(FIRST - 1):
         race.tell(went(1 + i / 100, 0.5 + i / 100))
-        assert [rung.limit for rung in race.rungs()] == [None, None]
+        assert [milestone.limit for milestone in race.milestones()] == [None, None]
     race.tell(Outcome("diverged", "loss nan at step 3", step=3))
     # 16 have raced: the 4th and the 2nd best of all
-    assert [rung.limit for rung in race.rungs()] == [1.03, 0.51]
+    assert [milestone.limit for milestone in race.milestones()] == [1.03, 0.51]
     for _ in range(24):
         race.tell(went(3.0))
-    # 40 have raced: the 10th best at the first rung, the 4th of all 40 at the second
-    assert [rung.limit for rung in race.rungs()] == [1.09, 0.53]
-    assert race.rungs()[0] == Rung(20, "loss", 1.09)
+    # 40 have raced: the 10th best at the first milestone, the 4th of all 40 at the second
+    assert [milestone.limit for milestone in race.milestones()] == [1.09, 0.53]
+    assert race.milestones()[0] == Milestone(20, "loss", 1.09)
 
 
 def test_limits_do_not_depend_on_the_order() -> None:
@@ -94,7 +94,7 @@ def test_limits_do_not_depend_on_the_order() -> None:
         race = Race(RULES)
         for outcome in outcomes:
             race.tell(outcome)
-        found.add(race.rungs())
+        found.add(race.milestones())
     assert len(found) == 1
 
 
@@ -105,17 +105,17 @@ def test_what_did_not_race_and_what_was_lost_says_nothing() -> None:
             race.tell(Outcome(status, "r"))
     for _ in range(FIRST):
         race.tell(Outcome("ok", val_score=0.9))
-    assert [rung.limit for rung in race.rungs()] == [None, None]
+    assert [milestone.limit for milestone in race.milestones()] == [None, None]
 
 
 def test_by_accuracy_more_is_better() -> None:
     race = Race(RaceRules("score", ((5, 0.25),)))
     for i in range(FIRST):
-        race.tell(Outcome("ok", val_score=0.5, rungs=(AtRung(5, 1.0, i / 100),)))
-    [rung] = race.rungs()
-    assert rung.limit == pytest.approx(0.12)
-    assert rung.passed_by(0.12)
-    assert not rung.passed_by(0.11)
+        race.tell(Outcome("ok", val_score=0.5, milestones=(AtMilestone(5, 1.0, i / 100),)))
+    [milestone] = race.milestones()
+    assert milestone.limit == pytest.approx(0.12)
+    assert milestone.passed_by(0.12)
+    assert not milestone.passed_by(0.11)
 
 
 def test_by_a_score_that_is_a_loss_less_is_better() -> None:
@@ -124,12 +124,12 @@ def test_by_a_score_that_is_a_loss_less_is_better() -> None:
     assert str(rules) == "score:5=0.25"
     race = Race(rules)
     for i in range(FIRST):  # the training loss says the opposite
-        race.tell(Outcome("ok", val_score=2.0, rungs=(AtRung(5, -float(i), 1.2 + i),)))
-    [rung] = race.rungs()
-    assert rung.limit == pytest.approx(4.2)  # of the fourth of sixteen
-    assert rung.passed_by(4.2)
-    assert not rung.passed_by(4.3)
-    assert not Rung(5, "loss", 1.0).passed_by(1.01)
+        race.tell(Outcome("ok", val_score=2.0, milestones=(AtMilestone(5, -float(i), 1.2 + i),)))
+    [milestone] = race.milestones()
+    assert milestone.limit == pytest.approx(4.2)  # of the fourth of sixteen
+    assert milestone.passed_by(4.2)
+    assert not milestone.passed_by(4.3)
+    assert not Milestone(5, "loss", 1.0).passed_by(1.01)
 
 
 # -- one training
@@ -141,40 +141,42 @@ def evaluate(blobs: tuple[np.ndarray, np.ndarray]) -> Evaluator:
     return Evaluator(make_dataset("b", blobs), child_from(small_net), recipe)
 
 
-def raced(*race: Rung) -> Trial:
+def raced(*race: Milestone) -> Trial:
     return Trial(1, "search", "relu(x)", "p", 0, race=race)
 
 
 @pytest.mark.parametrize("by", ["loss", "score"])
 def test_a_child_that_passes_is_trained_as_without_a_race(by: RacedBy, evaluate: Evaluator) -> None:
     alone = evaluate(raced())
-    passed = evaluate(raced(Rung(7, by, None), Rung(11, by, 9.0 if by == "loss" else 0)))
+    passed = evaluate(raced(Milestone(7, by, None), Milestone(11, by, 9.0 if by == "loss" else 0)))
     assert (passed.status, passed.val_score) == ("ok", alone.val_score)
     assert passed.curve == alone.curve
-    assert [at.step for at in passed.rungs] == [7, 11]
+    assert [at.step for at in passed.milestones] == [7, 11]
     losses = dict(alone.curve)
-    for at in passed.rungs:
+    for at in passed.milestones:
         mean = np.mean([losses[step] for step in range(at.step - 4, at.step + 1)])
         assert at.loss == pytest.approx(mean, rel=1e-4)
         assert (at.score is not None) == (by == "score")
-    assert alone.rungs == ()
+    assert alone.milestones == ()
 
 
 def test_a_child_that_is_behind_leaves_with_its_step_and_accuracy(evaluate: Evaluator) -> None:
-    outcome = evaluate(raced(Rung(7, "loss", None), Rung(11, "loss", 1e-6), Rung(20, "loss", None)))
+    outcome = evaluate(
+        raced(Milestone(7, "loss", None), Milestone(11, "loss", 1e-6), Milestone(20, "loss", None))
+    )
     assert (outcome.status, outcome.step) == ("raced_out", 11)
     assert outcome.val_score is None
-    assert [at.step for at in outcome.rungs] == [7, 11]
-    assert outcome.rungs[-1].score is not None
-    assert reward(outcome, ACCURACY) == outcome.rungs[-1].score > 0.2
+    assert [at.step for at in outcome.milestones] == [7, 11]
+    assert outcome.milestones[-1].score is not None
+    assert reward(outcome, ACCURACY) == outcome.milestones[-1].score > 0.2
     assert [step for step, _ in outcome.curve] == list(range(1, 12))
     assert "left after 11 steps with validation accuracy" in outcome.reason
     assert "is above 1e-06" in outcome.reason
     assert outcome.cause is Cause.RACED_OUT
 
 
-def test_rungs_beyond_a_shorter_training_are_passed_over(evaluate: Evaluator) -> None:
-    assert evaluate.with_recipe(steps=5)(raced(Rung(11, "loss", 1e-6))).status == "ok"
+def test_milestones_beyond_a_shorter_training_are_passed_over(evaluate: Evaluator) -> None:
+    assert evaluate.with_recipe(steps=5)(raced(Milestone(11, "loss", 1e-6))).status == "ok"
 
 
 def test_a_restored_race_has_seen_what_raced_and_no_baseline(store: Store) -> None:
@@ -183,7 +185,7 @@ def test_a_restored_race_has_seen_what_raced_and_no_baseline(store: Store) -> No
     for i in range(FIRST - 1):
         store.record(store.submit("search", f"f{i}", "p", 0), went(1 + i / 100, 0.5))
     limits = [
-        Raced(source(store), race := Race(RULES), store, first) and race.rungs()[0].limit
+        Raced(source(store), race := Race(RULES), store, first) and race.milestones()[0].limit
         for first in ((baseline,), ())
     ]
     assert limits == [None, 1.03]
@@ -194,8 +196,8 @@ def test_outcomes_of_a_race_are_stored_and_ranked_below_whole_trainings(tmp_path
     store.add_protocol("p", {})
     outcomes = {
         "late": went(2.0, 1.5),
-        "early": Outcome("raced_out", "left", step=20, rungs=(AtRung(20, 2.5, 0.2),)),
-        "better": Outcome("raced_out", "left", step=20, rungs=(AtRung(20, 2.5, 0.3),)),
+        "early": Outcome("raced_out", "left", step=20, milestones=(AtMilestone(20, 2.5, 0.2),)),
+        "better": Outcome("raced_out", "left", step=20, milestones=(AtMilestone(20, 2.5, 0.3),)),
         "nan": Outcome("diverged", "loss nan", step=3),
     }
     for name, outcome in outcomes.items():
@@ -204,7 +206,7 @@ def test_outcomes_of_a_race_are_stored_and_ranked_below_whole_trainings(tmp_path
     entries = leaderboard(store.rows("search"))
     assert [e.expression for e in entries] == ["late", "better", "early", "nan"]
     assert [e.rank for e in entries] == [1, None, None, None]
-    assert entries[1].rung == (20, 0.3)
+    assert entries[1].left == (20, 0.3)
     store.close()
 
 
@@ -250,7 +252,7 @@ def test_the_best_of_a_whole_search_are_kept_by_a_race(tmp_path: Path, blobs: An
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"racing": "loss:20=0.25"}, "rung at step 20, but children train for 20 steps"),
+        ({"racing": "loss:20=0.25"}, "a milestone at step 20, but children train for 20 steps"),
         ({"racing": "loss:5=0.5", "halving": True}, "choose one of them"),
         ({"racing": "maybe"}, "racing by 'maybe' is not known"),
     ],

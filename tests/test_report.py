@@ -243,7 +243,7 @@ def test_failures_are_counted_by_status_and_cause() -> None:
     found = [entry(i, None, status="diverged", **nan) for i in range(3)]
     found += [entry(9, None, status="rejected", cause=Cause.CONSTANT), entry(10, 0.5)]
     for status in ("raced_out", "dropped"):
-        found.append(entry(11, None, status=status, cause=Cause.RACED_OUT, rung=(5, 0.3)))
+        found.append(entry(11, None, status=status, cause=Cause.RACED_OUT, left=(5, 0.3)))
     assert failures(found) == [("diverged", "loss nan", 3), ("rejected", "constant", 1)]
 
 

@@ -160,7 +160,8 @@ def test_a_score_of_any_size_is_stored_and_ranked(store: Store) -> None:
     ("record", "former", "now"),
     [(Trial(0, "search", "x", "p", 0), "stage", "kind"),
      (Trial(0, "search", "x", "p", 0), "expression", "subject"),
-     (ok(0.5), "val_accuracy", "val_score"), (ok(0.5), "test_accuracy", "test_score")],
+     (ok(0.5), "val_accuracy", "val_score"), (ok(0.5), "test_accuracy", "test_score"),
+     (ok(0.5), "rungs", "milestones")],
 )  # fmt: skip
 def test_a_former_name_of_an_attribute_is_answered_with_the_present_one(
     record: Trial | Outcome, former: str, now: str

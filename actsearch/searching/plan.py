@@ -301,11 +301,11 @@ def _race(settings: Settings, evaluator: AnyEvaluator) -> RaceRules | None:
             f"--racing {race}: an objective reports its training loss alone; race by that, as "
             f"{EXAMPLE}"
         )
-    last = race.rungs[-1][0]
+    last = race.milestones[-1][0]
     if last >= evaluator.recipe.steps:
         raise UsageError(
-            f"--racing {race} has a rung at step {last}, but children train for "
-            f"{evaluator.recipe.steps} steps; give earlier rungs, as {race.name}:"
+            f"--racing {race} has a milestone at step {last}, but children train for "
+            f"{evaluator.recipe.steps} steps; give earlier milestones, as {race.name}:"
             f"{max(1, evaluator.recipe.steps // 10)}=0.25"
         )
     return race

@@ -132,7 +132,7 @@ class Raced:
     def _raced(self, trial: Trial) -> Trial:
         if not KINDS[trial.kind].ranked or trial.id in self._whole:
             return trial
-        return replace(trial, race=self.race.rungs())
+        return replace(trial, race=self.race.milestones())
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         if trial.race:

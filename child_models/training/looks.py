@@ -11,10 +11,10 @@ from actsearch.child_models import turns
 from actsearch.child_models.data.data import Diverged
 from actsearch.child_models.training.inspection import activations, inspection, rounded
 from actsearch.child_models.training.state import Training
-from actsearch.results.records import AtRung, Cause, Rung
+from actsearch.results.records import AtMilestone, Cause, Milestone
 
-RUNG_STEPS = 5  # whose mean loss counts at a rung
-RUNG_EXAMPLES = 500  # of the validation split, scored at a rung
+LOSS_STEPS = 5  # whose mean loss counts at a milestone
+SCORED_EXAMPLES = 500  # of the validation split, scored at a milestone
 PASS_ON_EVERY = 2  # steps
 READ_EVERY = {"cpu": 1, "cuda": 20}  # steps; reading a value makes a GPU wait
 
@@ -93,7 +93,7 @@ class Stood(Protocol):
 
     earlier: float
     step: int
-    rungs: list[AtRung]
+    milestones: list[AtMilestone]
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]: ...
@@ -103,7 +103,7 @@ class Stood(Protocol):
 
 
 class RacedOut(Exception):
-    """The child was not good enough at the last of `training.rungs`."""
+    """The child was not good enough at the last of `training.milestones`."""
 
     def __init__(self, reason: str, training: Stood) -> None:
         super().__init__(reason)
@@ -111,37 +111,39 @@ class RacedOut(Exception):
 
 
 class Racing:
-    """Notes how the child stands at each rung before the last step; raises RacedOut at the first
-    that it does not pass."""
+    """Notes how the child stands at each milestone before the last step; raises RacedOut at the
+    first that it does not pass."""
 
-    def __init__(self, race: Iterable[Rung], steps: int) -> None:
-        self._rungs = {rung.step: rung for rung in race if rung.step < steps}
+    def __init__(self, race: Iterable[Milestone], steps: int) -> None:
+        self._milestones = {m.step: m for m in race if m.step < steps}
 
     def due(self, step: int) -> bool:
-        return step in self._rungs
+        return step in self._milestones
 
     def __call__(self, training: Training) -> None:
-        rung = self._rungs[training.step]
-        at = self._at(rung, training)
-        training.rungs.append(at)
-        if not rung.passed_by(at.value(rung.by)):
-            raise RacedOut(_why(rung, at), training)
+        milestone = self._milestones[training.step]
+        at = self._at(milestone, training)
+        training.milestones.append(at)
+        if not milestone.passed_by(at.value(milestone.by)):
+            raise RacedOut(_why(milestone, at), training)
 
     @staticmethod
-    def _at(rung: Rung, training: Training) -> AtRung:
+    def _at(milestone: Milestone, training: Training) -> AtMilestone:
         """The child is scored only where that decides, or where it is about to leave."""
-        loss = float(training.losses[max(0, rung.step - RUNG_STEPS) : rung.step].mean())
-        if rung.by == "loss" and rung.passed_by(loss):
-            return AtRung(rung.step, loss)
-        return AtRung(rung.step, loss, training.score("val", RUNG_EXAMPLES))
+        last = slice(max(0, milestone.step - LOSS_STEPS), milestone.step)
+        loss = float(training.losses[last].mean())
+        if milestone.by == "loss" and milestone.passed_by(loss):
+            return AtMilestone(milestone.step, loss)
+        return AtMilestone(milestone.step, loss, training.score("val", SCORED_EXAMPLES))
 
 
-def _why(rung: Rung, at: AtRung) -> str:
-    worse = "above" if rung.lower else "below"
-    value, name = at.value(rung.by), "training loss" if rung.by == "loss" else rung.metric.name
-    scored = f"validation {rung.metric.name} {at.score:.4f}"
-    left = f"left after {rung.step:,} steps with {scored}"
-    return f"{left}: its {name} {value:.4g} is {worse} {rung.limit:.4g}"
+def _why(milestone: Milestone, at: AtMilestone) -> str:
+    worse = "above" if milestone.lower else "below"
+    value, metric = at.value(milestone.by), milestone.metric.name
+    name = "training loss" if milestone.by == "loss" else metric
+    scored = f"validation {metric} {at.score:.4f}"
+    left = f"left after {milestone.step:,} steps with {scored}"
+    return f"{left}: its {name} {value:.4g} is {worse} {milestone.limit:.4g}"
 
 
 class Tracking:

@@ -15,7 +15,7 @@ from actsearch.child_models.data.data import Task
 from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.cuda_graph import CapturedStep
 from actsearch.child_models.training.optimisers import optimiser_of
-from actsearch.results.records import AtRung
+from actsearch.results.records import AtMilestone
 
 CURVE_POINTS = 200
 
@@ -58,7 +58,7 @@ class Training:
         self.unread = 0.0  # seconds of the steps that are not `checked` yet, with their batches
         self.step_seconds: list[float] = []
         self.ratios: list[float] = []  # of steps to those of ReLU
-        self.rungs: list[AtRung] = []
+        self.milestones: list[AtMilestone] = []
         self.track: list[Tracked] = []
         self.scores: dict[str, float] = {}  # by split, after the last step
         self.inspected: dict[str, Any] = {}
@@ -81,7 +81,7 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "losses": self.losses,
             "random": _random_state(self.task.device),
-            "rungs": [astuple(at) for at in self.rungs],
+            "milestones": [astuple(at) for at in self.milestones],
             **{name: getattr(self, name) for name in _NOTED},
         }
 
@@ -91,7 +91,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.losses.copy_(state["losses"])
-        self.rungs = [AtRung(*at) for at in state["rungs"]]
+        self.milestones = [AtMilestone(*at) for at in state["milestones"]]
         for name in _NOTED:
             setattr(self, name, state[name])
         self.earlier = state["seconds"]

@@ -298,7 +298,7 @@ def operator_figure(entries: Sequence[Entry]) -> Figure | None:
 def failures(entries: Iterable[Entry]) -> list[tuple[str, str, int]]:
     """(status, kind of reason, how many), the most frequent first; a kind has no numbers. Functions
     that left a race or a cohort trained well enough, and are none."""
-    failed = (e for e in entries if e.status != "ok" and e.rung is None)
+    failed = (e for e in entries if e.status != "ok" and e.left is None)
     counted = Counter((e.status, counted_as(e.cause, e.variant)) for e in failed)
     return [(status, kind, n) for (status, kind), n in counted.most_common()]
 
