@@ -17,6 +17,7 @@ from actsearch.child_models.recipe import (
     settings_of,
     usual_settings,
 )
+from actsearch.controller.strategies import with_options
 from actsearch.options import (
     AutoOnOff,
     Count,
@@ -82,6 +83,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "baselines": (),
     },
 }
+
+# Options of strategies by preset, unless others are said: the paper's controller has no model.
+OF_STRATEGIES: Mapping[str, Mapping[str, Mapping[str, str]]] = {"paper": {"ppo": {"model": "none"}}}
 
 
 # A command lists its groups from the last to the first: dataclasses put the fields of the last base
@@ -361,6 +365,8 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
     has_own = "child" not in said and (stored or {}).get("child", "") is None  # an object
     stored = {k: v for k, v in (stored or {}).items() if k in _NAMES and v is not None}
     preset = said.get("preset") or stored.get("preset") or "quick"
+    if isinstance(said.get("strategy"), str):
+        said["strategy"] = with_options(said["strategy"], OF_STRATEGIES.get(preset, {}))
     kept = stored.get("precision")
     baselines = _baselines(said.pop("baselines", ()), stored, preset)
     if "preset" in said:

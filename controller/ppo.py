@@ -4,19 +4,26 @@ A   = (R**power - b) / sd                       R: scaled reward; b: moving aver
 r   = exp(log p(d) - log p_behaviour(d))
 L   = -mean min(r A, clip(r, 1 - c, 1 + c) A) - ent_coef * entropy
 KL  = mean((q - 1) - log q),  q = p / p_start   on the batch; ends the epochs
+
+Between batches a model of rewards helps, unless `model=none` (after Angermueller et al. 2020,
+DyNA-PPO): the policy learns from the most promising of its own samples as the model judges them,
+and the next batch is chosen by the model among samples of the policy, random points and mutants of
+the best. While the model predicts nothing, all is as without it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from actsearch.controller.policy import Policy
+from actsearch.controller.reward_model import PARENTS, Drawing, RewardModel
 from actsearch.controller.scales import Scale, fractions
 from actsearch.controller.state import pack, unpack
 from actsearch.controller.strategy import Digits, Proposal, Reward
@@ -32,8 +39,18 @@ class PPOConfig:
     mode: Literal["sync", "async"] = "sync"
     """sync: a whole batch is proposed, then learnt from, as in the paper. async: the next batch
     begins while workers still train the last; the ratio corrects for the older policy (ours)."""
-    batch_size: int = 20
-    """Candidates an update (Zoph et al. 2018)."""
+    model: Literal["gp", "none"] = "gp"
+    """gp: a Gaussian process of rewards between batches (`reward_model.py`). none: as the paper."""
+    batch_size: int = 0
+    """Candidates an update [0: 6 with a model (ours), 20 without (Zoph et al. 2018)]."""
+    initial: int = 16
+    """Candidates that the policy draws before the model first chooses (ours)."""
+    pool: int = 1200
+    """Candidates among which the model chooses (ours)."""
+    kappa: float = 0.5
+    """Standard deviations above the model's mean that a candidate is taken to be worth (ours)."""
+    dreams: int = 4
+    """Updates from samples that the model alone has judged, after each batch (ours)."""
     lr: float = 0.005
     """Of Adam (not stated in the paper; ours. Zoph et al. 2018: 0.00035, for 20,000 candidates)."""
     epochs: int = 4
@@ -62,11 +79,28 @@ class PPOConfig:
     """Initial weights are uniform in -init..init (Zoph et al. 2018)."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "lr", "epochs", "clip_coef", "max_grad_norm", "hidden", "init"):
+        for name in (
+            "initial",
+            "pool",
+            "lr",
+            "epochs",
+            "clip_coef",
+            "max_grad_norm",
+            "hidden",
+            "init",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"ppo:{name}={getattr(self, name)} must be above 0")
+        for name in ("batch_size", "kappa", "dreams"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"ppo:{name}={getattr(self, name)} must be 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ppo:ema_decay={self.ema_decay} must be in 0..1, below 1")
+
+    @property
+    def batch(self) -> int:
+        """Candidates an update."""
+        return self.batch_size or (20 if self.model == "none" else 6)
 
 
 @dataclass(frozen=True)
@@ -98,12 +132,16 @@ def approximate_kl(logratio: Tensor) -> Tensor:
 
 SEEN = 1_000  # rewards, the latest
 MIN_SCALE = 1e-3  # rewards that differ by less do not blow an advantage up
+DREAMT = 128  # samples that the model judges; the policy learns from a quarter of them
+DREAM = {"epochs": 2, "ent_coef": 0.1}
 
 
-def advantages(rewards: Tensor, baseline: float, *, scale: bool) -> Tensor:
-    """A = R - b, divided by the batch's standard deviation if `scale`."""
+def advantages(
+    rewards: Tensor, baseline: float, *, scale: bool, least: float = MIN_SCALE
+) -> Tensor:
+    """A = R - b; if `scale`, over the batch's standard deviation, which counts `least` or more."""
     advantage = rewards - baseline
-    return advantage / max(rewards.std(correction=0).item(), MIN_SCALE) if scale else advantage
+    return advantage / max(rewards.std(correction=0).item(), least) if scale else advantage
 
 
 def update(
@@ -149,7 +187,8 @@ class Sample:
 
 
 class PPO:
-    """The strategy: draw candidates from the policy, and update it on each batch of rewards."""
+    """The strategy: draw candidates from the policy, or choose among them and others by the model,
+    and update the policy on each batch of rewards."""
 
     def __init__(
         self, space: Space, seed: int, config: PPOConfig, scale: Scale = fractions
@@ -159,6 +198,8 @@ class PPO:
         self.generator = torch.Generator().manual_seed(seed)
         self.policy = Policy(space.radices, config.hidden, config.init, self.generator)
         self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=config.lr)
+        self.model = None if config.model == "none" else RewardModel(space, config.kappa)
+        self.drawing = Drawing(space, np.random.default_rng(seed))
         self.drawn = 0
         self.updates = 0
         self.baseline: float | None = None  # moving average of R ** power
@@ -174,19 +215,51 @@ class PPO:
         if self.config.mode == "async":
             self._draw(n)
         elif n > 0 and not self.waiting and not self.open:
-            self._draw(self.config.batch_size)
+            self._draw(self._batch)
         asked, self.waiting = self.waiting[:n], self.waiting[n:]
         self.open |= {sample.number: sample for sample in asked}
         return [Proposal(sample.number, sample.digits) for sample in asked]
 
+    @property
+    def _batch(self) -> int:
+        """Candidates of the next update; the first begins the model."""
+        first = self.updates == 0 and self.model is not None
+        return self.config.initial if first else self.config.batch
+
     def _draw(self, n: int) -> None:
         if n == 0:
             return
-        with one_thread():
-            digits, logprob = self.policy.sample(n, self.generator)
+        with one_thread("scipy.linalg"):
+            chosen = [] if (model := self._believed) is None else self._chosen(model, n)
+            digits, logprob = self.policy.sample(n - len(chosen), self.generator)
+            if chosen:
+                digits = torch.cat([torch.tensor(chosen), digits])
+                logprob = self.policy.evaluate(digits)[0].detach()
         for row, value in zip(digits.tolist(), logprob.tolist(), strict=True):
             self.waiting.append(Sample(self.drawn, tuple(row), value))
             self.drawn += 1
+
+    def _chosen(self, model: RewardModel, n: int) -> list[Digits]:
+        """Up to `n` candidates of the model's choice."""
+        each = max(1, self.config.pool // 3)
+        sources = [
+            self._samples(each),
+            self.drawing.uniform(each),
+            self.drawing.mutants(each, model.best(PARENTS)),
+        ]
+        waiting = [sample.digits for sample in (*self.open.values(), *self.waiting)]
+        return model.choose(n, sources, waiting)
+
+    def _samples(self, n: int) -> list[Digits]:
+        return [tuple(row) for row in self.policy.sample(n, self.generator)[0].tolist()]
+
+    @property
+    def _believed(self) -> RewardModel | None:
+        """The model, if there is one that predicts anything."""
+        model = self.model
+        if model is None or len(model.known) < self.config.initial or model.r2 <= 0:
+            return None
+        return model
 
     def peek(self, n: int) -> list[Digits]:
         return [sample.digits for sample in self.waiting[:n]]
@@ -196,7 +269,9 @@ class PPO:
         sample.reward = reward
         self.told.append(sample)
         self.seen.append(reward)
-        if len(self.told) == self.config.batch_size:
+        if self.model is not None:
+            self.model.tell(sample.digits, reward)
+        if len(self.told) >= self._batch:
             batch, self.told = sorted(self.told, key=lambda s: s.number), []
             self._learn(batch)
 
@@ -206,11 +281,19 @@ class PPO:
         rewards = told.sign() * told.abs() ** self.config.power
         if self.baseline is None:
             self.baseline, self.average = rewards.mean().item(), told.mean().item()
-        advantage = advantages(rewards, self.baseline, scale=self.config.scale_advantage == "yes")
         digits = torch.tensor([s.digits for s in batch])
         logprob = torch.tensor([s.logprob for s in batch])
-        with one_thread():
+        with one_thread("scipy.linalg"):
+            model = self._believed
+            advantage = advantages(
+                rewards,
+                self.baseline,
+                scale=self.config.scale_advantage == "yes",
+                least=MIN_SCALE if model is None else max(MIN_SCALE, self._noise(model)),
+            )
             done = update(self.policy, self.optimiser, digits, logprob, advantage, self.config)
+            for _ in range(0 if model is None else self.config.dreams):
+                self._dream(model)
         new = 1 - self.config.ema_decay
         for reward, learnt in zip(told.tolist(), rewards.tolist(), strict=True):
             self.average += new * (reward - self.average)
@@ -223,7 +306,30 @@ class PPO:
             "entropy": done.entropy,
             "KL": done.approx_kl,
             "clipped": done.clip_fraction,
+            **({} if self.model is None else {"R2": 0.0 if model is None else model.r2}),
         }
+
+    def _noise(self, model: RewardModel) -> float:
+        """The standard deviation of R ** power from one training of a function to another: the
+        model's share of that of all rewards."""
+        learnt = np.array(self.scale([*self.seen], self.seen))
+        return model.noise * float(np.std(np.sign(learnt) * np.abs(learnt) ** self.config.power))
+
+    def _dream(self, model: RewardModel) -> None:
+        """Learn from samples of the policy that the model judges, the best quarter of those that
+        are new."""
+        new = model.new(self._samples(DREAMT))
+        kept = model.most_promising(max(2, len(new) // 4), new)
+        if len(kept) < 2:
+            return
+        bounds = torch.from_numpy(model.at(kept).bound(self.config.kappa)).float()
+        advantage = (bounds - bounds.min()) / max(bounds.std(correction=0).item(), MIN_SCALE)
+        digits = torch.tensor(kept)
+        with torch.no_grad():
+            logprob = self.policy.evaluate(digits)[0]
+        update(
+            self.policy, self.optimiser, digits, logprob, advantage, replace(self.config, **DREAM)
+        )
 
     @property
     def exhausted(self) -> bool:
@@ -244,6 +350,8 @@ class PPO:
             "averages": [self.baseline, self.average],
             "seen": [*self.seen],
             "health": self._health,
+            **({} if self.model is None else {"model": self.model.state_dict()}),
+            "random": self.drawing.random.bit_generator.state,
             **{name: [list(vars(s).values()) for s in kept] for name, kept in lists.items()},
         }
 
@@ -258,6 +366,9 @@ class PPO:
         self.seen.clear()
         self.seen.extend(state.get("seen", ()))  # older runs have none
         self._health = state["health"]
+        if self.model is not None and "model" in state:  # older runs have none
+            self.model.load_state_dict(state["model"])
+            self.drawing.random.bit_generator.state = state["random"]
         lists = {
             name: [Sample(number, tuple(digits), logprob, reward)
                    for number, digits, logprob, reward in state[name]]

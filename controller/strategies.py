@@ -62,7 +62,6 @@ STRATEGIES: Mapping[str, Row] = {
         "a model predicts rewards from the shapes of functions; the most promising is next",
         "actsearch.controller.surrogate:Surrogate",
         "actsearch.controller.surrogate:SurrogateConfig",
-        scaled=True,
     ),
     "ppo": Row(
         "the paper's method: an LSTM draws candidates and learns from their rewards by PPO",
@@ -97,6 +96,17 @@ def normal(text: str, *, halving: bool = False) -> str:
     if wrapper is None and not halving:
         return written
     return written + "+" + options.written(HALVING, _halving_options(wrapper or ""))
+
+
+def with_options(text: str, options_of: Mapping[str, Mapping[str, str]]) -> str:
+    """`text` with the options that its strategy has in `options_of`, unless it says others."""
+    base, plus, wrapper = text.partition("+")
+    name, said = options.split(base)
+    names = {part.partition("=")[0].strip() for part in said.split(",")}
+    added = [f"{k}={v}" for k, v in options_of.get(name, {}).items() if k not in names]
+    if not added:
+        return text
+    return f"{name}:{','.join([*filter(None, [said]), *added])}{plus}{wrapper}"
 
 
 def rungs(text: str) -> HalvingConfig | None:

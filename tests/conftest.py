@@ -157,9 +157,11 @@ def make_executor(
 @pytest.fixture(
     params=[
         *STRATEGIES,
-        "ppo:mode=async,batch_size=4",
-        "surrogate:model=forest,initial=2,pool=20,explore=0.7",
-        "surrogate:initial=2,pool=20,explore=0.7",
+        "ppo:model=none",
+        "ppo:mode=async,batch_size=4,model=none",
+        "ppo:initial=3,batch_size=4,pool=30,dreams=1",
+        "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
+        "surrogate:initial=2,pool=20,explore=0.3",
         "evolution:population=4,tournament=2",
         "ppo:batch_size=3+halving:eta=2,cohort=4",
         "exhaustive+halving:eta=2,rungs=2,cohort=3",

@@ -17,7 +17,7 @@ from actsearch.controller.strategies import STRATEGIES, strategy_from
 from actsearch.search_space.space import space_from
 
 GOLDEN = Path(__file__).parent / "golden" / "first_proposals.json"
-BARE = (*STRATEGIES, "ppo:mode=async")
+BARE = (*STRATEGIES, "ppo:mode=async", "ppo:model=none", "ppo:model=none,mode=async")
 # Small cohorts, so that several end and the strategy inside is told within the proposals.
 KEYS = [
     f"{strategy}{halving} in {space}"

@@ -182,7 +182,7 @@ def test_stale_samples_are_corrected_by_the_ratio_to_the_policy_that_drew_them()
 
 
 def test_a_batch_is_proposed_from_one_policy_and_learnt_from_when_it_is_whole() -> None:
-    ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=4, power=1.0))
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(model="none", batch_size=4, power=1.0))
     batch = [*ppo.ask(3), *ppo.ask(3)]
     assert len(batch) == 4
     assert ppo.ask(3) == []  # waits for rewards
@@ -201,7 +201,7 @@ def test_a_batch_is_proposed_from_one_policy_and_learnt_from_when_it_is_whole() 
 def test_the_order_in_which_workers_finish_changes_nothing() -> None:
     found = []
     for order in ((0, 1, 2, 3), (2, 0, 3, 1)):
-        ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=4))
+        ppo = PPO(SPACES["tiny"], 0, PPOConfig(model="none", batch_size=4))
         batch = ppo.ask(4)
         for i in order:
             ppo.tell(batch[i], i / 4)
@@ -210,7 +210,7 @@ def test_the_order_in_which_workers_finish_changes_nothing() -> None:
 
 
 def test_async_keeps_proposing_and_learns_from_rewards_as_they_come() -> None:
-    ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, mode="async"))
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(model="none", batch_size=3, mode="async"))
     open_ = [*ppo.ask(5), *ppo.ask(2)]
     assert len(open_) == 7
     for proposal in open_[:4]:
@@ -221,7 +221,7 @@ def test_async_keeps_proposing_and_learns_from_rewards_as_they_come() -> None:
 
 
 def test_the_power_of_the_reward_keeps_failures_below_everything() -> None:
-    ppo = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, power=2.0, ema_decay=0.0))
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(model="none", batch_size=3, power=2.0, ema_decay=0.0))
     for proposal, reward in zip(ppo.ask(3), (None, 0.0, None), strict=True):
         ppo.tell(proposal, reward)
     assert ppo.baseline == pytest.approx(-0.01)
@@ -229,7 +229,7 @@ def test_the_power_of_the_reward_keeps_failures_below_everything() -> None:
 
 def test_ppo_learns_from_a_loss_which_digits_pay() -> None:
     """The share of `tiny` candidates that end in max, of 1.2 nats where others have 8.0 or fail."""
-    ppo = PPO(SPACES["tiny"], 0, PPOConfig(lr=0.02), ranks)
+    ppo = PPO(SPACES["tiny"], 0, PPOConfig(model="none", lr=0.02), ranks)
     last = []
     for i in range(400):
         [proposal] = ppo.ask(1)
@@ -242,7 +242,7 @@ def test_ppo_learns_from_a_loss_which_digits_pay() -> None:
 def test_ppo_learns_which_digits_pay() -> None:
     """The share of `tiny` candidates that end in max goes from a third to most of them."""
     space = SPACES["tiny"]
-    ppo = PPO(space, 0, PPOConfig(lr=0.02))
+    ppo = PPO(space, 0, PPOConfig(model="none", lr=0.02))
     paid = []
     for _ in range(400):
         [proposal] = ppo.ask(1)
@@ -300,7 +300,7 @@ def test_an_update_is_given_advantages_and_what_the_policy_drew_with(
         return update(now, optimiser, digits, drawn, worth, config)
 
     monkeypatch.setattr("actsearch.controller.ppo.update", noted)
-    made = PPO(SPACES["tiny"], 0, PPOConfig(batch_size=3, mode=mode, lr=0.05))
+    made = PPO(SPACES["tiny"], 0, PPOConfig(model="none", batch_size=3, mode=mode, lr=0.05))
     rewards = (0.2, 0.5, 0.8)
     for p in [*made.ask(6)]:
         made.tell(p, rewards[p.number % 3])

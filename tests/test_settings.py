@@ -172,6 +172,16 @@ def test_what_is_said_goes_before_the_recipe_the_run_and_the_preset(
     assert resolve(said, stored).steps == expected
 
 
+@pytest.mark.parametrize(("said", "preset", "meant"), [
+    ("ppo", "paper", "ppo:model=none"), ("ppo:lr=0.01", "paper", "ppo:lr=0.01,model=none"),
+    ("ppo+halving:eta=2", "paper", "ppo:model=none+halving:eta=2"),
+    ("ppo:model=gp", "paper", "ppo:model=gp"), ("random", "paper", "random"),
+    ("ppo", "quick", "ppo"),
+])  # fmt: skip
+def test_the_controller_of_the_paper_has_no_model(said: str, preset: str, meant: str) -> None:
+    assert resolve({"strategy": said, "preset": preset}).strategy == meant
+
+
 def test_what_a_run_has_stored_beyond_settings_is_passed_over() -> None:
     stored = {"gone": 1, "run": "elsewhere"}
     assert resolve(vars(SearchConfig()), stored) == resolve({})
