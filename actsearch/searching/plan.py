@@ -12,7 +12,7 @@ from typing import Any
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import objective_from
-from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
+from actsearch.controller.racing import EXAMPLE, FIRST, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
 from actsearch.functions import all_canonical
@@ -138,7 +138,7 @@ class Plan:
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         if self.race is not None:
-            lines.append(f"racing     {self.race.words()}")
+            lines.append(f"racing     {self.race.words()}; the first {FIRST} pass")
         if s.tensorboard:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
