@@ -592,6 +592,7 @@ def test_gates_are_ranked_raced_reevaluated_shown_and_reported(
     assert set(table["formula"]) == names
     page = actsearch.report(run).read_text()
     assert "g = -2" in page
+    assert "A gate f(x, g) is drawn over x at some values of g." in page
     assert cli.main(["plot", str(run.path), "--of", "functions", "-o", str(tmp_path / "f")]) == 0
     assert cli.main(["show", "x * sigmoid(x) * g"]) == 0
     out = capsys.readouterr().out
