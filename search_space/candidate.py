@@ -210,10 +210,15 @@ def layer_of(
     if len(expr.inputs) > 1 and gated is None:
         raise ValueError(
             f"{formula(expr)} is a gate of two inputs, and this child has no second projection for "
-            "it; use gpt, transformer or mlp, or a child that asks for "
+            "it; use gpt, transformer, convnext or mlp, or a child that asks for "
             "make_activation(width, gated=width)"
         )
     return Activation(expr, *args, operators=operators, kernels=kernels, gated=gated, **options)
+
+
+def is_gate(candidate: Candidate) -> bool:
+    """Whether one of its functions is of two inputs."""
+    return any(len(expr.inputs) > 1 for expr in candidate.functions)
 
 
 def group_of(number: int, total: int, groups: int) -> int:

@@ -282,13 +282,16 @@ def space_from(text: str, extra: Iterable[Op] = ()) -> Space:
     return GroupSpace(_either_from(each, extra), int(number))
 
 
-# A plus before a space, which is not one in a formula such as x+1.
-_JOINED = re.compile(r"(?<=[a-z])\+(?=[a-z-]+(?:\+|$))|\+(?=(?:ties|inputs|units|unary|binary)=)")
+# A plus before a space, which is not one in a formula such as x+1 or x+beta.
+_JOINED = re.compile(
+    rf"\+(?=(?:{'|'.join(SPACES)})(?:{_TIED})?(?:\+|$)|(?:ties|inputs|units|unary|binary)=)"
+)
 
 
 def _either_from(text: str, extra: Iterable[Op]) -> Space:
     extra = tuple(extra)
-    parts = [_units_from(part, extra) for part in _JOINED.split(text)]
+    texts = _JOINED.split(text) if "=" in text else text.split("+")
+    parts = [_units_from(part, extra) for part in texts]
     if len(parts) > 2:
         raise ValueError(f"{text!r} joins {len(parts)} spaces; join two, as tiny+gates")
     return parts[0] if len(parts) == 1 else EitherSpace(*parts)

@@ -223,7 +223,8 @@ def test_a_report_names_them_beside_the_candidates(found: actsearch.Run) -> None
     named = [e for e in beside(found).values() if e.label not in ("relu", "swish")]
     leader = max(named, key=lambda e: e.merit)
     said = f"{leader.label or leader.formula} {found.metric.text(leader.val_score or 0.0)}"
-    assert f"{said} (#{leader.rank}) and 2 other baselines that scored less" in page
+    assert f"{said} (#{leader.rank}) and 2 other baselines that scored worse" in page
+    assert "A gate f(x, g)" not in page
 
 
 def test_figures_give_lines_to_relu_and_swish_and_points_to_the_others(

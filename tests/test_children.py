@@ -242,8 +242,18 @@ def test_a_convnext_computes_what_torchvisions_does_with_the_same_weights() -> N
 
 
 def test_a_convnext_says_which_images_are_too_small_for_it() -> None:
-    with pytest.raises(ValueError, match=r"16 pixels a side or more, not 8; give patch=2, or size"):
-        child_from("convnext")(lambda *_, **__: nn.ReLU(), input_shape=(3, 8, 8), classes=10)
+    def refused(child: str, shape: tuple[int, ...]) -> str:
+        with pytest.raises(ValueError, match="takes images") as e:
+            child_from(child)(lambda *_, **__: nn.ReLU(), input_shape=shape, classes=10)
+        return str(e.value)
+
+    found = refused("convnext", (3, 8, 8))
+    assert "16 pixels a side or more, not 8; give patch=2, or size=16" in found
+    for child in ("convnext", "convnext:patch=1"):  # no patch is small enough
+        found = refused(child, (3, 3, 3))
+        assert "patch" not in found.partition("; give ")[2]
+        assert "size=" in found.partition("; give ")[2]
+    assert "mlp" in refused("convnext", (5,))
 
 
 def test_what_comes_to_a_candidate_in_a_new_convnext_has_a_standard_deviation_of_1() -> None:

@@ -473,8 +473,10 @@ def test_a_gpt_computes_the_feed_forward_block_of_its_gate() -> None:
 
 @pytest.mark.parametrize("child", ["cnn", "resnet8", "densenet", "truncated_mlp"])
 def test_a_child_without_a_second_projection_says_so(child: str) -> None:
-    with pytest.raises(ValueError, match="a gate of two inputs, and this child has no second"):
+    with pytest.raises(ValueError, match="a gate of two inputs, and this child has no second") as e:
         evaluator(child).build("mul(x, g)")
+    named = str(e.value).partition("; use ")[2]
+    assert all(name in named for name in ("gpt", "transformer", "convnext", "mlp"))
 
 
 def evaluator(child: str = "mlp", steps: int = 12) -> Evaluator:
@@ -590,6 +592,7 @@ def test_gates_are_ranked_raced_reevaluated_shown_and_reported(
     assert set(table["formula"]) == names
     page = actsearch.report(run).read_text()
     assert "g = -2" in page
+    assert "A gate f(x, g) is drawn over x at some values of g." in page
     assert cli.main(["plot", str(run.path), "--of", "functions", "-o", str(tmp_path / "f")]) == 0
     assert cli.main(["show", "x * sigmoid(x) * g"]) == 0
     out = capsys.readouterr().out
@@ -604,6 +607,16 @@ def test_a_cnn_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_gate_beside_a_search_of_functions_needs_a_second_projection(tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "space": "tiny", "child": "truncated_mlp", "dataset": "mnist5k", "executor": "inline",
+        "quiet": True, "budget": 1, "steps": 1,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="this child has no second projection"):
+        actsearch.search(tmp_path / "run", baselines="gates", **options)
+    assert not (tmp_path / "run").exists()
+
+
 def train(make_activation: Any, seed: int, steps: int, report: Any) -> dict[str, float]:
     act = make_activation(4)
     report(1, float(act(torch.zeros(1, 4)).sum()))
@@ -614,6 +627,9 @@ def test_an_objective_without_a_second_projection_is_refused(tmp_path: Path) -> 
     with pytest.raises(UsageError, match=r"the objective train fails with a gate: .*no second"):
         actsearch.search(tmp_path / "run", space="gates", objective=train, minimise="loss",
                          executor="inline", quiet=True, budget=1)  # fmt: skip
+    with pytest.raises(UsageError, match=r"the objective train fails with a gate: .*no second"):
+        actsearch.reevaluate(tmp_path / "again", functions=["x * g"], objective=train,
+                             minimise="loss", executor="inline", quiet=True, seeds=1)  # fmt: skip
 
 
 def test_the_plan_says_the_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

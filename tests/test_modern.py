@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -186,6 +187,13 @@ def test_a_choice_may_be_a_formula_of_x_and_a_space_is_made_again_from_its_text(
     assert {"scale", "max", "mul", "sigmoid"} <= {op.name for op in space.operators}
     both = space_from(f"{text}+gates")
     assert space_from(both.spec) == both
+
+
+def test_a_sum_is_a_formula_wherever_the_choices_stand() -> None:
+    parts = ("units=1", "binary=mul", "unary=identity,x+beta")
+    first, *others = (space_from(";".join(order)) for order in permutations(parts))
+    assert all(other == first for other in others)
+    assert space_from("units=2+tiny").size == 2 * space_from("units=2").size
 
 
 @pytest.mark.parametrize(

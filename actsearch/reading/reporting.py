@@ -316,18 +316,19 @@ def _again_row(
 def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
     """f and f' of the best functions, each with its formula."""
     from actsearch.results.figures.functions import function_svg
-    from actsearch.search_space.candidate import candidate_from
+    from actsearch.search_space.candidate import candidate_from, is_gate
     from actsearch.search_space.parser import ParseError
 
     operators = found.settings.get("operators", "guarded")
     for entry in found.head[:SHOWN]:
         with suppress(ParseError):
-            functions = candidate_from(entry.expression).functions
-            svg = "".join(sheet.drawn(function_svg(expr, operators)) for expr in functions)
+            candidate = candidate_from(entry.expression)
+            drawn = (function_svg(expr, operators) for expr in candidate.functions)
             yield _formula(vars(entry)) | {
                 "rank": entry.rank,
                 "score": entry.metric.text(entry.val_score or 0.0),
-                "svg": svg,
+                "svg": "".join(map(sheet.drawn, drawn)),
+                "gate": is_gate(candidate),
             }
 
 

@@ -53,7 +53,7 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
         return
     others = [_beside(e, found) for e in _baselines(found)]
     more = sum(e.beside for e in found.ranked) - len(others)
-    others += [f"{more:,} other baselines that scored less"] if more else []
+    others += [f"{more:,} other baselines that scored worse"] if more else []
     beside = f"; beside it {_listed(others)}" if others else ""
     yield f"The search's first had {_scored(best, found)} on validation data{beside}."
     if known is not None:

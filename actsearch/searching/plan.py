@@ -12,7 +12,7 @@ from typing import Any
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import objective_from
-from actsearch.controller.racing import EXAMPLE, RaceRules, race_rules
+from actsearch.controller.racing import EXAMPLE, FIRST, RaceRules, race_rules
 from actsearch.controller.strategies import normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
 from actsearch.functions import all_canonical
@@ -22,7 +22,7 @@ from actsearch.results.tables import duration
 from actsearch.run import RUNS, Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.baselines import FORMS
-from actsearch.search_space.candidate import Candidate
+from actsearch.search_space.candidate import Candidate, is_gate
 from actsearch.search_space.space import (
     Space,
     everything,
@@ -138,7 +138,7 @@ class Plan:
         if cohorts is not None:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         if self.race is not None:
-            lines.append(f"racing     {self.race.words()}")
+            lines.append(f"racing     {self.race.words()}; the first {FIRST} pass")
         if s.tensorboard:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
@@ -194,15 +194,16 @@ def make_plan(
     if not dry:
         run.check_free()
     seconds = warm_up(evaluator)
-    several = (candidate for candidate in beside if len(candidate.functions) > 1)
+    finished, done = _done(run)
+    left = [candidate for candidate in beside if candidate.key not in finished]
+    several = (candidate for candidate in left if len(candidate.functions) > 1)
     for candidate in (space.decode(space.digits(0)), *several):
         evaluator.build(candidate.key)  # raises where it has no place in the child
-    parameters = gate_parameters(evaluator) if len(space.inputs) > 1 else None
+    gates = len(space.inputs) > 1 or any(map(is_gate, left))
+    parameters = gate_parameters(evaluator) if gates else None
     found = _survey(space, settings)
-    finished, done = _done(run)
-    left = sum(candidate.key not in finished for candidate in beside)
     return Plan(
-        run, settings, space, evaluator, found, seconds, race, beside, left, done, parameters
+        run, settings, space, evaluator, found, seconds, race, beside, len(left), done, parameters
     )
 
 

@@ -9,7 +9,7 @@ learning rate that is chosen for a function is chosen by validation scores, with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
 from actsearch.results.tables import Row
 from actsearch.run import Run
-from actsearch.search_space.candidate import Candidate
+from actsearch.search_space.candidate import Candidate, is_gate
 from actsearch.search_space.space import Space, extra_operators
 from actsearch.search_space.survey import describe
 from actsearch.searching.batch import DONE, train
@@ -37,6 +37,7 @@ from actsearch.searching.building import (
     check_model,
     child_evaluator,
     first_steps,
+    gate_parameters,
     objective_evaluator,
 )
 from actsearch.searching.machinery import Machinery
@@ -278,14 +279,16 @@ def _check(evaluator: Evaluator) -> None:
     check_model(model, evaluator)
 
 
-def _check_places(models: Iterable[Model], functions: Iterable[Candidate]) -> None:
+def _check_places(models: Iterable[Model], functions: Collection[Candidate]) -> None:
     """Raises ValueError where a candidate has more groups than a child has activations, or is a
     gate and the child has no place for one."""
-    for candidate in functions:
-        gate = any(len(expr.inputs) > 1 for expr in candidate.functions)
-        if gate or len(candidate.functions) > 1:
-            for model in models:
-                model.evaluators[0].build(candidate.key)
+    several = [candidate.key for candidate in functions if len(candidate.functions) > 1]
+    gates = any(map(is_gate, functions))
+    for model in models:
+        for key in several:
+            model.evaluators[0].build(key)
+        if gates:
+            gate_parameters(model.evaluators[0])
 
 
 def _rates(lr: float, n: int) -> list[float]:
@@ -303,7 +306,7 @@ def _functions(
 ) -> dict[Candidate, str]:
     """The functions and what people call them: baselines first."""
     asked = all_canonical(config.functions or _best(run, config.top), operators, extra)
-    gates = any(len(expr.inputs) > 1 for candidate in asked for expr in candidate.functions)
+    gates = any(map(is_gate, asked))
     best_known = all_canonical(BESIDE_GATES[:1] if gates else (), operators)
     found = dict.fromkeys((*beside, *best_known, *asked))
     return {candidate: describe(candidate, operators).name for candidate in found}

@@ -71,9 +71,10 @@ class ConvNeXt(ImageNetwork):
         super().__init__(input_shape, size)
         least = STRIDE**2 * patch  # for a pixel in the last stage
         if (side := size or min(input_shape[1:])) < least:
+            smaller = side // STRIDE**2
             raise ValueError(
                 f"a ConvNeXt with patch={patch} takes images of {least} pixels a side or more, not "
-                f"{side}; give patch={max(1, side // STRIDE**2)}, or size={least}"
+                f"{side}; give {f'patch={smaller}, or ' * (smaller > 0)}size={least}"
             )
         stem = nn.Conv2d(input_shape[0], width, patch, patch)
         layers: list[nn.Module] = [stem, LayerNorm(width)]

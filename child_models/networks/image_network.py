@@ -24,9 +24,13 @@ class ImageNetwork(nn.Module):
         super().__init__()
         if len(input_shape) != 3:
             name = type(self).__name__
-            grey = "; grey images are (1, H, W), which is x[:, None]" * (len(input_shape) == 2)
+            ways = {
+                1: "; the child mlp takes any shape",
+                2: "; grey images are (1, H, W), which is x[:, None]",
+            }
             raise ValueError(
-                f"a {name} takes images (C, H, W), not inputs of shape {input_shape}{grey}"
+                f"a {name} takes images (C, H, W), not inputs of shape {input_shape}"
+                f"{ways.get(len(input_shape), '')}"
             )
         self.size = size
 
