@@ -72,7 +72,7 @@ GRID = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)
 SWISH = (GRID * torch.sigmoid(GRID)).numpy()
 FOUND = 1 - 1e-9  # of the ceiling
 RANDOM = "random"
-RIVALS = ("evolution", "surrogate", "ppo", "ppo:mode=async")
+RIVALS = ("evolution", "surrogate", "ppo", "ppo:mode=async", "ppo:model=none")
 WORKERS = 4  # on their way at once for the asynchronous mode
 PATIENCE = 2000  # repeats in a row after which a search ends
 SCREENED = 30_000  # random points none of which is a hard target
