@@ -207,20 +207,26 @@ def failing(frame: pd.DataFrame, steep: Sequence[str]) -> pd.DataFrame:
                 "trainings": len(part),
                 "not finite": int(part["score"].isna().sum()),
                 "at chance": int(chance.sum()),
-                "mean of the others": round(scores[~chance].mean(), 3),
+                "mean of the others": f"{scores[~chance].mean():.3f}",
             }
         )
     return pd.DataFrame(rows)
 
 
-def agreement(rewards: pd.DataFrame, one: str, other: str) -> str:
-    """Spearman's correlation over functions, failures last, with its interval."""
+def agreement(rewards: pd.DataFrame, one: str, other: str, less: str | None = None) -> str:
+    """Spearman's correlation over functions, failures last, with its interval; minus that of
+    `less` with the same."""
     if one == other:
         return ""
-    worst = rewards[[one, other]].fillna(-np.inf).to_numpy()
+    worst = rewards[[one, other, less or one]].fillna(-np.inf).to_numpy()
     drawn = np.random.default_rng(0).integers(0, len(worst), (RESAMPLES, len(worst)))
-    [found] = spearman(worst[None])
-    low, high = np.nanquantile(spearman(worst[drawn]), (0.025, 0.975))
+
+    def correlation(sample: np.ndarray) -> np.ndarray:
+        found = spearman(sample[..., :2])
+        return found if less is None else found - spearman(sample[..., [2, 1]])
+
+    [found] = correlation(worst[None])
+    low, high = np.nanquantile(correlation(worst[drawn]), (0.025, 0.975))
     return f"{found:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -266,10 +272,15 @@ def say(given: argparse.Namespace) -> None:
             for part, which in parts.items():
                 key = f"{reference}: {part}, n = {len(which)}"
                 row[key] = agreement(rewards.loc[which], name, reference)
-        rows.append(row | {"noise": round(noise.get(name, np.nan), 4)})
+        rows.append(row | {"noise": f"{noise.get(name, np.nan):.3f}"})
     print(to_markdown(rows))
+    print("The ConvNeXt's correlation with the gpt minus another network's, 95 %:")
+    for name in [n for n in NETWORKS if n in rewards and n not in ("convnext", "gpt")]:
+        apart = {part: agreement(rewards.loc[which], "convnext", "gpt", name)
+                 for part, which in parts.items()}  # fmt: skip
+        print(f"  {name}: " + ", ".join(f"{part} {text}" for part, text in apart.items()))
     print("Means over seeds, bits per byte of the gpt and else accuracy:")
-    named = rewards.reindex(NAMED.values()).abs().round(3)
+    named = rewards.reindex(NAMED.values()).abs().map("{:.3f}".format)
     named.insert(0, "function", list(NAMED))
     print(to_markdown(named.to_dict("records")))
 
