@@ -66,4 +66,4 @@ class Policy(nn.Module):
             logits = self.heads[i](hidden[:, i]).log_softmax(-1)
             logprob = logprob + logits.gather(1, digits[:, t : t + 1])[:, 0]
             entropy = entropy - (logits.exp() * logits).sum(-1)
-        return logprob, entropy / len(self.free)
+        return logprob, entropy / max(1, len(self.free))

@@ -158,7 +158,7 @@ def update(
         start_logprob, start_entropy = policy.evaluate(digits)
     approx_kl = clip_fraction = 0.0
     epoch = 0
-    while epoch < config.epochs and approx_kl <= config.target_kl:
+    while policy.free and epoch < config.epochs and approx_kl <= config.target_kl:
         epoch += 1
         logprob, entropy = policy.evaluate(digits)
         ratio = (logprob - behaviour_logprob).exp()
@@ -213,7 +213,8 @@ class PPO:
 
     def ask(self, n: int) -> list[Proposal]:
         if self.config.mode == "async":
-            self._draw(n)
+            if (missing := n - len(self.waiting)) > 0:
+                self._draw(max(missing, 1 if self.model is None else self.model.together))
         elif n > 0 and not self.waiting and not self.open:
             self._draw(self._batch)
         asked, self.waiting = self.waiting[:n], self.waiting[n:]
@@ -227,8 +228,6 @@ class PPO:
         return self.config.initial if first else self.config.batch
 
     def _draw(self, n: int) -> None:
-        if n == 0:
-            return
         with one_thread("scipy.linalg"):
             chosen = [] if (model := self._believed) is None else self._chosen(model, n)
             digits, logprob = self.policy.sample(n - len(chosen), self.generator)
@@ -257,7 +256,7 @@ class PPO:
     def _believed(self) -> RewardModel | None:
         """The model, if there is one that predicts anything."""
         model = self.model
-        if model is None or len(model.known) < self.config.initial or model.r2 <= 0:
+        if model is None or model.told < self.config.initial or model.r2 <= 0:
             return None
         return model
 
@@ -292,8 +291,9 @@ class PPO:
                 least=MIN_SCALE if model is None else max(MIN_SCALE, self._noise(model)),
             )
             done = update(self.policy, self.optimiser, digits, logprob, advantage, self.config)
-            for _ in range(0 if model is None else self.config.dreams):
-                self._dream(model)
+            if model is not None:
+                for _ in range(self.config.dreams):
+                    self._dream(model)
         new = 1 - self.config.ema_decay
         for reward, learnt in zip(told.tolist(), rewards.tolist(), strict=True):
             self.average += new * (reward - self.average)
@@ -366,9 +366,11 @@ class PPO:
         self.seen.clear()
         self.seen.extend(state.get("seen", ()))  # older runs have none
         self._health = state["health"]
-        if self.model is not None and "model" in state:  # older runs have none
+        if "model" in state and self.model is not None:
             self.model.load_state_dict(state["model"])
             self.drawing.random.bit_generator.state = state["random"]
+        elif "model" not in state:  # an older run, which goes on as it began
+            self.config, self.model = replace(self.config, model="none"), None
         lists = {
             name: [Sample(number, tuple(digits), logprob, reward)
                    for number, digits, logprob, reward in state[name]]

@@ -27,6 +27,7 @@ KEPT = 600  # rewards that a process is fitted to: the best and the latest
 REFIT = 1.2  # kernels are fitted anew when so many times as many rewards are known
 PARENTS = 8  # the best so many are mutated
 DECIMALS = 6  # to which features of equal functions agree
+TOGETHER = 100  # one more candidate is chosen at once for so many rewards that are known
 
 View = Literal["shapes", "digits"]
 
@@ -46,6 +47,8 @@ class RewardModel:
         self._rows: dict[Digits, np.ndarray] = {}  # features of what is known
 
     def tell(self, digits: Digits, reward: Reward) -> None:
+        if digits in self.known and self.known[digits] == reward:
+            return  # a repeat: the process stays
         self.known[digits] = reward
         self.told += 1
         self._processes = []
@@ -120,14 +123,22 @@ class RewardModel:
         return found
 
     def _shapes(self, points: Sequence[Digits]) -> np.ndarray | None:
-        new = [digits for digits in points if digits not in self._rows]
+        new = [digits for digits in points if digits not in self.known]
         rows = self.space.features(self._array(new))
         if rows is None:
             return None
         found = dict(zip(new, rows, strict=True))
-        self._rows |= {digits: row for digits, row in found.items() if digits in self.known}
-        every = [found[d] if d in found else self._rows[d] for d in points]
+        every = [found[d] if d in found else self._row(d) for d in points]
         return np.array(every).reshape(len(points), rows.shape[1])
+
+    def _row(self, digits: Digits) -> np.ndarray:
+        """The features of what is known. They are computed alone: torch's sinh has other last bits
+        in other company, and a resumed search is to have the same."""
+        if digits not in self._rows:
+            rows = self.space.features(self._array([digits]))
+            assert rows is not None
+            self._rows[digits] = rows[0]
+        return self._rows[digits]
 
     def _array(self, points: Sequence[Digits]) -> np.ndarray:
         return np.array(points, int).reshape(len(points), len(self.space.radices))
@@ -139,6 +150,11 @@ class RewardModel:
         return [points[i] for i in np.argsort(-bounds, kind="stable")[:n]]
 
     # -- what to train next
+
+    @property
+    def together(self) -> int:
+        """How many candidates are worth choosing at once."""
+        return 1 + len(self.known) // TOGETHER
 
     def choose(
         self, n: int, sources: Sequence[Sequence[Digits]], waiting: Sequence[Digits]

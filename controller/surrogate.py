@@ -9,6 +9,7 @@ some that resemble nothing so far; the upper confidence bound does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from actsearch.controller.strategy import Digits, Proposal, Reward, trained
 from actsearch.controller.threads import one_thread
 from actsearch.search_space.space import Space
 
-TOGETHER = 100  # one more candidate is chosen at once for so many rewards that are known
+BLIND = 100  # random candidates where the pool holds nothing new, before it is looked at again
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,25 @@ class Surrogate:
 
     def _next(self) -> Digits:
         random = self.random.random() < self.config.explore
-        if random or len(self.model.known) < self.config.initial:
+        if random or self.model.told < self.config.initial:
             return self.drawing.uniform(1)[0]
         if not self.chosen:
             with one_thread("scipy.linalg"):
-                self.chosen = self._choose()
-        return self.chosen.pop(0) if self.chosen else self.drawing.uniform(1)[0]
+                self.chosen = self._choose() or self.drawing.uniform(BLIND)
+        return self.chosen.pop(0)
 
     def _choose(self) -> list[Digits]:
         half = self.config.pool // 2
         sources = [self.drawing.uniform(half), self._descendants(half)]
-        n = 1 + len(self.model.known) // TOGETHER
-        return self.model.choose(n, sources, [*self.open.values()])
+        return self.model.choose(self.model.together, sources, [*self.open.values()])
 
     def _descendants(self, n: int) -> list[Digits]:
         """`n` mutants of the best that are known, of their best mutants on the model, and so on."""
         parents, found = self.model.best(PARENTS), list[Digits]()
         generations = self.config.generations
+        each = math.ceil(n / generations)
         for generation in range(generations):
-            born = self.drawing.mutants(n // generations, parents)
+            born = self.drawing.mutants(each, parents)
             found += born
             if generation < generations - 1:
                 parents = self.model.most_promising(PARENTS, [*parents, *born])
@@ -126,6 +127,10 @@ class Surrogate:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.bit_generator.state = state["random"]
         self.number = state["number"]
-        self.chosen = [tuple(digits) for digits in state["chosen"]]
+        self.chosen = [tuple(digits) for digits in state.get("chosen", ())]
         self.open = {number: tuple(digits) for number, digits in state["open"]}
-        self.model.load_state_dict(state["model"])
+        if "model" in state:
+            self.model.load_state_dict(state["model"])
+        else:  # of an older run, whose rewards serve as well
+            for digits, reward in state["known"]:
+                self.model.tell(tuple(digits), reward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +14,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from torch import tensor
 
-from actsearch.controller import gaussian_process
+from actsearch.controller import gaussian_process, reward_model
 from actsearch.controller.gaussian_process import GaussianProcess, Kernel, fitted, matern
 from actsearch.controller.ppo import PPO, PPOConfig, advantages
 from actsearch.controller.reward_model import KEPT, RewardModel, normal_scores, r2
 from actsearch.controller.strategies import strategy_from
-from actsearch.controller.strategy import Digits, Reward
-from actsearch.search_space.space import SPACES
+from actsearch.controller.strategy import Digits, Proposal, Reward, Strategy
+from actsearch.controller.surrogate import Surrogate, SurrogateConfig
+from actsearch.search_space.space import SPACES, space_from
 
 KERNEL = Kernel(length=0.9, noise=0.05)
 N = 30
@@ -191,6 +193,37 @@ def test_only_the_best_and_the_latest_are_kept_of_many() -> None:
     assert model.told == 2 * KEPT + 1
 
 
+def test_a_repeat_keeps_the_process() -> None:
+    """Where nothing new is left, thousands of repeats come before a search ends."""
+    model = told("two-units", by_shape)
+    digits, before = next(iter(model.known)), model._process()
+    model.tell(digits, model.known[digits])
+    assert model._process() is before
+    model.tell(digits, 9.0)
+    assert model._process() is not before
+
+
+def test_a_restored_model_believes_the_same_to_the_last_bit() -> None:
+    """torch's sinh has other last bits in a longer tensor."""
+    space = space_from("units=2;unary=sinh,tanh,identity,neg;binary=add,sub,max")
+    model, restored = RewardModel(space, 0.5), RewardModel(space, 0.5)
+    random = np.random.default_rng(0)
+
+    def drawn(n: int) -> list[Digits]:
+        return [tuple(row) for row in random.integers(space.radices, size=(n, 10)).tolist()]
+
+    points, known = drawn(50), drawn(120)
+    for i, digits in enumerate(known):
+        model.tell(digits, float(random.normal()))
+        if i % 7 == 6:
+            model.at(points)
+    restored.load_state_dict(json.loads(json.dumps(model.state_dict())))
+    believed, again = (each.at([*points, *known]).bound(0.5) for each in (model, restored))
+    assert np.array_equal(believed, again)
+    shapes, again = (each._inputs("shapes", [*points, *known]) for each in (model, restored))
+    assert np.array_equal(shapes, again)
+
+
 # -- what is chosen
 
 
@@ -254,6 +287,48 @@ def test_a_surrogate_never_proposes_what_is_known_or_on_its_way(workers: int) ->
     assert len(met) >= 40 - workers  # the first may be drawn more than once
 
 
+def test_the_model_chooses_also_after_more_random_candidates_than_it_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reward_model, "KEPT", 4)
+    strategy = strategy_from("surrogate:initial=12,pool=20", SPACES["two-units"], 0)
+    assert isinstance(strategy, Surrogate)
+    for _ in range(12):
+        assert not strategy.model.turn
+        told_all(strategy)
+    assert len(strategy.model.known) < 12
+    told_all(strategy)
+    assert strategy.model.turn
+
+
+def told_all(strategy: Strategy) -> None:
+    for proposal in strategy.ask(1):
+        strategy.tell(proposal, by_digits(proposal.digits))
+
+
+def test_the_smallest_pool_has_descendants() -> None:
+    strategy = Surrogate(SPACES["two-units"], 0, SurrogateConfig(pool=2, initial=2))
+    for _ in range(3):
+        told_all(strategy)
+    assert strategy._descendants(1)
+
+
+def test_a_surrogate_of_an_older_run_goes_on_from_its_rewards() -> None:
+    """The state of a surrogate with scikit-learn's process, which had no key `model`."""
+    config = SurrogateConfig(pool=20, initial=2)
+    new, old = (Surrogate(SPACES["two-units"], 0, config) for _ in range(2))
+    known = [[list(digits), by_digits(digits)] for digits in told("two-units", by_digits, 5).known]
+    old.load_state_dict({
+        "random": new.random.bit_generator.state, "number": 6, "known": known,
+        "open": [[5, [0] * 10]], "kernel": [0.0, 2.0, -3.0], "fitted_to": 4,
+    })  # fmt: skip
+    assert [[list(digits), reward] for digits, reward in old.model.known.items()] == known
+    old.tell(Proposal(5, (0,) * 10), None)
+    [proposal] = old.ask(1)
+    assert proposal.number == 6
+    assert old.model.turn  # the model has chosen
+
+
 # -- the controller with a model
 
 
@@ -301,6 +376,35 @@ def batch(strategy: PPO) -> Sequence[object]:
     for proposal in asked:
         strategy.tell(proposal, by_digits(proposal.digits))
     return asked
+
+
+def test_a_controller_of_an_older_run_goes_on_without_a_model() -> None:
+    """As the strategy would have that gave its state, which had no key `model`."""
+    first, alone, older = ppo(model="none", hidden=8), ppo(model="none", hidden=8), ppo(hidden=8)
+    searched(first, by_digits, 25)
+    state = first.state_dict()
+    assert "model" not in state
+    for strategy in (alone, older):
+        strategy.load_state_dict(state)
+    assert searched(older, by_digits, 25) == searched(alone, by_digits, 25)
+    assert older.state_dict() == alone.state_dict()
+
+
+def test_async_more_are_chosen_together_where_more_is_known() -> None:
+    """A process fitted to each reward of hundreds would cost 0.1 s a proposal."""
+    strategy = ppo(mode="async", initial=4, pool=30, hidden=8)
+    assert strategy.model is not None
+    for digits in told("two-units", by_digits, 250).known:
+        strategy.model.tell(digits, by_digits(digits))
+    assert len(strategy.ask(1)) == 1
+    assert len(strategy.waiting) == 2
+    coming = [*strategy.peek(9)]
+    assert [p.digits for p in strategy.ask(3)][:2] == coming
+
+
+def test_a_controller_in_a_space_with_one_point_proposes_it() -> None:
+    strategy = PPO(space_from("units=1;unary=identity;binary=add"), 0, PPOConfig(hidden=8))
+    assert set(searched(strategy, lambda _: 0.5, 40)) == {(0,) * 5}
 
 
 def test_rewards_that_differ_by_noise_alone_are_no_large_advantages() -> None:
