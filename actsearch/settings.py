@@ -197,6 +197,9 @@ class CandidateOptions(Options):
     loss:20=0.4,50=0.15 [off]."""
     budget: Int = None
     """Functions to train in total [all of the space]."""
+    start: Formulas = ()
+    """Formulas, names or RUN#RANK to train first, as candidates, before those of the strategy; they
+    count in the budget."""
     baselines: Baselines = ()
     """Known functions to train beside it, which are no candidates: {names}, names and formulas; a
     run keeps those that it has [ReLU and Swish, which are always there; in the preset quick the

@@ -25,6 +25,7 @@ from actsearch.search_space.survey import describe
 from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.callbacks import Callback
 from actsearch.searching.identity import Candidates, Level
+from actsearch.searching.inbox import Inbox
 from actsearch.searching.live import live
 from actsearch.searching.loop import STOPPED, TrialSource, run_trials
 from actsearch.searching.machinery import Machinery, running
@@ -63,11 +64,11 @@ def search(
     says what arrays are for. In the place of both `objective` may be a training of your own,
     train(make_activation, seed, steps, report), which returns scores by name, and `metric` the
     Metric of the name that is searched for (docs/objectives.md). `baselines` are known functions
-    to train beside it, as `modern`, or a list of groups, names and formulas. Other options are
-    those of `actsearch search` (see SearchOptions). Each of `callbacks` is called in this process
-    as `callback(trial, outcome, progress)` when a training has been stored; one that raises is
-    logged and left out from then on. Raises RunError where the run is in use or was made with other
-    settings.
+    to train beside it, as `modern`, or a list of groups, names and formulas; `start` are functions
+    to train first, as candidates. Other options are those of `actsearch search` (see
+    SearchOptions). Each of `callbacks` is called in this process as `callback(trial, outcome,
+    progress)` when a training has been stored; one that raises is logged and left out from then on.
+    Raises RunError where the run is in use or was made with other settings.
     """
     callbacks = tuple(callbacks)
     if wrong := [c for c in callbacks if not callable(c)]:
@@ -142,11 +143,14 @@ def _source(
     name = settings.strategy
     strategy = strategy_from(name, plan.space, settings.seed, metric)
     proposals = Proposals(candidates.store, strategy, name, candidates, level, metric, screened_out)
+    inbox = Inbox(plan.run, candidates.extra)
+    inbox.put(c for c in plan.start if candidates.look(c, level(1.0))[0] is None)
     chain = asking(
         proposals,
         budget=settings.budget,
         patience=settings.patience,
         screening=settings.screen == "on",
+        proposers=(inbox,),
     )
     return StrategySource(proposals, chain, beside, ahead)
 

@@ -64,6 +64,7 @@ class Plan:
     seconds_a_child: float | None  # where it is known
     race: RaceRules | None
     beside: tuple[Candidate, ...]  # the baselines
+    start: tuple[Candidate, ...]  # to be trained before the strategy's
     beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
     parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
@@ -128,6 +129,8 @@ class Plan:
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
             f"baselines  {', '.join(FORMS.get(c.key, c.formula) for c in self.beside)}",
         ]
+        if self.start:
+            lines.append(f"first      {', '.join(FORMS.get(c.key, c.formula) for c in self.start)}")
         if note := self.evaluator.note:
             lines.append(f"weights    {note}")
         if self.parameters is not None:
@@ -182,6 +185,7 @@ def make_plan(
     settings = replace(settings, baselines=tuple(FORMS.get(c.key, c.key) for c in named))
     usual = ALWAYS_BESIDE + BESIDE_GATES * (len(space.inputs) > 1)
     beside = tuple(dict.fromkeys((*all_canonical(usual, settings.operators), *named)))
+    start = tuple(all_canonical(config.start, settings.operators, extra))
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
     evaluator = make_evaluator(settings, extra, in_turns=in_turns)
@@ -197,13 +201,24 @@ def make_plan(
     finished, done = _done(run)
     left = [candidate for candidate in beside if candidate.key not in finished]
     several = (candidate for candidate in left if len(candidate.functions) > 1)
-    for candidate in (space.decode(space.digits(0)), *several):
+    for candidate in (space.decode(space.digits(0)), *several, *start):
         evaluator.build(candidate.key)  # raises where it has no place in the child
-    gates = len(space.inputs) > 1 or any(map(is_gate, left))
+    gates = len(space.inputs) > 1 or any(map(is_gate, (*left, *start)))
     parameters = gate_parameters(evaluator) if gates else None
     found = _survey(space, settings)
     return Plan(
-        run, settings, space, evaluator, found, seconds, race, beside, len(left), done, parameters
+        run,
+        settings,
+        space,
+        evaluator,
+        found,
+        seconds,
+        race,
+        beside,
+        start,
+        len(left),
+        done,
+        parameters,
     )
 
 
