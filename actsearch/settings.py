@@ -188,7 +188,8 @@ class CandidateOptions(Options):
     ties: OnOff = None
     """Share the betas of a core unit among all uses of it: on or off [off]."""
     strategy: Strategy = None
-    """{names}; options as ppo:lr=0.001, which 'actsearch options ppo' lists [exhaustive]."""
+    """{names}; options as ppo:lr=0.001, which 'actsearch options ppo' lists; or external:COMMAND, a
+    command that is asked for formulas (docs/proposers.md) [exhaustive]."""
     halving: Flag = False
     """Train cohorts for a few steps first and only their best to the end; short for +halving behind
     the strategy."""

@@ -3,9 +3,14 @@ left of them after any death."""
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
+import re
+import shlex
+import sys
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -21,8 +26,8 @@ import torch
 import actsearch
 from actsearch import cli, errors
 from actsearch.controller.strategies import strategy_from
-from actsearch.errors import NoCandidateError
-from actsearch.results.records import Outcome, Trial
+from actsearch.errors import NoCandidateError, UsageError
+from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.baselines import FORMS
@@ -365,3 +370,109 @@ def test_a_start_that_the_child_cannot_take_is_refused_before_anything_is_stored
     with pytest.raises(ValueError, match="this child has no second projection"):
         actsearch.search(tmp_path / "run", start=["mul(x, g)"], **options)
     assert not (tmp_path / "run").exists()
+
+
+# -- a command that is asked
+
+
+def proposer(folder: Path, body: str) -> str:
+    """A command that runs `body` for each `message`."""
+    head = "import json, sys, time, os\nfor line in sys.stdin:\n    message = json.loads(line)\n"
+    script = folder / "proposer.py"
+    script.write_text(head + textwrap.indent(textwrap.dedent(body), "    "))
+    return f"external:{shlex.quote(sys.executable)} {shlex.quote(str(script))}"
+
+
+SAYS = """
+open({said!r}, "a").write(line)
+if "ask" in message:
+    waiting = [f for f in {formulas!r} if f not in open({said!r}).read()]
+    print(json.dumps({{"formulas": waiting[:message["ask"]]}}), flush=True)
+"""
+
+
+def searched(folder: Path, blobs: Arrays, strategy: str, **options: Any) -> Run:
+    given = {"space": FEW, "dataset": blobs, "child": net, **QUICK, **options}
+    return actsearch.search(folder / "run", strategy=strategy, **given)
+
+
+def heard(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """What a command was told, and how much it was asked for."""
+    messages = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [message["outcome"] for message in messages if "outcome" in message]
+    return told, [message["ask"] for message in messages if "ask" in message]
+
+
+def test_a_command_proposes_is_told_every_outcome_and_has_the_whole_table_on_resume(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    said = tmp_path / "said"
+    formulas = ["sin(x)", "2 * x", "x ** x", "x * erf(x)", "relu(x)"]
+    strategy = proposer(tmp_path, SAYS.format(said=str(said), formulas=formulas))
+    found = searched(tmp_path, blobs, strategy, budget=1)
+    assert set(found.table()["formula"]) >= {"sin(x)", "relu(x)"}
+    told, _ = heard(said)
+    ended = {t["formula"]: t for t in told}
+    assert (ended["sin(x)"]["status"], ended["sin(x)"]["better"]) == ("ok", "higher")
+    score = found.table(wide=True).set_index("formula").loc["sin(x)", "val accuracy"]
+    assert ended["sin(x)"]["score"] == pytest.approx(score)
+    said.unlink()
+    found = searched(tmp_path, blobs, strategy, budget=10)
+    told, asks = heard(said)
+    assert [t["formula"] for t in told if t["formula"] == "sin(x)"] == ["sin(x)"]
+    ended = {t["formula"]: t["status"] for t in told}
+    assert ended["2 * x"] == "rejected"
+    assert ended["x ** x"] == "refused"
+    assert ended["x * erf(x)"] == "ok"
+    assert set(asks) == {1}
+    rows = Counter(row["expression"] for row in found.rows())
+    assert max(rows.values()) == 1
+    with pytest.raises(UsageError, match="no command is taken from a run's folder"):
+        actsearch.search(found.path, dataset=blobs, child=net, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("sys.exit(3)", "ended with code 3"),
+        ("os.close(1); time.sleep(60)", "closed its output"),
+        ("time.sleep(60)", "did not answer for 0.5 seconds"),
+        ("print('Sure! Try swish.', flush=True)", "answered 'Sure! Try swish.' and not"),
+        ("print('[' * 9999, flush=True)", "and not"),
+        ("""print('{"formulas": [1]}', flush=True)""", "and not"),
+        (
+            """"ask" in message and print('{"formulas": ["y"]}', flush=True)""",
+            "gave no formula that can be read in 100 answers",
+        ),
+    ],
+)
+def test_a_command_that_is_dead_silent_or_babbles_ends_the_search_in_a_sentence(
+    tmp_path: Path, blobs: Arrays, monkeypatch: pytest.MonkeyPatch, body: str, why: str
+) -> None:
+    monkeypatch.setattr("actsearch.searching.external.SILENCE", 0.5 if "60" in body else 60.0)
+    monkeypatch.setattr("actsearch.searching.external.GRACE", 0.3)
+    with pytest.raises(HostError, match=re.escape(why)) as caught:
+        searched(tmp_path, blobs, proposer(tmp_path, body))
+    assert errors.exit_code(caught.value) == errors.RESUMABLE
+    good = proposer(tmp_path, SAYS.format(said=str(tmp_path / "said"), formulas=["sin(x)"]))
+    found = searched(tmp_path, blobs, good)
+    assert "sin(x)" in set(found.table()["formula"])
+
+
+def test_a_command_that_is_not_there_is_a_sentence(tmp_path: Path, blobs: Arrays) -> None:
+    with pytest.raises(UsageError, match="external:nowhere/x does not start"):
+        searched(tmp_path, blobs, "external:nowhere/x")
+    for text in ("external:", "external"):
+        with pytest.raises(ValueError, match="external needs a command"):
+            searched(tmp_path, blobs, text)
+
+
+def test_the_example_proposes_as_many_functions_as_the_budget_pays_for(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    example = Path(__file__).parent.parent / "examples" / "proposer.py"
+    assert len(example.read_text().splitlines()) <= 30
+    strategy = f"external:{shlex.quote(sys.executable)} {shlex.quote(str(example))}"
+    found = searched(tmp_path, blobs, strategy, budget=8)
+    ended = [r for r in found.rows() if not r["beside"] and r["status"] != "rejected"]
+    assert len({row["expression"] for row in ended}) == 8

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from actsearch.errors import written
+from actsearch.results.records import Outcome, Trial
 from actsearch.run import Run, write_whole
 from actsearch.search_space.candidate import Candidate, candidate_from
 from actsearch.search_space.operators import Op
@@ -54,6 +55,9 @@ class Inbox:
         found = list(islice(self._read(), n))
         self._taken = [path for path, _ in found]
         return [candidate for _, candidate in found]
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """Nobody waits for it: who proposes looks into the store."""
 
     def _read(self) -> Iterator[tuple[Path, Candidate]]:
         """Without those that are no formulas, or that a search has taken meanwhile."""

@@ -29,6 +29,10 @@ class Proposer(Protocol):
         trials of them in one transaction, and calls again when it is committed."""
         ...
 
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """An outcome of the search, whoever proposed its function."""
+        ...
+
 
 class Outside:
     """Asks `proposers` one after the other, then the strategy. Proposals are rows, so the budget
@@ -61,6 +65,8 @@ class Outside:
         return self.inner.asked(trial, new)
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
+        for proposer in self.proposers:
+            proposer.tell(trial, outcome)
         self.inner.tell(trial, outcome)
 
     @property

@@ -13,7 +13,7 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, FIRST, RaceRules, race_rules
-from actsearch.controller.strategies import normal, rungs, short, strategy_from
+from actsearch.controller.strategies import command_of, normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
 from actsearch.functions import all_canonical
 from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES
@@ -175,6 +175,12 @@ def make_plan(
             "that it left out train differently. The run can be read; search in another folder."
         )
     settings = resolve({**vars(config), **objects}, stored)
+    external = command_of(settings.strategy) is not None
+    if external and config.strategy is None:
+        raise UsageError(
+            f"{run.path} was searched with {settings.strategy!r}; say --strategy again, since no "
+            "command is taken from a run's folder"
+        )
     settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
     if settings.tensorboard:
         writer_class()
@@ -189,7 +195,8 @@ def make_plan(
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
     evaluator = make_evaluator(settings, extra, in_turns=in_turns)
-    strategy_from(settings.strategy, space, settings.seed)
+    if not external:
+        strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
     _check_objective(run, evaluator)
