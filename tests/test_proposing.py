@@ -465,6 +465,8 @@ def test_a_command_that_is_not_there_is_a_sentence(tmp_path: Path, blobs: Arrays
     for text in ("external:", "external"):
         with pytest.raises(ValueError, match="external needs a command"):
             searched(tmp_path, blobs, text)
+    with pytest.raises(ValueError, match="external has no rungs, so leave out --halving"):
+        searched(tmp_path, blobs, "external:cat", halving=True)
 
 
 def test_the_example_proposes_as_many_functions_as_the_budget_pays_for(
