@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from actsearch.search_space.parser import parse
     from actsearch.search_space.space import UnitSpace as Space
     from actsearch.searching.launch import search
+    from actsearch.searching.proposing import propose
     from actsearch.searching.reevaluation import reevaluate
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "export",
     "formula",
     "parse",
+    "propose",
     "reevaluate",
     "replace_activations",
     "report",
@@ -55,6 +57,7 @@ __all__ = [
 _HOMES = {
     "search": "actsearch.searching.launch",
     "Run": "actsearch.run",
+    "propose": "actsearch.searching.proposing",
     "reevaluate": "actsearch.searching.reevaluation",
     "compare": "actsearch.reading.comparison",
     "export": "actsearch.reading.exporting",

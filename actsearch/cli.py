@@ -17,6 +17,7 @@ from actsearch.commands import (
     options,
     paper,
     plot,
+    propose,
     reevaluate,
     replay,
     report,
@@ -37,6 +38,7 @@ from actsearch.shown import say
 COMMANDS: Mapping[str, tuple[type[Options], Callable[[Any], int]]] = {
     "search": (search.SearchConfig, search.run),
     "stop": (stop.StopConfig, stop.run),
+    "propose": (propose.ProposeConfig, propose.run),
     "worker": (worker.WorkerConfig, worker.run),
     "top": (top.TopConfig, top.run),
     "reevaluate": (reevaluate.ReevaluateConfig, reevaluate.run),

@@ -3,6 +3,7 @@
 config.json  identity (what cannot change on resume), settings, data, environment
 run.sqlite   the store         top.csv  the ranked table         run.log  the log
 checkpoints/ trainings that have begun, where they are kept
+proposed/    formulas that wait for a search to take them
 run.lock     held by the driver that is writing, with its host and process id
 """
 
@@ -212,7 +213,7 @@ class Run:
 
     def write_top(self) -> None:
         """Write top.csv, in one step."""
-        _write(self.path / "top.csv", to_csv(top_rows(self.leaderboard(), full=True)))
+        write_whole(self.path / "top.csv", to_csv(top_rows(self.leaderboard(), full=True)))
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raises RunError, with the difference, where the run was made with another identity."""
@@ -229,12 +230,17 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
-        _write(self.path / "config.json", text)
+        write_whole(self.path / "config.json", text)
 
     @property
     def stop_request(self) -> Path:
         """The file whose existence asks the run's driver to stop."""
         return self.path / "stop"
+
+    @property
+    def proposed(self) -> Path:
+        """The folder with the formulas that were proposed and not taken yet."""
+        return self.path / "proposed"
 
     def stop(self) -> str:
         """Ask the driver of this run to let its children finish and end; returns who that is.
@@ -368,7 +374,7 @@ def named(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {"child": protocol.get("objective"), "dataset": "own data", **protocol}
 
 
-def _write(target: Path, text: str) -> None:
+def write_whole(target: Path, text: str) -> None:
     """In one step: after a power cut too it is the old file or the whole new one."""
     part = target.with_name(f"{target.name}.part")
     with open(part, "w") as file:

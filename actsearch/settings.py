@@ -188,7 +188,8 @@ class CandidateOptions(Options):
     ties: OnOff = None
     """Share the betas of a core unit among all uses of it: on or off [off]."""
     strategy: Strategy = None
-    """{names}; options as ppo:lr=0.001, which 'actsearch options ppo' lists [exhaustive]."""
+    """{names}; options as ppo:lr=0.001, which 'actsearch options ppo' lists; or external:COMMAND, a
+    command that is asked for formulas (docs/proposers.md) [exhaustive]."""
     halving: Flag = False
     """Train cohorts for a few steps first and only their best to the end; short for +halving behind
     the strategy."""
@@ -197,6 +198,9 @@ class CandidateOptions(Options):
     loss:20=0.4,50=0.15 [off]."""
     budget: Int = None
     """Functions to train in total [all of the space]."""
+    start: Formulas = ()
+    """Formulas, names or RUN#RANK to train first, as candidates, before those of the strategy; they
+    count in the budget."""
     baselines: Baselines = ()
     """Known functions to train beside it, which are no candidates: {names}, names and formulas; a
     run keeps those that it has [ReLU and Swish, which are always there; in the preset quick the

@@ -72,6 +72,7 @@ STRATEGIES: Mapping[str, Row] = {
 }
 
 HALVING = "halving"
+EXTERNAL = "external"  # `external:COMMAND`: no strategy, but a command that proposes formulas
 
 
 def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY) -> Strategy:
@@ -88,9 +89,20 @@ def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY)
     return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))
 
 
+def command_of(text: str) -> str | None:
+    """The command of `external:COMMAND`, None of a strategy."""
+    name, command = options.split(text)
+    return command.strip() if name == EXTERNAL else None
+
+
 def normal(text: str, *, halving: bool = False) -> str:
     """`text` with its options in the order of their table, so that one strategy has one name;
     `halving` puts it behind."""
+    if (command := command_of(text)) is not None:
+        if not command or halving:
+            wrong = "has no rungs, so leave out --halving" if halving else "needs a command"
+            raise ValueError(f"{EXTERNAL} {wrong}, as {EXTERNAL}:'python my_proposer.py'")
+        return f"{EXTERNAL}:{command}"
     base, wrapper = _parts(text)
     written = options.written(*_chosen(base))
     if wrapper is None and not halving:
@@ -123,6 +135,8 @@ def short(text: str) -> str:
 
 def _parts(text: str) -> tuple[str, str | None]:
     """The strategy, and the options of `+halving` if it has that."""
+    if command_of(text) is not None:
+        return text, None
     base, plus, wrapper = text.replace(" ", "").partition("+")
     if not plus:
         return base, None

@@ -12,6 +12,12 @@ from actsearch.searching.asking import Asked, Asking
 from actsearch.searching.progress import Tally
 
 
+def on_their_way(store: Store) -> set[str]:
+    """The expressions that are paid for and have no outcome yet."""
+    paid = {t.subject for t in store.waiting() if store.has_proposals(t)}
+    return paid - store.unscreened()
+
+
 class Budget:
     """Asks for no more than the budget pays for (None: as many as wanted). It pays for a function
     once, when it is proposed and whatever its level: rejected ones cost nothing."""
@@ -21,8 +27,7 @@ class Budget:
         self.store = store
         self.budget = budget
         self._trained = store.trained()  # expressions, as are those on their way
-        paid = {t.subject for t in store.waiting() if store.has_proposals(t)}
-        self._paid = paid - store.unscreened()
+        self._paid = on_their_way(store)
 
     @property
     def charged(self) -> int:

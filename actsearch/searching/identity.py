@@ -74,6 +74,17 @@ class Candidates:
 
     def trial_of(self, candidate: Candidate, level: Level) -> tuple[Trial, Described | None]:
         """The same of a canonical candidate, of the space or not."""
+        trial, found = self.look(candidate, level)
+        if trial is None:
+            assert found is not None
+            return submit_candidate(self.store, found, level, self.seed, found.name), found
+        if found is not None:
+            self.store.merge(found.candidate.key, trial.subject)
+        return trial, None
+
+    def look(self, candidate: Candidate, level: Level) -> tuple[Trial | None, Described | None]:
+        """The trial of a canonical candidate, if it has one, and what was found of the candidate
+        where its key alone did not say. Nothing is written."""
         key = self.store.merged_into(candidate.key)
         trial = self.store.find(level.kind, key, level.protocol, self.seed)
         if trial is not None:
@@ -81,11 +92,7 @@ class Candidates:
         if key != candidate.key:
             candidate = candidate_from(key, self.extra)
         found = self._foreseen.get(key) or describe(candidate, self.operators)
-        trial = self._alike(found, level)
-        if trial is not None:
-            self.store.merge(key, trial.subject)
-            return trial, None
-        return submit_candidate(self.store, found, level, self.seed, found.name), found
+        return self._alike(found, level), found
 
     def _alike(self, found: Described, level: Level) -> Trial | None:
         """The trial of a candidate that only its values show to be this one."""

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
-from actsearch.controller.strategies import rungs, strategy_from
+from actsearch.controller.silent import Silent
+from actsearch.controller.strategies import command_of, rungs, strategy_from
 from actsearch.errors import NoCandidateError
 from actsearch.options import Switch
 from actsearch.results.records import Outcome, Trial
@@ -24,10 +25,13 @@ from actsearch.search_space.space import Space
 from actsearch.search_space.survey import describe
 from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.callbacks import Callback
+from actsearch.searching.external import External
 from actsearch.searching.identity import Candidates, Level
+from actsearch.searching.inbox import Inbox
 from actsearch.searching.live import live
 from actsearch.searching.loop import STOPPED, TrialSource, run_trials
 from actsearch.searching.machinery import Machinery, running
+from actsearch.searching.outside import Proposer
 from actsearch.searching.plan import Plan, make_plan
 from actsearch.searching.progress import HISTORY, Progress
 from actsearch.searching.proposals import Proposals
@@ -63,11 +67,11 @@ def search(
     says what arrays are for. In the place of both `objective` may be a training of your own,
     train(make_activation, seed, steps, report), which returns scores by name, and `metric` the
     Metric of the name that is searched for (docs/objectives.md). `baselines` are known functions
-    to train beside it, as `modern`, or a list of groups, names and formulas. Other options are
-    those of `actsearch search` (see SearchOptions). Each of `callbacks` is called in this process
-    as `callback(trial, outcome, progress)` when a training has been stored; one that raises is
-    logged and left out from then on. Raises RunError where the run is in use or was made with other
-    settings.
+    to train beside it, as `modern`, or a list of groups, names and formulas; `start` are functions
+    to train first, as candidates. Other options are those of `actsearch search` (see
+    SearchOptions). Each of `callbacks` is called in this process as `callback(trial, outcome,
+    progress)` when a training has been stored; one that raises is logged and left out from then on.
+    Raises RunError where the run is in use or was made with other settings.
     """
     callbacks = tuple(callbacks)
     if wrong := [c for c in callbacks if not callable(c)]:
@@ -117,9 +121,9 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     candidates = Candidates(store, plan.space, settings.operators, extra, seed)
     beside, screened_out = _beside(plan, store, candidates, level(1.0))
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings.operators)
-    source = _source(plan, candidates, level, beside, screened_out, ahead)
     try:
-        with _trackers(plan, store) as trackers:
+        with _external(plan, store) as external, _trackers(plan, store) as trackers:
+            source = _source(plan, candidates, level, beside, screened_out, ahead, external)
             stop = Stop(plan.run)
             if not source.anything_left(stop):
                 return STOPPED if stop() else source.ended
@@ -137,18 +141,35 @@ def _source(
     beside: Iterable[Trial],
     screened_out: Mapping[str, Outcome],
     ahead: Ahead,
+    external: Sequence[Proposer],
 ) -> StrategySource:
     settings, metric = plan.settings, plan.evaluator.metric
     name = settings.strategy
-    strategy = strategy_from(name, plan.space, settings.seed, metric)
+    strategy = Silent() if external else strategy_from(name, plan.space, settings.seed, metric)
     proposals = Proposals(candidates.store, strategy, name, candidates, level, metric, screened_out)
+    inbox = Inbox(plan.run, candidates.extra)
+    inbox.put(c for c in plan.start if candidates.look(c, level(1.0))[0] is None)
     chain = asking(
         proposals,
         budget=settings.budget,
         patience=settings.patience,
         screening=settings.screen == "on",
+        proposers=(inbox, *external),
     )
     return StrategySource(proposals, chain, beside, ahead)
+
+
+@contextmanager
+def _external(plan: Plan, store: Store) -> Iterator[tuple[Proposer, ...]]:
+    """The command that proposes, where the strategy is one."""
+    command = command_of(plan.settings.strategy)
+    if command is None:
+        yield ()
+        return
+    file, evaluator = plan.run.path / "proposer.log", plan.evaluator
+    table = store.rows("search")
+    with closing(External(command, evaluator.metric, table, file, evaluator.extra)) as external:
+        yield (external,)
 
 
 @contextmanager

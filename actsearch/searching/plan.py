@@ -13,7 +13,7 @@ from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, FIRST, RaceRules, race_rules
-from actsearch.controller.strategies import normal, rungs, short, strategy_from
+from actsearch.controller.strategies import command_of, normal, rungs, short, strategy_from
 from actsearch.errors import RunError, UsageError
 from actsearch.functions import all_canonical
 from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES
@@ -64,6 +64,7 @@ class Plan:
     seconds_a_child: float | None  # where it is known
     race: RaceRules | None
     beside: tuple[Candidate, ...]  # the baselines
+    start: tuple[Candidate, ...]  # to be trained before the strategy's
     beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
     parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
@@ -128,6 +129,8 @@ class Plan:
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
             f"baselines  {', '.join(FORMS.get(c.key, c.formula) for c in self.beside)}",
         ]
+        if self.start:
+            lines.append(f"first      {', '.join(FORMS.get(c.key, c.formula) for c in self.start)}")
         if note := self.evaluator.note:
             lines.append(f"weights    {note}")
         if self.parameters is not None:
@@ -172,6 +175,12 @@ def make_plan(
             "that it left out train differently. The run can be read; search in another folder."
         )
     settings = resolve({**vars(config), **objects}, stored)
+    external = command_of(settings.strategy) is not None
+    if external and config.strategy is None:
+        raise UsageError(
+            f"{run.path} was searched with {settings.strategy!r}; say --strategy again, since no "
+            "command is taken from a run's folder"
+        )
     settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
     if settings.tensorboard:
         writer_class()
@@ -182,10 +191,12 @@ def make_plan(
     settings = replace(settings, baselines=tuple(FORMS.get(c.key, c.key) for c in named))
     usual = ALWAYS_BESIDE + BESIDE_GATES * (len(space.inputs) > 1)
     beside = tuple(dict.fromkeys((*all_canonical(usual, settings.operators), *named)))
+    start = tuple(all_canonical(config.start, settings.operators, extra))
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
     evaluator = make_evaluator(settings, extra, in_turns=in_turns)
-    strategy_from(settings.strategy, space, settings.seed)
+    if not external:
+        strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
     _check_objective(run, evaluator)
@@ -197,13 +208,24 @@ def make_plan(
     finished, done = _done(run)
     left = [candidate for candidate in beside if candidate.key not in finished]
     several = (candidate for candidate in left if len(candidate.functions) > 1)
-    for candidate in (space.decode(space.digits(0)), *several):
+    for candidate in (space.decode(space.digits(0)), *several, *start):
         evaluator.build(candidate.key)  # raises where it has no place in the child
-    gates = len(space.inputs) > 1 or any(map(is_gate, left))
+    gates = len(space.inputs) > 1 or any(map(is_gate, (*left, *start)))
     parameters = gate_parameters(evaluator) if gates else None
     found = _survey(space, settings)
     return Plan(
-        run, settings, space, evaluator, found, seconds, race, beside, len(left), done, parameters
+        run,
+        settings,
+        space,
+        evaluator,
+        found,
+        seconds,
+        race,
+        beside,
+        start,
+        len(left),
+        done,
+        parameters,
     )
 
 

@@ -49,6 +49,8 @@ class Tally:
     """Proposals that cost nothing because their function was known."""
     rejected: int = 0
     """Functions that were rejected before training."""
+    made: int = 0
+    """Proposals so far."""
 
 
 @dataclass

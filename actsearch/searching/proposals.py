@@ -86,6 +86,10 @@ class Proposals:
         self._trials += not self.store.has_proposals(trial)
         self.store.propose(self.name, proposal.number, proposal.digits, trial, proposal.share)
         self._open.setdefault(trial.id, []).append(proposal)
+        return self.asked(trial, new)
+
+    def asked(self, trial: Trial, new: Described | None) -> Asked:
+        """With what a proposal of this trial is told at once, if its function is known."""
         if new:
             return Asked(trial, None, new)
         return Asked(trial, self.screened_out.get(trial.subject) or self.store.outcome(trial), None)
@@ -111,4 +115,4 @@ class Proposals:
 
     @property
     def tally(self) -> Tally:
-        return Tally(repeats=self.made - self._trials)
+        return Tally(repeats=self.made - self._trials, made=self.made)

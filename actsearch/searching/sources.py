@@ -15,6 +15,7 @@ from actsearch.searching.asking import Asking
 from actsearch.searching.budget import Budget
 from actsearch.searching.duplicates import Duplicates
 from actsearch.searching.loop import TrialSource
+from actsearch.searching.outside import Outside, Proposer
 from actsearch.searching.progress import Tally
 from actsearch.searching.proposals import Proposals
 from actsearch.searching.rejections import Rejections
@@ -47,10 +48,17 @@ class FixedSource:
 
 
 def asking(
-    proposals: Proposals, *, budget: int | None, patience: int, screening: bool = True
+    proposals: Proposals,
+    *,
+    budget: int | None,
+    patience: int,
+    screening: bool = True,
+    proposers: Sequence[Proposer] = (),
 ) -> Asking:
-    """The chain in its order: the budget sees duplicates, and what is rejected is none."""
-    chain = Duplicates(Budget(proposals, proposals.store, budget), patience)
+    """The chain in its order: the budget sees duplicates, and what is rejected is none. Proposers
+    are asked before the strategy."""
+    innermost = Outside(proposals, proposers) if proposers else proposals
+    chain = Duplicates(Budget(innermost, proposals.store, budget), patience)
     return Rejections(chain, proposals.store) if screening else chain
 
 
@@ -88,12 +96,12 @@ class StrategySource:
     def _ask(self, n: int) -> bool:
         """Ask for `n` candidates: new trials go into the queue. False where none was proposed."""
         self.prepare(functions_of(found.candidate for found in self.chain.foresee(FORESEEN)))
-        before = self.proposals.made
+        before = self.tally.made
         with self.store.transaction():
             self._queue.extend(asked.trial for asked in self.chain.ask(n))
-            if self.proposals.made > before:
+            if self.tally.made > before:
                 self.proposals.save()
-        return self.proposals.made > before
+        return self.tally.made > before
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         self.chain.tell(trial, outcome)
