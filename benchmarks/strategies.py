@@ -424,7 +424,7 @@ def _merit(row: Row) -> float:
 def overhead(given: argparse.Namespace) -> None:
     """ask and tell of a batch of 64 three-unit candidates with one update, on one core."""
     torch.set_num_threads(1)
-    ppo = strategy_from("ppo:batch_size=64", SPACES["three-units"], 0)
+    ppo = strategy_from("ppo:model=none,batch_size=64", SPACES["three-units"], 0)
     times: list[float] = []
     for _ in range(8):
         clock = time.perf_counter()

@@ -161,44 +161,35 @@ class RewardModel:
     ) -> list[Digits]:
         """Up to `n` candidates of the `sources` that differ from each other, from all that is known
         and from those on their way, `waiting`."""
-        pool = [(i, digits) for i, source in enumerate(sources) for digits in source]
-        points = [*waiting, *(digits for _, digits in pool)]
-        fresh = self._new(points, len(waiting))
+        pool = [digits for source in sources for digits in source]
+        fresh = self.new(pool, waiting)
         if not fresh:
             return []
-        points = [*waiting, *(points[i] for i in fresh)]
-        owner = np.array([pool[i - len(waiting)][0] for i in fresh])
+        first = {digits: i for i, source in reversed([*enumerate(sources)]) for digits in source}
+        points = [*waiting, *fresh]
+        owner = np.array([*(-1 for _ in waiting), *(first[digits] for digits in fresh)])
         believed = self.at(points)
         for i in range(len(waiting)):
             believed.expect(i)
-        left = np.concatenate([np.zeros(len(waiting), bool), np.ones(len(fresh), bool)])
-        owner = np.concatenate([np.full(len(waiting), -1), owner])
         chosen: list[Digits] = []
         for _ in range(min(n, len(fresh))):
-            of_turn = left & (owner == self.turn % len(sources))
+            mine = owner == self.turn % len(sources)
             self.turn += 1
-            bounds = believed.bound(self.kappa)
-            bounds[~(of_turn if of_turn.any() else left)] = -np.inf
-            i = int(np.argmax(bounds))
+            left = mine if mine.any() else owner >= 0
+            i = int(np.argmax(np.where(left, believed.bound(self.kappa), -np.inf)))
             chosen.append(points[i])
-            left[i] = False
+            owner[i] = -1
             believed.expect(i)
         return chosen
 
-    def new(self, points: Sequence[Digits]) -> list[Digits]:
-        """Those whose function is not known, each function once."""
-        return [points[i] for i in self._new(points, 0)]
-
-    def _new(self, points: Sequence[Digits], waiting: int) -> list[int]:
-        """The places of those behind the first `waiting` whose function is not known, not on its
-        way and not in the list before."""
-        keys = self._keys(points)
-        seen = {*self._keys([*self.known]), *keys[:waiting]}
-        new: list[int] = []
-        for i, key in enumerate(keys[waiting:], waiting):
+    def new(self, points: Sequence[Digits], waiting: Sequence[Digits] = ()) -> list[Digits]:
+        """Those whose function is neither known nor on its way, each function once."""
+        seen = {*self._keys([*self.known]), *self._keys(waiting)}
+        new: list[Digits] = []
+        for digits, key in zip(points, self._keys(points), strict=True):
             if key not in seen:
                 seen.add(key)
-                new.append(i)
+                new.append(digits)
         return new
 
     def _keys(self, points: Sequence[Digits]) -> list[bytes]:

@@ -73,18 +73,20 @@ class Surrogate:
         return proposals
 
     def _next(self) -> Digits:
-        random = self.random.random() < self.config.explore
-        if random or self.model.told < self.config.initial:
-            return self.drawing.uniform(1)[0]
         if not self.chosen:
-            with one_thread("scipy.linalg"):
-                self.chosen = self._choose() or self.drawing.uniform(BLIND)
+            self.chosen = self._choose()
         return self.chosen.pop(0)
 
     def _choose(self) -> list[Digits]:
+        """What comes next, whatever is told meanwhile."""
+        random = self.random.random() < self.config.explore
+        if random or self.model.told < self.config.initial:
+            return self.drawing.uniform(1)
         half = self.config.pool // 2
-        sources = [self.drawing.uniform(half), self._descendants(half)]
-        return self.model.choose(self.model.together, sources, [*self.open.values()])
+        with one_thread("scipy.linalg"):
+            sources = [self.drawing.uniform(half), self._descendants(half)]
+            chosen = self.model.choose(self.model.together, sources, [*self.open.values()])
+        return chosen or self.drawing.uniform(BLIND)
 
     def _descendants(self, n: int) -> list[Digits]:
         """`n` mutants of the best that are known, of their best mutants on the model, and so on."""

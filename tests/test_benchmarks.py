@@ -866,14 +866,14 @@ def test_the_page_about_children_has_the_figures_of_the_trainings_that_ship(
 ) -> None:
     fair = script("fair_child")
     monkeypatch.setattr(fair, "RESAMPLES", 2_000)
-    frame = fair.read([ROOT / "docs/data/children.jsonl"])
+    frame = fair.read([ROOT / "docs/data" / f"children{seed}.jsonl" for seed in ("", "_seed1")])
     rewards, page = fair.mean_rewards(frame), (ROOT / "docs/children.md").read_text()
     assert len(rewards) == len(fair.sample()) == 104
     for network in ("convnext", "resnet8", "trunk_resnet", "two_convolutions"):
         assert fair.agreement(rewards, network, "gpt") in page
     relu = rewards.loc["relu(x)"]
-    row = [-relu["gpt"], *(100 * relu[name] for name in ("convnext", "resnet8", "trunk_resnet"))]
-    assert "| ReLU | {:.3f} | {:.1f} | {:.1f} | {:.1f} |".format(*row) in page
+    row = [abs(relu[name]) for name in ("gpt", "convnext", "resnet8", "trunk_resnet")]
+    assert "| ReLU | {:.3f} | {:.3f} | {:.3f} | {:.3f} |".format(*row) in page
 
 
 def test_spearmans_correlation_is_that_of_scipy(script: Any) -> None:
