@@ -6,6 +6,8 @@ import argparse
 import importlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -880,3 +882,19 @@ def test_spearmans_correlation_is_that_of_scipy(script: Any) -> None:
     pairs = np.random.default_rng(0).integers(0, 9, (3, 20, 2)).astype(float)  # with ties
     expected = [spearmanr(*one.T).statistic for one in pairs]
     assert script("fair_child").spearman(pairs) == pytest.approx(expected)
+
+
+def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -> None:
+    said = subprocess.run(
+        [sys.executable, "benchmarks/strategies.py", "say", "docs/data/strategies.jsonl"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    page = (ROOT / "docs/strategies.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()
+            if line.startswith("| ") and "---" not in line and "strategy" not in line]  # fmt: skip
+    bandit, recover, hard = (rows[i : i + 5] for i in (0, 5, 10))
+    assert len(rows) == 15
+    for b, r, h in zip(bandit, recover, hard, strict=True):
+        assert b[0] == r[0] == h[0]
+        cells = (f"`{b[0]}`", b[3], r[5], h[3], h[2], h[4], h[7])
+        assert f"| {' | '.join(cells)} |" in page
