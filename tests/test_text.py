@@ -153,6 +153,11 @@ def test_a_table_says_which_pythons_library_it_was(stdlib: Text) -> None:
     other = load("stdlib:context=32")
     assert other.name.startswith("stdlib:context=32 (Python")
     assert load("stdlib").digest == stdlib.digest != other.digest
+    library = sysconfig.get_path("stdlib")  # another's, for machines with different versions
+    same = load(f"stdlib:library={library}")
+    assert same.name == f"stdlib:library={Path(library).name}" and same.digest == stdlib.digest
+    with pytest.raises(DataError, match=r"nowhere holds no sources of Python's standard library"):
+        load("stdlib:library=nowhere")
 
 
 def test_each_file_of_a_folder_gives_every_split_its_share(tmp_path: Path) -> None:

@@ -27,6 +27,16 @@ TEXT_OPTIONS = (
         "bytes.",
     ),
 )
+STDLIB_OPTIONS = (
+    *TEXT_OPTIONS,
+    Option(
+        "library",
+        str,
+        None,
+        "The folder of another Python's standard library, as /usr/lib/python3.11, so that machines "
+        "with different versions train on the same text.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,6 @@ DATASETS: Mapping[str, Row] = {
     "mnist": Row("70,000 digits, 28x28, grey", "mnist"),
     "svhn": Row("99,289 house numbers in colour, 32x32", "svhn"),
     "stdlib": Row(
-        "text: the sources of Python's standard library, as installed", "stdlib", TEXT_OPTIONS
+        "text: the sources of Python's standard library, as installed", "stdlib", STDLIB_OPTIONS
     ),
 }

@@ -30,7 +30,7 @@ from actsearch.child_models.data.data import (
     not_finite,
     readable,
 )
-from actsearch.child_models.data.datasets import TEXT_OPTIONS
+from actsearch.child_models.data.datasets import STDLIB_OPTIONS, TEXT_OPTIONS
 from actsearch.child_models.data.image_folder import SUFFIXES as IMAGES
 from actsearch.child_models.data.tokens import Tokenizer
 from actsearch.child_models.device import autocast, on_device
@@ -39,6 +39,7 @@ from actsearch.results.metrics import METRICS, Metric
 from actsearch.search_space import text as options
 
 TEXT_KINDS = {option.name: option.kind for option in TEXT_OPTIONS}
+STDLIB_KINDS = {option.name: option.kind for option in STDLIB_OPTIONS}
 CONTEXT: int = TEXT_OPTIONS[0].default  # tokens that a child sees
 MOVED = 0.1  # deviation by which the parameters of a child are moved, to see what it reads
 WINDOWS = 512  # that a split is scored on, at most
@@ -212,15 +213,17 @@ def _named(
     owner: str, chosen: str, kinds: Mapping[str, type] = TEXT_KINDS
 ) -> tuple[str, dict[str, Any]]:
     """A text's name with its options, and these, from `owner` and `context=128,tokenizer=bpe.json`.
-    The name has the tokenizer's without its folders. Raises ValueError for others than `kinds`
-    says, DataError for a file that is no tokenizer."""
+    The name has files and folders without what they lie in. Raises ValueError for others than
+    `kinds` says, DataError for a file that is no tokenizer."""
     found = options.read(owner, chosen, kinds)
     for option, value in found.items():
         if kinds[option] is int and value < 1:
             raise ValueError(f"{owner}:{option}={value} needs a whole number of 1 or more")
-    path = Path(found.get("tokenizer", ""))
-    name = options.written(owner, found | ({"tokenizer": path.name} if path.name else {}))
-    return name, found | ({"tokenizer": Tokenizer(path)} if path.name else {})
+    paths = {o: Path(found[o]) for o in ("tokenizer", "library") if found.get(o)}
+    name = options.written(owner, found | {option: path.name for option, path in paths.items()})
+    if "tokenizer" in paths:
+        found["tokenizer"] = Tokenizer(paths["tokenizer"])
+    return name, found
 
 
 # -- a user's own
@@ -281,11 +284,14 @@ def _content(file: Path) -> bytes:
 
 
 def load_stdlib(chosen: str = "") -> Text:
-    """The sources of this Python's standard library that are ASCII. A tenth of the files, by the
-    hash of their paths, validates and another tests; so a file has its split in every version.
-    Raises DataError where they are not installed."""
-    name, found = _named("stdlib", chosen)
-    library = Path(sysconfig.get_path("stdlib"))
+    """The sources of this Python's standard library that are ASCII, or of another's, as
+    `library=/usr/lib/python3.11`. A tenth of the files, by the hash of their paths, validates and
+    another tests; so a file has its split in every version. Raises DataError where they are not
+    installed."""
+    name, found = _named("stdlib", chosen, STDLIB_KINDS)
+    library = found.pop("library", "")
+    whose = "" if library else f" (Python {platform.python_version()})"
+    library = Path(library or sysconfig.get_path("stdlib"))
     parts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for path in sorted(_sources(library)):
         if (content := (library / path).read_bytes()).isascii():
@@ -298,7 +304,7 @@ def load_stdlib(chosen: str = "") -> Text:
         )
     made = make_text(name, _joined(parts), **found)
     # Levels of different versions differ, so every table says which one it is of.
-    return replace(made, name=f"{name} (Python {platform.python_version()})")
+    return replace(made, name=name + whose)
 
 
 def _sources(library: Path) -> Iterator[Path]:
