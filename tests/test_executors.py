@@ -765,8 +765,8 @@ def test_a_ray_that_never_answers_again_is_left_as_it_is(
         assert left == [executor._thread]
     finally:
         thaw.set()
-        executor._pool._kill_workers()
-        ray_session.kill(executor._pool._queue)
+    # The thread that was left then ends workers and queue, as it was asked to.
+    wait_until(lambda: not executor._pool._workers, "the workers' end")
 
 
 def test_what_a_slow_look_has_found_is_returned_before_a_stop_ends(
