@@ -3,7 +3,8 @@
     python benchmarks/h100.py [--data docs/data/h100.json]
 
 `gpu_children.py` measures steps and children at once anew, `gpu_convolutions.py` convolutions and
-how far they are off, `actsearch reevaluate` trainings.
+how far they are off, `gpt_step.py --small` a GPT-2 small, `actsearch search` and `reevaluate`
+trainings.
 """
 
 from __future__ import annotations
@@ -89,8 +90,17 @@ def trainings(rows: Sequence[dict[str, Any]]) -> str:
     return table(header, cells)
 
 
+def gpt(found: dict[str, Any]) -> str:
+    cells = [
+        (row["activation"], row["computed"], f"{row['ratio'] * found['gelu_ms']:.1f}",
+         row["ratio"], row["gb"])
+        for row in found["rows"]
+    ]  # fmt: skip
+    return table(["in a GPT-2 small", "", "ms a step", "of GELU's", "GB"], cells)
+
+
 PARTS = {"steps": steps, "at_once": at_once, "convolutions": convolutions, "numerics": numerics,
-         "trainings": trainings}  # fmt: skip
+         "trainings": trainings, "gpt2_small": gpt}  # fmt: skip
 
 
 def main() -> None:
@@ -102,6 +112,11 @@ def main() -> None:
         print(part(found[name]), end="\n\n")
     for name in ("host", "steps_a_second_by_cache", "search", "kernels"):
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in found[name].items()))
+    small = found["small_children"]
+    print(
+        "small children: " + ", ".join(f"{key} {value}" for key, value in small.items())
+        + f", {3600 * small['trainings'] / small['seconds']:,.0f} trainings an hour"
+    )  # fmt: skip
     seconds = sorted(row["seconds"] for row in found["trainings"])
     whole, turn = found["trainings_seconds"], found["host"]["turn_ms_a_step"]
     print(

@@ -71,6 +71,11 @@ def pytest_runtest_makereport(
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config.option, "loadscopereorder"):  # by numbers of tests, which say little
         config.option.loadscopereorder = False
+    if not os.environ["CUDA_VISIBLE_DEVICES"] and torch.cuda.is_available():
+        raise pytest.UsageError(
+            "the GPU was in use before the tests could hide it, and is half hidden now; set "
+            "CUDA_VISIBLE_DEVICES to nothing, to test on the processor, or to the number of a GPU"
+        )
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist writes the groups into the tests' names
