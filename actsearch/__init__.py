@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from actsearch.search_space.parser import parse
     from actsearch.search_space.space import UnitSpace as Space
     from actsearch.searching.launch import search
+    from actsearch.searching.merging import merge
     from actsearch.searching.proposing import propose
     from actsearch.searching.reevaluation import reevaluate
 
@@ -45,6 +46,7 @@ __all__ = [
     "compare",
     "export",
     "formula",
+    "merge",
     "parse",
     "propose",
     "reevaluate",
@@ -58,6 +60,7 @@ _HOMES = {
     "search": "actsearch.searching.launch",
     "Run": "actsearch.run",
     "propose": "actsearch.searching.proposing",
+    "merge": "actsearch.searching.merging",
     "reevaluate": "actsearch.searching.reevaluation",
     "compare": "actsearch.reading.comparison",
     "export": "actsearch.reading.exporting",

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from actsearch.commands import (
+    archive,
     compare,
     doctor,
     experiment,
     export,
+    merge,
     options,
     paper,
     plot,
@@ -51,6 +53,8 @@ COMMANDS: Mapping[str, tuple[type[Options], Callable[[Any], int]]] = {
     "show": (show.ShowConfig, show.run),
     "export": (export.ExportConfig, export.run),
     "space": (space.SpaceConfig, space.run),
+    "merge": (merge.MergeConfig, merge.run),
+    "archive": (archive.ArchiveConfig, archive.run),
     "options": (options.OptionsConfig, options.run),
     "doctor": (doctor.DoctorConfig, doctor.run),
 }

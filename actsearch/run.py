@@ -5,6 +5,8 @@ run.sqlite   the store         top.csv  the ranked table         run.log  the lo
 checkpoints/ trainings that have begun, where they are kept
 proposed/    formulas that wait for a search to take them
 run.lock     held by the driver that is writing, with its host and process id
+
+Or one file, an archive of such a folder, which is only read.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections import Counter
@@ -21,8 +24,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
-from actsearch.errors import NoCandidateError, RunError, RunLostError, written
+from actsearch.errors import NoCandidateError, RunError, RunLostError, UsageError, written
+from actsearch.results.archive import is_archive, pack, unpack
 from actsearch.results.leaderboard import Entry, furthest, leaderboard, status_counts
 from actsearch.results.metrics import ACCURACY, Metric, metric_from
 from actsearch.results.records import HOST_ERRORS, HostError
@@ -50,6 +55,10 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.archived = is_archive(path)
+        self.folder = unpack(path) if self.archived else path  # where its files are
+        if self.archived:
+            finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._lock: int | None = None  # the descriptor by which this driver holds it
 
     @classmethod
@@ -73,17 +82,45 @@ class Run:
         return cls.open(path) if path else cls.newest()
 
     def store(self, *, readonly: bool = False) -> Store:
-        return Store(self.path / "run.sqlite", create=not readonly, readonly=readonly)
+        if not readonly:
+            self.check_writable()
+        return Store(self.folder / "run.sqlite", create=not readonly, readonly=readonly)
 
     @property
     def name(self) -> str:
-        """That of the folder, wherever it lies."""
-        return self.path.resolve().name
+        """That of the folder, wherever it lies, or of the archive."""
+        path = self.path.resolve()
+        return path.stem if self.archived else path.name
+
+    def check_writable(self) -> None:
+        """Raises RunError for an archive."""
+        if self.archived:
+            raise RunError(
+                f"{self.path} is an archive, which is only read; 'actsearch merge RUN {self.path}' "
+                "makes a run of it"
+            )
+
+    def beside(self, name: str) -> Path:
+        """Where what is made of the run is written: into its folder, or beside the archive."""
+        return self.path.with_name(f"{self.name}-{name}") if self.archived else self.path / name
+
+    def archive(self, output: str | Path | None = None) -> Path:
+        """Write all that the run has found as one file [RUN.zip], which `top`, `report`, `merge`,
+        `replay` and the other commands that only read take for the run; returns its path. A search
+        may go on in the run meanwhile.
+
+        Raises EnvironmentProblem where it cannot be written."""
+        target = Path(output) if output else Path(f"{self.path.resolve()}.zip")
+        if target.suffix != ".zip" or target.is_dir():
+            raise UsageError(f"{target} must be a file whose name ends in .zip")
+        with written(target):
+            pack(self.folder, target)
+        return target
 
     @property
     def config(self) -> dict[str, Any]:
         """identity, settings, data and environment; empty where the run is new."""
-        file = self.path / "config.json"
+        file = self.folder / "config.json"
         if not file.is_file():
             return {}
         try:
@@ -217,16 +254,23 @@ class Run:
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raises RunError, with the difference, where the run was made with another identity."""
+        apart = self.apart(identity)
+        if apart:
+            was = ", ".join(f"{name}={old}" for name, (old, _) in apart.items())
+            asked = ", ".join(str(new) for _, new in apart.values())
+            raise RunError(
+                f"{self.path} was made with {was}; you asked for {asked}. Use another folder."
+            )
+
+    def apart(self, identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What the run was made with and, in the place of that, `identity` has, by name; nothing
+        of a new run."""
         before = self.config.get("identity")
         if before is None or before == identity:
-            return
+            return {}
         old, new = _flat(before), _flat(identity)
         names = [k for k in dict.fromkeys([*old, *new]) if old.get(k) != new.get(k)]
-        was = ", ".join(f"{k}={old.get(k)}" for k in names)
-        asked = ", ".join(str(new.get(k)) for k in names)
-        raise RunError(
-            f"{self.path} was made with {was}; you asked for {asked}. Use another folder."
-        )
+        return {name: (old.get(name), new.get(name)) for name in names}
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
@@ -282,6 +326,7 @@ class Run:
         Raises RunError, with who holds it, where another does; DiskFullError and HostError where
         the disk or the machine fail meanwhile; RunLostError where the folder is another by then.
         """
+        self.check_writable()
         with ExitStack() as stack:
             with written(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)

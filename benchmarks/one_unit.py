@@ -1,4 +1,4 @@
-"""What the tables of the one-unit space say, which `one_unit_table.py` wrote.
+"""What the tables of the one-unit space say, which `shipped_table.py` wrote.
 
     python benchmarks/one_unit.py [--figure FILE.png] [--into docs/one_unit.md]
 
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from one_unit_table import ENDED, STEPS
 from scipy.stats import rankdata
+from shipped_table import ENDED
 
-from actsearch.results.benchmarks import BENCHMARKS, load_benchmark
+from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
 from actsearch.results.figures.plots import (
     DPI,
     Figure,
@@ -312,12 +312,12 @@ class Findings:
         found = self._trainings(names)
         fresh = found.again.mean(axis=1)
         gap = interval(list(100 * (found.searched - fresh)))
-        rho = _spearman(found.searched, fresh) if len(names) >= ENOUGH else None
+        correlation = spearman(found.searched, fresh) if len(names) >= ENOUGH else None
         return {
             "functions": part,
             "n": len(names),
             "a training's sd, points": 100 * self._scatter(names),
-            "Spearman, search and again": rho,
+            "Spearman, search and again": correlation,
             "in the search accuracy": ACCURACY.cell(float(found.searched.mean())),
             "again accuracy": ACCURACY.cell(float(fresh.mean())),
             "search less again, points": f"{self._gap(names):+.2f}"
@@ -383,27 +383,13 @@ class Findings:
         ]
 
     def effects(self, groups: Groups) -> list[Effect]:
-        found: list[Effect] = []
-        for name, has in groups:
-            if not 0 < has.sum() < len(has):
-                continue
-
-            def gap(i: np.ndarray, has: np.ndarray = has) -> float:
-                mine = has[i]
-                if mine.all() or not mine.any():
-                    return float("nan")
-                return float(self.percentile[i][mine].mean() - self.percentile[i][~mine].mean())
-
-            mean, low, high = _bootstrap(gap, len(has))
-            ends = (low, high) if has.sum() >= ENOUGH else (None, None)
-            found.append(Effect(name, int(has.sum()), mean, *ends))
-        return found
+        return effects(groups, self.percentile)
 
     def early(self) -> Rows:
         """Spearman's correlation of what is known early with the accuracy at the end."""
         rows: Rows = []
-        columns = [f"loss at {step}" for step in STEPS]
-        columns += [c for c in self.trained.columns if str(c).startswith("accuracy@")]
+        early = ("loss at ", "accuracy@")
+        columns = [c for c in self.trained.columns if str(c).startswith(early)]
         for column in columns:
             for part, kept in (("all that ended", 1.0), ("the best tenth", 0.1)):
                 found = self.trained.dropna(subset=["accuracy", column])
@@ -412,10 +398,10 @@ class Findings:
                     continue
                 early, score = found[column].to_numpy(), found["accuracy"].to_numpy()
                 early = -early if column.startswith("loss") else early
-                rho, low, high = _bootstrap(
-                    lambda i, a=early, b=score: _rho(a[i], b[i]), len(found)
+                whole, low, high = bootstrap(
+                    lambda i, a=early, b=score: rho(a[i], b[i]), len(found)
                 )
-                said = {"Spearman": f"{rho:.2f}", "95 %": f"{low:.2f} to {high:.2f}"}
+                said = {"Spearman": f"{whole:.2f}", "95 %": f"{low:.2f} to {high:.2f}"}
                 rows.append({"known": column, "functions": part, "n": len(found), **said})
         return rows
 
@@ -439,7 +425,7 @@ class Findings:
                     continue
                 seeds = np.array([list(self.seeds[e].values()) for e in kept])
                 ours, theirs = seeds.mean(axis=1), np.array([means[e] for e in kept])
-                itself = _rho(seeds[:, 0], seeds[:, 1]) if seeds.shape[1] > 1 else math.nan
+                itself = rho(seeds[:, 0], seeds[:, 1]) if seeds.shape[1] > 1 else math.nan
                 gap = interval(list(theirs - ours))
                 assert gap is not None
                 whole = everyone if kept is names else kept
@@ -453,13 +439,31 @@ class Findings:
                         "above 15 %": f"{100 * (theirs >= CHANCE).mean():.0f} %",
                         "against the search's child, points": f"{100 * gap.low:+.2f} to "
                         f"{100 * gap.high:+.2f}",
-                        "Spearman": _spearman(ours, theirs),
+                        "Spearman": spearman(ours, theirs),
                         "of two seeds of the search's child": f"{itself:.2f}",
-                        "Spearman with the search itself": f"{_spearman(*scores)}, "
-                        f"n = {len(whole)}",
+                        "Spearman with the search itself": f"{spearman(*scores)}, n = {len(whole)}",
                     }
                 )
         return rows
+
+
+def effects(groups: Groups, percentile: np.ndarray) -> list[Effect]:
+    """Of each group that some functions are of and some are not, by their percentiles (n,)."""
+    found: list[Effect] = []
+    for name, has in groups:
+        if not 0 < has.sum() < len(has):
+            continue
+
+        def gap(i: np.ndarray, has: np.ndarray = has) -> float:
+            mine = has[i]
+            if mine.all() or not mine.any():
+                return float("nan")
+            return float(percentile[i][mine].mean() - percentile[i][~mine].mean())
+
+        mean, low, high = bootstrap(gap, len(has))
+        ends = (low, high) if has.sum() >= ENOUGH else (None, None)
+        found.append(Effect(name, int(has.sum()), mean, *ends))
+    return found
 
 
 def growth_power(expressions: Iterable[str]) -> np.ndarray:
@@ -499,13 +503,13 @@ def luck(chosen: Trainings, beyond: Trainings, level: float) -> tuple[float, flo
         shift = search_shift(Trainings((), beyond.searched[others], beyond.again[others]), level)
         return float(lost[i[i < first]].mean()) - shift
 
-    _, low, high = _bootstrap(statistic, first + len(beyond.searched))
+    _, low, high = bootstrap(statistic, first + len(beyond.searched))
     return low, high
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> str:
-    rho, low, high = _bootstrap(lambda i: _rho(a[i], b[i]), len(a))
-    return f"{rho:.2f} ({low:.2f} to {high:.2f})"
+def spearman(a: np.ndarray, b: np.ndarray) -> str:
+    whole, low, high = bootstrap(lambda i: rho(a[i], b[i]), len(a))
+    return f"{whole:.2f} ({low:.2f} to {high:.2f})"
 
 
 def figure(found: Findings) -> Figure:
@@ -552,14 +556,14 @@ def divides_by_cosh(expr: Expr) -> bool:
     return any(node.op.name == "div" and node.args[1].op.name == "cosh" for node in expr.walk())
 
 
-def _rho(a: np.ndarray, b: np.ndarray) -> float:
+def rho(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's; spearmanr also tests it, which a bootstrap would pay for 2,000 times."""
     if a.min() == a.max() or b.min() == b.max():
         return float("nan")
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, float, float]:
+def bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, float, float]:
     """A statistic of functions by their indices, and the percentiles of its bootstrap."""
     rng = np.random.default_rng(0)
     resampled = [statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
@@ -572,7 +576,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw ranks and operators")
     parser.add_argument("--into", type=Path, help="a document with these tables")
     given = parser.parse_args()
-    found = Findings(*(load_benchmark(name) for name in BENCHMARKS))
+    found = Findings(load_benchmark(ONE_UNIT), load_benchmark(f"{ONE_UNIT}-again"))
     tables = {title: to_markdown(rows) for title, rows in found.all().items() if rows}
     if given.into:
         given.into.write_text(with_tables(given.into.read_text(), tables))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from actsearch.results.benchmarks import BENCHMARKS
+from actsearch.results.benchmarks import BENCHMARKS, SPACE_OF
 from actsearch.run import Run
 from actsearch.search_space.analysis.equivalence import canonical
 from actsearch.search_space.candidate import OneFunction, candidate_from
@@ -25,7 +25,7 @@ from actsearch.search_space.parser import parse
 from actsearch.search_space.space import everything
 from actsearch.studies.known_results import Table, table_from
 
-STEPS = (20, 50, 100, 200)  # at which the training loss is kept: the mean of the last ten
+STEPS = (20, 40, 50, 100, 200, 400)  # at which a training loss is kept: the mean of the last ten
 ENDED = ("ok", "diverged")  # the others are no results of a function
 
 
@@ -39,9 +39,11 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
     spellings = all_spellings(table)
     plain = plainest(table, spellings)
     again = trained_again(run, plain)
-    rungs = {f"accuracy@{share}": rung(other) for share, other in shares.items()}
+    score = run.metric.name
+    rungs = {f"{score}@{share}": rung(other) for share, other in shares.items()}
     same = again[(again["protocol"] == searched[0]["protocol"]) & again["status"].isin(ENDED)]
-    by_function = same.fillna({"accuracy": 0.0}).groupby("expression")["accuracy"]
+    worst = {score: 0.0} if run.metric.fraction else {}
+    by_function = same.fillna(worst).groupby("expression")[score]
     means, counts = by_function.mean().to_dict(), by_function.count().to_dict()
     rows = []
     for row in searched:
@@ -56,12 +58,12 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
                 "name": row["label"],
                 "status": row["status"],
                 "reason": row["reason"],
-                "accuracy": row["val_score"],
+                score: row["val_score"],
                 **{name: known(expr) for name, known in rungs.items()},
                 **{f"loss at {step}": loss_at(curve, step) for step in STEPS},
                 "seconds": row["seconds"],
                 "ms per step": row["ms_per_step"],
-                "again accuracy": means.get(str(expr), float("nan")),
+                f"again {score}": means.get(str(expr), float("nan")),
                 "again": counts.get(str(expr), 0),
                 "raw x": any(map(takes_raw_x, spellings[row["expression"]])),
                 "symmetry": row["symmetry"] or "",
@@ -69,11 +71,13 @@ def tables(run: Run, shares: dict[str, Run]) -> tuple[pd.DataFrame, pd.DataFrame
             }
         )
     store.close()
+    lower = run.metric.lower
     frame = pd.DataFrame(rows).sort_values(
-        ["accuracy", "expression"], ascending=[False, True], na_position="last", ignore_index=True
+        [score, "expression"], ascending=[lower, True], na_position="last", ignore_index=True
     )
-    frame["rank"] = frame["accuracy"].rank(method="min", ascending=False)
-    return frame, again
+    frame["rank"] = frame[score].rank(method="min", ascending=lower)
+    longer = [f"loss at {step}" for step in STEPS if frame[f"loss at {step}"].isna().all()]
+    return frame.drop(columns=longer), again
 
 
 def all_spellings(table: Table) -> dict[str, list[Expr]]:
@@ -106,17 +110,19 @@ def takes_raw_x(expr: Expr) -> bool:
 
 
 def rung(run: Run) -> Callable[[Expr], float | None]:
-    """The accuracies of a run with a share of the steps, whatever its spellings."""
+    """The scores of a run with a share of the steps, whatever its spellings."""
     table = table_from(run.path)
 
     def known(expr: Expr) -> float | None:
         [name] = table.named([str(expr)])  # raises where it was not trained
-        return table.rewards[candidate_from(name)][1.0]
+        reward = table.rewards[candidate_from(name)][1.0]
+        return None if reward is None else table.metric.reward(reward)
 
     return known
 
 
 def trained_again(run: Run, plain: Callable[[str], Expr]) -> pd.DataFrame:
+    score = run.metric.name
     rows = [
         {
             "formula": formula(plain(row["expression"])),
@@ -129,14 +135,14 @@ def trained_again(run: Run, plain: Callable[[str], Expr]) -> pd.DataFrame:
             "lr": row["recipe"]["lr"],
             "seed": row["seed"],
             "status": row["status"],
-            "accuracy": row["val_score"],
-            "test accuracy": row["test_score"],
+            score: row["val_score"],
+            f"test {score}": row["test_score"],
             "seconds": row["seconds"],
         }
         for row in run.reevaluations()
     ]
     columns = ["formula", "expression", "name", "protocol", "child", "dataset", "steps", "lr",
-               "seed", "status", "accuracy", "test accuracy", "seconds"]  # fmt: skip
+               "seed", "status", score, f"test {score}", "seconds"]  # fmt: skip
     order = ["child", "dataset", "steps", "lr", "protocol", "expression", "seed"]
     frame = pd.DataFrame(rows, columns=columns).sort_values(order)
     # Two spellings of a function may have been named by hand.
@@ -153,6 +159,7 @@ def write(given: argparse.Namespace) -> None:
     shares = {share: Run.open(path) for share, path in (text.split("=", 1) for text in given.rung)}
     config = run.config
     provenance = {
+        "metric": run.metric.to_config(),
         "commits": given.commit,
         "hardware": given.hardware,
         "protocol": config["identity"]["protocol"],
@@ -162,7 +169,8 @@ def write(given: argparse.Namespace) -> None:
         "versions": config["environment"],
         "counts": run.counts(),
     }
-    for name, frame in zip(BENCHMARKS, tables(run, shares), strict=True):
+    names = given.name, f"{given.name}-again"
+    for name, frame in zip(names, tables(run, shares), strict=True):
         frame.attrs["provenance"] = provenance
         path = Path(given.output, BENCHMARKS[name])
         frame.to_parquet(path, compression="zstd", index=False)
@@ -172,6 +180,7 @@ def write(given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run")
+    parser.add_argument("name", choices=SPACE_OF)
     parser.add_argument("--rung", nargs="*", default=[], metavar="SHARE=RUN")
     parser.add_argument("--commit", nargs="+", required=True, help="of the code that trained")
     parser.add_argument("--hardware", required=True)

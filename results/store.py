@@ -440,6 +440,60 @@ class Store:
         row = (strategy, proposals, text, time.time())
         self._db.execute("INSERT OR REPLACE INTO health VALUES (?, ?, ?, ?)", row)
 
+    # -- between stores
+
+    def copy_to(self, path: Path) -> None:
+        """Write all that is stored at this moment into a new file."""
+        with _explained(path):
+            self._db.execute("VACUUM INTO ?", (str(path),))
+
+    def everything(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each trial that has an outcome, with it, as they are stored, oldest first."""
+        for trial in self._db.execute("SELECT * FROM trials ORDER BY id").fetchall():
+            query = "SELECT * FROM outcomes WHERE trial = ?"
+            outcome = self._db.execute(query, (trial["id"],)).fetchone()
+            if outcome is not None:
+                yield dict(trial), dict(outcome)
+
+    def take(self, trial: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Store what `everything` of another store gave, with the times that it has there. Where
+        this one has an outcome of the trial already, it stays, and is returned; one that says that
+        there was too little time gives way."""
+        with_id = self.submit(
+            *(trial[name] for name in ("kind", "subject", "protocol", "seed")),
+            formula=trial["formula"],
+            label=trial["label"],
+        )
+        query = "SELECT * FROM outcomes WHERE trial = ?"
+        known = self._db.execute(query, (with_id.id,)).fetchone()
+        if known is not None and (known["status"] != "timed_out" or outcome["status"] != "ok"):
+            return dict(known)
+        row = {**outcome, "trial": with_id.id}  # in the order of the columns, as it was read
+        self._db.execute(
+            "INSERT OR REPLACE INTO outcomes "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            tuple(row.values()),
+        )
+        self._db.execute(
+            "UPDATE trials SET submitted = ? WHERE id = ?", (trial["submitted"], with_id.id)
+        )
+        return None
+
+    def functions(self) -> list[dict[str, Any]]:
+        """What is known of each function, as `add_function` takes it."""
+        rows = self._db.execute("SELECT * FROM functions ORDER BY subject")
+        return [{**row, "properties": self._json(row["properties"])} for row in map(dict, rows)]
+
+    def with_fingerprint(self, fingerprint: str) -> list[str]:
+        """The subjects of the functions that have it."""
+        query = "SELECT subject FROM functions WHERE fingerprint = ? ORDER BY subject"
+        return [subject for (subject,) in self._db.execute(query, (fingerprint,))]
+
+    def protocols(self) -> list[tuple[str, dict[str, Any]]]:
+        """All protocols by their hashes."""
+        rows = self._db.execute("SELECT hash, description FROM protocols ORDER BY 1")
+        return [(name, self._json(text)) for name, text in rows]
+
     # -- reading
 
     def find(self, kind: str, subject: str, protocol: str, seed: int) -> Trial | None:

@@ -155,7 +155,8 @@ def test_a_table_says_which_pythons_library_it_was(stdlib: Text) -> None:
     assert load("stdlib").digest == stdlib.digest != other.digest
     library = sysconfig.get_path("stdlib")  # another's, for machines with different versions
     same = load(f"stdlib:library={library}")
-    assert same.name == f"stdlib:library={Path(library).name}" and same.digest == stdlib.digest
+    assert same.name == f"stdlib:library={Path(library).name}"
+    assert same.digest == stdlib.digest
     with pytest.raises(DataError, match=r"nowhere holds no sources of Python's standard library"):
         load("stdlib:library=nowhere")
 

@@ -38,8 +38,8 @@ class ReplayConfig(Options):
 
     table: Annotated[str, Word(), Typed(place="TABLE")]
     """Folder of a finished run, a .csv or .parquet with the columns formula and accuracy,
-    one-unit, the table of that space which comes with actsearch, or two-units, that space as a
-    model of the table predicts it."""
+    one-unit or lm-one-unit, tables of that space which come with actsearch, or two-units, that
+    space as a model of the first predicts it."""
     strategy: Annotated[
         tuple[str, ...], Word("actsearch.controller.strategies:STRATEGIES", "TEXT ...")
     ] = ("random", "evolution", "surrogate", "ppo")

@@ -8,16 +8,17 @@ import platform
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from actsearch.functions import find
 from actsearch.origin import HOME, PACKAGES, shadowing
-from actsearch.results.benchmarks import load_benchmark
+from actsearch.results.benchmarks import SPACE_OF, load_benchmark, metric_of
 from actsearch.results.figures.functions import REACH, values_over
 from actsearch.results.tables import show
 from actsearch.results.version import own_version
@@ -36,6 +37,9 @@ from actsearch.search_space.survey import (
     with_rejections,
 )
 from actsearch.versions import untested
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WIDTH, HEIGHT = 61, 13  # of a text plot
 MARKS = "▼▿○▵▲"  # of a gate's curves, by g
@@ -61,7 +65,7 @@ def show_lines(text: str, said: str | None = None) -> list[str]:
         f"screening      {found.rejected or 'passed'}",
         f"class          {found.fingerprint.symmetry}",
         *(f"{name:<15}{_shown(name, value)}" for name, value in properties.items()),
-        *(f"one-unit table {line}" for line in standing(found, operators)),
+        *standing(found, operators),
         *(line for expr in candidate.functions for line in _plots(expr, candidate, operators)),
     ]
 
@@ -91,26 +95,27 @@ def _plots(expr: Expr, candidate: Candidate, operators: str) -> list[str]:
     return [*head, *(line for n, v in found.items() for line in ("", *plot(f"{n}(x)", v)))]
 
 
-def standing(found: Described, operators: str) -> list[str]:
-    """Where a function of the one-unit space stands in the table that comes with the package."""
-    if operators != "guarded":
-        return []
-    table = load_benchmark()
-    alike = table.loc[table["symmetry"] == found.fingerprint.symmetry]
-    rows = alike.to_dict(orient="records")
-    known = ((r, candidate_from(str(r["expression"]))) for r in rows)
-    row = next((r for r, other in known if same_candidate(other, found.candidate)), None)
-    if row is None:
-        return []
+def standing(found: Described, operators: str) -> Iterator[str]:
+    """Where a function of the one-unit space stands in the tables that come with the package."""
+    for name in SPACE_OF if operators == "guarded" else ():
+        table = load_benchmark(name)
+        alike = table.loc[table["symmetry"] == found.fingerprint.symmetry]
+        rows = alike.to_dict(orient="records")
+        known = ((r, candidate_from(str(r["expression"]))) for r in rows)
+        row = next((r for r, other in known if same_candidate(other, found.candidate)), None)
+        if row is not None:
+            yield f"{name} table {_standing(row, table)}"
+
+
+def _standing(row: Mapping[Any, Any], table: pd.DataFrame) -> str:
     recipe, child = (table.attrs["provenance"]["protocol"][k] for k in ("recipe", "child"))
-    where = f"({child}, {recipe['steps']} steps)"
+    where, metric = f"({child}, {recipe['steps']} steps)", metric_of(table)
     if row["status"] != "ok":
-        return [f"{row['status']}: {row['reason']} {where}; another network may train it"]
-    again = f", {row['again accuracy']:.2%} trained {row['again']}x again" if row["again"] else ""
-    return [
-        f"rank {row['rank']:,.0f} of {len(table):,}: {row['accuracy']:.2%} validation accuracy"
-        f"{again} {where}"
-    ]
+        return f"{row['status']}: {row['reason']} {where}; another network may train it"
+    mean, n = row[f"again {metric.name}"], row["again"]
+    again = f", {metric.text(mean)} trained {n}x again" if n else ""
+    score = f"{metric.text(row[metric.name])} on validation data"
+    return f"rank {row['rank']:,.0f} of {len(table):,}: {score}{again} {where}"
 
 
 def _shown(name: str, value: object) -> str:

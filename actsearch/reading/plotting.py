@@ -180,7 +180,7 @@ def plot(
     figures = [figure for kind in kinds for figure in FIGURES[kind].make(found) if figure]
     if not figures:
         raise NoCandidateError(_nothing(run, of, function))
-    folder = Path(output) if output else run.path / "figures"
+    folder = Path(output) if output else run.beside("figures")
     with written(folder):
         return write(figures, folder, of, f"{of.capitalize()} of {run.path}")
 

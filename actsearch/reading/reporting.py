@@ -66,7 +66,7 @@ def report(run: str | Path | Run, output: str | Path | None = None, *, rows: int
     many functions its table has. Works while the search goes on; raises RunError where nothing has
     finished."""
     opened = run if isinstance(run, Run) else Run.open(run)
-    target = Path(output) if output else opened.path / "report.html"
+    target = Path(output) if output else opened.beside("report.html")
     page = render(contents(opened, rows))
     with written(target):
         target.parent.mkdir(parents=True, exist_ok=True)

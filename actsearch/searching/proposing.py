@@ -45,6 +45,7 @@ def propose(
     Raises UsageError for a formula that the run cannot take, and then none is proposed.
     """
     run = Run.open(run.path if isinstance(run, Run) else run)
+    run.check_writable()
     settings, identity = run.settings, run.config.get("identity", {})
     if not settings:
         raise UsageError(f"{run.path} has no config.json that says how it trains; search there")

@@ -15,7 +15,8 @@ from actsearch.controller.scales import FAILED
 from actsearch.controller.strategy import Digits, Reward, trained
 from actsearch.errors import UsageError
 from actsearch.functions import find
-from actsearch.results.benchmarks import ONE_UNIT, load_benchmark
+from actsearch.results.archive import is_archive
+from actsearch.results.benchmarks import SPACE_OF, load_benchmark
 from actsearch.results.metrics import ACCURACY, METRICS, Metric
 from actsearch.results.records import ALWAYS_BESIDE, KINDS
 from actsearch.run import Run
@@ -190,21 +191,22 @@ def table_from(source: str | Path, space: str | None = None, operators: str | No
     """The table of a finished run, or of a CSV or Parquet file with the columns `formula` (or
     `expression`) and `accuracy` (or `val accuracy`), and for rungs `accuracy@0.25`; an empty
     accuracy is a failed training. In the place of `accuracy` stands any name of METRICS. Where
-    there is neither run nor file, `one-unit` is the table that comes with the package. Raises
+    there is neither run nor file, it is the name of a table that comes with the package. Raises
     UsageError where there is none of that."""
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() or is_archive(path):
         return _of_run(Run.open(path), space)
-    if str(source) == ONE_UNIT and not path.exists():
+    name = str(source)
+    if name in SPACE_OF and not path.exists():
         if operators not in (None, "guarded"):
-            raise UsageError(f"{ONE_UNIT} was trained with guarded operators, not {operators}")
-        if space not in (None, ONE_UNIT):
-            raise UsageError(f"{ONE_UNIT} is a table of the space of that name; leave --space out")
-        return _of_frame(load_benchmark(ONE_UNIT), path, space_from(ONE_UNIT), "guarded")
+            raise UsageError(f"{name} was trained with guarded operators, not {operators}")
+        if space not in (None, SPACE_OF[name]):
+            raise UsageError(f"{name} is a table of {SPACE_OF[name]}; leave --space out")
+        return _of_frame(load_benchmark(name), path, space_from(SPACE_OF[name]), "guarded")
     if not path.is_file():
         raise UsageError(
-            f"no run and no file at {path}; give a run's folder, a .csv or a .parquet, or "
-            f"{ONE_UNIT}, which comes with actsearch"
+            f"no run and no file at {path}; give a run's folder, a .csv or a .parquet, or a table "
+            f"that comes with actsearch, {' or '.join(SPACE_OF)}"
         )
     return _of_frame(_frame(path), path, space_from(space or "one-unit"), operators or "guarded")
 
