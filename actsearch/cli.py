@@ -28,6 +28,7 @@ from actsearch.commands import (
     space,
     stop,
     top,
+    watch,
     worker,
 )
 from actsearch.commands.overview import overview
@@ -48,6 +49,7 @@ COMMANDS: Mapping[str, tuple[type[Options], Callable[[Any], int]]] = {
     "paper": (paper.PaperConfig, paper.run),
     "experiment": (experiment.ExperimentConfig, experiment.run),
     "report": (report.ReportConfig, report.run),
+    "watch": (watch.WatchConfig, watch.run),
     "plot": (plot.PlotConfig, plot.run),
     "replay": (replay.ReplayConfig, replay.run),
     "show": (show.ShowConfig, show.run),

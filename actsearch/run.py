@@ -5,6 +5,7 @@ run.sqlite   the store         top.csv  the ranked table         run.log  the lo
 checkpoints/ trainings that have begun, where they are kept
 proposed/    formulas that wait for a search to take them
 run.lock     held by the driver that is writing, with its host and process id
+status.json  what that driver does now
 
 Or one file, an archive of such a folder, which is only read.
 """
@@ -285,6 +286,21 @@ class Run:
     def proposed(self) -> Path:
         """The folder with the formulas that were proposed and not taken yet."""
         return self.path / "proposed"
+
+    @property
+    def status_file(self) -> Path:
+        """Where the run's driver says what it does now."""
+        return self.path / "status.json"
+
+    def status(self) -> dict[str, Any] | None:
+        """What the run's driver did some seconds ago (searching/status.py), None where none is."""
+        if self.archived or self.driver() is None:
+            return None
+        try:
+            found = json.loads(self.status_file.read_bytes())
+        except (OSError, ValueError):
+            return None  # it has just begun, or has just ended
+        return found if isinstance(found, dict) else None
 
     def stop(self) -> str:
         """Ask the driver of this run to let its children finish and end; returns who that is.

@@ -22,7 +22,7 @@ def say(*lines: str) -> None:
 
 def put(text: object, end: str = "\n") -> None:
     """On stdout, and nothing of it that a terminal obeys: runs come from others, too."""
-    print(printable(str(text), keep=LAYOUT), end=end)
+    print(printable(str(text), keep=LAYOUT), end=end, flush=True)
 
 
 def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:

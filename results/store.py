@@ -581,6 +581,10 @@ class Store:
         """How many trials they led to."""
         return self._db.execute("SELECT count(DISTINCT trial) FROM proposals").fetchone()[0]
 
+    def finished(self) -> int:
+        """How many trials of any kind have an outcome."""
+        return self._db.execute("SELECT count(*) FROM outcomes").fetchone()[0]
+
     def trained(self) -> set[str]:
         """Subjects that the budget counts: proposed by a strategy, with an outcome, not rejected,
         nor trained as a baseline alone."""

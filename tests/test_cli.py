@@ -564,7 +564,7 @@ def test_help_fits_a_terminal_and_leaves_nothing_open(
         assert "docs/exit_codes.md" in said
     else:
         assert f"Example: actsearch {command}" in " ".join(said.split())
-    if " RUN" in head and command != "propose":  # where formulas follow it
+    if " RUN" in head and command not in ("merge", "propose"):  # where others follow it
         assert "[RUN" in head
 
 

@@ -39,7 +39,7 @@ from tests.test_translation import write_pairs
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SKILL.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
 INLINE = ["--executor", "inline", "--kernels", "eager"]

@@ -44,7 +44,7 @@ from actsearch.workers.ray_thread import RayThread
 from actsearch.workers.ray_worker import Worker
 from actsearch.workers.thread_executor import ThreadExecutor
 
-from .conftest import EXECUTORS, ray_executor, trial, two_workers, wait_until
+from .conftest import EXECUTORS, LIMIT, ray_executor, trial, two_workers, wait_until
 
 MakeExecutor = Callable[..., Executor]
 
@@ -115,6 +115,37 @@ def by_seed() -> Evaluate:
         return Outcome("ok", val_score=trial.seed / 100)
 
     return evaluate
+
+
+def test_who_trains_what_is_known_meanwhile(make_executor: MakeExecutor, tmp_path: Path) -> None:
+    """Also while `completed` trains in its caller's thread."""
+    go_on = tmp_path / "go on"
+
+    def evaluate(trial: Trial, beat: Beat) -> Outcome:
+        while not go_on.exists():
+            beat(7)
+            time.sleep(0.1)
+        return Outcome("ok", val_score=0.5)
+
+    executor = make_executor(evaluate)
+    assert not executor.children
+    executor.submit(trial(3))
+    finished: list[Finished] = []
+    looking = threading.Thread(target=lambda: finished.extend(finish(executor, 1)))
+    looking.start()
+    try:
+        wait_until(lambda: [c.step for c in executor.children] == [7], "the child's beat")
+        [child] = executor.children
+        assert child.trial == trial(3)
+        assert child.worker
+        assert 0 <= child.seconds < LIMIT
+    finally:
+        go_on.touch()
+        looking.join()
+    assert [t for t, _ in finished] == [trial(3)]
+    looked = time.monotonic()
+    wait_until(lambda: not executor.completed(0.2) and not executor.children, "its end")
+    assert time.monotonic() - looked < LIMIT
 
 
 def test_every_submitted_trial_is_completed_once(make_executor: MakeExecutor) -> None:

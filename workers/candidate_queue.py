@@ -128,6 +128,11 @@ class CandidateQueue:
             self._completed.append((trial, Outcome("crashed", reason, cause)))
         return trials
 
+    def children(self) -> list[tuple[int, str, int, float]]:
+        """Of each lease that is out: its trial's id, its worker, its step, its seconds."""
+        now = self._clock()
+        return [(r.trial.id, r.worker, r.step, now - r.began) for r in self._leases.values()]
+
     def hold(self) -> int:
         """Hand out nothing more, nor what a lease that ends would give back; returns how many
         leases are out."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from actsearch.results.records import Cause, Outcome, Trial
@@ -23,6 +24,16 @@ Finished = tuple[Trial, Outcome]
 EXECUTORS = ("ray", "inline")  # by the names that `--executor` takes
 
 CHILDREN_A_GPU = 8  # at once where no number is asked for: docs/performance.md
+
+
+@dataclass(frozen=True)
+class Child:
+    """One that is being trained: by whom, the last step that it told of, for how many seconds."""
+
+    trial: Trial
+    worker: str
+    step: int
+    seconds: float
 
 
 class ExecutorError(Exception):
@@ -84,6 +95,7 @@ class Deadline:
     ) -> None:
         self.timeout = timeout
         self.beat = beat
+        self.step = 0  # the last that was told
         self._wall, self._waited = from_now(time.monotonic), from_now(waited)
 
     @property
@@ -93,7 +105,13 @@ class Deadline:
     def __call__(self, step: int) -> None:
         if self.timeout is not None and self.seconds > self.timeout:
             raise TimedOut
+        self.step = step
         self.beat(step)
+
+
+def of_thread(trial: Trial, deadline: Deadline, name: str) -> Child:
+    """A child of this process, by its deadline."""
+    return Child(trial, name, deadline.step, deadline.seconds)
 
 
 def timed_out(timeout: float, seconds: float, step: int | None = None) -> Outcome:
@@ -114,6 +132,11 @@ class Executor(Protocol):
     @property
     def running(self) -> int:
         """How many trials are being trained now."""
+        ...
+
+    @property
+    def children(self) -> Sequence[Child]:
+        """Those trials, as far as is known; other threads may ask."""
         ...
 
     @property
@@ -151,6 +174,7 @@ class InlineExecutor:
         self._evaluate = evaluate
         self._timeout = timeout
         self._waiting: deque[Trial] = deque()
+        self._child: tuple[Trial, Deadline] | None = None
 
     @property
     def free(self) -> int:
@@ -159,6 +183,11 @@ class InlineExecutor:
     @property
     def running(self) -> int:
         return len(self._waiting)
+
+    @property
+    def children(self) -> Sequence[Child]:
+        child = self._child
+        return () if child is None else [of_thread(*child, "this process")]
 
     @property
     def description(self) -> str:
@@ -172,10 +201,13 @@ class InlineExecutor:
         if not self._waiting:
             return []
         deadline = Deadline(self._timeout)
+        self._child = self._waiting[0], deadline
         try:
             outcome = self._evaluate(self._waiting[0], deadline)
         except TimedOut:
             outcome = timed_out(self._timeout or 0.0, deadline.seconds)
+        finally:
+            self._child = None
         return [(self._waiting.popleft(), outcome)]
 
     def hold(self) -> None:

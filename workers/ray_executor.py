@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any
 
 from actsearch.results.records import Trial
-from actsearch.workers.executor import ClusterLostError, Evaluate, ExecutorError, Finished
+from actsearch.workers.executor import Child, ClusterLostError, Evaluate, ExecutorError, Finished
 from actsearch.workers.ray_head import ANSWER_SECONDS, HEAD_SECONDS, Head
 from actsearch.workers.ray_pool import RayPool, Wanted
 from actsearch.workers.ray_start import check_cluster
@@ -99,6 +100,11 @@ class RayExecutor:
         """At the last look whose findings were returned; after `hold` at least one until a later
         look says how many are left."""
         return self._running
+
+    @property
+    def children(self) -> Sequence[Child]:
+        """At a look some seconds ago."""
+        return self._pool.children
 
     @property
     def trouble(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from actsearch.results.records import DeviceLostError, HostError, Trial
 from actsearch.workers.candidate_queue import CandidateQueue
 from actsearch.workers.executor import (
+    Child,
     ClusterLostError,
     Evaluate,
     ExecutorError,
@@ -37,6 +38,7 @@ QUEUE_SECONDS = 30.0  # a queue that is silent for longer is made again, and is 
 MAX_SILENT = 3  # queues that were silent, one after the other
 GRACE_SECONDS = 5.0  # beyond the timeout, for a child that hears no beat
 GROW_SECONDS = 5.0  # between looks at what has joined the cluster
+CHILDREN_SECONDS = 2.0  # between looks at who trains what
 STILLBORN = 6  # workers that died in a row before they leased anything, and
 STILLBORN_SECONDS = 60.0  # for how long: where workers are killed all the time, some come through
 
@@ -139,6 +141,8 @@ class RayPool:
         self.heard = time.monotonic()  # when Ray last gave an answer
         self.queue_silent_since: float | None = None
         self.fault: HostError | ExecutorError | None = None  # after what had finished is returned
+        self.children: Sequence[Child] = ()
+        self._noted = -CHILDREN_SECONDS
         self.closing = False  # set by others: nobody waits for an answer any more
 
     def begin(self, evaluate: Evaluate) -> str:
@@ -178,6 +182,7 @@ class RayPool:
             except (HostError, ExecutorError) as error:
                 self.fault = error
             finished.extend(self._collect())
+            self._note_children()
 
         self._mending(look)
         return finished, self._leased
@@ -265,6 +270,18 @@ class RayPool:
         if self._leased or finished:
             self._stillborn, self._alive = 0, time.monotonic()
         return finished
+
+    def _note_children(self) -> None:
+        """What each worker trains, not at every look, since thousands may."""
+        if time.monotonic() - self._noted < CHILDREN_SECONDS:
+            return
+        found = self._call(self._queue.children.remote())
+        self._noted = time.monotonic()
+        self.children = [
+            Child(self._outstanding[trial], worker, step, seconds)
+            for trial, worker, step, seconds in found
+            if trial in self._outstanding
+        ]
 
     def _kill_overdue(self, timeout: float) -> None:
         """End the workers whose child is over its time and hears no beat, as in a call to C. Where

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from actsearch.results.records import Cause, Outcome, Trial
 from actsearch.workers.executor import (
+    Child,
     Deadline,
     Evaluate,
     Finished,
@@ -14,6 +16,7 @@ from actsearch.workers.executor import (
     Stopped,
     TimedOut,
     no_time,
+    of_thread,
     timed_out,
 )
 
@@ -45,6 +48,7 @@ class ThreadExecutor:
         self._running: dict[Future[Outcome], Trial] = {}
         self._suspects: deque[Trial] = deque()
         self._alone: Trial | None = None
+        self._children: dict[int, tuple[Trial, Deadline]] = {}  # by trial
 
     @property
     def free(self) -> int:
@@ -54,6 +58,10 @@ class ThreadExecutor:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def children(self) -> Sequence[Child]:
+        return [of_thread(*child, "this process") for child in [*self._children.values()]]
 
     @property
     def description(self) -> str:
@@ -69,10 +77,13 @@ class ThreadExecutor:
             deadline(step)
 
         deadline = Deadline(self._timeout, waited=self._waited)
+        self._children[trial.id] = trial, deadline
         try:
             return self._evaluate(trial, beat)
         except TimedOut:
             return timed_out(self._timeout or 0.0, deadline.seconds)
+        finally:
+            del self._children[trial.id]
 
     def completed(self, timeout: float) -> list[Finished]:
         """Raises what an evaluation raised, after all else that had finished was returned."""

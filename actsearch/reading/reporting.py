@@ -76,6 +76,17 @@ def report(run: str | Path | Run, output: str | Path | None = None, *, rows: int
 
 def render(found: Mapping[str, Any]) -> str:
     """The page."""
+    source = template("report.html")
+    return filled(source, found, policy=policy(source, found["sheet"]))
+
+
+def template(name: str) -> str:
+    """Of a page, by the name of its file beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def filled(source: str, values: Mapping[str, Any], **more: Any) -> str:
+    """A template with what it says."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -85,13 +96,12 @@ def render(found: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["show"] = show
-    source = (Path(__file__).parent / "report.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(found, policy=_policy(source, found["sheet"]))
+    return environment.from_string(source).render(values, **more)
 
 
-def _policy(source: str, sheet: str) -> str:
-    """The Content-Security-Policy of a page: it loads nothing, and runs and obeys what stands in
-    the template alone, whatever a name of the run has got into it."""
+def policy(source: str, sheet: str = "", more: str = "") -> str:
+    """The Content-Security-Policy of a page: it loads nothing but what `more` says, and runs and
+    obeys what stands in the template alone, whatever a name of the run has got into it."""
 
     def hashes(texts: Iterable[str]) -> str:
         digests = (hashlib.sha256(text.encode()).digest() for text in texts)
@@ -100,10 +110,10 @@ def _policy(source: str, sheet: str) -> str:
     styles, scripts = (
         re.findall(rf"<{tag}>(.*?)</{tag}>", source, re.DOTALL) for tag in ("style", "script")
     )
-    styles = [text for text in styles if "{{ sheet" not in text] + [sheet]
+    styles = [text for text in styles if "{{ sheet" not in text] + [sheet] * bool(sheet)
     return (
         f"default-src 'none'; script-src {hashes(scripts)}; style-src {hashes(styles)}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"img-src data:; base-uri 'none'; form-action 'none'{more}"
     )
 
 

@@ -17,6 +17,7 @@ from actsearch.searching.loop import run_trials
 from actsearch.searching.machinery import Machinery, running
 from actsearch.searching.progress import Progress
 from actsearch.searching.sources import FixedSource
+from actsearch.searching.status import noting
 from actsearch.searching.stop import Stop
 
 DONE = "all trained"
@@ -38,8 +39,8 @@ def train(
     if not missing:
         return DONE
     evaluators = [*evaluators]
-    kept = machinery.checkpoints(run)
-    evaluate = Evaluators(e.keeping(kept) for e in evaluators)
+    checkpoints = machinery.checkpoints(run)
+    evaluate = Evaluators(e.keeping(checkpoints) for e in evaluators)
     metrics = {e.protocol_hash: e.metric for e in evaluators}
     stop = Stop(run)
     with running(machinery, evaluate, len(missing), stop, console) as executor:
@@ -50,8 +51,8 @@ def train(
             metrics=metrics,
             beside=beside,
         )
-        with live(progress, console):
-            forget = () if kept is None else (kept.forget,)
+        with live(progress, console), noting(progress, run):
+            forget = () if checkpoints is None else (checkpoints.forget,)
             return run_trials(store, FixedSource(missing), executor, progress, stop, forget)
 
 

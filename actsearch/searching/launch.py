@@ -38,6 +38,7 @@ from actsearch.searching.proposals import Proposals
 from actsearch.searching.rejections import rejection
 from actsearch.searching.run_log import logging_to
 from actsearch.searching.sources import Raced, StrategySource, asking
+from actsearch.searching.status import noting
 from actsearch.searching.stop import Stop
 from actsearch.searching.tracker import TensorBoard
 from actsearch.settings import SearchOptions
@@ -214,7 +215,7 @@ def _run(
         progress.load(store.rows("search"))
         progress.health = [*store.health(settings.strategy)[-HISTORY:]]
         progress.update(source.tally, 0)
-        with live(progress, console):
+        with live(progress, console), noting(progress, plan.run):
             reason = run_trials(store, source, executor, progress, stop, (*forget, *callbacks))
     return reason
 

@@ -63,6 +63,7 @@ def run_trials(
     """
     in_flight = 0
     told = Callbacks(callbacks)
+    progress.children = lambda: executor.children
     while True:
         if should_stop() and not progress.stopping:
             progress.stopping = True

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import KINDS, Outcome, Trial
+from actsearch.workers.executor import Child
 
 BEST, LAST = 3, 2
 HISTORY = 40  # numbers of the controller that are kept for the terminal
@@ -71,6 +72,7 @@ class Progress:
     running: int = 0
     stopping: bool = False
     trouble: str = ""  # what the search waits for where it cannot go on
+    children: Callable[[], Sequence[Child]] = tuple  # what is being trained now
     counts: Counter[str] = field(default_factory=Counter)
     best: tuple[Scored, ...] = ()
     baselines: Mapping[str, Scored] = field(default_factory=dict)
