@@ -448,8 +448,13 @@ class Store:
             self._db.execute("VACUUM INTO ?", (str(path),))
 
     def everything(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Each trial that has an outcome, with it, as they are stored, oldest first."""
-        for trial in self._db.execute("SELECT * FROM trials ORDER BY id").fetchall():
+        """Each trial that has an outcome, with it, as they are stored, oldest first; `proposed`
+        says whether a strategy, or somebody beside it, proposed the trial."""
+        trials = self._db.execute(
+            "SELECT t.*, EXISTS (SELECT 1 FROM proposals p WHERE p.trial = t.id) AS proposed "
+            "FROM trials t ORDER BY id"
+        )
+        for trial in trials.fetchall():
             query = "SELECT * FROM outcomes WHERE trial = ?"
             outcome = self._db.execute(query, (trial["id"],)).fetchone()
             if outcome is not None:
@@ -464,6 +469,11 @@ class Store:
             formula=trial["formula"],
             label=trial["label"],
         )
+        if trial["proposed"]:  # so that it is a candidate here, and counts in the budget
+            self._db.execute(
+                "INSERT OR IGNORE INTO proposals VALUES ('merged', :t, '[]', 1.0, :t, 0.0)",
+                {"t": with_id.id},
+            )
         query = "SELECT * FROM outcomes WHERE trial = ?"
         known = self._db.execute(query, (with_id.id,)).fetchone()
         if known is not None and (known["status"] != "timed_out" or outcome["status"] != "ok"):

@@ -80,6 +80,10 @@ def test_merged_runs_have_what_each_had_and_no_function_twice(
     again = actsearch.merge(tmp_path / "m", [runs["b"]])
     assert not again[0].kinds
     assert scores(Run.open(tmp_path / "m")) == scores(merged)
+    as_candidates = {
+        e.formula for run in (runs["a"], runs["b"]) for e in run.leaderboard() if e.candidate
+    }
+    assert {e.formula for e in merged.leaderboard() if e.candidate} == as_candidates
     assert (tmp_path / "m" / "top.csv").read_text().count("\n") == len(merged.leaderboard()) + 1
 
 
