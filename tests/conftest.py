@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
@@ -45,6 +46,7 @@ DEAREST = (
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what tests expect is what processors compute
+os.environ.setdefault("RAY_worker_niceness", "0")  # of 15 by default: whoever computes goes first
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two processes with a thread for each core are slower than one
 
@@ -66,6 +68,11 @@ def pytest_runtest_makereport(
     if report.skipped and missing and item.config.getoption("--libraries"):
         report.outcome = "failed"
     return report
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # torch and some thousand tests, which each full collection would walk through
 
 
 def pytest_configure(config: pytest.Config) -> None:
