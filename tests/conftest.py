@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from actsearch.controller.strategies import STRATEGIES
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.space import SPACES, Space, space_from
@@ -161,23 +161,6 @@ def make_executor(
         executor.close()
 
 
-@pytest.fixture(
-    params=[
-        *STRATEGIES,
-        "ppo:model=none",
-        "ppo:mode=async,batch_size=4,model=none",
-        "ppo:initial=3,batch_size=4,pool=30,dreams=1",
-        "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
-        "surrogate:initial=2,pool=20,explore=0.3",
-        "evolution:population=4,tournament=2",
-        "ppo:batch_size=3+halving:eta=2,cohort=4",
-        "exhaustive+halving:eta=2,rungs=2,cohort=3",
-    ]
-)
-def strategy_name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 SPACES_OF_KINDS: dict[str, Space] = {
     "small": SMALL,
     "tiny": SPACES["tiny"],
@@ -187,11 +170,6 @@ SPACES_OF_KINDS: dict[str, Space] = {
     "functions and gates": space_from("tiny+gates"),
     "constants": SPACES["modern-two"],
 }
-
-
-@pytest.fixture(params=SPACES_OF_KINDS)
-def any_space(request: pytest.FixtureRequest) -> Space:
-    return SPACES_OF_KINDS[request.param]
 
 
 @pytest.fixture
@@ -210,6 +188,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def case(name: object) -> Iterator[None]:
+    """One case of many in a test: what fails within says which. A test of pytest for each costs
+    some milliseconds, which is more than many a case."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in the case {name}")
+        raise
 
 
 def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
