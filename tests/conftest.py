@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from actsearch.controller.strategies import STRATEGIES
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.space import SPACES, Space, space_from
@@ -45,6 +46,7 @@ DEAREST = (
 LIMIT = 300.0  # seconds that a busy machine may take for what takes one or two on a quiet one
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # what tests expect is what processors compute
+os.environ.setdefault("RAY_worker_niceness", "0")  # of 15 by default: whoever computes goes first
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two processes with a thread for each core are slower than one
 
@@ -66,6 +68,11 @@ def pytest_runtest_makereport(
     if report.skipped and missing and item.config.getoption("--libraries"):
         report.outcome = "failed"
     return report
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # torch and some thousand tests, which each full collection would walk through
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -159,23 +166,6 @@ def make_executor(
         executor.close()
 
 
-@pytest.fixture(
-    params=[
-        *STRATEGIES,
-        "ppo:model=none",
-        "ppo:mode=async,batch_size=4,model=none",
-        "ppo:initial=3,batch_size=4,pool=30,dreams=1",
-        "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
-        "surrogate:initial=2,pool=20,explore=0.3",
-        "evolution:population=4,tournament=2",
-        "ppo:batch_size=3+halving:eta=2,cohort=4",
-        "exhaustive+halving:eta=2,rungs=2,cohort=3",
-    ]
-)
-def strategy_name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 SPACES_OF_KINDS: dict[str, Space] = {
     "small": SMALL,
     "tiny": SPACES["tiny"],
@@ -185,11 +175,6 @@ SPACES_OF_KINDS: dict[str, Space] = {
     "functions and gates": space_from("tiny+gates"),
     "constants": SPACES["modern-two"],
 }
-
-
-@pytest.fixture(params=SPACES_OF_KINDS)
-def any_space(request: pytest.FixtureRequest) -> Space:
-    return SPACES_OF_KINDS[request.param]
 
 
 @pytest.fixture
@@ -208,6 +193,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def case(name: object) -> Iterator[None]:
+    """One case of many in a test: what fails within says which. A test of pytest for each costs
+    some milliseconds, which is more than many a case."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in the case {name}")
+        raise
 
 
 def wait_until(condition: Callable[[], Any], what: str = "it") -> None:

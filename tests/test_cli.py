@@ -46,10 +46,10 @@ def actsearch_in(folder: Path, *arguments: str, **options: Any) -> subprocess.Co
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run `runs/a`."""
     path = tmp_path_factory.mktemp("cli")
-    done = actsearch_in(path, "search", "runs/a", "--space", SPACE, *INLINE)
-    assert done.returncode == 0, done.stderr
-    assert "rank" in done.stdout
-    assert "actsearch reevaluate runs/a" in done.stdout
+    with contextlib.chdir(path), contextlib.redirect_stdout(io.StringIO()) as said:
+        assert cli.main(["search", "runs/a", "--space", SPACE, *INLINE]) == 0
+    assert "rank" in said.getvalue()
+    assert "actsearch reevaluate runs/a" in said.getvalue()
     shutil.copytree(path / "runs" / "a", path / "damaged")
     (path / "damaged" / "config.json").write_text("[]")
     (path / "empty.csv").write_text("formula,accuracy\n")
@@ -111,23 +111,35 @@ def test_a_formula_may_start_with_a_minus(text: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["show", "relu"]])
-def test_a_reader_that_has_seen_enough_gets_no_traceback(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["top", "runs/a"]])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(
+    folder: Path, arguments: list[str]
+) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "actsearch.cli", *arguments]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=LIMIT)
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=LIMIT,
+    )
     os.close(write)
     assert "Traceback" not in done.stderr
     assert "unexpected" not in done.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_a_full_disk_behind_stdout_is_a_sentence() -> None:
+def test_a_full_disk_behind_stdout_is_a_sentence(folder: Path) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "actsearch.cli", "show", "relu"]
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT
+            [*COMMAND, "top", "runs/a"],
+            cwd=folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT,
         )
     assert done.stderr == "actsearch: the disk is full\n"
     assert done.returncode == 75

@@ -592,12 +592,13 @@ def test_a_worker_that_ray_gives_no_gpu_sees_none(
 
 
 def test_a_process_that_finds_no_gpu_says_nothing_about_its_candidate() -> None:
+    from ray import cloudpickle  # writes a function by value; by its name it would import torch
+
+    def no_device(trial: Trial, beat: Beat) -> Outcome:
+        raise NoDeviceError("no driver")
+
     with pytest.raises(KilledFromOutside, match="ended with 75"):
-        run_alone(no_device, trial(1), lambda: None)
-
-
-def no_device(trial: Trial, beat: Beat) -> Outcome:
-    raise NoDeviceError("no driver")
+        run_alone(no_device, trial(1), lambda: None, cloudpickle.dumps)
 
 
 @pytest.mark.parametrize(

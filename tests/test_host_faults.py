@@ -25,7 +25,7 @@ from actsearch.child_models.networks.zoo import Child, child_from
 from actsearch.child_models.recipe import Recipe
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.records import HostError, Outcome, Trial
-from actsearch.workers.executor import Beat, Executor
+from actsearch.workers.executor import Beat, Evaluate, Executor
 from actsearch.workers.isolation import KilledFromOutside, run_alone
 
 from .conftest import trial
@@ -107,31 +107,35 @@ def test_executors_raise_it_after_all_that_had_finished(
         finish(executor, 1)
 
 
-def no_disk(trial: Trial, beat: Beat) -> Outcome:
-    raise OSError(errno.EIO, "Input/output error")
+def alone(evaluate: Evaluate) -> Outcome:
+    """In a process of its own, to which it goes by value: by its name it would import torch."""
+    from ray import cloudpickle
 
-
-def bad_data(trial: Trial, beat: Beat) -> Outcome:
-    raise DataError("/data/x.jpg is empty")
+    return run_alone(evaluate, trial(1), lambda: None, cloudpickle.dumps)
 
 
 def test_a_suspect_in_a_process_of_its_own_is_not_convicted_by_it() -> None:
+    def bad_data(trial: Trial, beat: Beat) -> Outcome:
+        raise DataError("/data/x.jpg is empty")
+
+    def no_disk(trial: Trial, beat: Beat) -> Outcome:
+        raise OSError(errno.EIO, "Input/output error")
+
     with pytest.raises(DataError, match=r"x\.jpg is empty"):
-        run_alone(bad_data, trial(1), lambda: None)
+        alone(bad_data)
     with pytest.raises(HostError, match="Input/output error"):
-        run_alone(no_disk, trial(1), lambda: None)
+        alone(no_disk)
 
 
 def test_a_suspect_whose_outcome_cannot_be_written_is_innocent() -> None:
+    def without_room(trial: Trial, beat: Beat) -> Outcome:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        return Outcome("ok", val_score=0.5)
+
     with pytest.raises(KilledFromOutside, match="ended with 75"):
-        run_alone(without_room, trial(1), lambda: None)
-
-
-def without_room(trial: Trial, beat: Beat) -> Outcome:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    return Outcome("ok", val_score=0.5)
+        alone(without_room)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "no such file", "w.pt"), MemoryError("w")])

@@ -582,8 +582,11 @@ def test_source_for_gpus_is_python_for_the_whole_grammar() -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="no triton beside this torch"
 )
-def test_kernels_for_gpus_agree_with_eager_mode_in_tritons_interpreter() -> None:
-    command = [sys.executable, "-m", "tests.triton_interpreted"]
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--all"], marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_kernels_for_gpus_agree_with_eager_mode_in_tritons_interpreter(options: list[str]) -> None:
+    command = [sys.executable, "-m", "tests.triton_interpreted", *options]
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=LIMIT
     )

@@ -3,6 +3,7 @@ browser."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -57,6 +58,16 @@ SETTINGS = {
 def accuracy(i: int) -> float:
     """Of the i-th function: from 0.90 down, and not in the order in which they are trained."""
     return 0.90 - 0.02 * ((7 * i) % 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """Many pages here show the same figures, and matplotlib takes a tenth of a second for each."""
+    once = functools.cache(to_svg)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actsearch.reading.reporting.to_svg", once)
+        patch.setattr("actsearch.results.figures.functions.to_svg", once)
+        yield
 
 
 @pytest.fixture(scope="module")

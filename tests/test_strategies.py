@@ -8,7 +8,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -27,7 +27,7 @@ from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
 from actsearch.search_space.units import GRID
 
-from .conftest import SMALL
+from .conftest import SMALL, SPACES_OF_KINDS, case
 
 VISITING_ALL = ("exhaustive", "random")
 
@@ -47,6 +47,43 @@ def asked(strategy: Strategy, rounds: int, n: int) -> list[Proposal]:
     return seen
 
 
+NAMES = [
+    *STRATEGIES,
+    "ppo:model=none",
+    "ppo:mode=async,batch_size=4,model=none",
+    "ppo:initial=3,batch_size=4,pool=30,dreams=1",
+    "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
+    "surrogate:initial=2,pool=20,explore=0.3",
+    "evolution:population=4,tournament=2",
+    "ppo:batch_size=3+halving:eta=2,cohort=4",
+    "exhaustive+halving:eta=2,rungs=2,cohort=3",
+]
+# Their models take seconds a space; those above with small pools meet all spaces.
+MODELLED = ("surrogate", "ppo")
+FEW = ("tiny", "groups", "gates")
+
+
+def in_every_space(test: Callable[[str, Space], None]) -> Callable[[str, Iterable[str]], None]:
+    """A test for each strategy, in which every kind of space is a case."""
+
+    def every(strategy_name: str, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            with case(kind):
+                test(strategy_name, SPACES_OF_KINDS[kind])
+
+    every.__name__ = test.__name__
+    others = [kind for kind in SPACES_OF_KINDS if kind not in FEW]
+    params = [
+        pytest.param(name, FEW if name in MODELLED else SPACES_OF_KINDS, id=name) for name in NAMES
+    ]
+    params += [
+        pytest.param(name, others, id=f"{name} elsewhere", marks=pytest.mark.slow)
+        for name in MODELLED
+    ]
+    return pytest.mark.parametrize(("strategy_name", "kinds"), params)(every)
+
+
+@in_every_space
 def test_proposals_are_points_of_the_space_and_numbered_in_order(
     strategy_name: str, any_space: Space
 ) -> None:
@@ -59,6 +96,7 @@ def test_proposals_are_points_of_the_space_and_numbered_in_order(
         any_space.index(p.digits)  # raises where they are none
 
 
+@in_every_space
 def test_no_more_proposals_than_asked_for(strategy_name: str, any_space: Space) -> None:
     strategy = strategy_from(strategy_name, any_space, 0)
     for n in (1, 5, 2):
@@ -66,6 +104,7 @@ def test_no_more_proposals_than_asked_for(strategy_name: str, any_space: Space) 
     assert strategy.ask(0) == [] or "halving" in strategy_name
 
 
+@in_every_space
 def test_what_is_settled_comes_whatever_is_told(strategy_name: str, any_space: Space) -> None:
     strategy, blind = (strategy_from(strategy_name, any_space, 5) for _ in range(2))
     met = 0
@@ -85,6 +124,7 @@ def test_what_is_settled_comes_whatever_is_told(strategy_name: str, any_space: S
     )
 
 
+@in_every_space
 def test_a_restored_strategy_goes_on_as_the_unbroken_one(
     strategy_name: str, any_space: Space
 ) -> None:
@@ -97,6 +137,7 @@ def test_a_restored_strategy_goes_on_as_the_unbroken_one(
     assert restored.health() == unbroken.health()
 
 
+@in_every_space
 def test_a_strategy_restored_between_proposal_and_reward_goes_on_as_the_unbroken_one(
     strategy_name: str, any_space: Space
 ) -> None:
@@ -120,6 +161,7 @@ def test_a_strategy_restored_between_proposal_and_reward_goes_on_as_the_unbroken
     assert sum(map(len, seen)) >= 3
 
 
+@in_every_space
 def test_the_same_seed_gives_the_same_proposals(strategy_name: str, any_space: Space) -> None:
     one, two = (strategy_from(strategy_name, any_space, 3) for _ in range(2))
     assert asked(one, 3, 4) == asked(two, 3, 4)
