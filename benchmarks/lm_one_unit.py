@@ -3,16 +3,16 @@
     python benchmarks/lm_one_unit.py [--into docs/studies/lm_one_unit.md] [--figure FILE.png]
 
 Differences are paired by seed. Intervals of correlations and groups are by a bootstrap over
-functions (95 %, 2,000 resamples, seed 0), those of differences are Student's. The hypotheses are
-those of docs/studies/registered.md. Mirrored functions, -f and f(-x), stand for one another in
-lists of the best, since a linear layer on each side makes them one. `--into` puts each table in the
-place of the one below its title.
+functions (95 %, 2,000 resamples, seed 0), those of differences are as everywhere in actsearch
+(docs/statistics.md). The hypotheses are those of docs/studies/registered.md. Mirrored functions, -f
+and f(-x), stand for one another in lists of the best, since a linear layer on each side makes them
+one. `--into` puts each table in the place of the one below its title.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ ABOVE_CHANCE = 0.12  # accuracy
 CHOICE = (1, 2)  # seeds that all re-trained functions have
 BEST, RANDOM = 200, 200  # functions with those seeds
 FRESH = range(3, 13)  # seeds that chose nothing
+LARGER = 3  # seeds of the larger model
 LISTED = 20
 
 Rows = list[dict[str, Any]]
@@ -56,6 +57,12 @@ class Found:
         self.known = Findings(self.cnn, load_benchmark(f"{ONE_UNIT}-again")).keys(KNOWN)
         same = self.again[self.again["protocol"] == self.protocol]
         self.val, self.test = by_seed(same, SCORE), by_seed(same, TEST)
+        self.formula |= dict(zip(self.again["expression"], self.again["formula"], strict=True))
+        self.mirrored = {
+            e: list(group["expression"])
+            for _, group in self.table.groupby("symmetry")
+            for e in group["expression"]
+        }
 
     def all(self) -> dict[str, Rows]:
         return {
@@ -70,6 +77,10 @@ class Found:
             "What short trainings say": self.early(),
             "Elsewhere": self.elsewhere(),
         }
+
+    def trained(self, e: str, found: Collection[str]) -> str | None:
+        """The function itself or one that mirrors it, whichever was trained."""
+        return next((m for m in [e, *self.mirrored[e]] if m in found), None)
 
     @property
     def best(self) -> list[str]:
@@ -109,7 +120,7 @@ class Found:
         found = {e: of for e, of in found.items() if len(of) == len(FRESH)}
         if SQUARE not in found:
             return []
-        chosen = [e for e in self.best[:10] if e in found]
+        chosen = [t for e in self.best[:10] if (t := self.trained(e, found))]
         p = [paired(differences(found[e], found[SQUARE])) for e in chosen]
         corrected = dict(zip(chosen, holm(p), strict=True))
         rows: Rows = []
@@ -218,8 +229,9 @@ class Found:
         """Of the first twelve, those whose mean difference to ReLU has the sign of the search."""
         part = self.again[self.again["child"].str.contains("width=128")]
         found = by_seed(part, TEST)
-        chosen = [e for e in self.best[:12] if e in found]
-        if RELU not in found or not chosen:
+        whole = {e: of for e, of in found.items() if len(of) == LARGER}
+        chosen = [t for e in self.best[:12] if (t := self.trained(e, whole))]
+        if RELU not in whole or len(chosen) < 12:
             return None
         gaps = [float(np.mean(differences(found[e], found[RELU]))) for e in chosen]
         said = f" (by {min(map(abs, gaps)):.3f} to {max(map(abs, gaps)):.3f} bits per byte)"
@@ -291,7 +303,7 @@ class Found:
                 continue
             means = group.groupby("expression")[SCORE].mean().to_dict()
             kept = {
-                "the best": [e for e in self.best[:100] if e in means],
+                "the best": [t for e in self.best[:100] if (t := self.trained(e, means))],
                 "at random": [e for e in means if e in random],
             }
             for part, names in kept.items():
@@ -357,14 +369,11 @@ def cnn_rank(cnn: pd.DataFrame, expression: str) -> str:
 def figure(found: Found) -> Figure:
     """All scores by rank with the known functions on them, and beside the CNN's accuracies."""
     t = found.table
-    scores = tuple(float(v) for v in t[SCORE])
+    scores = tuple(float(v) for v in t[SCORE] if v < LEARNT)
     place = {e: i for i, e in enumerate(t["expression"])}
-    named = {"relu2": SQUARE} | {n: e for n, e in found.known.items() if e in place}
-    labels: dict[int, str] = {}
-    for name, e in sorted(named.items(), key=lambda item: place[item[1]]):
-        i = place[e]
-        near = next((k for k in labels if i - k < len(scores) / 25), None)
-        labels[i if near is None else near] = name if near is None else f"{labels[near]}, {name}"
+    named = {"relu2": SQUARE, "cos(x) - x": found.known["cos(x) - x"]}
+    named |= {name: found.known[name] for name in ("swish", "relu", "softplus")}
+    labels = {place[e]: name for name, e in named.items()}
     ranks = Panel(
         "", "rank", f"validation {SCORE}",
         (
@@ -383,7 +392,7 @@ def figure(found: Found) -> Figure:
         "lm_one_unit",
         f"The one-unit space in a language model: {len(t):,} functions, one training each",
         (ranks, beside),
-        f"right: the {len(both):,} that learn in both",
+        f"left: the {len(scores):,} that learn; right: the {len(both):,} that learn in both",
         panel=(6.0, 5.0),
     )
 
