@@ -254,7 +254,8 @@ def _kernels() -> str:
         return "no C compiler ($CC, cc, gcc, clang): children run eagerly, two to four times slower"
     source = c.source(trace(X, "guarded"), "float32", "flat")
     libraries.opened(source, partial(libraries.load, with_betas=False))
-    vectors = f"{len(compiler.vector_functions())} of {len(compiler.FUNCTIONS)}"
+    missing = [name for name in compiler.FUNCTIONS if name not in compiler.vector_functions()]
+    vectors = f"all but {' and '.join(missing)}" if missing else "all"
     where = libraries.cache_folder()
     return f"by {compiler.compiler()}, {vectors} functions as vectors, in {where}"
 

@@ -1,9 +1,10 @@
 """C source of fused kernels.
 
-A kernel is one loop over the elements: `forward` writes y, `backward` recomputes from x what it
-needs and writes the gradients. Where that would cost more than a second tensor does, `sloped`
-writes y and dy/dx together, and dy/dx is kept for the backward pass in the place of x; of a gate
-the same of x and g. Loops are vectorised by the compiler, elementary functions by glibc's libmvec
+`forward` writes y; `backward` recomputes from x what it needs and writes the gradients. Where that
+would cost more than a second tensor does, `sloped` writes y and dy/dx together, and dy/dx is kept
+for the backward pass in the place of x; of a gate the same of x and g. Each is one loop over the
+elements, or several over each tile of them (`stages.py`). The compiler vectorises loops;
+elementary functions are our own (`elementary.py`) but for sin and cos, which are glibc's libmvec's
 where the machine has it.
 """
 
@@ -11,15 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from actsearch.search_space.kernels import elementary
 from actsearch.search_space.kernels.compiler import FUNCTIONS, machine, vector_functions
 from actsearch.search_space.kernels.program import LEAVES, LOGICAL, Node
+from actsearch.search_space.kernels.stages import Stage, stages
 from actsearch.search_space.kernels.tracing import Traced, keeps_slope
 
 BLOCK = 64  # rows whose beta gradients are summed in float before they join the sum in double
-CHUNK = 256  # the same within a row
+CHUNK = 256  # the same within a row; and elements of a tile, whose values stay in the cache
 WIDE = 256  # elements that a loop over channels should have, at least
 
 # What each primitive is in C; {0}, {1}, {2} are its arguments. A comparison is a mask of all ones
@@ -43,23 +46,20 @@ FORMS = {
     "clamp_max": "pick(-({0} > {1}), {1}, {0})",
     "maximum": "pick(-({0} > {1}) | -({0} != {0}), {0}, {1})",
     "minimum": "pick(-({0} < {1}) | -({0} != {0}), {0}, {1})",
-    "sigmoid": "1.0f / (1.0f + m_exp(-{0}))",
-    "log1p_exp": "m_log1p(m_exp({0}))",
     "sinc": "sinc({0})",
     "sinc_slope": "sinc_slope({0})",
-    **{name: f"m_{name}({{0}})" for name in FUNCTIONS if name != "log1p"},
+    **{name: f"m_{name}({{0}})" for name in (*elementary.FUNCTIONS, *FUNCTIONS)},
 }
+# Of these there is a faster form where exp can be seen not to overflow.
+BOUNDED = ("exp", "sinh", "cosh")
+LIMIT = 88.0  # exp overflows at 88.72
 
 _HEAD = """\
 #include <stdlib.h>
 typedef long long integer;
 #define INLINE static inline __attribute__((always_inline))
 {declarations}
-INLINE float pick(int mask, float a, float b) {{
-    union {{ float f; int i; }} u = {{ a }}, v = {{ b }};
-    u.i = (u.i & mask) | (v.i & ~mask);
-    return u.f;
-}}
+{elementary}
 /* Several short rows of channels are run through as one, with the betas repeated: loops over eight
    channels are slow. */
 INLINE integer repeats(integer outer, integer channels) {{
@@ -119,12 +119,7 @@ ELEMENTS = {"float32": _FLOAT, "bfloat16": _BFLOAT16}
 
 _FLAT_FORWARD = """\
 void forward_{key}({given}, element *restrict Y, integer inner) {{
-    #pragma omp simd
-    for (integer i = 0; i < inner; i++) {{
-        float {read};
 {forward}
-        Y[i] = to({y});
-    }}
 }}
 """
 
@@ -136,25 +131,14 @@ _KERNELS = {
     + """\
 void backward_{key}({given}, const element *restrict G, {wanted},
                     integer inner) {{
-    #pragma omp simd
-    for (integer i = 0; i < inner; i++) {{
-        float {read}, gy = from(G[i]);
 {backward}
-{write_gradients}
-    }}
 }}
 """,
     "flat, sloped": _FLAT_FORWARD
     + """\
 void sloped_{key}({given}, element *restrict Y, {wanted},
                   integer inner) {{
-    #pragma omp simd
-    for (integer i = 0; i < inner; i++) {{
-        float {read};
 {sloped}
-        Y[i] = to({y});
-{write_slopes}
-    }}
 }}
 """,
     "rows": """\
@@ -165,12 +149,7 @@ void forward_{key}({given}, element *restrict Y, const float *restrict B,
 {rows}
             element *restrict ys = Y + (o * channels + c) * inner;
 {betas}
-            #pragma omp simd
-            for (integer i = 0; i < inner; i++) {{
-                float {read};
 {forward}
-                ys[i] = to({y});
-            }}
         }}
 }}
 void backward_{key}({given}, const element *restrict G, {wanted},
@@ -183,18 +162,7 @@ void backward_{key}({given}, const element *restrict G, {wanted},
             const element *restrict gs = G + (o * channels + c) * inner;
 {gradient_rows}
 {betas}
-            for (integer start = 0; start < inner; start += {chunk}) {{
-                integer end = start + {chunk} < inner ? start + {chunk} : inner;
-{sums}
-                #pragma omp simd{reduction}
-                for (integer i = start; i < end; i++) {{
-                    float {read}, gy = from(gs[i]);
 {backward}
-{write_gradients}
-{add}
-                }}
-{store}
-            }}
         }}
     for (integer k = 0; k < {n_betas} * channels; k++) DB[k] = total[k];
     free(total);
@@ -208,13 +176,7 @@ void forward_{key}({given}, element *restrict Y, const float *restrict B,
     for (integer o = 0; o < outer / times; o++) {{
 {rows}
         element *restrict ys = Y + o * width;
-        #pragma omp simd
-        for (integer c = 0; c < width; c++) {{
-            float {read};
-{betas}
 {forward}
-            ys[c] = to({y});
-        }}
     }}
     free(wide);
 }}
@@ -229,14 +191,7 @@ void backward_{key}({given}, const element *restrict G, {wanted},
 {rows}
         const element *restrict gs = G + o * width;
 {gradient_rows}
-        #pragma omp simd
-        for (integer c = 0; c < width; c++) {{
-            float {read}, gy = from(gs[c]);
-{betas}
 {backward}
-{write_gradients}
-{add}
-        }}
         if ((o + 1) % {block} == 0 || o + 1 == outer / times)
             for (integer k = 0; k < {n_betas}; k++)
                 fold(part + k * width, total + k * channels, times, channels);
@@ -281,87 +236,148 @@ _ARRAYS = {"x": ("X", "D"), "g": ("U", "E")}
 
 
 def _body(traced: Traced, layout: str) -> str:
-    rows = layout == "rows"
-    indent = " " * {"flat": 8, "rows": 16, "columns": 12}[layout]
+    places = Places(traced, layout)
     betas = range(len(traced.betas))
-    row = "B[{} * channels + c]" if rows else "wide[{} * width + c]"
-    load = "\n".join(f"            float beta{b} = {row.format(b)};" for b in betas)
-    gradients = [*traced.ginputs, *traced.gbetas]
-    inside = indent + "    " * rows  # the backward loop of rows is in chunks
-    if rows:
-        sums = "\n".join(f"{indent}float sum{b} = 0;" for b in betas)
-        add = "\n".join(f"{inside}sum{b} += {_name(g)};" for b, g in enumerate(traced.gbetas))
-        store = "\n".join(f"{indent}total[{b} * channels + c] += sum{b};" for b in betas)
-        names = ", ".join(f"sum{b}" for b in betas)
-    else:
-        sums, store, names = "", "", ""
-        add = "\n".join(
-            f"{inside}part[{b} * width + c] += {_name(g)};" for b, g in enumerate(traced.gbetas)
-        )
     template = "flat, sloped" if layout == "flat" and keeps_slope(traced) else layout
+    y = Sink(traced.y, places.written("Y", traced.y))
+    gradients = places.sinks(traced.ginputs)
     return _KERNELS[template].format(
         key="@KEY@",
-        **_places(traced, layout, inside),
-        betas=load,
-        forward=_steps(traced, [traced.y], indent),
-        sloped=_steps(traced, [traced.y, *traced.slopes], indent),
-        backward=_steps(traced, gradients, inside),
-        y=_name(traced.y),
-        sums=sums,
-        reduction=f" reduction(+:{names})" if names else "",
-        add=add,
-        store=store,
+        given=", ".join(f"const element *restrict {array}" for array, _ in places.arrays),
+        wanted=", ".join(f"element *restrict {array}" for _, array in places.arrays),
+        rows="\n".join(places.row(array, "const element") for array, _ in places.arrays),
+        gradient_rows="\n".join(places.row(array, "element") for _, array in places.arrays),
+        betas="\n".join(f"            float beta{b} = B[{b} * channels + c];" for b in betas),
+        forward=places.loops(traced, [y]),
+        sloped=places.loops(traced, [y, *places.sinks(traced.slopes)]),
+        backward=places.loops(traced, [*gradients, *places.sums(traced.gbetas)]),
         block=BLOCK,
-        chunk=CHUNK,
         n_betas=len(traced.betas),
     )
 
 
-def _places(traced: Traced, layout: str, indent: str) -> dict[str, str]:
-    """How each input is given and read, and its gradient or slope is written."""
-    arrays = [_ARRAYS[node.name] for node in traced.inputs]
-    at = "c" if layout == "columns" else "i"
-    if layout != "flat":
-        start = {"rows": "(o * channels + c) * inner", "columns": "o * width"}[layout]
-        outer = {"rows": 12, "columns": 8}[layout] * " "
-    else:
-        start = outer = ""
+@dataclass(frozen=True)
+class Sink:
+    """A node whose value leaves the loop, by a statement; `total` is a variable that it adds to."""
 
-    def named(array: str) -> str:
+    node: Node
+    statement: str
+    total: str = ""
+
+
+class Places:
+    """Where, in a layout, values are read from and written to, and the loops that do so."""
+
+    def __init__(self, traced: Traced, layout: str) -> None:
+        self.layout = layout
+        self.arrays = [_ARRAYS[node.name] for node in traced.inputs]
+        self.index, self.size = ("c", "width") if layout == "columns" else ("i", "inner")
+        self.indent = {"flat": 4, "rows": 12, "columns": 8}[layout] * " "
+        reads = [
+            ("gy", "G"),
+            *((n.name, a) for n, (a, _) in zip(traced.inputs, self.arrays, strict=True)),
+        ]
+        self.reads = {name: f"from({self._named(a)}[{self.index}])" for name, a in reads}
+
+    def _named(self, array: str) -> str:
         """The array, or its row."""
-        return array if layout == "flat" else f"{array.lower()}s"
+        return array if self.layout == "flat" else f"{array.lower()}s"
 
-    def row(array: str, kind: str) -> str:
-        return f"{outer}{kind} *restrict {named(array)} = {array} + {start};"
-
-    def written(nodes: Sequence[Node]) -> str:
-        return "\n".join(
-            f"{indent}{named(array)}[{at}] = to({_name(node)});"
-            for (_, array), node in zip(arrays, nodes, strict=True)
+    def row(self, array: str, kind: str) -> str:
+        start = {"flat": "", "rows": "(o * channels + c) * inner", "columns": "o * width"}
+        return (
+            f"{self.indent}{kind} *restrict {self._named(array)} = {array} + {start[self.layout]};"
         )
 
-    return {
-        "given": ", ".join(f"const element *restrict {array}" for array, _ in arrays),
-        "wanted": ", ".join(f"element *restrict {array}" for _, array in arrays),
-        "rows": "\n".join(row(array, "const element") for array, _ in arrays),
-        "gradient_rows": "\n".join(row(array, "element") for _, array in arrays),
-        "read": ", ".join(
-            f"{node.name} = from({named(array)}[{at}])"
-            for node, (array, _) in zip(traced.inputs, arrays, strict=True)
-        ),
-        "write_gradients": written(traced.ginputs),
-        "write_slopes": written(traced.slopes),
-    }
+    def written(self, array: str, node: Node) -> str:
+        return f"{self._named(array)}[{self.index}] = to({_name(node)});"
+
+    def sinks(self, nodes: Sequence[Node]) -> list[Sink]:
+        """Gradients, or slopes, of the inputs."""
+        pairs = zip(self.arrays, nodes, strict=True)
+        return [Sink(node, self.written(array, node)) for (_, array), node in pairs]
+
+    def sums(self, nodes: Sequence[Node]) -> list[Sink]:
+        """Gradients of the betas."""
+        if self.layout == "rows":
+            return [Sink(g, f"sum{b} += {_name(g)};", f"sum{b}") for b, g in enumerate(nodes)]
+        return [Sink(g, f"part[{b} * width + c] += {_name(g)};") for b, g in enumerate(nodes)]
+
+    def loops(self, traced: Traced, sinks: Sequence[Sink]) -> str:
+        """One loop over all elements, or, tile by tile, a loop for each stage."""
+        cut = stages(traced.program, [sink.node for sink in sinks])
+        totals = [sink.total for sink in sinks if sink.total]
+        if len(cut) == 1 and not totals:
+            return self._loop(cut[0], sinks, {}, ("0", self.size), self.indent)
+        later = {node for stage in cut for node in stage.known}
+        kept = {node: f"kept[{k}][{self.index} - start]" for k, node in enumerate(_sorted(later))}
+        inside = self.indent + "    "
+        size = self.size
+        lines = [
+            f"{self.indent}for (integer start = 0; start < {size}; start += {CHUNK}) {{",
+            f"{inside}integer end = start + {CHUNK} < {size} ? start + {CHUNK} : {size};",
+            *[f"{inside}float kept[{len(kept)}][{CHUNK}];"] * bool(kept),
+            *(f"{inside}float {total} = 0;" for total in totals),
+            *(self._loop(stage, sinks, kept, ("start", "end"), inside) for stage in cut),
+            *(f"{inside}total[{b} * channels + c] += {t};" for b, t in enumerate(totals)),
+            f"{self.indent}}}",
+        ]
+        return "\n".join(lines)
+
+    def _loop(
+        self,
+        stage: Stage,
+        sinks: Sequence[Sink],
+        kept: Mapping[Node, str],
+        ends: tuple[str, str],
+        indent: str,
+    ) -> str:
+        i, (begin, end) = self.index, ends
+        leaving = [sink for sink in sinks if sink.node in stage.outputs]
+        totals = ", ".join(sink.total for sink in leaving if sink.total)
+        lines = [f"#pragma omp simd{f' reduction(+:{totals})' if totals else ''}"]
+        lines += [f"for (integer {i} = {begin}; {i} < {end}; {i}++) {{"]
+        for node in stage.nodes:
+            if node in stage.known:
+                lines.append(f"    float {_name(node)} = {kept[node]};")
+            elif node.name in FORMS:
+                kind = "int" if node.name in LOGICAL else "float"
+                lines.append(f"    {kind} {_name(node)} = {_form(node)};")
+                if node in kept:
+                    lines.append(f"    {kept[node]} = {_name(node)};")
+            elif node.name in self.reads:
+                lines.append(f"    float {_name(node)} = {self.reads[node.name]};")
+            elif node.name == "beta" and self.layout == "columns":
+                lines.append(f"    float {_name(node)} = wide[{int(node.value)} * width + c];")
+        lines += [f"    {sink.statement}" for sink in leaving]
+        return "\n".join(indent + line for line in [*lines, "}"])
 
 
-def _steps(traced: Traced, outputs: Sequence[Node], indent: str) -> str:
-    lines: list[str] = []
-    for node in traced.program.needed(outputs):
-        if node.name in FORMS:
-            kind = "int" if node.name in LOGICAL else "float"
-            text = FORMS[node.name].format(*map(_name, node.args))
-            lines.append(f"{indent}{kind} {_name(node)} = {text};")
-    return "\n".join(lines)
+def _sorted(nodes: Iterable[Node]) -> list[Node]:
+    return sorted(nodes, key=lambda node: node.index)
+
+
+def _form(node: Node) -> str:
+    form = FORMS[node.name].format(*map(_name, node.args))
+    if node.name in BOUNDED and _bounded(node):
+        return form.replace("m_", "m_bounded_", 1)
+    return form
+
+
+def _bounded(node: Node) -> bool:
+    """Whether the argument of exp is never above LIMIT, that of sinh or cosh on neither side."""
+    [a] = node.args
+    if a.name == "clamp_max" and _within_limit(a.args[1]):
+        below = a.args[0]
+        return node.name == "exp" or (below.name == "clamp_min" and _within_limit(below.args[1]))
+    if a.name == "neg" and node.name == "exp":
+        [b] = a.args
+        return b.name in ("abs", "exp") or (b.name == "mul" and b.args[0] is b.args[1])
+    return False
+
+
+def _within_limit(node: Node) -> bool:
+    return node.name == "const" and abs(node.value) <= LIMIT
 
 
 def _name(node: Node) -> str:
@@ -389,4 +405,4 @@ def _head() -> str:
             f'extern float m_{name}(float) __asm__("{name}f") '
             f"__attribute__((const, nothrow{simd}));"
         )
-    return _HEAD.format(declarations="\n".join(lines), wide=WIDE)
+    return _HEAD.format(declarations="\n".join(lines), elementary=elementary.source(), wide=WIDE)

@@ -10,14 +10,14 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-# O1 and one vectorised loop: half the time to compile of O3, and as fast.
+# O1 with vectorised loops takes half the time to compile of O3. -fgcse and -fschedule-insns, which
+# mixes functions that do not wait for each other, make its code as fast.
 FLAGS = (
-    "-O1", "-ftree-vectorize", "--param", "vect-epilogues-nomask=0", "-fopenmp-simd",
-    "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
+    "-O1", "-fgcse", "-fschedule-insns", "-ftree-vectorize", "--param", "vect-epilogues-nomask=0",
+    "-fopenmp-simd", "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=off", "-w",
 )  # fmt: skip
-# What a kernel calls of libm.
-FUNCTIONS = ("exp", "log", "log1p", "sin", "cos", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
+FUNCTIONS = ("sin", "cos")  # what a kernel calls of libm
 COMPILE_SECONDS = 120.0
 
 
