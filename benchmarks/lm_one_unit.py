@@ -195,7 +195,8 @@ class Found:
         both = [e for e in self.score if e in cnn.index and self.score[e] < LEARNT]
         unseen = [e for e in both if e not in seen]
         rows: Rows = []
-        for part, names in (("not seen before", unseen), ("all", both)):
+        before = [e for e in both if e in seen]
+        for part, names in (("not seen before", unseen), ("seen before", before), ("all", both)):
             ours, theirs = (
                 np.array([values[e] for e in names]) for values in (self.score, cnn.to_dict())
             )
@@ -203,7 +204,7 @@ class Found:
                 {
                     "": f"H1a, functions that learn in both, {part}, n = {len(names):,}",
                     "found": f"Spearman {spearman(-ours, theirs)}",
-                    "verdict": verdict(rho(-ours, theirs), 0.5, 0.3),
+                    "verdict": verdict(rho(-ours, theirs), 0.5, 0.3) if names is unseen else "",
                 }
             )
         share = self.rank[SQUARE] / len(self.table)
