@@ -29,11 +29,12 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
     block = [f" {head} {hours:02d}:{rest // 60:02d}:{rest % 60:02d}"]
     block.append(f" {_bar(progress)}{_pace(progress)}")
     counts = progress.counts
+    confirming = f" · confirming {progress.confirmed}" if progress.confirmed else ""
     raced_out = f" · raced out {counts['raced_out']}" if counts["raced_out"] else ""
     block.append(
         f" {progress.workers}   running {progress.running} · rejected {counts['rejected']}"
         f" · diverged {counts['diverged']}"
-        f"{raced_out} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
+        f"{raced_out}{confirming} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
         f" · repeats {progress.repeats} (free)"
     )
     block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]
@@ -107,6 +108,7 @@ def plain_line(progress: Progress) -> str:
     of = f"/{progress.total:,}" if progress.total else ""
     reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
     trouble = f"; {progress.trouble}" if progress.trouble else ""
+    found += f", {progress.confirmed} confirming" if progress.confirmed else ""
     head = f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}"
     return f"{head}{found}{reward}{trouble}"
 

@@ -294,7 +294,7 @@ def _done(run: Run) -> tuple[set[str], int]:
     try:
         with closing(run.store(readonly=True)) as store:
             rows = store.rows("search")
-            done = len(store.trained())
+            done = len(store.trained()) + store.confirming()[1]
     except StoreError:  # there is none yet; one that is damaged is said when the search starts
         return set(), 0
     return {r["expression"] for r in rows if r["status"] not in (None, "rejected")}, done

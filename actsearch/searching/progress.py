@@ -51,6 +51,8 @@ class Tally:
     """Functions that were rejected before training."""
     made: int = 0
     """Proposals so far."""
+    confirmed: int = 0
+    """Trainings that confirmed the best, among those that are done."""
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Progress:
     done: int = 0
     done_before: int = 0
     repeats: int = 0
+    confirmed: int = 0
     running: int = 0
     stopping: bool = False
     trouble: str = ""  # what the search waits for where it cannot go on
@@ -79,6 +82,7 @@ class Progress:
 
     def update(self, tally: Tally, running: int) -> None:
         self.done, self.repeats, self.running = tally.done, tally.repeats, running
+        self.confirmed = tally.confirmed
         self.counts["rejected"] = tally.rejected
 
     def watch(self, health: Mapping[str, float]) -> None:
@@ -90,7 +94,7 @@ class Progress:
         kind = KINDS[trial.kind]
         score = outcome.test_score if kind.tested else outcome.val_score
         if kind.searched and not kind.ranked:
-            return  # a shorter training, not to be compared
+            return  # a shorter training, or a further one: not to be compared
         metric = self.metrics.get(trial.protocol, self.metric)
         seen = (trial.id, trial.formula, outcome.status, score, outcome.reason, time.time())
         self._add(trial.subject, trial.label, Scored(*seen, metric))
