@@ -1,8 +1,8 @@
 """Confirming the best of a search against believing its best single score, at equal cost.
 
-    python benchmarks/confirm.py                                  # random and evolution, minutes
-    python benchmarks/confirm.py --strategy surrogate --replays 100   # about 20 minutes on two cores
-    python benchmarks/confirm.py --trained                        # with real further seeds alone
+    python benchmarks/confirm.py                         # random and evolution
+    python benchmarks/confirm.py --strategy surrogate    # the longest
+    python benchmarks/confirm.py --trained               # with real further seeds alone
 
 Strategies search the one-unit space, whose functions were trained once each, 616 of them with two
 further seeds. A search that confirms needs more seeds than these. So by default every replay has a
@@ -13,8 +13,8 @@ world of its own, in which all seeds are drawn from what the real trainings say:
 - a training adds the difference of two real trainings over sqrt(2), of one of the 40 functions
   nearest in score whose further seeds (1 and 2, which chose nothing) are known, either sign: noise
   keeps its real tails, and grows below the head as it does there;
-- a seed moves all functions by a normal number whose standard deviation is 0.38 points, as the seven
-  seeds do that 16 functions were trained with.
+- a seed moves all functions by a normal number whose standard deviation is 0.38 points, as the
+  seven seeds do that 16 functions were trained with.
 
 What this cannot show: seeds that favour a kind of function, and worths that change with the level.
 With `--trained` nothing is drawn. The search sees the real scores of its seed, confirms with seed 1
@@ -188,7 +188,9 @@ def best(found: Confirmed) -> str:
     """What a search that confirms names."""
     beliefs = found.beliefs
     assert beliefs is not None
-    return max((f for f in found.candidates if f in beliefs.worth), key=lambda f: beliefs.worth[f][0])
+    return max(
+        (f for f in found.candidates if f in beliefs.worth), key=lambda f: beliefs.worth[f][0]
+    )
 
 
 def both(job: tuple[str, int, int, bool]) -> tuple[Replay, Replay]:
@@ -269,7 +271,9 @@ def rows(given: argparse.Namespace) -> Iterator[dict[str, object]]:
           f"{(level > TOP).sum()} pairs")  # fmt: skip
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
         for text in given.strategy:
-            jobs = [(text, given.seed + i, given.budget, given.trained) for i in range(given.replays)]
+            jobs = [
+                (text, given.seed + i, given.budget, given.trained) for i in range(given.replays)
+            ]
             yield say(text, list(pool.map(both, jobs, chunksize=2)), noise)
 
 

@@ -177,7 +177,9 @@ class Beliefs:
                     found.pull += (by_seed - np.outer(k, total @ seen)) / var[:, None]
                     found.pull_of_mu += np.outer(rest, seen.sum(axis=0))
                     own = np.diag(seen.sum(axis=0))
-                    found.precision += (own - k[:, None, None] * (seen.T @ seen)) / var[:, None, None]
+                    found.precision += (own - k[:, None, None] * (seen.T @ seen)) / var[
+                        :, None, None
+                    ]
         return found
 
     # -- what is read
@@ -221,8 +223,9 @@ class Beliefs:
     def _sum_of(
         self, of: Mapping[int, float], level: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Means and variances (G,), and the origin of the means, of a sum of thetas, each times a number, plus `level` times
-        the sum of all effects of seeds. Given a point of the grid and the effects,
+        """Means and variances (G,), and the origin of the means, of a sum of thetas, each times a
+        number, plus `level` times the sum of all effects of seeds. Given a point of the grid and
+        the effects,
 
             theta | y ~ N(a (mu / tau**2 * sigma**2 + sum_s (y_s - delta_s)), a sigma**2)
 
@@ -243,9 +246,7 @@ class Beliefs:
             variance += np.einsum("gs,gst,gt->g", effects, self._cov, effects)
         return mean, variance, self._middle * sum(of.values())
 
-    def _spread(
-        self, mean: np.ndarray, variance: np.ndarray, origin: float
-    ) -> tuple[float, float]:
+    def _spread(self, mean: np.ndarray, variance: np.ndarray, origin: float) -> tuple[float, float]:
         middle = self._average(mean)
         spread = math.sqrt(self._average(variance + (mean - middle) ** 2))
         return origin + self._unit * middle, self._unit * spread

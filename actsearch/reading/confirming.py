@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 
 from actsearch.results.confirmed import Confirmed, confirmed
 from actsearch.results.expectation import Beliefs
@@ -17,8 +16,8 @@ def conclusion(run: Run) -> list[str]:
     """The winner and what is expected of it when it is trained again, whether it is better than the
     baselines beyond luck, and how much of the best single score was luck; [] where nothing was
     trained again, or too little."""
-    with closing(run.store(readonly=True)) as store:
-        found = confirmed(store.rows("search"), store.rows("confirm"), run.metric)
+    again = run.rows("confirm")
+    found = confirmed(run.rows("search"), again, run.metric) if again else None
     beliefs = None if found is None else found.beliefs
     if found is None or beliefs is None:
         return []
@@ -75,9 +74,7 @@ def _beside(winner: Entry, other: Entry, beliefs: Beliefs) -> str:
     return f"{metric.distance(gain.mean)} {which} than {other.label or other.formula}{judged}"
 
 
-def _luck(
-    found: Confirmed, beliefs: Beliefs, entries: Sequence[Entry], metric: Metric
-) -> str:
+def _luck(found: Confirmed, beliefs: Beliefs, entries: Sequence[Entry], metric: Metric) -> str:
     """The search's own winner's curse: what its best single score is worth by now."""
     scores = found.candidates
     best = max(scores, key=scores.__getitem__)

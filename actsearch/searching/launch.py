@@ -214,6 +214,7 @@ def _run(
             plan.evaluator.metric,
             beside=store.beside(),
             done_before=done,
+            beyond=settings.budget is None,
         )
         progress.load(store.rows("search"))
         progress.health = [*store.health(settings.strategy)[-HISTORY:]]

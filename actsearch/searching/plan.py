@@ -142,6 +142,9 @@ class Plan:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         if self.race is not None:
             lines.append(f"racing     {self.race.words()}; the first {FIRST} pass")
+        if s.confirm == "on":
+            within = "within the budget" if s.budget else "when all have trained"
+            lines.append(f"confirming the best train again with other seeds, {within}")
         if s.tensorboard:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]

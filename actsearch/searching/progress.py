@@ -77,6 +77,7 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     best: tuple[Scored, ...] = ()
     baselines: Mapping[str, Scored] = field(default_factory=dict)
+    beyond: bool = False  # whether trainings that confirm come on top of `total`
     health: list[Mapping[str, float]] = field(default_factory=list)  # of the strategy, latest last
     last: tuple[Scored, ...] = ()
 
@@ -132,8 +133,13 @@ class Progress:
         return finished / elapsed if finished > 0 and elapsed > 0 else None
 
     @property
+    def goal(self) -> int | None:
+        """Trainings until the end, as far as it can be said."""
+        return self.total and self.total + self.confirmed * self.beyond
+
+    @property
     def eta(self) -> float | None:
         """Seconds left, None where it cannot be said."""
-        if self.rate is None or self.total is None:
+        if self.rate is None or self.goal is None:
             return None
-        return max(0, self.total - self.done) / self.rate
+        return max(0, self.goal - self.done) / self.rate
