@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import os
 import signal
@@ -9,24 +10,31 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from actsearch.cli import main
 from actsearch.controller.confirming import to_confirm
 from actsearch.controller.strategies import STRATEGIES, strategy_from
+from actsearch.reading.confirming import conclusion
 from actsearch.results.expectation import Beliefs, believe
 from actsearch.results.leaderboard import leaderboard
 from actsearch.results.records import Outcome, Trial
 from actsearch.results.store import Store
+from actsearch.run import Run
 from actsearch.search_space.space import SPACES
 from actsearch.searching.confirming import Confirm
 from actsearch.searching.identity import Candidates, Level
+from actsearch.searching.live import lines, plain_line
 from actsearch.searching.loop import run_trials
-from actsearch.searching.progress import Progress
+from actsearch.searching.progress import Progress, Tally
 from actsearch.searching.proposals import Proposals
+from actsearch.searching.reevaluation import _seeds
 from actsearch.searching.sources import StrategySource, asking
+from actsearch.settings import ReevaluateOptions
 from actsearch.workers.executor import Beat, InlineExecutor
 
 from .conftest import wait_until
@@ -278,7 +286,7 @@ def test_a_space_that_is_exhausted_is_confirmed_until_that_is_worth_nothing(stor
     assert 2 <= kinds.count("confirm") <= 128
 
 
-@pytest.mark.parametrize("strategy", ["random", "evolution", "surrogate:pool=40", "ppo:pool=40"])
+@pytest.mark.parametrize("strategy", ["evolution", "surrogate:pool=40", "ppo:pool=40"])
 def test_a_search_broken_off_anywhere_goes_on_exactly(strategy: str, tmp_path: Path) -> None:
     def stored(path: Path) -> list[Any]:
         with_scores = [
@@ -295,7 +303,7 @@ def test_a_search_broken_off_anywhere_goes_on_exactly(strategy: str, tmp_path: P
     assert any(row[0] == "confirm" for row in whole[0])
     found = Store(tmp_path / "broken.sqlite", create=True)
     found.add_protocol("p", {"recipe": {"steps": 1}})
-    for at in (3, 9, 6, 4, 2, 1, 1, 2):
+    for at in (12, 9, 2, 1, 2):
         with pytest.raises(KeyboardInterrupt):
             run(found, Child(die_at=at), strategy=strategy, budget=30)
         found.close()
@@ -345,6 +353,16 @@ def test_ranks_are_by_what_is_expected_and_off_they_are_by_score(store: Store) -
     assert {e.expression: e.val_score for e in on} == {e.expression: e.val_score for e in off}
 
 
+def test_the_screen_counts_what_confirms_and_its_bar_ends_at_the_end() -> None:
+    progress = Progress("t", "w", 91, beyond=True)
+    progress.update(Tally(done=95, confirmed=4), 0)
+    assert "95/95" in lines(progress)[1]
+    assert "confirming 4" in "".join(lines(progress))
+    progress = Progress("t", "w", 100)
+    progress.update(Tally(done=95, confirmed=4), 0)
+    assert "95/100" in plain_line(progress)
+
+
 # -- the whole command
 
 
@@ -363,13 +381,15 @@ SEARCH = textwrap.dedent(
 
     run = actsearch.search(
         sys.argv[1], objective=train, maximise="accuracy", space="one-unit", strategy="evolution",
-        budget=40, confirm="on", executor="inline", quiet=True,
+        budget=26, confirm="on", executor="inline", quiet=True,
     )
     """
 )
 
 
-def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path: Path) -> None:
+def test_a_search_that_is_killed_ends_as_one_that_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "s.py").write_text(SEARCH)
     command = [sys.executable, str(tmp_path / "s.py")]
 
@@ -386,11 +406,10 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path: Path) -> None
         finally:
             found.close()
 
-    for least in (1, 4):
-        process = subprocess.Popen([*command, str(tmp_path / "killed")])
-        wait_until(lambda n=least: trained("killed") >= n)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    process = subprocess.Popen([*command, str(tmp_path / "killed")])
+    wait_until(lambda: trained("killed") >= 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     for name in ("killed", "whole"):
         subprocess.run([*command, str(tmp_path / name)], check=True)
     killed, whole = (
@@ -401,3 +420,28 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path: Path) -> None
         for store in (Store(tmp_path / name / "run.sqlite") for name in ("killed", "whole"))
     )
     assert killed == whole
+    run = Run.open(tmp_path / "whole")
+    winner, luck, spent = conclusion(run)
+    first = next(e for e in run.leaderboard() if not e.beside)
+    assert first.expected is not None
+    assert winner.startswith(f"{first.formula} is the best of ")
+    assert run.metric.text(first.expected.mean) in winner
+    assert "than relu" in winner
+    assert luck.startswith("The best single score, ")
+    assert spent.startswith(f"{len(run.rows('confirm'))} of 26 trainings")
+    for command in (["top"], ["report"]):
+        assert main([*command, str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert winner in shown
+    assert "expected 95 %" in shown
+    page = html.unescape((run.path / "report.html").read_text())
+    assert winner in page
+    assert "expected again" in page
+    confirmed = {row["seed"] for row in run.rows("confirm")}
+    assert min(_seeds(ReevaluateOptions(run=str(run.path)), run, _models_of(run))) > max(confirmed)
+
+
+def _models_of(run: Run) -> Any:
+    """A model whose protocol is the search's own."""
+    evaluator = SimpleNamespace(protocol=run.config["identity"]["protocol"])
+    return [SimpleNamespace(evaluators=[evaluator])]

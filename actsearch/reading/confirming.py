@@ -81,8 +81,8 @@ def _luck(found: Confirmed, beliefs: Beliefs, entries: Sequence[Entry], metric: 
     worth = beliefs.worth[best][0]
     formula = next(e.formula for e in entries if e.expression == best)
     luck = scores[best] - worth
-    share = f"{metric.distance(luck)} of it luck" if luck > 0 else "none of it luck"
+    share = f"was better by {metric.distance(luck)} of luck" if luck > 0 else "owed luck nothing"
     return (
-        f"The best single score was {metric.text(metric.reward(scores[best]))}, of {formula}, and "
-        f"{share}; one training scatters by {metric.distance(beliefs.noise_sd)}."
+        f"The best single score, {metric.text(metric.reward(scores[best]))} of {formula}, {share}; "
+        f"one training scatters by {metric.distance(beliefs.noise_sd)}."
     )
