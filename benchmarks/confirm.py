@@ -3,6 +3,7 @@
     python benchmarks/confirm.py                         # random and evolution
     python benchmarks/confirm.py --strategy surrogate    # the longest
     python benchmarks/confirm.py --trained               # with real further seeds alone
+    python benchmarks/confirm.py --out rows.jsonl        # keeps replays, and goes on where it ended
 
 Strategies search the one-unit space, whose functions were trained once each, 616 of them with two
 further seeds. A search that confirms needs more seeds than these. So by default every replay has a
@@ -25,12 +26,14 @@ two. Replays then share few trainings, so their interval is too narrow.
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import ttest_1samp
@@ -263,18 +266,27 @@ def say(text: str, replays: list[tuple[Replay, Replay]], noise: float) -> dict[s
     }  # fmt: skip
 
 
-def rows(given: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """A row a strategy, as soon as it is played."""
-    _, _, _, level, difference = _drawn_from()
-    noise = float(difference[level > TOP].std())
-    print(f"one training scatters by {100 * noise:.2f} points above {TOP:.0%}, n = "
-          f"{(level > TOP).sum()} pairs")  # fmt: skip
+def played(given: argparse.Namespace) -> dict[str, list[tuple[Replay, Replay]]]:
+    """By strategy its replays; those that the file has are not played again."""
+    jobs = [
+        (text, given.seed + i, given.budget, given.trained)
+        for text in given.strategy
+        for i in range(given.replays)
+    ]
+    known: dict[tuple[object, ...], tuple[Replay, Replay]] = {}
+    if given.out is not None and given.out.exists():
+        for line in given.out.read_text().splitlines():
+            row = json.loads(line)
+            known[tuple(row["job"])] = Replay(*row["naive"]), Replay(*row["confirmed"])
+    missing = [job for job in jobs if job not in known]
     with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
-        for text in given.strategy:
-            jobs = [
-                (text, given.seed + i, given.budget, given.trained) for i in range(given.replays)
-            ]
-            yield say(text, list(pool.map(both, jobs, chunksize=2)), noise)
+        for job, pair in zip(missing, pool.map(both, missing), strict=True):
+            known[job] = pair
+            if given.out is not None:
+                row = {"job": job, "naive": astuple(pair[0]), "confirmed": astuple(pair[1])}
+                with given.out.open("a") as file:
+                    print(json.dumps(row), file=file)
+    return {text: [known[job] for job in jobs if job[0] == text] for text in given.strategy}
 
 
 def main() -> None:
@@ -285,7 +297,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first replay")
     parser.add_argument("--trained", action="store_true", help="real further seeds alone")
     parser.add_argument("--processes", type=int, default=2)
-    found = list(rows(parser.parse_args()))
+    parser.add_argument("--out", type=Path, help="keeps replays here, and goes on from them")
+    given = parser.parse_args()
+    _, _, _, level, difference = _drawn_from()
+    noise = float(difference[level > TOP].std())
+    pairs = int((level > TOP).sum())
+    print(f"one training scatters by {100 * noise:.2f} points above {TOP:.0%}, n = {pairs} pairs")
+    found = [say(text, replays, noise) for text, replays in played(given).items()]
     across = [
         {"": column, **{str(row["strategy"]): row[column] for row in found}}
         for column in found[0]

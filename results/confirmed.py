@@ -60,11 +60,6 @@ class Confirmed:
         """Its further trainings by seed, failures among them."""
         return self._again.get(subject, {})
 
-    @property
-    def count(self) -> int:
-        """How many further trainings have ended."""
-        return sum(map(len, self._again.values()))
-
     @cached_property
     def beliefs(self) -> Beliefs | None:
         """None below 10 candidates that trained."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from actsearch.results.confirmed import Confirmed, confirmed
 from actsearch.results.expectation import Beliefs
@@ -16,8 +17,10 @@ def conclusion(run: Run) -> list[str]:
     """The winner and what is expected of it when it is trained again, whether it is better than the
     baselines beyond luck, and how much of the best single score was luck; [] where nothing was
     trained again, or too little."""
-    again = run.rows("confirm")
-    found = confirmed(run.rows("search"), again, run.metric) if again else None
+    with closing(run.store(readonly=True)) as store:
+        again = store.rows("confirm")
+        found = confirmed(store.rows("search"), again, run.metric) if again else None
+        trained, spent = len(store.trained()), store.confirming()[1]
     beliefs = None if found is None else found.beliefs
     if found is None or beliefs is None:
         return []
@@ -26,7 +29,6 @@ def conclusion(run: Run) -> list[str]:
     if winner is None or winner.expected is None:
         return []
     metric = winner.metric
-    spent = found.count
     first = sum(1 for reward in found.latest if reward is not None)
     ends = f"{metric.number(winner.expected.low)} to {metric.number(winner.expected.high)}"
     trainings = f"{winner.seeds} training" + "s" * (winner.seeds > 1)
@@ -44,13 +46,9 @@ def conclusion(run: Run) -> list[str]:
     return [
         said,
         _luck(found, beliefs, entries, metric),
-        f"{spent:,} of {spent + first + _failed(found):,} trainings of the search confirmed the "
-        "best with further seeds.",
+        f"{spent:,} of {spent + trained:,} trainings of the search confirmed the best with further "
+        "seeds.",
     ]
-
-
-def _failed(found: Confirmed) -> int:
-    return sum(reward is None for reward in found.latest)
 
 
 def _baselines(entries: Sequence[Entry], beliefs: Beliefs) -> list[Entry]:
