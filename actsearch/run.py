@@ -166,7 +166,7 @@ class Run:
             store.close()
 
     def leaderboard(self) -> list[Entry]:
-        return leaderboard(self.functions(), self.metric)
+        return leaderboard(self.functions(), self.metric, self.rows("confirm"))
 
     def counts(self) -> dict[str, int]:
         """How many functions of each status there are."""

@@ -197,7 +197,10 @@ class CandidateOptions(Options):
     """Stop trainings that are not among the best after some steps: on, or such as
     loss:20=0.4,50=0.15 [off]."""
     budget: Int = None
-    """Functions to train in total [all of the space]."""
+    """Functions to train in total [all of the space]; with --confirm on all trainings count."""
+    confirm: OnOff = None
+    """Train the best functions again with other seeds, as often as pays, and rank by what is
+    expected of them then: on or off [off]."""
     start: Formulas = ()
     """Formulas, names or RUN#RANK to train first, as candidates, before those of the strategy; they
     count in the budget."""
@@ -324,6 +327,7 @@ class Settings:
     halving: bool = False
     racing: str = "off"
     budget: int | None = None
+    confirm: str = "off"
     baselines: tuple[str, ...] = ()
     recipe: str | None = None
     workers: int | None = None

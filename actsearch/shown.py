@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from html import escape
-from itertools import islice
+from itertools import takewhile
 from typing import Any
 
 from actsearch.results.leaderboard import PROPERTIES, Entry
@@ -28,12 +28,14 @@ def put(text: object, end: str = "\n") -> None:
 def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
     """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties."""
     rows: list[Row] = []
+    again = any(e.expected is not None for e in entries)
     for e in entries:
         row: dict[str, Any] = {
             "rank": e.rank,
             "formula": e.formula,
             "name": e.label,
             e.metric.column("val"): e.metric.cell(e.val_score),
+            **(_again(e) if again else {}),
             "seconds": e.seconds,
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,
@@ -46,6 +48,14 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             row = {**row, "expression": e.expression, **extra, "symmetry": e.symmetry, **known}
         rows.append(row)
     return rows
+
+
+def _again(entry: Entry) -> dict[str, Any]:
+    """What is expected of a function when it is trained again, and from how many trainings."""
+    ends, metric = entry.expected, entry.metric
+    interval = "" if ends is None else f"{metric.number(ends.low)} to {metric.number(ends.high)}"
+    expected = metric.cell(ends.mean if ends else None)
+    return {"expected": expected, "expected 95 %": interval, "trainings": entry.seeds}
 
 
 def _interval(ends: tuple[float, float] | None) -> str:
@@ -77,10 +87,8 @@ def html_table(rows: list[Row]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-NARROW = 8  # columns that every row has, full or not
-
-
 def narrow(row: Row) -> Row:
     """A full row without what a narrow terminal has no room for."""
     note = "" if row["status"] == "ok" else f"{row['status']}: {row['reason']}"
-    return {**dict(islice(row.items(), NARROW)), "note": note}
+    both = takewhile(lambda column: column[0] != "expression", row.items())
+    return {**dict(both), "note": note}

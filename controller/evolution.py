@@ -67,6 +67,11 @@ class Evolution:
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         self.alive.append((proposal.digits, reward))  # the oldest falls out at the other end
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        revised = [(d, reward if d == digits else told) for d, told in self.alive]
+        self.alive.clear()
+        self.alive.extend(revised)
+
     @property
     def exhausted(self) -> bool:
         return False

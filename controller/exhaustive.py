@@ -28,6 +28,9 @@ class Exhaustive:
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         pass
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        pass
+
     @property
     def exhausted(self) -> bool:
         return self.position >= self.space.size

@@ -274,6 +274,11 @@ class PPO:
             batch, self.told = sorted(self.told, key=lambda s: s.number), []
             self._learn(batch)
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        """The policy has learnt from the first reward; the model is to know better."""
+        if self.model is not None:
+            self.model.revise(digits, reward)
+
     def _learn(self, batch: Sequence[Sample]) -> None:
         scaled = self.scale([s.reward for s in batch], self.seen)
         told = torch.tensor(scaled, dtype=torch.float64)

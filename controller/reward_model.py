@@ -56,6 +56,12 @@ class RewardModel:
             self.known = {digits: self.known[digits] for digits in self._fitting}
             self._rows = {digits: row for digits, row in self._rows.items() if digits in self.known}
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        """Another reward of what is known, which counts for no new one."""
+        if digits in self.known and self.known[digits] != reward:
+            self.known[digits] = reward
+            self._processes = []
+
     @property
     def _fitting(self) -> list[Digits]:
         """What the process is fitted to, in the order in which it was told."""

@@ -21,6 +21,9 @@ class Silent:
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         pass
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        pass
+
     def health(self) -> dict[str, float]:
         return {}
 

@@ -47,6 +47,11 @@ class Strategy(Protocol):
         as a validation accuracy or a loss times -1; None where its training failed."""
         ...
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        """A better estimate of a reward that was told: the function has trained again. Whoever
+        keeps rewards keeps this one from now on."""
+        ...
+
     @property
     def exhausted(self) -> bool:
         """Whether there will never be another proposal."""

@@ -122,6 +122,10 @@ class SuccessiveHalving:
         self.entrants[self.open.pop(proposal.number)].reward = reward
         self._next_rung()
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        """The inner strategy hears of each candidate once, of some by a shorter training, which a
+        revised reward of a whole one would not compare with."""
+
     def _next_rung(self) -> None:
         """Once all of a full cohort have their reward: the best go on, the others are told."""
         if self.filling or self.open or self.waiting:

@@ -107,6 +107,9 @@ class Surrogate:
         del self.open[proposal.number]
         self.model.tell(proposal.digits, reward)
 
+    def revise(self, digits: Digits, reward: float) -> None:
+        self.model.revise(digits, reward)
+
     @property
     def exhausted(self) -> bool:
         return False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from actsearch.results.confirmed import Confirmed, confirmed
+from actsearch.results.expectation import Estimate
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import ALWAYS_BESIDE, STATUSES, Cause, Renamed, known_cause
 from actsearch.results.store import read_json
@@ -64,6 +67,8 @@ class Entry(Renamed):
     variant: str = ""
     beside: bool = False  # a baseline; those count in no number of candidates
     candidate: bool = True  # whether the search has tried it, as it may a baseline too
+    expected: Estimate | None = None  # when it is trained again, where the search has confirmed
+    worth: float | None = None  # by which it ranks then: as expected, under the search's own seed
 
     @property
     def asked_for(self) -> bool:
@@ -83,19 +88,47 @@ class Entry(Renamed):
         return f"{f'#{self.rank} ' * scored}{self.formula}{name}: {what}"
 
 
-def leaderboard(rows: Iterable[Mapping[str, Any]], metric: Metric = ACCURACY) -> list[Entry]:
+def leaderboard(
+    rows: Iterable[Mapping[str, Any]],
+    metric: Metric = ACCURACY,
+    confirm: Iterable[Mapping[str, Any]] = (),
+) -> list[Entry]:
     """Finished functions, best validation score of `metric` first; those that left a race or a
-    cohort and the failed follow without a rank."""
+    cohort and the failed follow without a rank. With trainings that `confirm` the best, these are
+    first, by what is believed of them."""
     functions: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["status"] is not None:
             functions.setdefault(row["expression"], []).append(row)
     relu = _ms_per_step(functions.get("relu(x)", []))
     entries = [_entry(expression, runs, relu, metric) for expression, runs in functions.items()]
+    found = confirmed(itertools.chain(*functions.values()), confirm, metric)
+    if found is not None:
+        entries = [_believed(entry, found) for entry in entries]
     entries.sort(key=_best_first)
     ranked = (e for e in entries if e.val_score is not None)
     ranks = {e.expression: rank for rank, e in enumerate(ranked, 1)}
     return [Entry(**{**vars(e), "rank": ranks.get(e.expression)}) for e in entries]
+
+
+def _believed(entry: Entry, found: Confirmed) -> Entry:
+    """With what further trainings say: it failed if one of them did."""
+    again, beliefs = found.again(entry.expression), found.beliefs
+    seeds = entry.seeds + len(again)
+    if None in again.values():
+        failed = sum(reward is None for reward in again.values())
+        reason = f"{failed} of {len(again)} further trainings failed"
+        return replace(entry, seeds=seeds, status="failed", val_score=None, reason=reason,
+                       cause=Cause.OTHER)  # fmt: skip
+    if beliefs is None or entry.expression not in beliefs.subjects:
+        return replace(entry, seeds=seeds)
+    ends, by = beliefs.again(entry.expression), entry.metric.reward
+    low, high = sorted((by(ends.low), by(ends.high)))
+    expected = Estimate(by(ends.mean), low, high)
+    # A baseline below the head is no match for it, and is ranked among the others by its score.
+    ranks = entry.merit > beliefs.cut or not entry.beside
+    worth = beliefs.worth[entry.expression][0] if ranks else None
+    return replace(entry, seeds=seeds, expected=expected, worth=worth)
 
 
 def furthest(
@@ -126,12 +159,14 @@ def _dropped(row: Mapping[str, Any], metric: Metric) -> Mapping[str, Any]:
 
 def _best_first(entry: Entry) -> tuple[int, float, float, str]:
     """Whole trainings by score, then those left in a rung, the furthest first, then failures."""
+    if entry.worth is not None:
+        return 0, -entry.worth, -entry.merit, entry.expression
     if entry.val_score is not None:
-        return 0, -entry.merit, 0.0, entry.expression
+        return 1, -entry.merit, 0.0, entry.expression
     if entry.left is not None:
         steps, score = entry.left
-        return 1, -steps, -entry.metric.reward(score), entry.expression
-    return 2, 0.0, 0.0, entry.expression
+        return 2, -steps, -entry.metric.reward(score), entry.expression
+    return 3, 0.0, 0.0, entry.expression
 
 
 def _entry(

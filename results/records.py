@@ -108,6 +108,7 @@ class Kind:
     tested: bool = False  # the test split is scored, if the evaluator does that at all
     inspected: bool = False  # it is looked at what became of the activations, likewise
     timed: bool = False  # its steps are timed beside ReLU's
+    confirms: bool = False  # of a function that has trained, with another seed: budget counts each
 
     # How a trial is trained, steps among it, is in its protocol alone.
 
@@ -117,6 +118,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
     for kind in (
         Kind("search", "a whole training of a search", searched=True, ranked=True, timed=True),
         Kind("rung", "a shorter training of a search, which chooses who goes on", searched=True),
+        Kind("confirm", "a training of a search's best with another seed", searched=True,
+             confirms=True),
         Kind("sweep", "a training that chooses a learning rate"),
         Kind("reevaluate", "a training of a function that was found", tested=True, inspected=True),
     )

@@ -17,7 +17,7 @@ POWER = 0.8
 FEWEST_FOR_BOOTSTRAP = 6  # values; below, its ends are those of nearly constant resamples
 _RESAMPLES = 9_999
 _ENUMERATED = 50_000  # resamples, at most: all 46,656 of 6 values
-_SMALLEST_HEAD = 10  # scores to which a prior is fitted, at least
+SMALLEST_HEAD = 10  # scores to which a prior is fitted, at least
 _EQUAL = 1e-9  # scores nearer than this are equal: what is left is rounding of floats
 
 
@@ -323,7 +323,7 @@ def noise(replicates: Sequence[Mapping[int, float]]) -> Noise:
 
 def head_of(n: int) -> int:
     """How many of `n` scores are the head, to which a prior is fitted."""
-    return max(_SMALLEST_HEAD, math.ceil(n / 4))
+    return max(SMALLEST_HEAD, math.ceil(n / 4))
 
 
 def expected_on_retraining(scores: Sequence[float], noise_sd: float) -> Shrunk:
@@ -339,7 +339,7 @@ def expected_on_retraining(scores: Sequence[float], noise_sd: float) -> Shrunk:
 
     Raises ValueError below 10 scores, from which no prior can be fitted.
     """
-    if len(scores) < _SMALLEST_HEAD:
+    if len(scores) < SMALLEST_HEAD:
         raise ValueError(f"{len(scores)} scores are too few to say what is luck; give 10 or more")
     if noise_sd == 0:
         return Shrunk(tuple(scores), statistics.fmean(scores), statistics.pstdev(scores), 0.0)

@@ -606,6 +606,21 @@ class Store:
         )
         return {row[0] for row in rows} - self.unscreened()
 
+    def confirming(self) -> tuple[int, int]:
+        """How many trainings went into confirming, those on their way included, and how many of
+        them have an outcome."""
+        query = (
+            "SELECT count(*), count(o.trial) FROM trials t LEFT JOIN outcomes o ON o.trial = t.id "
+            "WHERE t.kind = 'confirm'"
+        )
+        made, finished = self._db.execute(query).fetchone()
+        return made, finished
+
+    def proposed_as(self, strategy: str, trial: int) -> list[tuple[int, ...]]:
+        """The digits by which a strategy has proposed the function of this trial."""
+        query = "SELECT DISTINCT digits FROM proposals WHERE trial = ? AND strategy = ? ORDER BY 1"
+        return [tuple(self._json(row[0])) for row in self._db.execute(query, (trial, strategy))]
+
     def beside(self) -> dict[str, bool]:
         """What `set_beside` stored; in runs from before there was a choice, ReLU and Swish."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'beside'").fetchone()

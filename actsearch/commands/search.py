@@ -51,6 +51,7 @@ def run(config: SearchConfig) -> int:
 
 def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
+    from actsearch.reading.confirming import conclusion
     from actsearch.results.tables import duration, to_text
     from actsearch.searching.loop import STOPPED
 
@@ -68,6 +69,7 @@ def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
     return [
         to_text(head(entries)),
         counts_line(searched.counts()),
+        *conclusion(searched),
         f"ended: {reason}{lost}",
         *searched.slower(),
         f"{duration(seconds)} this time, {duration(hours)} of training in all",

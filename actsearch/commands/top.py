@@ -56,6 +56,7 @@ def run(config: TopConfig) -> int:
 
 
 def _show(chosen: Run, config: TopConfig) -> None:
+    from actsearch.reading.confirming import conclusion
     from actsearch.results.filters import where
     from actsearch.results.tables import FORMATS
 
@@ -68,4 +69,6 @@ def _show(chosen: Run, config: TopConfig) -> None:
             fractions = "; scores are fractions, as val_accuracy>0.9" * chosen.metric.fraction
             put(f"no function with {config.where}{fractions}")
         put(f"{chosen.path}: {counts_line(counts)}")
+        for sentence in conclusion(chosen):
+            put(sentence)
     sys.stdout.flush()

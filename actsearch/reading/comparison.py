@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actsearch.errors import RunError, UsageError
+from actsearch.reading.confirming import conclusion
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric, common, p_value
 from actsearch.results.repeats import FAILED, Trained, chosen, split_of_all
@@ -157,10 +158,29 @@ def worth(run: Run) -> Worth | None:
 def luck(run: Run) -> str | None:
     """What the search's best function is worth when it is trained again, in a sentence; None where
     it cannot be said."""
-    known = worth(run)
+    known, said = worth(run), conclusion(run)
+    if said:
+        return _as_expected(run, said[0])
     if known is None:
         return None
     return luck_of(run.leaderboard(), known)
+
+
+def _as_expected(run: Run, said: str) -> str:
+    """What a search that has confirmed expected of its winner, and what came of it."""
+    first = next(e for e in run.leaderboard() if e.rank is not None and not e.beside)
+    protocol = {row["protocol"] for row in run.rows("search")}
+    seen = [
+        row["val_score"]
+        for row in run.rows("reevaluate")
+        if row["expression"] == first.expression
+        and row["protocol"] in protocol
+        and row["val_score"] is not None
+    ]
+    if not seen:
+        return said
+    mean = first.metric.text(statistics.fmean(seen))
+    return f"{said} Re-evaluated with {len(seen)} fresh seeds it had {mean}."
 
 
 def luck_of(found: Sequence[Entry], known: Worth) -> str:

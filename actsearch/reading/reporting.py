@@ -172,6 +172,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "functions": functions,
         "left_out": max(0, len(found.entries) - rows),
         "expected": known is not None,
+        "confirmed": any(e.expected is not None for e in found.entries),
         "uncertainty": any(f["error"] is not None for f in functions),
         "gallery": list(_gallery(found, sheet)),
         "pictures": list(_pictures(found, sheet)),
@@ -251,7 +252,7 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "beside": e.beside,
                 "score": e.metric.cell(e.val_score),
                 "error": e.metric.cell(error.of(e)),
-                "expected": e.metric.cell(known.expected.get(e.expression) if known else None),
+                "expected": e.metric.cell(_expected(e, known)),
                 "ms": e.ms_per_step,
                 "vs_relu": e.vs_relu,
                 "vs_relu_range": e.vs_relu_range,
@@ -262,6 +263,13 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
             }
         )
     return table
+
+
+def _expected(entry: Entry, known: Worth | None) -> float | None:
+    """When it is trained again: by the search's own further seeds, else by re-evaluations."""
+    if entry.expected is not None:
+        return entry.expected.mean
+    return known.expected.get(entry.expression) if known else None
 
 
 _SHARED = (

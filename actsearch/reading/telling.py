@@ -12,6 +12,7 @@ from typing import Any
 
 from actsearch.options import options_of
 from actsearch.reading.comparison import Worth, judged, luck_of
+from actsearch.reading.confirming import conclusion
 from actsearch.reading.plotting import Found
 from actsearch.results.leaderboard import DROPPED, Entry
 from actsearch.results.metrics import Metric
@@ -56,7 +57,9 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
     others += [f"{more:,} other baselines that scored worse"] if more else []
     beside = f"; beside it {_listed(others)}" if others else ""
     yield f"The search's first had {_scored(best, found)} on validation data{beside}."
-    if known is not None:
+    if said := conclusion(found.run):
+        yield from said
+    elif known is not None:
         yield luck_of(found.ranked, known)
         reach = known.noise.reach()
         near = sum(e.merit >= best.merit - reach for e in found.ranked)

@@ -1,11 +1,11 @@
-"""Budget: how many functions a search may train. A link of `Asking`."""
+"""Budget: how many functions a search may train, and how often again. A link of `Asking`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from actsearch.results.records import Outcome, Trial
+from actsearch.results.records import KINDS, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.search_space.survey import Described
 from actsearch.searching.asking import Asked, Asking
@@ -20,7 +20,8 @@ def on_their_way(store: Store) -> set[str]:
 
 class Budget:
     """Asks for no more than the budget pays for (None: as many as wanted). It pays for a function
-    once, when it is proposed and whatever its level: rejected ones cost nothing."""
+    once, when it is proposed and whatever its level: rejected ones cost nothing. It pays too for
+    each training that confirms one."""
 
     def __init__(self, inner: Asking, store: Store, budget: int | None) -> None:
         self.inner = inner
@@ -28,14 +29,25 @@ class Budget:
         self.budget = budget
         self._trained = store.trained()  # expressions, as are those on their way
         self._paid = on_their_way(store)
+        self._confirming, self._confirmed = store.confirming()
 
     @property
     def charged(self) -> int:
-        """What the budget has been spent on: functions trained, and those on their way."""
-        return len(self._trained) + len(self._paid - self._trained)
+        """What the budget has been spent on: functions trained and those on their way, trainings
+        that confirm likewise."""
+        return len(self._trained) + len(self._paid - self._trained) + self._confirming
+
+    @property
+    def left(self) -> int | None:
+        """How many trainings the budget still pays for; None where it has no end."""
+        return None if self.budget is None else max(0, self.budget - self.charged)
+
+    def pay(self) -> None:
+        """For a training that confirms."""
+        self._confirming += 1
 
     def _most(self, n: int) -> int:
-        return n if self.budget is None else min(n, max(0, self.budget - self.charged))
+        return n if self.left is None else min(n, self.left)
 
     def foresee(self, n: int) -> list[Described]:
         return self.inner.foresee(self._most(n))
@@ -50,7 +62,9 @@ class Budget:
             yield asked
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        if trial.subject in self._paid:
+        if KINDS[trial.kind].confirms:
+            self._confirmed += 1
+        elif trial.subject in self._paid:
             self._paid.discard(trial.subject)
             # A baseline that nobody proposed is not paid for.
             if outcome.status != "rejected" and self.store.has_proposals(trial):
@@ -63,4 +77,5 @@ class Budget:
 
     @property
     def tally(self) -> Tally:
-        return replace(self.inner.tally, done=len(self._trained))
+        done = len(self._trained) + self._confirmed
+        return replace(self.inner.tally, done=done, confirmed=self._confirmed)

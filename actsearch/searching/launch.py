@@ -25,6 +25,7 @@ from actsearch.search_space.space import Space
 from actsearch.search_space.survey import describe
 from actsearch.searching.building import AnyEvaluator
 from actsearch.searching.callbacks import Callback
+from actsearch.searching.confirming import Confirm
 from actsearch.searching.external import External
 from actsearch.searching.identity import Candidates, Level
 from actsearch.searching.inbox import Inbox
@@ -139,7 +140,7 @@ def _source(
     plan: Plan,
     candidates: Candidates,
     level: Callable[[float], Level],
-    beside: Iterable[Trial],
+    beside: Sequence[Trial],
     screened_out: Mapping[str, Outcome],
     ahead: Ahead,
     external: Sequence[Proposer],
@@ -156,6 +157,9 @@ def _source(
         patience=settings.patience,
         screening=settings.screen == "on",
         proposers=(inbox, *external),
+        confirm=Confirm(level(1.0), settings.seed, next((t.subject for t in beside), None))
+        if settings.confirm == "on"
+        else None,
     )
     return StrategySource(proposals, chain, beside, ahead)
 
@@ -211,6 +215,7 @@ def _run(
             plan.evaluator.metric,
             beside=store.beside(),
             done_before=done,
+            beyond=settings.budget is None,
         )
         progress.load(store.rows("search"))
         progress.health = [*store.health(settings.strategy)[-HISTORY:]]

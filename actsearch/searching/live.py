@@ -29,11 +29,12 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
     block = [f" {head} {hours:02d}:{rest // 60:02d}:{rest % 60:02d}"]
     block.append(f" {_bar(progress)}{_pace(progress)}")
     counts = progress.counts
-    raced_out = f" · raced out {counts['raced_out']}" if counts["raced_out"] else ""
+    others = f" · raced out {counts['raced_out']}" if counts["raced_out"] else ""
+    others += f" · confirming {progress.confirmed}" if progress.confirmed else ""
     block.append(
         f" {progress.workers}   running {progress.running} · rejected {counts['rejected']}"
         f" · diverged {counts['diverged']}"
-        f"{raced_out} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
+        f"{others} · failed {counts['failed'] + counts['crashed'] + counts['timed_out']}"
         f" · repeats {progress.repeats} (free)"
     )
     block += [_best(i, s, width) for i, s in enumerate(progress.best[:2])]
@@ -55,10 +56,10 @@ def lines(progress: Progress, width: int = 80) -> list[str]:
 
 
 def _bar(progress: Progress) -> str:
-    if not progress.total:
+    if not progress.goal:
         return f"{progress.done:,} done"
-    filled = min(BAR, BAR * progress.done // progress.total)
-    return f"{'█' * filled}{'░' * (BAR - filled)}  {progress.done:,}/{progress.total:,}"
+    filled = min(BAR, BAR * progress.done // progress.goal)
+    return f"{'█' * filled}{'░' * (BAR - filled)}  {progress.done:,}/{progress.goal:,}"
 
 
 def _pace(progress: Progress) -> str:
@@ -104,9 +105,10 @@ def plain_line(progress: Progress) -> str:
     """The block in one line, for logs."""
     best = progress.best[0] if progress.best else None
     found = f", best {best.text} {best.formula}" if best else ""
-    of = f"/{progress.total:,}" if progress.total else ""
+    of = f"/{progress.goal:,}" if progress.goal else ""
     reward = f", reward {progress.health[-1]['reward']:.3f}" if progress.health else ""
     trouble = f"; {progress.trouble}" if progress.trouble else ""
+    found += f", {progress.confirmed} confirming" if progress.confirmed else ""
     head = f"{progress.done:,}{of} done{_pace(progress)}, running {progress.running}"
     return f"{head}{found}{reward}{trouble}"
 

@@ -142,6 +142,9 @@ class Plan:
             lines.append(f"rungs      cohorts of {cohorts.words(recipe.steps)} steps")
         if self.race is not None:
             lines.append(f"racing     {self.race.words()}; the first {FIRST} pass")
+        if s.confirm == "on":
+            within = "within the budget" if s.budget else "when all have trained"
+            lines.append(f"confirming the best train again with other seeds, {within}")
         if s.tensorboard:
             lines.append(f"tracked    tensorboard --logdir {self.events}")
         lines += [f"untested   {sentence}" for sentence in untested()]
@@ -294,7 +297,7 @@ def _done(run: Run) -> tuple[set[str], int]:
     try:
         with closing(run.store(readonly=True)) as store:
             rows = store.rows("search")
-            done = len(store.trained())
+            done = len(store.trained()) + store.confirming()[1]
     except StoreError:  # there is none yet; one that is damaged is said when the search starts
         return set(), 0
     return {r["expression"] for r in rows if r["status"] not in (None, "rejected")}, done

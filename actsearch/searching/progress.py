@@ -52,6 +52,8 @@ class Tally:
     """Functions that were rejected before training."""
     made: int = 0
     """Proposals so far."""
+    confirmed: int = 0
+    """Trainings that confirmed the best, among those that are done."""
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Progress:
     done: int = 0
     done_before: int = 0
     repeats: int = 0
+    confirmed: int = 0
     running: int = 0
     stopping: bool = False
     trouble: str = ""  # what the search waits for where it cannot go on
@@ -76,11 +79,13 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     best: tuple[Scored, ...] = ()
     baselines: Mapping[str, Scored] = field(default_factory=dict)
+    beyond: bool = False  # whether trainings that confirm come on top of `total`
     health: list[Mapping[str, float]] = field(default_factory=list)  # of the strategy, latest last
     last: tuple[Scored, ...] = ()
 
     def update(self, tally: Tally, running: int) -> None:
         self.done, self.repeats, self.running = tally.done, tally.repeats, running
+        self.confirmed = tally.confirmed
         self.counts["rejected"] = tally.rejected
 
     def watch(self, health: Mapping[str, float]) -> None:
@@ -92,7 +97,7 @@ class Progress:
         kind = KINDS[trial.kind]
         score = outcome.test_score if kind.tested else outcome.val_score
         if kind.searched and not kind.ranked:
-            return  # a shorter training, not to be compared
+            return  # a shorter training, or a further one: not to be compared
         metric = self.metrics.get(trial.protocol, self.metric)
         seen = (trial.id, trial.formula, outcome.status, score, outcome.reason, time.time())
         self._add(trial.subject, trial.label, Scored(*seen, metric))
@@ -130,8 +135,13 @@ class Progress:
         return finished / elapsed if finished > 0 and elapsed > 0 else None
 
     @property
+    def goal(self) -> int | None:
+        """Trainings until the end, as far as it can be said."""
+        return self.total and self.total + self.confirmed * self.beyond
+
+    @property
     def eta(self) -> float | None:
         """Seconds left, None where it cannot be said."""
-        if self.rate is None or self.total is None:
+        if self.rate is None or self.goal is None:
             return None
-        return max(0, self.total - self.done) / self.rate
+        return max(0, self.goal - self.done) / self.rate

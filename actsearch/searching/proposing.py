@@ -88,7 +88,7 @@ def who_takes_them(run: Run) -> str:
     """A sentence on when what waits in a run will be trained."""
     path, holder, budget = shlex.quote(str(run.path)), run.driver(), run.settings.get("budget")
     with closing(run.store(readonly=True)) as store:
-        charged = len(store.trained() | on_their_way(store))
+        charged = len(store.trained() | on_their_way(store)) + store.confirming()[0]
     if budget is not None and charged >= budget:
         more = budget + len(Inbox(run).waiting())
         return (

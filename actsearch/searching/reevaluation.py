@@ -323,10 +323,12 @@ def _best(run: Run, n: int) -> list[str]:
 
 
 def _seeds(config: ReevaluateOptions, run: Run, models: list[Model]) -> range:
-    """The seed that chose a function is no independent one where all else is the search's."""
+    """Seeds that chose a function are no independent ones where all else is the search's."""
     identity = run.config.get("identity", {})
     same = any(e.protocol == identity.get("protocol") for e in _evaluators(models))
-    first = identity["seed"] + 1 if same else 0
+    first = (
+        max((identity["seed"], *(row["seed"] for row in run.rows("confirm")))) + 1 if same else 0
+    )
     return range(first, first + config.seeds)
 
 

@@ -13,6 +13,7 @@ from actsearch.search_space.expression import Expr
 from actsearch.search_space.survey import functions_of
 from actsearch.searching.asking import Asking
 from actsearch.searching.budget import Budget
+from actsearch.searching.confirming import Confirm, Confirming
 from actsearch.searching.duplicates import Duplicates
 from actsearch.searching.loop import TrialSource
 from actsearch.searching.outside import Outside, Proposer
@@ -54,12 +55,17 @@ def asking(
     patience: int,
     screening: bool = True,
     proposers: Sequence[Proposer] = (),
+    confirm: Confirm | None = None,
 ) -> Asking:
     """The chain in its order: the budget sees duplicates, and what is rejected is none. Proposers
-    are asked before the strategy."""
+    are asked before the strategy, and the best are trained again before either, where they are
+    to be confirmed at all."""
     innermost = Outside(proposals, proposers) if proposers else proposals
-    chain = Duplicates(Budget(innermost, proposals.store, budget), patience)
-    return Rejections(chain, proposals.store) if screening else chain
+    paying = Budget(innermost, proposals.store, budget)
+    chain: Asking = Duplicates(paying, patience)
+    if screening:
+        chain = Rejections(chain, proposals.store)
+    return chain if confirm is None else Confirming(chain, paying, proposals, confirm)
 
 
 class StrategySource:
@@ -94,14 +100,15 @@ class StrategySource:
         return bool(self._queue)
 
     def _ask(self, n: int) -> bool:
-        """Ask for `n` candidates: new trials go into the queue. False where none was proposed."""
+        """Ask for `n` candidates: new trials go into the queue. False where there was nothing."""
         self.prepare(functions_of(found.candidate for found in self.chain.foresee(FORESEEN)))
         before = self.tally.made
         with self.store.transaction():
-            self._queue.extend(asked.trial for asked in self.chain.ask(n))
+            new = [asked.trial for asked in self.chain.ask(n)]
+            self._queue.extend(new)
             if self.tally.made > before:
                 self.proposals.save()
-        return self.tally.made > before
+        return self.tally.made > before or bool(new)
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         self.chain.tell(trial, outcome)
