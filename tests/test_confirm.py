@@ -380,7 +380,7 @@ SEARCH = textwrap.dedent(
         return {"accuracy": float(worth + np.random.default_rng([seed, name]).normal(0, 0.04))}
 
     run = actsearch.search(
-        sys.argv[1], objective=train, maximise="accuracy", space="one-unit", strategy="evolution",
+        sys.argv[1], objective=train, maximise="accuracy", space="tiny", strategy="evolution",
         budget=26, confirm="on", executor="inline", quiet=True,
     )
     """
@@ -392,6 +392,7 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(
 ) -> None:
     (tmp_path / "s.py").write_text(SEARCH)
     command = [sys.executable, str(tmp_path / "s.py")]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # threads that wait for each other take minutes
 
     def trained(name: str) -> int:
         file = tmp_path / name / "run.sqlite"
@@ -406,12 +407,12 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(
         finally:
             found.close()
 
-    process = subprocess.Popen([*command, str(tmp_path / "killed")])
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], env=alone)
     wait_until(lambda: trained("killed") >= 2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     for name in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], check=True)
+        subprocess.run([*command, str(tmp_path / name)], check=True, env=alone)
     killed, whole = (
         [
             [(r["expression"], r["seed"], r["val_score"]) for r in store.rows(kind)]
