@@ -88,6 +88,11 @@ class Run:
         return Store(self.folder / "run.sqlite", create=not readonly, readonly=readonly)
 
     @property
+    def there(self) -> bool:
+        """Whether it still is where it was opened."""
+        return self.path.is_file() if self.archived else (self.path / "run.sqlite").is_file()
+
+    @property
     def name(self) -> str:
         """That of the folder, wherever it lies, or of the archive."""
         path = self.path.resolve()
@@ -124,15 +129,16 @@ class Run:
         file = self.folder / "config.json"
         if not file.is_file():
             return {}
+        where = f"the {file.name} in {self.path}" if self.archived else file
         try:
             config = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:  # of JSON, and of bytes that are no text
             raise RunError(
-                f"{file} is damaged ({error}); restore it from a copy, or search in another folder"
+                f"{where} is damaged ({error}); restore it from a copy, or search in another folder"
             ) from error
         parts = [config, *config.values()] if isinstance(config, dict) else [config]
         if not all(isinstance(part, dict) for part in parts):
-            raise RunError(f"{file} is no run's; search in another folder")
+            raise RunError(f"{where} is no run's; search in another folder")
         return config
 
     @property

@@ -40,16 +40,23 @@ def pack(folder: Path, target: Path) -> None:
 
 
 def unpack(path: Path) -> Path:
-    """A new folder as the run's was. Raises StoreError for a file that is no archive of a run, or
-    is damaged."""
+    """A new folder as the run's was. Raises StoreError for a file that is no archive of a run, is
+    damaged, or holds more than the disk of temporary files has room for."""
     room = Path(mkdtemp(prefix="actsearch-"))
     try:
         with zipfile.ZipFile(path) as file:
-            if STORE not in file.namelist():
+            names = {CONFIG, STORE}.intersection(file.namelist())
+            if STORE not in names or not _is_database(file):
                 raise StoreError(
                     f"{path} is not an archive of a run; 'actsearch archive RUN' makes one"
                 )
-            for name in {CONFIG, STORE}.intersection(file.namelist()):
+            size, free = sum(file.getinfo(n).file_size for n in names), shutil.disk_usage(room).free
+            if size >= free:
+                raise StoreError(
+                    f"{path} holds {size / 1e9:,.1f} GB, and {room.parent} has room for "
+                    f"{free / 1e9:,.1f} GB; free some, or set TMPDIR to a folder elsewhere"
+                )
+            for name in names:
                 with file.open(name) as packed, open(room / name, "wb") as plain:
                     shutil.copyfileobj(packed, plain)
     except BaseException as error:
@@ -59,6 +66,11 @@ def unpack(path: Path) -> Path:
             raise StoreError(why) from error
         raise
     return room
+
+
+def _is_database(file: zipfile.ZipFile) -> bool:
+    with file.open(STORE) as packed:
+        return packed.read(16) == b"SQLite format 3\0"
 
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)

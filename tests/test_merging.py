@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import zipfile
 from collections.abc import Iterator
@@ -231,8 +232,48 @@ def test_a_damaged_archive_and_another_zip_are_said(runs: dict[str, Run], tmp_pa
         other.writestr("readme.txt", "hello")
     with pytest.raises(StoreError, match="is not an archive of a run; 'actsearch archive RUN'"):
         Run.open(tmp_path / "other.zip")
+    with zipfile.ZipFile(tmp_path / "text.zip", "w") as other:
+        other.writestr("run.sqlite", "hello")
+    with pytest.raises(StoreError, match=r"text\.zip is not an archive of a run"):
+        Run.open(tmp_path / "text.zip")
     with pytest.raises(UsageError, match=r"must be a file whose name ends in \.zip"):
         runs["a"].archive(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(actsearch.errors.EnvironmentProblem, match="cannot write"):
         runs["a"].archive(tmp_path / "file" / "a.zip")
+
+
+def test_an_archive_that_is_larger_than_the_disk_is_not_unpacked(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = runs["a"].archive(tmp_path / "a.zip")
+    full = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(StoreError, match=r"has room for 0\.0 GB; free some, or set TMPDIR"):
+        Run.open(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_damaged_config_of_an_archive_is_named_by_the_archive(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as made:
+        made.write(runs["a"].path / "run.sqlite", "run.sqlite")
+        made.writestr("config.json", "[1]")
+    with pytest.raises(RunError, match=r"the config.json in .*a\.zip is no run's"):
+        Run.open(file).leaderboard()
+
+
+def test_runs_of_operators_of_ones_own_are_merged_where_the_space_is_given(tmp_path: Path) -> None:
+    wave = actsearch.Op("wave", 1, lambda x: x + x.sin())
+    space = actsearch.Space(
+        unary=[*actsearch.UNARY[:4], wave], binary=actsearch.BINARY[:2], units=1
+    )
+    runs = [searched(tmp_path / f"{n}", space=space, budget=n) for n in (2, 5)]
+    with pytest.raises(UsageError, match=r"actsearch.merge\(..., space=space\)"):
+        actsearch.merge(tmp_path / "all", runs)
+    assert not (tmp_path / "all").exists()
+    actsearch.merge(tmp_path / "all", runs, space=space)
+    assert scores(Run.open(tmp_path / "all")) == scores(runs[1]) | scores(runs[0])

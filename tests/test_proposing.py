@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,11 +28,13 @@ import actsearch
 from actsearch import cli, errors
 from actsearch.controller.strategies import strategy_from
 from actsearch.errors import NoCandidateError, UsageError
+from actsearch.results.metrics import ACCURACY
 from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.baselines import FORMS
 from actsearch.search_space.candidate import candidate_from
+from actsearch.searching.external import External
 from actsearch.searching.identity import Candidates, Level
 from actsearch.searching.inbox import Inbox
 from actsearch.searching.loop import run_trials
@@ -283,6 +286,19 @@ def test_what_is_known_is_answered_and_only_the_rest_waits(finished: Run) -> Non
     assert waiting(finished.path) == {"atan(x)"}
 
 
+def test_what_a_search_has_taken_and_not_ended_is_answered_as_waiting(finished: Run) -> None:
+    with closing(finished.store()) as store, store.transaction():
+        (row,) = (row for row in store.rows("search") if row["expression"] == "relu(x)")
+        sin = candidate_from("sin(x) * sin(x)").canonical("guarded")
+        level = Level("search", row["protocol"])
+        trial, _ = Candidates(store, SMALL, seed=row["seed"]).trial_of(sin, level)
+    waits = "waits to be trained, or is in training"
+    assert answers(finished, "sin(x)**2", "relu") == {
+        trial.formula: waits,
+        "relu": answers(finished, "relu")["relu"],
+    }
+
+
 @pytest.mark.parametrize(
     ("formulas", "error", "why"),
     [
@@ -437,6 +453,8 @@ def test_a_command_proposes_is_told_every_outcome_and_has_the_whole_table_on_res
         ("sys.exit(3)", "ended with code 3"),
         ("os.close(1); time.sleep(60)", "closed its output"),
         ("time.sleep(60)", "did not answer for 0.5 seconds"),
+        ("os.fork() or time.sleep(6); os._exit(4)", "ended with code 4"),
+        ("sys.stdout.write('{'); sys.stdout.flush(); time.sleep(60)", "did not answer for 0.5"),
         ("print('Sure! Try swish.', flush=True)", "answered 'Sure! Try swish.' and not"),
         ("print('[' * 9999, flush=True)", "and not"),
         ("""print('{"formulas": [1]}', flush=True)""", "and not"),
@@ -457,6 +475,51 @@ def test_a_command_that_is_dead_silent_or_babbles_ends_the_search_in_a_sentence(
     good = proposer(tmp_path, SAYS.format(said=str(tmp_path / "said"), formulas=["sin(x)"]))
     found = searched(tmp_path, blobs, good)
     assert "sin(x)" in set(found.table()["formula"])
+
+
+def alone(folder: Path, command: str, **options: Any) -> External:
+    """A command that nobody but the test asks."""
+    return External(command, ACCURACY, [], folder / "proposer.log", **options)
+
+
+def test_a_command_that_babbles_is_read_no_further_than_it_was_asked(tmp_path: Path) -> None:
+    with closing(alone(tmp_path, """yes '{"formulas": ["sin(x)"]}'""")) as external:
+        assert [c.key for c in external.take(1)] == ["sin(x)"]
+        time.sleep(0.2)
+        assert external._lines.qsize() == 0  # pyright: ignore[reportPrivateUsage]
+        assert [c.key for c in external.take(1)] == ["sin(x)"]
+
+
+def test_what_a_command_writes_to_stderr_for_ever_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actsearch.searching.external.LOG", 1_000)
+    with closing(alone(tmp_path, """sh -c 'yes >&2 & yes "{\\"formulas\\": [\\"x\\"]}"'""")) as it:
+        it.take(1)
+        time.sleep(0.2)
+    assert (tmp_path / "proposer.log").stat().st_size == 1_000
+
+
+def test_a_command_that_thinks_holds_nothing_up_that_is_in_training(tmp_path: Path) -> None:
+    body = """
+    if "ask" in message:
+        while not os.path.exists(sys.argv[0] + ".go"): time.sleep(0.01)
+        print('{"formulas": ["sin(x)", "erf(x)"]}', flush=True)
+    """
+    command = proposer(tmp_path, body).removeprefix("external:")
+    with closing(alone(tmp_path, command, busy=lambda: True)) as external:
+        assert external.take(2) == []
+        (tmp_path / "proposer.py.go").touch()
+        wait_until(lambda: external._lines.qsize() > 0)  # pyright: ignore[reportPrivateUsage]
+        assert [c.key for c in external.take(1)] == ["sin(x)"]
+        assert [c.key for c in external.take(1)] == ["erf(x)"]
+
+
+def test_a_stop_does_not_wait_for_an_answer(tmp_path: Path) -> None:
+    with closing(alone(tmp_path, "sleep 60", should_stop=lambda: True)) as external:
+        began = time.monotonic()
+        assert external.take(1) == []
+        assert time.monotonic() - began < 30
 
 
 def test_a_command_that_is_not_there_is_a_sentence(tmp_path: Path, blobs: Arrays) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 import time
 import urllib.error
@@ -16,7 +18,7 @@ import pytest
 import actsearch
 from actsearch import cli
 from actsearch.errors import EnvironmentProblem
-from actsearch.reading.watching import server
+from actsearch.reading.watching import Watched, server
 from actsearch.run import Run
 from actsearch.searching import status
 
@@ -144,7 +146,49 @@ def test_only_the_address_with_its_token_is_answered(address: str) -> None:
     with pytest.raises(urllib.error.HTTPError, match="501"):
         urllib.request.urlopen(address, data=b"x=1")
     said = json.loads(get(f"{address}now.json")[1])
-    assert set(said) == {"time", "driver", "status", "steps", "report"}
+    assert set(said) == {"time", "there", "driver", "status", "steps", "report"}
+
+
+def test_a_run_that_is_moved_while_it_is_watched_is_said(tmp_path: Path) -> None:
+    for name in "az":
+        (tmp_path / name).mkdir()
+        Run(tmp_path / name).store().close()
+    archive = Run(tmp_path / "z").archive()
+    for path in (tmp_path / "a", archive):
+        watched = Watched(Run.open(path))
+        assert watched.now()["there"]
+        path.rename(tmp_path / "moved")
+        assert not watched.now()["there"]
+        assert watched.now()["driver"] is None
+        (tmp_path / "moved").rename(path)
+
+
+def test_a_browser_that_leaves_and_one_that_says_nothing_cost_no_line_and_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("actsearch.reading.watching._Handler.timeout", 0.2)
+    (tmp_path / "a").mkdir()
+    Run(tmp_path / "a").store().close()
+    serving, address = server(Run.open(tmp_path / "a"))
+    threads = threading.active_count()
+    thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    quiet = [socket.create_connection(("127.0.0.1", serving.server_port)) for _ in range(20)]
+    for one in quiet[:10]:
+        one.send(b"GET / HT")
+    for _ in range(5):
+        gone = socket.create_connection(("127.0.0.1", serving.server_port))
+        path = address.split("/", 3)[3]
+        gone.send(f"GET /{path} HTTP/1.0\r\nHost: 127.0.0.1:{serving.server_port}\r\n\r\n".encode())
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()  # with a reset, as a browser whose tab is closed
+    wait_until(lambda: threading.active_count() == threads + 1, "the end of their threads")
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
+    for one in quiet:
+        one.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_said(address: str, held: tuple[Run, Held]) -> None:

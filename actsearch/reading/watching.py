@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ HOST = "127.0.0.1"
 SHARE = 0.2  # of a core at most that making reports takes
 LEAST_SECONDS = 5.0  # between two reports
 ROWS = 500
+SILENCE = 30.0  # seconds in which a client that says nothing is let go
 NOTHING = "<!DOCTYPE html><meta charset=utf-8><title>report</title><p>Nothing has finished yet."
 
 
@@ -44,6 +46,7 @@ class Watched:
         self._renew()
         return {
             "time": time.time(),
+            "there": self.run.there,
             "driver": self.run.driver(),
             "status": self.run.status(),
             "steps": self.run.settings.get("steps"),
@@ -102,10 +105,16 @@ class _Server(ThreadingHTTPServer):
     answers: dict[str, Callable[[], tuple[str, str]]]
     policy: str
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing where a browser has gone before it had its answer; the terminal is the user's."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
     server_version, sys_version = "actsearch", ""
+    timeout = SILENCE
 
     def do_GET(self) -> None:
         hosts = [f"{host}:{self.server.server_port}" for host in (HOST, "localhost")]

@@ -1,8 +1,9 @@
 """External: a user's command that is asked for formulas, by lines of JSON (docs/proposers.md).
 
 It is started anew with each session and told the whole table, so a search resumes without a state
-of it. Threads write to it and read from it: a command that does not listen holds nothing up, and
-one that does not answer for SILENCE seconds ends the search in a sentence.
+of it. Threads write to it and read from it: a command that does not listen holds nothing up, one
+that babbles is read no further than it was asked, and one that does not answer for SILENCE seconds
+ends the search in a sentence. While it thinks and children are in training, the search goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +35,8 @@ SILENCE = 300.0  # seconds for an answer
 PATIENCE = 100  # answers in a row of which no formula can be read
 LINE = 1_000_000  # characters of an answer, at most
 GRACE = 2.0  # seconds for the command to end by itself
+LOOK = 0.5  # seconds between looks at what else there is to do than to wait for an answer
+LOG = 10_000_000  # bytes of its stderr that are kept
 
 
 class ProposerError(HostError):
@@ -40,7 +45,8 @@ class ProposerError(HostError):
 
 class External:
     """A Proposer. `log_file` has what the command writes to stderr; `table` holds what is known
-    when it starts. Raises UsageError where there is no such command."""
+    when it starts. While `busy()` or `should_stop()`, an answer that is not there yet is not waited
+    for. Raises UsageError where there is no such command."""
 
     def __init__(
         self,
@@ -49,6 +55,8 @@ class External:
         table: Iterable[Mapping[str, Any]],
         log_file: Path,
         extra: Iterable[Op] = (),
+        busy: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.command = command
         self.metric = metric
@@ -56,9 +64,17 @@ class External:
         self.log_file = log_file
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: it has ended
         self._out: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+        self.busy = busy
+        self.should_stop = should_stop
         self._news = True  # since it had nothing to propose
+        self._asked: float | None = None  # when, where the answer is still to come
+        self._most = 0  # how many were asked for
+        self._closing = False
+        self._to_read = threading.Semaphore(0)  # as many lines as it was asked for
+        self._left: deque[str] = deque()  # of its last answer, more than there was room for
         self._process = self._started()
-        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._write, self._read)]
+        targets = (self._write, self._read, self._keep)
+        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
         for row in table:
@@ -68,17 +84,16 @@ class External:
 
     def _started(self) -> subprocess.Popen[str]:
         try:
-            with open(self.log_file, "a") as stderr:
-                return subprocess.Popen(
-                    shlex.split(self.command),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    text=True,
-                    encoding="utf-8",
-                    errors="replace",
-                    start_new_session=True,  # Ctrl-C is for the search alone
-                )
+            return subprocess.Popen(
+                shlex.split(self.command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # Ctrl-C is for the search alone
+            )
         except (OSError, ValueError) as error:
             raise UsageError(f"external:{self.command} does not start: {error}") from error
 
@@ -94,30 +109,65 @@ class External:
     def _read(self) -> None:
         stdout = _pipe(self._process.stdout)
         with contextlib.suppress(OSError, ValueError):
-            while line := stdout.readline(LINE):
+            while self._to_read.acquire() and not self._closing:
+                if not (line := stdout.readline(LINE)):
+                    break
                 self._lines.put(line)
         self._lines.put(None)
         with contextlib.suppress(OSError):
             stdout.close()
 
+    def _keep(self) -> None:
+        """What it writes to stderr, up to LOG bytes of a session; more is read and dropped, since
+        a full pipe would stop it."""
+        stderr, left = _pipe(self._process.stderr), LOG
+        with contextlib.suppress(OSError, ValueError), open(self.log_file, "ab", 0) as file:
+            while said := os.read(stderr.fileno(), 65_536):
+                file.write(said[:left])
+                left = max(0, left - len(said))
+        with contextlib.suppress(OSError):
+            stderr.close()
+
     def take(self, n: int) -> list[Candidate]:
-        """Asks for `n` formulas and waits for them. After an answer without any it is asked again
-        when there is an outcome that it does not know."""
+        """Asks for `n` formulas and waits for them, unless there is something else to do. After an
+        answer without any it is asked again when there is an outcome that it does not know."""
         for _ in range(PATIENCE):
-            if n == 0 or not self._news:
+            if n == 0 or not (self._left or self._news):
                 return []
-            self._out.put({"ask": n})
-            texts = self._answer()
-            self._news = bool(texts)
-            if found := list(self._candidates(texts[:n])):
+            if not self._left:
+                texts = self._answer(n)
+                if texts is None:
+                    return []
+                self._left.extend(texts)
+                self._news = bool(texts)
+            now = [self._left.popleft() for _ in range(min(n, len(self._left)))]
+            if found := list(self._candidates(now)):
                 return found
         raise self._error(f"gave no formula that can be read in {PATIENCE} answers")
 
-    def _answer(self) -> list[str]:
+    def _answer(self, n: int) -> list[str] | None:
+        """At most as many texts as it was asked for; None where it thinks yet."""
+        if self._asked is None:
+            self._asked, self._most = time.monotonic(), n
+            self._out.put({"ask": n})
+            self._to_read.release()
+        while (line := self._line()) == "":
+            if time.monotonic() > self._asked + SILENCE:
+                raise self._error(f"did not answer for {SILENCE:g} seconds")
+            if self.busy() or self.should_stop():
+                return None
+        self._asked = None
+        return self._texts(line)[: self._most]
+
+    def _line(self) -> str | None:
+        """A line of its output, "" where none has come, None at its end."""
+        ended = self._process.poll() is not None
         try:
-            line = self._lines.get(timeout=SILENCE)
+            return self._lines.get(timeout=min(LOOK, SILENCE))
         except queue.Empty:
-            raise self._error(f"did not answer for {SILENCE:g} seconds") from None
+            return None if ended else ""  # a child of it may hold the pipe
+
+    def _texts(self, line: str | None) -> list[str]:
         if line is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE)
@@ -167,6 +217,8 @@ class External:
         with contextlib.suppress(OSError):  # and what it has started
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._closing = True
+        self._to_read.release()
         for thread in self._threads:
             thread.join(GRACE)
 

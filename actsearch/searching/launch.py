@@ -124,9 +124,9 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     beside, screened_out = _beside(plan, store, candidates, level(1.0))
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings.operators)
     try:
-        with _external(plan, store) as external, _trackers(plan, store) as trackers:
+        stop = Stop(plan.run)
+        with _external(plan, store, stop) as external, _trackers(plan, store) as trackers:
             source = _source(plan, candidates, level, beside, screened_out, ahead, external)
-            stop = Stop(plan.run)
             if not source.anything_left(stop):
                 return STOPPED if stop() else source.ended
             raced = source if plan.race is None else Raced(source, Race(plan.race), store, beside)
@@ -165,15 +165,18 @@ def _source(
 
 
 @contextmanager
-def _external(plan: Plan, store: Store) -> Iterator[tuple[Proposer, ...]]:
-    """The command that proposes, where the strategy is one."""
+def _external(plan: Plan, store: Store, stop: Stop) -> Iterator[tuple[Proposer, ...]]:
+    """The command that proposes, where the strategy is one. It is not waited for while there are
+    trials without an outcome: these wait for workers or are in training."""
     command = command_of(plan.settings.strategy)
     if command is None:
         yield ()
         return
     file, evaluator = plan.run.path / "proposer.log", plan.evaluator
-    table = store.rows("search")
-    with closing(External(command, evaluator.metric, table, file, evaluator.extra)) as external:
+    table, extra = store.rows("search"), evaluator.extra
+    busy = lambda: bool(store.waiting())  # noqa: E731
+    made = External(command, evaluator.metric, table, file, extra, busy, stop)
+    with closing(made) as external:
         yield (external,)
 
 

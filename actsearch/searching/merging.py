@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actsearch.errors import RunError
+from actsearch.errors import RunError, UsageError
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.candidate import candidate_from, same_candidate
-from actsearch.search_space.space import extra_operators, space_from
+from actsearch.search_space.space import Space, extra_operators, space_from
 
 WHERE = ("host", "device", "versions")  # a processor computes the same to the last digit there
 SCORES = ("status", "val_score", "test_score")
@@ -49,12 +49,16 @@ class Taken:
         return "; ".join(said)
 
 
-def merge(run: Run | str | Path, others: Sequence[Run | str | Path]) -> list[Taken]:
+def merge(
+    run: Run | str | Path, others: Sequence[Run | str | Path], *, space: Space | None = None
+) -> list[Taken]:
     """Take the trials of `others`, folders or archives, that `run` has not; where there is no run
-    yet, it is made as the first of them. What came of each is returned.
+    yet, it is made as the first of them. What came of each is returned. `space` is needed where
+    the runs' has operators of your own.
 
     Raises RunError where one is of another search, or where one machine trained a trial twice with
-    different results, and then nothing is taken; StoreError for one that cannot be read.
+    different results, and then nothing is taken; UsageError where the space must be given;
+    StoreError for one that cannot be read.
     """
     target = run if isinstance(run, Run) else Run(Path(run))
     opened = [other if isinstance(other, Run) else Run.open(other) for other in others]
@@ -68,7 +72,7 @@ def merge(run: Run | str | Path, others: Sequence[Run | str | Path]) -> list[Tak
         _check_same(target if target.config else opened[0], other)
     if not identity:
         raise RunError(f"{opened[0].path} has no config.json that says what was searched")
-    extra = extra_operators(space_from(identity["space"]))
+    extra = extra_operators(space or _space_of(opened[0], identity["space"]))
     with target.locked():
         if not target.config:
             target.write_config(opened[0].config)
@@ -77,6 +81,16 @@ def merge(run: Run | str | Path, others: Sequence[Run | str | Path]) -> list[Tak
             found = [_take(store, other, operators, extra, target) for other in opened]
         target.write_top()
     return found
+
+
+def _space_of(run: Run, spec: str) -> Space:
+    try:
+        return space_from(spec)
+    except ValueError as error:
+        raise UsageError(
+            f"{run.path} has operators of a space of your own; from Python, "
+            "actsearch.merge(..., space=space) merges its runs"
+        ) from error
 
 
 def _check_same(first: Run, other: Run) -> None:

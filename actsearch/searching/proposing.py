@@ -13,7 +13,7 @@ from actsearch.child_models.outcomes import hash_of
 from actsearch.errors import UsageError
 from actsearch.functions import all_canonical
 from actsearch.results.leaderboard import Entry
-from actsearch.results.records import Outcome
+from actsearch.results.records import Outcome, Trial
 from actsearch.run import Run
 from actsearch.search_space.baselines import FORMS
 from actsearch.search_space.candidate import Candidate, is_gate
@@ -56,14 +56,22 @@ def propose(
     inbox, level = Inbox(run, extra), Level("search", hash_of(identity["protocol"]))
     with closing(run.store(readonly=True)) as store:
         candidates = Candidates(store, space, operators, extra, settings["seed"])
-        ranked = {entry.expression: entry for entry in run.leaderboard()}
         waiting = inbox.waiting()
+        ranked: dict[str, Entry] = {}
+
+        def known(trial: Trial) -> str:
+            outcome = store.outcome(trial)
+            if outcome is None:
+                return "waits to be trained, or is in training"
+            if trial.subject not in ranked:  # the search that runs may have ended it just now
+                ranked.update({entry.expression: entry for entry in run.leaderboard()})
+            return _known(outcome, ranked[trial.subject])
 
         def answer(candidate: Candidate) -> Answer:
             name = FORMS.get(candidate.key, candidate.formula)
             trial, found = candidates.look(candidate, level)
             if trial is not None:
-                return Answer(name, _known(store.outcome(trial), ranked[trial.subject]))
+                return Answer(name, known(trial))
             if found is not None and found.rejected and settings["screen"] == "on":
                 return Answer(name, f"rejected: {found.rejected.reason}")
             if candidate.key in waiting:
@@ -75,9 +83,7 @@ def propose(
     return list(answers.values())
 
 
-def _known(outcome: Outcome | None, entry: Entry) -> str:
-    if outcome is None:
-        return "waits to be trained, or is in training"
+def _known(outcome: Outcome, entry: Entry) -> str:
     if outcome.val_score is None:
         return f"{outcome.status}: {outcome.reason}"
     score = f"{entry.metric.column('val')} {entry.metric.text(outcome.val_score)}"
