@@ -671,12 +671,14 @@ def test_a_killed_queue_is_made_again_and_nothing_is_lost(ray_session: Any) -> N
 
 
 def process_of_queue() -> psutil.Process:
-    [found] = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name().startswith("ray::QueueAct")
-    ]
-    return found
+    """Once those of earlier tests, which Ray ends by and by, are gone."""
+
+    def queues() -> list[psutil.Process]:
+        running = psutil.Process().children(recursive=True)
+        return [p for p in running if p.is_running() and p.name().startswith("ray::QueueAct")]
+
+    wait_until(lambda: len(queues()) == 1, "the end of earlier queues")
+    return queues()[0]
 
 
 def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
