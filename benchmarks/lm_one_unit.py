@@ -11,7 +11,6 @@ one. `--into` puts each table in the place of the one below its title.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from fair_child import results
-from one_unit import KNOWN, PERIODIC, Findings, effects, rho, spearman, with_tables
+from one_unit import (
+    KNOWN,
+    PERIODIC,
+    Findings,
+    Rows,
+    arguments,
+    effects,
+    publish,
+    rho,
+    spearman,
+)
 from scipy.stats import ttest_1samp
 
 from actsearch.results.benchmarks import LM_ONE_UNIT, ONE_UNIT, load_benchmark
-from actsearch.results.figures.plots import DPI, Figure, Line, Panel, Points, to_matplotlib
+from actsearch.results.figures.plots import Figure, Line, Panel, Points
 from actsearch.results.figures.searches import operators_in
 from actsearch.results.metrics import METRICS
 from actsearch.results.statistics import differences, holm, interval
-from actsearch.results.tables import to_markdown
 
 METRIC = METRICS["bits per byte"]
 SCORE, TEST = METRIC.name, f"test {METRIC.name}"
@@ -39,8 +47,6 @@ BEST, RANDOM = 200, 200  # functions with those seeds
 FRESH = range(3, 13)  # seeds that chose nothing
 LARGER = 3  # seeds of the larger model
 LISTED = 20
-
-Rows = list[dict[str, Any]]
 
 
 class Found:
@@ -399,18 +405,9 @@ def figure(found: Found) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--into", type=Path, help="a document with these tables")
-    given = parser.parse_args()
+    given = arguments(__doc__)
     found = Found()
-    tables = {title: to_markdown(rows) for title, rows in found.all().items() if rows}
-    if given.into:
-        given.into.write_text(with_tables(given.into.read_text(), tables))
-    else:
-        print("\n".join(f"**{title}**\n\n{table}" for title, table in tables.items()))
-    if given.figure:
-        to_matplotlib(figure(found)).savefig(given.figure, dpi=DPI)
+    publish(found.all(), lambda: figure(found), given)
 
 
 if __name__ == "__main__":

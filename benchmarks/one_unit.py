@@ -572,18 +572,29 @@ def bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--figure", type=Path, help="draw ranks and operators")
-    parser.add_argument("--into", type=Path, help="a document with these tables")
-    given = parser.parse_args()
+    given = arguments(__doc__)
     found = Findings(load_benchmark(ONE_UNIT), load_benchmark(f"{ONE_UNIT}-again"))
-    tables = {title: to_markdown(rows) for title, rows in found.all().items() if rows}
+    publish(found.all(), lambda: figure(found), given)
+
+
+def arguments(doc: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--figure", type=Path, help="draw what the tables say")
+    parser.add_argument("--into", type=Path, help="a document with these tables")
+    return parser.parse_args()
+
+
+def publish(
+    found: Mapping[str, Rows], draw: Callable[[], Figure], given: argparse.Namespace
+) -> None:
+    """Print the tables by their titles, or put them into a document; draw the figure if asked."""
+    tables = {title: to_markdown(rows) for title, rows in found.items() if rows}
     if given.into:
         given.into.write_text(with_tables(given.into.read_text(), tables))
     else:
         print("\n".join(f"**{title}**\n\n{table}" for title, table in tables.items()))
     if given.figure:
-        to_matplotlib(figure(found)).savefig(given.figure, dpi=DPI)
+        to_matplotlib(draw()).savefig(given.figure, dpi=DPI)
 
 
 def with_tables(text: str, tables: dict[str, str]) -> str:

@@ -140,6 +140,35 @@ def test_show_says_where_a_function_stands(
     assert said in capsys.readouterr().out
 
 
+def test_the_language_models_table_has_the_same_functions_and_its_numbers_agree(
+    table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One training each, less is better, and of what was trained again the means."""
+    lm, again = load_benchmark("lm-one-unit"), load_benchmark("lm-one-unit-again")
+    assert set(lm["expression"]) == set(table["expression"])
+    assert not lm["expression"].duplicated().any()
+    assert (lm["status"] == "ok").all()
+    assert lm["bits per byte"].is_monotonic_increasing
+    assert lm["bits per byte"].between(2.5, 20).all()
+    assert lm["rank"].iloc[0] == 1
+    origin = lm.attrs["provenance"]
+    assert origin["protocol"]["dataset_digest"] == "6139481b50718564"
+    same = again[again["protocol"] == origin["protocol hash"]]
+    means = same.groupby("expression")["bits per byte"].agg(["mean", "count"])
+    assert not same.duplicated(["expression", "seed"]).any()
+    assert 0 not in set(same["seed"])  # which chose
+    for row in lm[lm["again"] > 0].to_dict("records"):
+        of = means.loc[row["expression"]]
+        assert (row["again bits per byte"], row["again"]) == pytest.approx(tuple(of))
+    assert len(again[again["child"].str.contains("width=128")]["seed"].unique()) == 3
+    known = table_from("lm-one-unit")
+    assert known.top(0.0) == -lm["bits per byte"].iloc[0]
+    first = lm.iloc[0]
+    assert cli.main(["show", first["formula"]]) == 0
+    said = f"lm-one-unit table rank 1 of 3,675: {first['bits per byte']:.4f} bits per byte on val"
+    assert said in capsys.readouterr().out
+
+
 # -- benchmarks/one_unit.py
 
 

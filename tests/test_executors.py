@@ -143,9 +143,7 @@ def test_who_trains_what_is_known_meanwhile(make_executor: MakeExecutor, tmp_pat
         go_on.touch()
         looking.join()
     assert [t for t, _ in finished] == [trial(3)]
-    looked = time.monotonic()
     wait_until(lambda: not executor.completed(0.2) and not executor.children, "its end")
-    assert time.monotonic() - looked < LIMIT
 
 
 def test_every_submitted_trial_is_completed_once(make_executor: MakeExecutor) -> None:

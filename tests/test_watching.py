@@ -83,6 +83,13 @@ def address(held: tuple[Run, Held]) -> Iterator[str]:
     serving.server_close()
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are made as soon as there is something new."""
+    monkeypatch.setattr("actsearch.reading.watching.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("actsearch.reading.watching.SHARE", 1e9)
+
+
 def get(address: str, **headers: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
@@ -203,10 +210,8 @@ def test_the_page_follows_a_search(
     address: str,
     held: tuple[Run, Held],
     browser: Any,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    at_once: None,
 ) -> None:
-    monkeypatch.setattr("actsearch.reading.watching.LEAST_SECONDS", 0.0)
-    monkeypatch.setattr("actsearch.reading.watching.SHARE", 1e9)
     _, stopped = held
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
@@ -238,10 +243,8 @@ def test_what_a_reader_has_typed_is_not_taken_away(
     address: str,
     held: tuple[Run, Held],
     browser: Any,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    at_once: None,
 ) -> None:
-    monkeypatch.setattr("actsearch.reading.watching.LEAST_SECONDS", 0.0)
-    monkeypatch.setattr("actsearch.reading.watching.SHARE", 1e9)
     page = browser.new_page()
     page.goto(address)
     report = page.frame_locator("#report")

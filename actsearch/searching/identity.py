@@ -11,13 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actsearch.controller.strategy import Digits
+from actsearch.errors import UsageError
 from actsearch.results.records import Trial
 from actsearch.results.store import Store
+from actsearch.run import Run
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE
 from actsearch.search_space.candidate import Candidate, candidate_from, same_candidate
 from actsearch.search_space.operators import Op
-from actsearch.search_space.space import Space
+from actsearch.search_space.space import Space, space_from
 from actsearch.search_space.survey import Described, describe, describe_all
+
+
+def space_of(run: Run, spec: str, call: str) -> Space:
+    """The space of a run; raises UsageError, with the `call` that takes it, for one that has
+    operators of a user's own, which only that user has."""
+    try:
+        return space_from(spec)
+    except ValueError as error:
+        raise UsageError(
+            f"{run.path} has operators of a space of your own; from Python, {call}"
+        ) from error
 
 
 @dataclass(frozen=True)

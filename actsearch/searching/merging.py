@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actsearch.errors import RunError, UsageError
+from actsearch.errors import RunError
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.candidate import candidate_from, same_candidate
-from actsearch.search_space.space import Space, extra_operators, space_from
+from actsearch.search_space.space import Space, extra_operators
+from actsearch.searching.identity import space_of
 
 WHERE = ("host", "device", "versions")  # a processor computes the same to the last digit there
 SCORES = ("status", "val_score", "test_score")
@@ -72,7 +73,8 @@ def merge(
         _check_same(target if target.config else opened[0], other)
     if not identity:
         raise RunError(f"{opened[0].path} has no config.json that says what was searched")
-    extra = extra_operators(space or _space_of(opened[0], identity["space"]))
+    call = "actsearch.merge(..., space=space) merges its runs"
+    extra = extra_operators(space or space_of(opened[0], identity["space"], call))
     with target.locked():
         if not target.config:
             target.write_config(opened[0].config)
@@ -81,16 +83,6 @@ def merge(
             found = [_take(store, other, operators, extra, target) for other in opened]
         target.write_top()
     return found
-
-
-def _space_of(run: Run, spec: str) -> Space:
-    try:
-        return space_from(spec)
-    except ValueError as error:
-        raise UsageError(
-            f"{run.path} has operators of a space of your own; from Python, "
-            "actsearch.merge(..., space=space) merges its runs"
-        ) from error
 
 
 def _check_same(first: Run, other: Run) -> None:

@@ -18,10 +18,10 @@ from actsearch.run import Run
 from actsearch.search_space.baselines import FORMS
 from actsearch.search_space.candidate import Candidate, is_gate
 from actsearch.search_space.operators import Op
-from actsearch.search_space.space import Space, extra_operators, space_from
+from actsearch.search_space.space import Space, extra_operators
 from actsearch.searching.budget import on_their_way
 from actsearch.searching.building import make_evaluator
-from actsearch.searching.identity import Candidates, Level
+from actsearch.searching.identity import Candidates, Level, space_of
 from actsearch.searching.inbox import Inbox
 from actsearch.settings import resolve
 
@@ -49,7 +49,8 @@ def propose(
     settings, identity = run.settings, run.config.get("identity", {})
     if not settings:
         raise UsageError(f"{run.path} has no config.json that says how it trains; search there")
-    space = space or _space_of(run, settings["space"])
+    call = "actsearch.propose(..., space=space) takes formulas for it"
+    space = space or space_of(run, settings["space"], call)
     operators, extra = settings["operators"], extra_operators(space)
     named = all_canonical(formulas, operators, extra)
     _check_fits(named, settings, extra)
@@ -104,16 +105,6 @@ def who_takes_them(run: Run) -> str:
     if holder is None:
         return f"No search runs in {run.path}; what is proposed is kept for the next one there."
     return f"{holder} trains what is proposed before what its strategy proposes."
-
-
-def _space_of(run: Run, spec: str) -> Space:
-    try:
-        return space_from(spec)
-    except ValueError as error:
-        raise UsageError(
-            f"{run.path} has operators of a space of your own; from Python, "
-            "actsearch.propose(..., space=space) takes formulas for it"
-        ) from error
 
 
 def _check_fits(
