@@ -177,10 +177,12 @@ def test_a_browser_that_leaves_and_one_that_says_nothing_cost_no_line_and_no_thr
     (tmp_path / "a").mkdir()
     Run(tmp_path / "a").store().close()
     serving, address = server(Run.open(tmp_path / "a"))
-    threads = threading.active_count()
+    others = set(threading.enumerate())
     thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    quiet = [socket.create_connection(("127.0.0.1", serving.server_port)) for _ in range(20)]
+    quiet = [
+        socket.create_connection(("127.0.0.1", serving.server_port), timeout=60) for _ in range(20)
+    ]
     for one in quiet[:10]:
         one.send(b"GET / HT")
     for _ in range(5):
@@ -189,12 +191,14 @@ def test_a_browser_that_leaves_and_one_that_says_nothing_cost_no_line_and_no_thr
         gone.send(f"GET /{path} HTTP/1.0\r\nHost: 127.0.0.1:{serving.server_port}\r\n\r\n".encode())
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.close()  # with a reset, as a browser whose tab is closed
-    wait_until(lambda: threading.active_count() == threads + 1, "the end of their threads")
+    for one in quiet:
+        with one:
+            while one.recv(1024):  # until the server has let go
+                pass
+    wait_until(lambda: set(threading.enumerate()) - others == {thread}, "the end of their threads")
     serving.shutdown()
     thread.join()
     serving.server_close()
-    for one in quiet:
-        one.close()
     assert capfd.readouterr().err == ""
 
 
