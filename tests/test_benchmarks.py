@@ -914,6 +914,7 @@ def test_spearmans_correlation_is_that_of_scipy(script: Any) -> None:
     assert script("fair_child").spearman(pairs) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -> None:
     said = subprocess.run(
         [sys.executable, "benchmarks/strategies.py", "say", "docs/data/strategies.jsonl"],

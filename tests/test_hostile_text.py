@@ -60,7 +60,12 @@ def make(folder: Path, name: str) -> Run:
     return Run.open(folder)
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = ("dollars", "long")  # all figures are drawn for each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]
+)
 def test_every_command_that_reads_a_run_says_text_alone(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

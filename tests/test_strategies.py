@@ -58,8 +58,13 @@ NAMES = [
     "ppo:batch_size=3+halving:eta=2,cohort=4",
     "exhaustive+halving:eta=2,rungs=2,cohort=3",
 ]
-# Their models take seconds a space; those above with small pools meet all spaces.
-MODELLED = ("surrogate", "ppo")
+# Their models take seconds a space.
+MODELLED = (
+    "surrogate",
+    "ppo",
+    "ppo:initial=3,batch_size=4,pool=30,dreams=1",
+    "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
+)
 FEW = ("tiny", "groups", "gates")
 
 
