@@ -52,6 +52,7 @@ FORMULAS = (
     "max(cos(sinh(x) * x), tanh(x) + beta) * sigmoid(asinh(x) - erf(x))",
 )  # fmt: skip
 GATES = ("swiglu", "mix(x, sin(beta * g))", "max(x, g)", "erf(x) * asinh(g) + beta")
+torch.manual_seed(0)
 SHAPES = {
     "images": torch.randn(4, 3, 6, 5),
     "channels last": torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last),
@@ -247,7 +248,6 @@ def compare_children() -> None:
 
 
 def main() -> None:
-    torch.manual_seed(0)
     np.seterr(all="ignore")
     stand_ins()
     bounds_of_loops()
