@@ -120,7 +120,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType({
         Kind("rung", "a shorter training of a search, which chooses who goes on", searched=True),
         Kind("confirm", "a training of a search's best with another seed", searched=True,
              confirms=True),
-        Kind("sweep", "a training that chooses a learning rate"),
+        Kind("sweep", "a training that chooses a learning rate", timed=True),
         Kind("reevaluate", "a training of a function that was found", tested=True, inspected=True),
     )
 })  # fmt: skip

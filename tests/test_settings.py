@@ -65,8 +65,9 @@ def test_every_choice_is_refused_with_what_is_known(config: type[Options]) -> No
     for option in options_of(config):
         if isinstance(option.kind, OneOf):
             assert len(option.kind.names) >= 2
+            wrong = ("none of them",) if option.several else "none of them"
             with pytest.raises(ValueError, match=f"Known: {option.kind.names[0]}"):
-                config(**{**needed, option.name: "none of them"})
+                config(**{**needed, option.name: wrong})
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=list(cli.COMMANDS))

@@ -35,10 +35,11 @@ from actsearch.searching.building import dataset_from
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.run_log import logging_to
 from actsearch.studies.claims import Course, NoPrediction
-from actsearch.studies.published import EXPERIMENTS, Experiment, ExperimentOptions
+from actsearch.studies.published import CLAIMS, EXPERIMENTS, Experiment, ExperimentOptions
 
 STAGE = "reevaluate"
 OPERATORS = "guarded"
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def run_experiment(config: ExperimentOptions, console: Console) -> Report:
     """Train what is missing, then write tables and figures of what is there."""
     from actsearch.results.figures.plots import plotly
 
+    if config.children:
+        raise UsageError(f"--children is for {CLAIMS}; {config.experiment} has its own network")
     plotly("graph_objects")  # before hours are spent on what it is to draw
     experiment = EXPERIMENTS[config.experiment]
     functions = _functions(experiment, config)
@@ -74,7 +77,7 @@ def run_experiment(config: ExperimentOptions, console: Console) -> Report:
         store = run.store()
         try:
             with logging_to(run.path / "run.log"):
-                trials = _submit(store, functions, settings, range(config.seeds))
+                trials = _submit(store, functions, settings, range(_seeds(config)))
                 evaluators = [setting.evaluator for setting in settings]
                 title = f"{config.experiment} · {settings[0].evaluator.dataset.name}"
                 reason = train(
@@ -142,13 +145,18 @@ def _settings(experiment: Experiment, config: ExperimentOptions) -> list[Setting
     return settings
 
 
+def _seeds(config: ExperimentOptions) -> int:
+    return config.seeds or SEEDS
+
+
 def _plan(config: ExperimentOptions, settings: Sequence[Setting], functions: int) -> str:
     evaluator = settings[0].evaluator
     data = settings[0].dataset
     return (
         f"{config.experiment} on {data.name}: {len(data.x_train):,} examples to train on, "
         f"{len(data.x_val):,} to validate, {len(data.x_test):,} to test; "
-        f"{len(settings) * functions * config.seeds} trainings of {evaluator.recipe.steps:,} steps"
+        f"{len(settings) * functions * _seeds(config)} trainings of "
+        f"{evaluator.recipe.steps:,} steps"
     )
 
 

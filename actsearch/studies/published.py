@@ -25,6 +25,7 @@ from actsearch.options import (
 from actsearch.settings import DataOptions, MachineryOptions
 from actsearch.studies.claims import Claim, NoPrediction
 
+CLAIMS = "claims"  # an experiment of its own kind: replicated.py
 EARLY = 0.25
 
 LINEAR, SIGMOID, RELU, SWISH_1, SWISH = "linear", "sigmoid", "ReLU", "Swish-1", "Swish-beta"
@@ -36,22 +37,25 @@ class ComparisonOptions(Options):
 
     experiment: Annotated[
         str,
-        OneOf("actsearch.studies.published:EXPERIMENTS"),
+        OneOf("actsearch.studies.published:EXPERIMENTS", also=(CLAIMS,)),
         Typed(place="EXPERIMENT"),
     ]
     """{names}."""
     run: RunFolder = None
     """Folder of the run [runs/EXPERIMENT]."""
     dataset: Text = None
-    """mnist, mnist5k, an .npz file, or others as in a search [mnist where it is, else mnist5k]."""
+    """mnist, mnist5k, an .npz file, or others as in a search [mnist where it is, else mnist5k]; in
+    claims the images of its CNNs [cifar10]."""
     epochs: Int = None
     """Times that the training examples are shown [mnist-mlp 10, mnist-cnn 30]."""
-    seeds: Count = 3
-    """Trainings of each activation in each setting."""
+    seeds: Int = None
+    """Trainings of each activation in each setting [3, in claims 20]."""
     sigmas: Annotated[tuple[float, ...], Positive("FLOAT ...")] = (0.1, 0.5, 1.0)
     """Standard deviations of mnist-mlp's initial weights."""
     functions: Formulas = ()
     """Further activations, such as '2*x*sigmoid(beta*x)' or gelu."""
+    children: Annotated[tuple[str, ...], OneOf("actsearch.studies.replicated:SITES")] = ()
+    """Of claims: {names} [all, in this order]."""
     width: Int = None
     """Units of mnist-mlp's first layer [256], or channels of mnist-cnn's first [32]."""
     batch_size: Annotated[int | None, Whole(2)] = None
