@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fair_child import NETWORKS, RESAMPLES, results
@@ -47,10 +48,11 @@ def train(given: argparse.Namespace) -> None:
 
 def say(given: argparse.Namespace) -> None:
     found = Found()
-    rows = list(results(given.rows))
+    rows: list[Any] = [*results(given.rows)]
     convnext = {r["expression"]: r["score"] for r in rows if r["score"] is not None}
-    resnet8 = found.cnn.set_index("expression")["accuracy"].dropna().to_dict()
-    seen = {row["expression"] for row in results(DATA / "children.jsonl")}
+    ended = found.cnn.dropna(subset=["accuracy"])
+    resnet8 = dict(zip(ended["expression"], ended["accuracy"], strict=True))
+    seen: set[Any] = {row["expression"] for row in results(DATA / "children.jsonl")}
     learnt = {e for e, score in found.score.items() if score < LEARNT}
     for name, of in (("convnext", convnext), ("resnet8", resnet8)):
         of = {e: score for e, score in of.items() if score > ABOVE_CHANCE}
