@@ -290,7 +290,7 @@ def all_proposals(store: Store) -> list[tuple[Any, ...]]:
         "surrogate:initial=8,pool=20",
         "random+halving:eta=2,cohort=8",
         "ppo:batch_size=5+halving:eta=3,rungs=2,cohort=9",
-        "ppo:batch_size=3+halving:eta=2,rungs=3,cohort=8",
+        "ppo:batch_size=3,initial=3,pool=20,dreams=1+halving:eta=2,rungs=3,cohort=8",
     ],
 )
 def test_killed_and_resumed_anywhere_the_run_ends_as_the_unbroken_one(
