@@ -929,3 +929,16 @@ def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -
         assert b[0] == r[0] == h[0]
         cells = (f"`{b[0]}`", b[3], r[5], h[3], h[2], h[4], h[7])
         assert f"| {' | '.join(cells)} |" in page
+
+
+@pytest.mark.slow
+def test_the_page_about_strategies_has_what_real_trainings_say_of_the_model() -> None:
+    said = subprocess.run(
+        [sys.executable, "benchmarks/predicted_table.py", "say", "docs/data/two_units.jsonl"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    page = (ROOT / "docs/strategies.md").read_text()
+    cells = [line for line in said.splitlines() if line.startswith("| ") and "---" not in line]
+    figures = [line for line in cells if any(c.isdigit() for c in line)]
+    assert len(figures) == 2 + 4 + 6 + 4
+    assert all(line in page for line in figures[2:])

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 PREDICTED = ("two-units",)
 CAUTION = (
-    f"predicted by a model of the {ONE_UNIT} table and not trained; the model is not accepted yet "
-    "by real trainings of two units, and predicts no more than the best of one unit"
+    f"predicted by a model of the {ONE_UNIT} table and not trained; of 300 real trainings of two "
+    "units it met three bounds of four, and it does not order the best (docs/strategies.md)"
 )
 OPERATORS = "guarded"  # of the table
 SAMPLE = 3000  # random points of a space, among which shares of it are counted
