@@ -315,6 +315,8 @@ def accounts(folder: Path, budget: int) -> dict[str, Any]:
             "ok without a ledger line": len(ok.keys() - ledger.keys()),
             "ledger line without an outcome": len(ledger.keys() - ok.keys()),
             "other score than the ledger": sum(scores.get(i, a) != a for i, a in ok.items()),
+            "neither ok nor crashed": sum(row["status"] not in (None, "ok", "crashed")
+                                          for row in rows),
             "innocent called crashed": sum(not poisonous(row["expression"]) for row in crashed),
             "poison called ok": sum(poisonous(row["expression"]) for row in rows
                                     if row["status"] == "ok"),

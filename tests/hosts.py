@@ -1,11 +1,13 @@
 """Three hosts on one machine: network namespaces, joined by a switch in a fourth.
 
 A host is silenced by its plug: the switch takes its port down, and what is sent to it vanishes, as
-with a machine that has lost its power. Needs root and iproute2.
+with a machine that has lost its power. Packets are lost by a rule of nftables on the host, by
+chance, in both directions. Needs root and iproute2, and for lost packets nft.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -28,6 +30,13 @@ def why_not() -> str:
     if made.returncode:
         return f"no network namespaces here: {made.stderr.strip()}"
     _ip("netns", "del", probe)
+    return ""
+
+
+def why_no_loss() -> str:
+    """Why no packets can be lost here; "" where they can."""
+    if shutil.which("nft") is None:
+        return "packets are lost by nft, of the package nftables, which is not installed"
     return ""
 
 
@@ -105,6 +114,42 @@ class Hosts:
 
     def reconnect(self, host: int) -> None:
         _ip("-n", self.switch, "link", "set", f"port{host}", "up")
+
+    def restart_ray(self, host: int) -> None:
+        """In the place of a node that is gone, or that the cluster has given up."""
+        kill_tree(self.nodes[self.names[host]])
+        self.start_ray(host)
+
+    def lose(self, host: int, percent: int) -> None:
+        """Of all packets between this host and others, from now on; 0 ends it."""
+        self._nft(host, "add table inet loss; delete table inet loss")
+        if not percent:
+            return
+        drop = f"numgen random mod 100 < {percent} counter drop"
+        chain = "{{ type filter hook {0} priority 0; }}"
+        self._nft(
+            host,
+            "add table inet loss;"
+            f"add chain inet loss come {chain.format('input')};"
+            f"add chain inet loss go {chain.format('output')};"
+            f'add rule inet loss come iifname "eth0" {drop};'
+            f'add rule inet loss go oifname "eth0" {drop}',
+        )
+
+    def lost(self, host: int) -> int:
+        """Packets that were lost since `lose`."""
+        found = json.loads(self._nft(host, "list table inet loss", "--json"))
+        rules = [item["rule"]["expr"] for item in found["nftables"] if "rule" in item]
+        return sum(part["counter"]["packets"] for e in rules for part in e if "counter" in part)
+
+    def _nft(self, host: int, script: str, *options: str) -> str:
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.names[host], "nft", *options, script],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
 
     def close(self) -> None:
         for node in self.nodes.values():
