@@ -19,6 +19,7 @@ from typing import Any
 from .chaos import kill_tree, new_token, until_it_runs
 
 PORT = 6379
+RAY = Path("/tmp/ray")
 
 
 def why_not() -> str:
@@ -83,11 +84,19 @@ class Hosts:
             _ip("-n", self.switch, "link", "set", f"port{i}", "master", "bridge", "up")
             _ip("-n", name, "addr", "add", f"{self.ip(i)}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
+            # Ray asks the routing table for the address of the machine that it is on.
+            _ip("-n", name, "route", "add", "default", "dev", "eth0")
 
     def start(self, host: int, *command: str, out: str) -> subprocess.Popen[Any]:
+        own = self.folder / f"host{host}"
+        own.mkdir(exist_ok=True)
+        RAY.mkdir(exist_ok=True)
+        # `ip netns exec` makes a mount namespace, too. In it each host has Ray's folder for itself:
+        # in one that they shared a driver would find the head's sockets and join that.
+        bound = ["sh", "-c", f'mount --bind "$0" {RAY} && exec "$@"', str(own)]
         with open(self.folder / out, "ab") as file:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.names[host], *command],
+                ["ip", "netns", "exec", self.names[host], *bound, *command],
                 stdout=file,
                 stderr=file,
                 env=self.environment,
