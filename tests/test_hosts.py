@@ -18,8 +18,9 @@ import pytest
 from actsearch import errors
 
 from .chaos import accounts, kill_tree
+from .conftest import wait_until
 from .hosts import Hosts, why_no_loss, why_not
-from .test_cli import COMMAND, finished, wait_until
+from .test_cli import COMMAND, finished
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def said(hosts: Hosts) -> str:
 
 
 def until_it_trains(driver: subprocess.Popen[Any], hosts: Hosts, trainings: int = 20) -> None:
-    wait_until(lambda: trained(hosts) >= trainings or driver.poll() is not None, 300)
+    wait_until(lambda: trained(hosts) >= trainings or driver.poll() is not None, "training")
     assert driver.poll() is None, said(hosts)
 
 
@@ -116,7 +117,8 @@ def test_after_a_head_or_a_queue_that_was_cut_off_the_accounts_are_right(
         until_it_trains(driver, hosts)
         assert hosts_of_queue(hosts) == [1]
         hosts.silence(silent)
-        assert driver.wait(200) != 0, said(hosts)
+        wait_until(lambda: driver.poll() is not None, "the end of the search")
+        assert driver.poll() == errors.RESUMABLE, said(hosts)
         before = trained(hosts)
         hosts.reconnect(silent)
         for host in (1, 2):  # Ray ends nodes that were silent for long
@@ -177,7 +179,7 @@ def test_a_head_that_falls_silent_ends_the_search_and_it_can_be_resumed(hosts: H
         "--ray-address", hosts.address, out="driver.out",
     )  # fmt: skip
     try:
-        wait_until(lambda: finished(run) >= 3 or driver.poll() is not None, 300)
+        wait_until(lambda: finished(run) >= 3 or driver.poll() is not None, "training")
         assert driver.poll() is None, said(hosts)
         hosts.silence(0)
         assert driver.wait(200) == errors.RESUMABLE, said(hosts)

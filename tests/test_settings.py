@@ -17,6 +17,7 @@ from actsearch.child_models.data.datasets import DATASETS
 from actsearch.child_models.data.tasks import TASKS
 from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.recipe import LOSSES, OPTIMISERS, SCHEDULES
+from actsearch.commands.line import read_command
 from actsearch.commands.options import found, listed
 from actsearch.commands.search import SearchConfig
 from actsearch.controller.ppo import PPOConfig
@@ -196,3 +197,17 @@ def test_a_run_keeps_the_precision_that_it_began_with(
     assert resolve(said).precision == "bf16"
     assert resolve(said, {"precision": "fp32"}).precision == "fp32"
     assert resolve({"precision": "tf32"}, {"precision": "fp32"}).precision == "tf32"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--baselines gelu mish --steps 5 run --track wandb,mlflow",
+        "--baselines gelu --track wandb run --steps 5 --baselines mish --track mlflow",
+        "--track=wandb --baselines=gelu run --baselines=mish --track mlflow --steps 5",
+    ],
+)
+def test_what_is_said_of_an_option_in_several_places_counts_together(words: str) -> None:
+    config = read_command(["search", *words.split()], {"search": SearchConfig})
+    assert (config.run, config.steps) == ("run", 5)
+    assert (config.baselines, config.track) == (("gelu", "mish"), "wandb,mlflow")

@@ -86,8 +86,8 @@ def _gathered(config: type[Options], words: Sequence[str]) -> list[str]:
             rest.append(word)
         else:
             (said[flag] if flag else rest).append(word)
-        if flag in listed and (equals or word != flag):
-            flag = ""
+        if equals or (flag in listed and word != flag):
+            flag = ""  # it takes this one alone
     for flag, of_flag in said.items():
         rest += [flag, ",".join(of_flag)] if flag in listed else [flag, *of_flag]
     return rest
