@@ -79,15 +79,14 @@ def _gathered(config: type[Options], words: Sequence[str]) -> list[str]:
     for word in words:
         name, equals, value = word.partition("=")
         if name in several | listed:
-            flag = name
-            said.setdefault(flag, []).extend([value] if equals else [])
+            said.setdefault(name, []).extend([value] if equals else [])
+            flag = "" if equals else name  # `--start=a` takes this one alone
         elif word.startswith("-"):
             flag = ""
             rest.append(word)
         else:
             (said[flag] if flag else rest).append(word)
-        if equals or (flag in listed and word != flag):
-            flag = ""  # it takes this one alone
+            flag = "" if flag in listed else flag
     for flag, of_flag in said.items():
         rest += [flag, ",".join(of_flag)] if flag in listed else [flag, *of_flag]
     return rest

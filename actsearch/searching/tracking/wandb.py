@@ -81,13 +81,14 @@ class WeightsAndBiases:
         pass  # their process writes as it is told
 
     def end(self, table: Sequence[TableRow], *, whole: bool) -> None:
-        if table:
-            columns: list[Any] = [*table[0]]
-            data: list[Any] = [[_plain(row[column]) for column in columns] for row in table]
-            self._run.log(
-                {"ranking": wandb.Table(columns=columns, data=data, allow_mixed_types=True)}
-            )
-        self._run.finish(exit_code=0)
+        try:
+            if table:
+                columns: list[Any] = [*table[0]]
+                data: list[Any] = [[_plain(row[column]) for column in columns] for row in table]
+                made = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+                self._run.log({"ranking": made})
+        finally:
+            self._run.finish(exit_code=0)
 
 
 def _plain(value: Any) -> Any:
