@@ -16,7 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .chaos import kill_tree, new_token, until_it_runs
+from .conftest import wait_until
 
 PORT = 6379
 RAY = Path("/tmp/ray")
@@ -41,6 +44,10 @@ def why_no_loss() -> str:
     return ""
 
 
+def _children(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
+
+
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
@@ -63,8 +70,11 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": str(new_token(folder / "token")),
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
+        self.holders: list[subprocess.Popen[Any]] = []
+        self.inits: list[int] = []
         try:
             self._wire()
+            self.inits = [self._boot(host) for host in range(count)]
         except BaseException:
             self.close()
             raise
@@ -87,16 +97,25 @@ class Hosts:
             # Ray asks the routing table for the address of the machine that it is on.
             _ip("-n", name, "route", "add", "default", "dev", "eth0")
 
-    def start(self, host: int, *command: str, out: str) -> subprocess.Popen[Any]:
+    def _boot(self, host: int) -> int:
+        """The process that keeps the host's namespaces: of its network, its mounts and its
+        processes. Ray looks for nodes of its machine among processes, and for their sockets in its
+        folder, so hosts that shared these would find each other's."""
         own = self.folder / f"host{host}"
-        own.mkdir(exist_ok=True)
+        own.mkdir()
         RAY.mkdir(exist_ok=True)
-        # `ip netns exec` makes a mount namespace, too. In it each host has Ray's folder for itself:
-        # in one that they shared a driver would find the head's sockets and join that.
-        bound = ["sh", "-c", f'mount --bind "$0" {RAY} && exec "$@"', str(own)]
+        kept = ["sh", "-c", f'mount --bind "$0" {RAY} && exec sleep infinity', str(own)]
+        apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *kept]
+        holder = subprocess.Popen(["ip", "netns", "exec", self.names[host], *apart])
+        self.holders.append(holder)
+        wait_until(lambda: [p.name() for p in _children(holder)] == ["sleep"], "a host")
+        return _children(holder)[0].pid
+
+    def start(self, host: int, *command: str, out: str) -> subprocess.Popen[Any]:
+        inside = ["nsenter", f"--target={self.inits[host]}", "--net", "--mount", "--pid"]
         with open(self.folder / out, "ab") as file:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.names[host], *bound, *command],
+                [*inside, f"--wd={Path.cwd()}", "--", *command],
                 stdout=file,
                 stderr=file,
                 env=self.environment,
@@ -163,5 +182,7 @@ class Hosts:
     def close(self) -> None:
         for node in self.nodes.values():
             kill_tree(node)
+        for holder in self.holders:
+            kill_tree(holder)
         for name in (*self.names, self.switch):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
