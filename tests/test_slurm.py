@@ -56,9 +56,12 @@ def calls(folder: Path) -> list[str]:
 
 
 def ended(job: subprocess.Popen[bytes]) -> int:
-    """As Slurm does, with all that a job has left."""
+    """Which leaves no process behind."""
     try:
-        return job.wait(LIMIT)
+        code = job.wait(LIMIT)
+        with pytest.raises(ProcessLookupError):
+            wait_until(lambda: os.killpg(job.pid, 0))  # until the killed clock is gone
+        return code
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
