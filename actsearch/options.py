@@ -150,6 +150,34 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Names of a table, whose home this is, with commas between them; from Python a list, too. An
+    option of these may be said more than once."""
+
+    table: str
+    metavar: str = "NAME,..."
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(load(self.table))
+
+    def read(self, word: str) -> str:
+        return word
+
+    def check(self, option: str, value: Any) -> None:
+        for name in listed(value):
+            check_among(option, name, self.names)
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """The names that an option of these has, each once."""
+    if value is None:
+        return ()
+    found = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(found if isinstance(found, (list, tuple)) else [found]))
+
+
+@dataclass(frozen=True)
 class Switch:
     """Whether to do something: a flag without a value."""
 

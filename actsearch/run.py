@@ -3,6 +3,7 @@
 config.json  identity (what cannot change on resume), settings, data, environment
 run.sqlite   the store         top.csv  the ranked table         run.log  the log
 checkpoints/ trainings that have begun, where they are kept
+tracking.id  by which Weights & Biases and MLflow know the run, where it is shown there
 proposed/    formulas that wait for a search to take them
 run.lock     held by the driver that is writing, with its host and process id
 status.json  what that driver does now

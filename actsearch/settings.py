@@ -6,7 +6,7 @@ stored, else what the preset says. No torch here, so --help is instant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from actsearch.options import (
     Formulas,
     Int,
     IntOrAuto,
+    Listed,
     OneOf,
     OnOff,
     OperatorSet,
@@ -36,6 +37,7 @@ from actsearch.options import (
     Texts,
     Whole,
     Word,
+    listed,
 )
 
 _RECIPE = "actsearch.child_models.recipe:"
@@ -52,6 +54,9 @@ Kernels = Annotated[str | None, OneOf("actsearch.search_space.text:KERNELS")]
 Preset = Annotated[str | None, OneOf("actsearch.settings:PRESETS")]
 Baselines = Annotated[
     tuple[str, ...], Word("actsearch.search_space.baselines:GROUPS", metavar="NAME ...")
+]
+Trackers = Annotated[
+    str | Sequence[str] | None, Listed("actsearch.searching.tracking.trackers:TRACKERS")
 ]
 Strategy = Annotated[str | None, Word("actsearch.controller.strategies:STRATEGIES")]
 
@@ -264,8 +269,10 @@ class SearchOptions(
     """Of initial weights, batches and the strategy [0]."""
     patience: Int = None
     """Stop after so many proposals in a row of functions that are known already [20,000]."""
+    track: Trackers = None
+    """Show the search in these, too: {names}; each needs its package (docs/report.md)."""
     tensorboard: Flag = False
-    """Keep RUN/tensorboard, scalars of the search for TensorBoard."""
+    """Short for --track tensorboard."""
 
 
 @dataclass(frozen=True)
@@ -345,6 +352,7 @@ class Settings:
     data_root: str = "data"
     download: bool = False
     image_size: int | None = None
+    track: str | Sequence[str] | None = None
     tensorboard: bool = False
     optimiser: str | None = None
     weight_decay: float | None = None
@@ -353,6 +361,11 @@ class Settings:
     label_smoothing: float | None = None
     loss: str | None = None
     shuffle: bool | None = None
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Their names, each once."""
+        return listed([*listed(self.track), *["tensorboard"] * self.tensorboard])
 
 
 _NAMES = frozenset(f.name for f in fields(Settings))

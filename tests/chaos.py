@@ -85,6 +85,24 @@ def drive(folder: Path, address: str, budget: int, workers: int = 2, seconds: fl
         executor.close()
 
 
+def driven(*options: Any) -> int:
+    """The exit code of `drive`, as the command line's: Ray may be stuck, and is then left."""
+    from actsearch.errors import exit_code
+    from actsearch.workers.executor import ClusterLostError
+    from actsearch.workers.ray_thread import ray_is_stuck
+
+    code = 0
+    try:
+        drive(*options)
+    except ClusterLostError as error:
+        sys.stderr.write(f"{error}\n")
+        code = exit_code(error)
+    if ray_is_stuck():
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 def sleeper(ledger: str, seconds: float) -> Any:
     """An evaluation that Ray sends by value, since workers know no `tests`."""
 
@@ -315,6 +333,8 @@ def accounts(folder: Path, budget: int) -> dict[str, Any]:
             "ok without a ledger line": len(ok.keys() - ledger.keys()),
             "ledger line without an outcome": len(ledger.keys() - ok.keys()),
             "other score than the ledger": sum(scores.get(i, a) != a for i, a in ok.items()),
+            "neither ok nor crashed": sum(row["status"] not in (None, "ok", "crashed")
+                                          for row in rows),
             "innocent called crashed": sum(not poisonous(row["expression"]) for row in crashed),
             "poison called ok": sum(poisonous(row["expression"]) for row in rows
                                     if row["status"] == "ok"),
@@ -335,8 +355,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.01, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.drive:
-        drive(Path(given.drive), given.address, given.trials, given.workers, given.seconds)
-        return 0
+        return driven(Path(given.drive), given.address, given.trials, given.workers, given.seconds)
     budget = given.trials or min(3000, 100 + 8 * given.kills)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:

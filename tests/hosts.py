@@ -1,11 +1,13 @@
 """Three hosts on one machine: network namespaces, joined by a switch in a fourth.
 
 A host is silenced by its plug: the switch takes its port down, and what is sent to it vanishes, as
-with a machine that has lost its power. Needs root and iproute2.
+with a machine that has lost its power. Packets are lost by a rule of nftables on the host, by
+chance, in both directions. Needs root and iproute2, and for lost packets nft.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -14,9 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .chaos import kill_tree, new_token, until_it_runs
+from .conftest import wait_until
 
 PORT = 6379
+RAY = Path("/tmp/ray")
 
 
 def why_not() -> str:
@@ -29,6 +35,17 @@ def why_not() -> str:
         return f"no network namespaces here: {made.stderr.strip()}"
     _ip("netns", "del", probe)
     return ""
+
+
+def why_no_loss() -> str:
+    """Why no packets can be lost here; "" where they can."""
+    if shutil.which("nft") is None:
+        return "packets are lost by nft, of the package nftables, which is not installed"
+    return ""
+
+
+def _children(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
 
 
 def _ip(*words: str) -> None:
@@ -53,8 +70,11 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": str(new_token(folder / "token")),
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
+        self.holders: list[subprocess.Popen[Any]] = []
+        self.inits: list[int] = []
         try:
             self._wire()
+            self.inits = [self._boot(host) for host in range(count)]
         except BaseException:
             self.close()
             raise
@@ -74,11 +94,28 @@ class Hosts:
             _ip("-n", self.switch, "link", "set", f"port{i}", "master", "bridge", "up")
             _ip("-n", name, "addr", "add", f"{self.ip(i)}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
+            # Ray asks the routing table for the address of the machine that it is on.
+            _ip("-n", name, "route", "add", "default", "dev", "eth0")
+
+    def _boot(self, host: int) -> int:
+        """The process that keeps the host's namespaces: of its network, its mounts and its
+        processes. Ray looks for nodes of its machine among processes, and for their sockets in its
+        folder, so hosts that shared these would find each other's."""
+        own = self.folder / f"host{host}"
+        own.mkdir()
+        RAY.mkdir(exist_ok=True)
+        kept = ["sh", "-c", f'mount --bind "$0" {RAY} && exec sleep infinity', str(own)]
+        apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *kept]
+        holder = subprocess.Popen(["ip", "netns", "exec", self.names[host], *apart])
+        self.holders.append(holder)
+        wait_until(lambda: [p.name() for p in _children(holder)] == ["sleep"], "a host")
+        return _children(holder)[0].pid
 
     def start(self, host: int, *command: str, out: str) -> subprocess.Popen[Any]:
+        inside = ["nsenter", f"--target={self.inits[host]}", "--net", "--mount", "--pid"]
         with open(self.folder / out, "ab") as file:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.names[host], *command],
+                [*inside, f"--wd={Path.cwd()}", "--", *command],
                 stdout=file,
                 stderr=file,
                 env=self.environment,
@@ -106,8 +143,46 @@ class Hosts:
     def reconnect(self, host: int) -> None:
         _ip("-n", self.switch, "link", "set", f"port{host}", "up")
 
+    def restart_ray(self, host: int) -> None:
+        """In the place of a node that is gone, or that the cluster has given up."""
+        kill_tree(self.nodes[self.names[host]])
+        self.start_ray(host)
+
+    def lose(self, host: int, percent: int) -> None:
+        """Of all packets between this host and others, from now on; 0 ends it."""
+        self._nft(host, "add table inet loss; delete table inet loss")
+        if not percent:
+            return
+        drop = f"numgen random mod 100 < {percent} counter drop"
+        chain = "{{ type filter hook {0} priority 0; }}"
+        self._nft(
+            host,
+            "add table inet loss;"
+            f"add chain inet loss come {chain.format('input')};"
+            f"add chain inet loss go {chain.format('output')};"
+            f'add rule inet loss come iifname "eth0" {drop};'
+            f'add rule inet loss go oifname "eth0" {drop}',
+        )
+
+    def lost(self, host: int) -> int:
+        """Packets that were lost since `lose`."""
+        found = json.loads(self._nft(host, "list table inet loss", "--json"))
+        rules = [item["rule"]["expr"] for item in found["nftables"] if "rule" in item]
+        return sum(part["counter"]["packets"] for e in rules for part in e if "counter" in part)
+
+    def _nft(self, host: int, script: str, *options: str) -> str:
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.names[host], "nft", *options, script],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
     def close(self) -> None:
         for node in self.nodes.values():
             kill_tree(node)
+        for holder in self.holders:
+            kill_tree(holder)
         for name in (*self.names, self.switch):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)

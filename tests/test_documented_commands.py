@@ -67,7 +67,9 @@ RUNS = ("RUN", "RUN2", "runs/tiny", "runs/cifar")
 EXTRAS = {
     r"--to onnx": ("export", "onnx"),
     r"\btimm:": ("timm", "timm"),
-    r"--tensorboard": ("tensorboard", "tensorboard"),
+    r"--tensorboard|--track tensorboard": ("tensorboard", "tensorboard"),
+    r"--track wandb": ("wandb", "wandb"),
+    r"--track mlflow": ("mlflow", "mlflow"),
     r"actsearch experiment": ("plots", "plotly"),
     r":en-de": ("translation", "sacrebleu"),
     r"tokenizer=": ("text", "tokenizers"),
@@ -234,6 +236,8 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     and the second look of `--watch` is an interrupt."""
     folder = Path(shutil.copytree(prepared, tmp_path / "here"))
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     for name, classes in (("cifar10", 10), ("cifar100", 100)):
         monkeypatch.setitem(DATASETS, name, functools.partial(_pictures, classes))
 

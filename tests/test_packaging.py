@@ -50,6 +50,8 @@ def test_heavy_and_optional_packages_are_imported_in_few_modules() -> None:
         "torchvision": {"child_models/data/torchvision_import.py"},
         "timm": {"child_models/networks/model_zoos.py"},
         "onnx": {"search_space/export/onnx.py"},
+        "wandb": {"actsearch/searching/tracking/wandb.py"},
+        "mlflow": {"actsearch/searching/tracking/mlflow.py"},
     }
     for name, expected in homes.items():
         found = {

@@ -17,7 +17,9 @@ from actsearch.child_models.data.datasets import DATASETS
 from actsearch.child_models.data.tasks import TASKS
 from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.recipe import LOSSES, OPTIMISERS, SCHEDULES
+from actsearch.commands.line import read_command
 from actsearch.commands.options import found, listed
+from actsearch.commands.reevaluate import ReevaluateConfig
 from actsearch.commands.search import SearchConfig
 from actsearch.controller.ppo import PPOConfig
 from actsearch.controller.strategies import STRATEGIES
@@ -197,3 +199,24 @@ def test_a_run_keeps_the_precision_that_it_began_with(
     assert resolve(said).precision == "bf16"
     assert resolve(said, {"precision": "fp32"}).precision == "fp32"
     assert resolve({"precision": "tf32"}, {"precision": "fp32"}).precision == "tf32"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--baselines gelu mish --steps 5 run --track wandb,mlflow",
+        "--baselines gelu --track wandb run --steps 5 --baselines mish --track mlflow",
+        "--track=wandb --baselines=gelu run --baselines=mish --track mlflow --steps 5",
+        "--baselines gelu --child mlp:width=8 --track wandb,mlflow run --steps=5 --baselines mish",
+    ],
+)
+def test_what_is_said_of_an_option_in_several_places_counts_together(words: str) -> None:
+    config = read_command(["search", *words.split()], {"search": SearchConfig})
+    assert (config.run, config.steps) == ("run", 5)
+    assert (config.baselines, config.track) == (("gelu", "mish"), "wandb,mlflow")
+
+
+def test_words_with_an_equals_sign_are_words_of_their_option() -> None:
+    words = ["reevaluate", "run", "--child", "mlp:width=16", "mlp:width=8", "--seeds", "3"]
+    config = read_command(words, {"reevaluate": ReevaluateConfig})
+    assert (config.run, config.child) == ("run", ("mlp:width=16", "mlp:width=8"))

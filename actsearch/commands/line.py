@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 import tyro.constructors
 
-from actsearch.options import Option, Options, Switch, helps, options_of
+from actsearch.options import Listed, Option, Options, Switch, helps, options_of
 from actsearch.search_space.text import nearest, unknown
 
 # What a formula that starts with a minus looks like, such as -x**2 or -abs(x); an option does not.
@@ -36,6 +36,7 @@ def read_command(argv: Sequence[str] | None, configs: Mapping[str, type[Options]
     config = configs[name]
     words = [f"({word})" if _NEGATIVE.fullmatch(word) else word for word in words]
     _check_flags(name, config, words)
+    words = _gathered(config, words)
     said, beyond = tyro.cli(
         _parsed(config), prog=f"actsearch {name}", args=words, return_unknown_args=True
     )
@@ -65,6 +66,30 @@ def _check_flags(name: str, config: type[Options], words: Sequence[str]) -> None
         alone = following is None or following.startswith("--")
         if option is not None and not equals and alone and _takes_one(option):
             raise ValueError(f"{flag} needs a value: {_typed(option)}")
+
+
+def _gathered(config: type[Options], words: Sequence[str]) -> list[str]:
+    """With all that is said of an option in one place, since tyro takes what is said last:
+    `--track a --track b` is `--track a,b`, and `--start a --start b` is `--start a b`."""
+    several = {o.flag for o in options_of(config) if o.several and not o.typed.place}
+    listed = {o.flag for o in options_of(config) if isinstance(o.kind, Listed)}
+    rest: list[str] = []
+    said: dict[str, list[str]] = {}
+    flag = ""  # whose words come
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in several | listed:
+            said.setdefault(name, []).extend([value] if equals else [])
+            flag = "" if equals else name  # `--start=a` takes this one alone
+        elif word.startswith("-"):
+            flag = ""
+            rest.append(word)
+        else:
+            (said[flag] if flag else rest).append(word)
+            flag = "" if flag in listed else flag
+    for flag, of_flag in said.items():
+        rest += [flag, ",".join(of_flag)] if flag in listed else [flag, *of_flag]
+    return rest
 
 
 def _takes_one(option: Option) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,14 @@ def run(config: SearchConfig) -> int:
     if config.dry_run:
         return DONE
     start = time.monotonic()
-    reason = run_plan(plan, Console(stderr=True))
+    reason, notes = run_plan(plan, Console(stderr=True))
     if reason != STOPPED or any(n for s, n in plan.run.counts().items() if s != "waiting"):
         check_found(plan.run)
-    put("\n".join(_closing(plan.run, reason, time.monotonic() - start)))
+    put("\n".join(_closing(plan.run, reason, notes, time.monotonic() - start)))
     return RESUMABLE if reason == STOPPED else DONE
 
 
-def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
+def _closing(searched: Run, reason: str, notes: Sequence[str], seconds: float) -> list[str]:
     """The end of a search: the ranked head, the counts, and what to type next."""
     from actsearch.reading.confirming import conclusion
     from actsearch.results.tables import duration, to_text
@@ -71,6 +72,7 @@ def _closing(searched: Run, reason: str, seconds: float) -> list[str]:
         counts_line(searched.counts()),
         *conclusion(searched),
         f"ended: {reason}{lost}",
+        *notes,
         *searched.slower(),
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
         *(following if first else [f"the run is in {searched.path}"]),

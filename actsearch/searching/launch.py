@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -41,8 +41,9 @@ from actsearch.searching.run_log import logging_to
 from actsearch.searching.sources import Raced, StrategySource, asking
 from actsearch.searching.status import noting
 from actsearch.searching.stop import Stop
-from actsearch.searching.tracker import TensorBoard
+from actsearch.searching.tracking.tracking import Tracked, Tracking, identifier_of
 from actsearch.settings import SearchOptions
+from actsearch.shown import top_rows
 
 
 def search(
@@ -99,8 +100,17 @@ def search(
     return plan.run
 
 
-def run_plan(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) -> str:
-    """Run the plan; returns why it ended, `stopped` among the reasons."""
+HASTE_SECONDS = 5.0  # that trackers have where the search ends by an exception
+
+
+class Ending(NamedTuple):
+    """Why a search ended, `stopped` among the reasons, and what else is to be said of it."""
+
+    reason: str
+    notes: Sequence[str] = ()
+
+
+def run_plan(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) -> Ending:
     run = plan.run
     with run.locked():
         run.check_identity(plan.identity)
@@ -115,7 +125,7 @@ def run_plan(plan: Plan, console: Console, callbacks: Iterable[Callback] = ()) -
                         run.write_top()
 
 
-def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Callback]) -> str:
+def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Callback]) -> Ending:
     settings = plan.settings
     evaluators = _evaluators(plan, store)
     level = _levels(store, plan, evaluators)
@@ -125,13 +135,20 @@ def _search(plan: Plan, store: Store, console: Console, callbacks: Iterable[Call
     ahead = Ahead(plan.evaluator.kernel_kinds(), settings.operators)
     try:
         stop = Stop(plan.run)
-        with _external(plan, store, stop) as external, _trackers(plan, store) as trackers:
+        with (
+            _external(plan, store, stop) as external,
+            _tracking(plan, store, console) as (tracking, notes),
+        ):
             source = _source(plan, candidates, level, beside, screened_out, ahead, external)
-            if not source.anything_left(stop):
-                return STOPPED if stop() else source.ended
-            raced = source if plan.race is None else Raced(source, Race(plan.race), store, beside)
-            told = (*trackers, *callbacks)
-            return _run(plan, store, raced, evaluators.values(), stop, console, told)
+            if source.anything_left(stop):
+                race = plan.race
+                raced = source if race is None else Raced(source, Race(race), store, beside)
+                told = (tracking, *callbacks)
+                reason = _run(plan, store, raced, evaluators.values(), stop, console, told)
+            else:
+                reason = STOPPED if stop() else source.ended
+            tracking.whole = reason != STOPPED
+        return Ending(reason, notes)
     finally:
         ahead.close()
 
@@ -181,15 +198,20 @@ def _external(plan: Plan, store: Store, stop: Stop) -> Iterator[tuple[Proposer, 
 
 
 @contextmanager
-def _trackers(plan: Plan, store: Store) -> Iterator[tuple[Callback, ...]]:
-    if not plan.settings.tensorboard:
-        yield ()
-        return
-    settings = plan.config()["settings"]
-    with closing(
-        TensorBoard(plan.events, store, settings["strategy"], settings, plan.evaluator.metric)
-    ) as tracker:
-        yield (tracker,)
+def _tracking(plan: Plan, store: Store, console: Console) -> Iterator[tuple[Tracking, list[str]]]:
+    """The callback that tells trackers, and what is to be said of them when they have ended."""
+    run, settings, notes = plan.run, plan.config()["settings"], []
+    names = plan.settings.trackers
+    identifier = identifier_of(run.path) if names else ""
+    search = Tracked(run.path, identifier, settings, plan.evaluator.metric)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    tracking = Tracking(names, search, store, plan.settings.strategy, say)
+    try:
+        yield tracking, notes
+    except BaseException:
+        tracking.end((), HASTE_SECONDS)
+        raise
+    notes += tracking.end(top_rows(run.leaderboard(), full=True) if names else ())
 
 
 def _run(

@@ -41,14 +41,14 @@ from actsearch.searching.building import (
     warm_up,
 )
 from actsearch.searching.machinery import Machinery, local_workers
-from actsearch.searching.tracker import writer_class
+from actsearch.searching.tracking.trackers import TRACKERS, check_installed
 from actsearch.settings import SearchOptions, Settings, resolve
 from actsearch.versions import untested
 
 COUNTABLE = 10_000  # spaces up to this size are counted without repeats for the plan
 # The metric is stored with the data.
 _NOT_STORED = (
-    "groups", "ties", "halving", "tensorboard", "minimise", "maximise", "metric", "example"
+    "groups", "ties", "halving", "track", "tensorboard", "minimise", "maximise", "metric", "example"
 )  # fmt: skip
 
 
@@ -68,11 +68,6 @@ class Plan:
     beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
     parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
-
-    @property
-    def events(self) -> Path:
-        """Where TensorBoard finds the search."""
-        return self.run.path / "tensorboard"
 
     @property
     def total(self) -> int | None:
@@ -145,8 +140,8 @@ class Plan:
         if s.confirm == "on":
             within = "within the budget" if s.budget else "when all have trained"
             lines.append(f"confirming the best train again with other seeds, {within}")
-        if s.tensorboard:
-            lines.append(f"tracked    tensorboard --logdir {self.events}")
+        if s.trackers:
+            lines.append(f"tracked    {', '.join(TRACKERS[name].title for name in s.trackers)}")
         lines += [f"untested   {sentence}" for sentence in untested()]
         if self.seconds_a_child is None:
             if s.timeout is not None and s.executor == "inline":
@@ -185,8 +180,7 @@ def make_plan(
             "command is taken from a run's folder"
         )
     settings = replace(settings, strategy=normal(settings.strategy, halving=settings.halving))
-    if settings.tensorboard:
-        writer_class()
+    check_installed(settings.trackers)
     space = _space(settings)
     extra = extra_operators(space)
     named = all_canonical(settings.baselines, settings.operators, extra)

@@ -1,0 +1,1 @@
+"""Trackers: TensorBoard, Weights & Biases, MLflow, each in one module, told of a search alike."""
