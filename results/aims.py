@@ -143,7 +143,9 @@ def _limits(where: str, metric: Metric) -> Iterator[Limit]:
             value = float("nan")
         if not abs(value) < float("inf"):
             raise ValueError(f"--where {part!r}: {number!r} must be a finite number, such as 1.1")
-        yield Limit(_known(name, metric), sign, value)
+        if (name := _known(name, metric)) == metric.name and metric.fraction and abs(value) > 1:
+            raise ValueError(f"--where {part!r}: {name} is a fraction of 1, as {name}{sign}0.9")
+        yield Limit(name, sign, value)
 
 
 def _known(name: str, metric: Metric) -> str:

@@ -1,8 +1,8 @@
 """The front of a run: the functions that no other beats in all aims, and how sure that is.
 
-Of each aim a function has a value and, where it was measured with one, an interval: the 95 % one of
-its cost, and that of what is expected where the best were trained again. A single score has none
-here: it counts as it is, so the front says which costs are certain, and not which score was luck.
+Of each aim a function has a value and, of its cost, the 95 % interval that this was measured with.
+A single score has none: it counts as it is, so the front says which costs are certain, and not
+which score was luck.
 """
 
 from __future__ import annotations
@@ -53,9 +53,6 @@ def spread(entry: Entry, aim: Metric) -> Spread | None:
 def measured(entry: Entry, name: str) -> tuple[float | None, tuple[float, float] | None]:
     """The score of this name, as it is, and its interval."""
     if name == entry.metric.name:
-        again = entry.expected
-        if again is not None:
-            return again.mean, (again.low, again.high)
         return entry.val_score, None
     if name == COST.name and name not in entry.scores:
         return (entry.vs_relu if entry.vs_relu_range else None), entry.vs_relu_range

@@ -167,6 +167,8 @@ def test_scores_are_turned_upwards_and_violations_are_shares_of_the_limits() -> 
 def test_a_limit_that_is_none_is_one_sentence(where: str) -> None:
     with pytest.raises(ValueError, match=r"^--where '.*must be"):
         aims_from(ACCURACY, "", where)
+    with pytest.raises(ValueError, match="accuracy is a fraction of 1"):
+        aims_from(ACCURACY, "", "val accuracy>=40")
 
 
 def test_a_list_that_is_said_twice_counts_twice() -> None:
@@ -606,7 +608,7 @@ def test_strategies_are_played_with_limits(file: Path, strategy: str) -> None:
     assert row["n"] == 2
     assert 0 < row["lower quartile"] <= row["upper quartile"] <= 1
     with pytest.raises(UsageError, match="no function of the table keeps the limits"):
-        played.TrueFront(table_from(file, "tiny", sought=Sought("", "accuracy>=2")))
+        played.TrueFront(table_from(file, "tiny", sought=Sought("", "cost<=0")))
 
 
 def test_other_tables_and_runs_have_the_scores_too(costed: actsearch.Run) -> None:
