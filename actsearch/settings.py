@@ -395,7 +395,7 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
         said = {"task": task, **said}  # they are made for it
     stored = {k: v for k, v in stored.items() if k not in {*_of_another(said, stored)}}
     known = {**PRESETS[preset], "preset": preset, **stored, **said, "baselines": baselines}
-    said = {**_told_apart(said, known)}
+    said = _told_apart(said, known)
     known |= {"minimise": None, "maximise": None, **said}
     _check_objective(said, known)
     if known.get("objective") is not None:

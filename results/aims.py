@@ -47,7 +47,7 @@ class Limit:
         return max(0.0, over / (abs(self.value) or 1.0))
 
     def __str__(self) -> str:
-        return f"{self.name}{self.sign}{self.value:g}"
+        return f"{self.name}{self.sign}{self.value:.12g}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,16 @@ class Aims:
             tuple(aim.reward(known[aim.name]) for aim in self.every),
             sum(limit.broken_by(known[limit.name]) for limit in self.limits),
         )
+
+    def to_config(self) -> dict[str, str]:
+        """What a run keeps, as `aims_from` reads it; equal for equal aims, however they were
+        written."""
+        ways = {direction: way for way, direction in WAYS.items()}
+        further = words(
+            (ways["lower" if aim.lower else "higher"], aim.name) for aim in self.further
+        )
+        found = {"aims": further, "where": ", ".join(map(str, self.limits))}
+        return {name: text for name, text in found.items() if text}
 
     def __str__(self) -> str:
         """Such as `more accuracy, less cost, with cost<=1.5`."""

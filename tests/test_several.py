@@ -161,6 +161,12 @@ def test_scores_are_turned_upwards_and_violations_are_shares_of_the_limits() -> 
     assert aims.scores(Outcome("ok", val_score=0.25, details={"scores": {"r2": 1}})) is None
     assert aims.scores(Outcome("failed", "it did")) is None
     assert aims_from(MSE, "", "") is None
+    kept = aims.to_config()
+    assert kept == {"aims": "minimise cost, maximise r2", "where": "cost<=2, r2>=0.5, mse<=0"}
+    assert aims_from(MSE, kept["aims"], kept["where"]) == aims
+    precise = aims_from(MSE, "", " cost  <= 1.0625001 ")
+    assert precise is not None
+    assert precise.to_config() == {"where": "cost<=1.0625001"}
 
 
 @pytest.mark.parametrize("where", ["cost", "cost<1.1", "cost=1", "cost<=", "cost<=nan", "cost<=x"])

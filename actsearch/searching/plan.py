@@ -103,7 +103,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What cannot change when the run is resumed."""
-        return _identity(self.space, self.settings, self.evaluator)
+        return _identity(self.space, self.settings, self.evaluator, self.aims)
 
     def config(self) -> dict[str, Any]:
         """What the run keeps of it."""
@@ -222,7 +222,7 @@ def make_plan(
     settings = replace(settings, racing="off" if race is None else str(race))
     _check_objective(run, evaluator)
     _check_child(run, evaluator)
-    run.check_identity(_identity(space, settings, evaluator))
+    run.check_identity(_identity(space, settings, evaluator, aims))
     if not dry:
         run.check_free()
     seconds = warm_up(evaluator, aims)
@@ -332,14 +332,14 @@ def _space(settings: Settings) -> Space:
     return in_groups(space, settings.groups)
 
 
-def _identity(space: Space, settings: Settings, evaluator: AnyEvaluator) -> dict[str, Any]:
-    # What is sought besides one score; without it runs are as they were.
-    sought = {name: text for name in ("aims", "where") if (text := getattr(settings, name))}
+def _identity(
+    space: Space, settings: Settings, evaluator: AnyEvaluator, aims: Aims | None
+) -> dict[str, Any]:
     return {
         "space": space.spec,
         "seed": settings.seed,
         "screen": settings.screen,
-        **sought,
+        **({} if aims is None else aims.to_config()),
         "protocol": evaluator.protocol,
     }
 
