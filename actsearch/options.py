@@ -60,6 +60,11 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Listed(Word):
+    """Several in one text, between commas. Said twice on the command line, both count."""
+
+
+@dataclass(frozen=True)
 class Folder:
     """The folder of a run."""
 

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 from actsearch.errors import NoCandidateError, RunError, RunLostError, UsageError, written
+from actsearch.results.aims import Aims, aims_from
 from actsearch.results.archive import is_archive, pack, unpack
 from actsearch.results.leaderboard import Entry, furthest, leaderboard, status_counts
 from actsearch.results.metrics import ACCURACY, Metric, metric_from
 from actsearch.results.records import HOST_ERRORS, HostError
 from actsearch.results.store import DiskFullError, Store, StoreError, read_json
-from actsearch.results.tables import to_csv
-from actsearch.shown import counts_line, head, html_table, top_rows
+from actsearch.results.tables import Row, to_csv
+from actsearch.shown import counts_line, head, html_table, sought_columns, top_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +149,12 @@ class Run:
         return metric_from(self.config.get("data", {}).get("metric", ACCURACY))
 
     @property
+    def aims(self) -> Aims | None:
+        """What is sought besides the best score, if anything is."""
+        identity = self.config.get("identity", {})
+        return aims_from(self.metric, identity.get("aims", ""), identity.get("where", ""))
+
+    @property
     def settings(self) -> dict[str, Any]:
         """As it was last searched with, its metric among them; empty where the run is new."""
         config = self.config
@@ -232,10 +239,16 @@ class Run:
         `wide`, in all that are known: accuracies as fractions of 1, times in s and ms."""
         import pandas as pd
 
-        rows = top_rows(self.leaderboard(), full=True)
-        short = ("rank", "formula", "name", self.metric.column("val"), "seconds", "status")
+        entries, aims = self.leaderboard(), self.aims
+        rows = top_rows(entries, full=True, aims=aims)
+        sought = () if aims is None else (*sought_columns(entries, aims), "front")
+        short = ("rank", "formula", "name", self.metric.column("val"), *sought, "seconds", "status")
         table = pd.DataFrame(rows if wide else [{k: row[k] for k in short} for row in rows])
         return table.astype({"rank": "Int64"}) if rows else table  # whole, where some have none
+
+    def top_rows(self) -> list[Row]:
+        """All functions of the search as rows of a table with all columns."""
+        return top_rows(self.leaderboard(), full=True, aims=self.aims)
 
     def best(self) -> Entry:
         """The function of rank 1; its `expression` is what others take, as RUN#1 is.
@@ -252,13 +265,13 @@ class Run:
     def _repr_html_(self) -> str:
         """For notebooks: the head of the ranked table, and the counts."""
         return (
-            f"<div>{html_table(head(self.leaderboard()))}"
+            f"<div>{html_table(head(self.leaderboard(), self.aims))}"
             f"<p>{escape(str(self.path))}: {counts_line(self.counts())}</p></div>"
         )
 
     def write_top(self) -> None:
         """Write top.csv, in one step."""
-        write_whole(self.path / "top.csv", to_csv(top_rows(self.leaderboard(), full=True)))
+        write_whole(self.path / "top.csv", to_csv(self.top_rows()))
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raises RunError, with the difference, where the run was made with another identity."""

@@ -39,6 +39,8 @@ from actsearch.options import (
     Word,
     listed,
 )
+from actsearch.results.aims import COST, WAYS, parts, words
+from actsearch.results.metrics import Metric, metric_from
 
 _RECIPE = "actsearch.child_models.recipe:"
 _CHILDREN = "actsearch.child_models.networks.children:CHILDREN"
@@ -59,6 +61,7 @@ Trackers = Annotated[
     str | Sequence[str] | None, Listed("actsearch.searching.tracking.trackers:TRACKERS")
 ]
 Strategy = Annotated[str | None, Word("actsearch.controller.strategies:STRATEGIES")]
+Scores = Annotated[str | None, Listed(metavar="NAME")]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
@@ -241,9 +244,11 @@ class ObjectiveOptions(Options):
     objective: Text = None
     """A training of your own, as my_module:train: it is called as train(make_activation, seed,
     steps, report) and returns scores by name."""
-    minimise: Text = None
-    """The score of the objective, or of the task, that is searched for, where less is better."""
-    maximise: Text = None
+    minimise: Scores = None
+    """The score of the objective, or of the task, that is searched for, where less is better. A
+    search takes several, as mse,seconds, and beside any child cost, the time of a step over one of
+    ReLU (docs/several_objectives.md)."""
+    maximise: Scores = None
     """The same, where more is better."""
 
 
@@ -263,6 +268,8 @@ class SearchOptions(
     screen: OnOff = None
     """Reject functions that are constant, affine, without a gradient or not finite before training
     them [on; off in the preset paper]."""
+    where: Annotated[str | None, Listed(metavar="CONDITIONS")] = None
+    """Limits that a function is to keep, such as 'cost<=1.1', of cost or scores."""
     preset: Preset = None
     """quick (the default): minutes on a laptop. paper: ResNet-20, CIFAR-10, plain formulas."""
     seed: Annotated[int | None, Whole(0)] = None
@@ -309,7 +316,8 @@ class ReevaluateOptions(
 class Settings:
     """Every setting of a search, or of the training of one model. From Python `space`, `dataset`,
     `child`, `objective`, `metric`, `match` and `example` may be objects. With an objective those of
-    children are None. The last one is said by recipes alone."""
+    children are None. `minimise` and `maximise` are the metric's name, `aims` and `where` what is
+    sought besides, as `results/aims.py` reads it. The last one is said by recipes alone."""
 
     space: Any
     dataset: Any
@@ -324,6 +332,8 @@ class Settings:
     objective: Any = None
     minimise: str | None = None
     maximise: str | None = None
+    aims: str = ""
+    where: str = ""
     metric: Any = None
     task: str | None = None
     match: Any = None
@@ -376,6 +386,7 @@ _OF_CHILDREN = (
     "image_size", "data_root", "download", "checkpoint_every",
 )  # fmt: skip
 _SCORE = ("minimise", "maximise", "metric")
+_THE_COST = ("minimise", COST.name)
 
 
 def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Settings:
@@ -396,6 +407,8 @@ def resolve(said: Mapping[str, Any], stored: Mapping[str, Any] | None = None) ->
         said = {"task": task, **said}  # they are made for it
     stored = {k: v for k, v in stored.items() if k not in {*_of_another(said, stored)}}
     known = {**PRESETS[preset], "preset": preset, **stored, **said, "baselines": baselines}
+    said = _told_apart(said, known)
+    known |= {"minimise": None, "maximise": None, **said}
     _check_objective(said, known)
     if known.get("objective") is not None:
         own = {name: None for name in _OF_CHILDREN if name in PRESETS[preset]}
@@ -439,10 +452,19 @@ def _baselines(said: Iterable[str], stored: Mapping[str, Any], preset: str) -> t
 def _check_objective(said: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Raises ValueError for what does not go together with an objective, or without one."""
     objective, score = known.get("objective"), [f"--{name}" for name in _SCORE if name in said]
+    further = parts(said.get("aims"))
+    if objective is None and (others := [aim for aim in further if aim != words([_THE_COST])]):
+        if _scores(known):
+            raise ValueError(
+                f"--{others[0]}: a child of a data set has one score that is searched for, and "
+                "besides it --minimise cost; leave the other out"
+            )
+        score = [f"--{others[0].partition(' ')[0]}"]
     if objective is None and score and not _scores(known):
         raise ValueError(
             f"{score[0]} says which score of an objective or of a task is searched for; give that "
-            "too, as --objective my_module:train or --task regression"
+            "too, as --objective my_module:train or --task regression (of any child there is "
+            "--minimise cost)"
         )
     if len(score) > 1:
         raise ValueError(f"{' and '.join(score)}: one score is searched for; say one of them")
@@ -452,6 +474,36 @@ def _check_objective(said: Mapping[str, Any], known: Mapping[str, Any]) -> None:
             f"{getattr(objective, '__name__', objective)} trains in its own way; leave one of the "
             "two out"
         )
+
+
+def _told_apart(said: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said, with the metric alone in `minimise` and `maximise`, and in `aims` what is
+    sought besides. The metric is what Python or the run calls so, else the first that was said; the
+    cost only where an objective has nothing else to go by."""
+    named = [(way, name) for way in WAYS for name in parts(said.get(way))]
+    if not named:
+        return dict(said)
+    for i, (_, name) in enumerate(named):
+        if name in [other for _, other in named[:i]]:
+            raise ValueError(f"{name} is sought twice; say it once, by --minimise or --maximise")
+    rest = {name: value for name, value in said.items() if name not in WAYS}
+    of_objective, metric = known.get("objective") is not None, known.get("metric")
+    chosen = None
+    if of_objective or _scores(known):
+        chosen = next((pair for pair in named if _is_metric(pair, metric)), None)
+        if chosen is None and "metric" not in said:
+            chosen = next((pair for pair in named if pair != _THE_COST), None)
+            if chosen is None and of_objective and metric is None:
+                chosen = named[0]
+    said_of_it = {} if chosen is None else {chosen[0]: chosen[1]}
+    return {**rest, **said_of_it, "aims": words(pair for pair in named if pair != chosen)}
+
+
+def _is_metric(pair: tuple[str, str], metric: Any) -> bool:
+    if not isinstance(metric, str | Mapping | Metric):
+        return False
+    of = metric_from(metric)
+    return pair[1] == of.name and WAYS[pair[0]] == of.direction
 
 
 def _scores(known: Mapping[str, Any]) -> bool:

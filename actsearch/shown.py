@@ -8,7 +8,10 @@ from html import escape
 from itertools import takewhile
 from typing import Any
 
+from actsearch.results.aims import COST, Aims
+from actsearch.results.front import fronts
 from actsearch.results.leaderboard import PROPERTIES, Entry
+from actsearch.results.metrics import Metric
 from actsearch.results.tables import Row, printable, show
 
 SHOWN = 10  # of the best functions, where a run is shown in short
@@ -25,9 +28,12 @@ def put(text: object, end: str = "\n") -> None:
     print(printable(str(text), keep=LAYOUT), end=end, flush=True)
 
 
-def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
-    """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties."""
+def top_rows(entries: list[Entry], *, full: bool = False, aims: Aims | None = None) -> list[Row]:
+    """Entries as rows of a table; `full` adds canonical form, status, symmetry and properties. With
+    `aims`, their scores and whether a function is on the front, of all `entries`."""
     rows: list[Row] = []
+    front = {} if aims is None else fronts(entries, aims)
+    sought = sought_columns(entries, aims)
     again = any(e.expected is not None for e in entries)
     for e in entries:
         row: dict[str, Any] = {
@@ -36,6 +42,8 @@ def top_rows(entries: list[Entry], *, full: bool = False) -> list[Row]:
             "name": e.label,
             e.metric.column("val"): e.metric.cell(e.val_score),
             **(_again(e) if again else {}),
+            **{column: Metric(n).cell(e.scores.get(n)) for column, n in sought.items()},
+            **({} if aims is None else {"front": front[e.expression]}),
             "seconds": e.seconds,
             "ms/step": e.ms_per_step,
             "x relu": e.vs_relu,
@@ -58,13 +66,23 @@ def _again(entry: Entry) -> dict[str, Any]:
     return {"expected": expected, "expected 95 %": interval, "trainings": entry.seeds}
 
 
+def sought_columns(entries: list[Entry], aims: Aims | None) -> dict[str, str]:
+    """The columns of scores that are sought besides, and the names of these. The cost beside ReLU
+    has columns of its own."""
+    names = () if aims is None else aims.names
+    returned = {name for e in entries for name in e.scores}
+    return {Metric(n).column("val"): n for n in names if n != COST.name or n in returned}
+
+
 def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
-def head(entries: list[Entry]) -> list[Row]:
+def head(entries: list[Entry], aims: Aims | None = None) -> list[Row]:
     """The best functions and the baselines, as rows."""
-    return top_rows([e for e in entries if e.rank is not None and (e.rank <= SHOWN or e.beside)])
+    rows = top_rows(entries, aims=aims)
+    shown = (e.rank is not None and (e.rank <= SHOWN or e.beside) for e in entries)
+    return [row for row, of_head in zip(rows, shown, strict=True) if of_head]
 
 
 def counts_line(counts: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from actsearch.controller.several import Told
 from actsearch.controller.strategy import Digits, Proposal, Reward
 from actsearch.search_space.space import Space
 
@@ -26,6 +27,9 @@ class Exhaustive:
         return [self.space.digits(i) for i in range(self.position, stop)]
 
     def tell(self, proposal: Proposal, reward: Reward) -> None:
+        pass
+
+    def tell_several(self, proposal: Proposal, scores: Told) -> None:
         pass
 
     def revise(self, digits: Digits, reward: float) -> None:

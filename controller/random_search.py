@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from actsearch.controller.several import Told
 from actsearch.controller.strategy import Digits, Proposal, Reward
 from actsearch.search_space.space import Space
 
@@ -31,6 +32,9 @@ class RandomSearch:
         return [self.space.digits(place) for place in places]
 
     def tell(self, proposal: Proposal, reward: Reward) -> None:
+        pass
+
+    def tell_several(self, proposal: Proposal, scores: Told) -> None:
         pass
 
     def revise(self, digits: Digits, reward: float) -> None:

@@ -11,7 +11,7 @@ its way counts as if its reward were the prediction (Desautels et al. 2014).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,12 @@ class RewardModel:
         if digits in self.known and self.known[digits] != reward:
             self.known[digits] = reward
             self._processes = []
+
+    def retell(self, rewards: Mapping[Digits, Reward], kernels: dict[str, Kernel]) -> None:
+        """Other rewards of all that is known, as of another aim; `kernels` are fitted anew, near
+        what they were."""
+        self.known, self.kernels = dict(rewards), kernels
+        self.fitted_to, self._processes = 0, []
 
     @property
     def _fitting(self) -> list[Digits]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from actsearch.controller.scales import Scale, scale_of
+from actsearch.controller.several import OfSeveral
 from actsearch.controller.strategy import Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
 from actsearch.results.metrics import ACCURACY, Metric
@@ -27,12 +28,14 @@ class NoConfig:
 class Row:
     """A strategy in a few words, its class, and that of its options, if it has any. Both by name,
     since importing them imports torch. One that is `scaled` is told the scale of rewards, since it
-    does arithmetic with them."""
+    does arithmetic with them. `several` is the class that searches with several aims, of the same
+    options; "" where none does."""
 
     text: str
     cls: str
     options: str = ""
     scaled: bool = False
+    several: str = ""
 
     @property
     def config(self) -> type:
@@ -43,25 +46,33 @@ class Row:
         config = (self.config(**chosen),) if self.options else ()
         return load(self.cls)(space, seed, *config, *((scale,) if self.scaled else ()))
 
+    def make_several(self, space: Space, seed: int, chosen: Mapping[str, Any]) -> OfSeveral:
+        config = (self.config(**chosen),) if self.options else ()
+        return load(self.several)(space, seed, *config)
+
 
 STRATEGIES: Mapping[str, Row] = {
     "exhaustive": Row(
         "every candidate of the space once, in order",
         "actsearch.controller.exhaustive:Exhaustive",
+        several="actsearch.controller.exhaustive:Exhaustive",
     ),
     "random": Row(
         "every candidate once, in random order",
         "actsearch.controller.random_search:RandomSearch",
+        several="actsearch.controller.random_search:RandomSearch",
     ),
     "evolution": Row(
         "the best of a tournament becomes a parent, one digit of it changes, the oldest dies",
         "actsearch.controller.evolution:Evolution",
         "actsearch.controller.evolution:EvolutionConfig",
+        several="actsearch.controller.nsga2:NSGA2",
     ),
     "surrogate": Row(
         "a model predicts rewards from the shapes of functions; the most promising is next",
         "actsearch.controller.surrogate:Surrogate",
         "actsearch.controller.surrogate:SurrogateConfig",
+        several="actsearch.controller.parego:ParEGO",
     ),
     "ppo": Row(
         "the paper's method: an LSTM draws candidates and learns from their rewards by PPO",
@@ -87,6 +98,21 @@ def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY)
     if halving is None:
         return strategy
     return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))
+
+
+def several_from(text: str, space: Space, seed: int) -> OfSeveral:
+    """The same for a search with several aims or limits; raises ValueError for a strategy that
+    compares single scores too."""
+    base, halving = _parts(text)
+    name, chosen = (EXTERNAL, {}) if command_of(text) is not None else _chosen(base)
+    if halving is not None or name == EXTERNAL or not STRATEGIES[name].several:
+        what = name if halving is None else f"{name}+{HALVING}"
+        can = ", ".join(known for known, row in STRATEGIES.items() if row.several)
+        raise ValueError(
+            f"the strategy {what} goes by one score, so with several objectives or --where choose "
+            f"one of {can}"
+        )
+    return STRATEGIES[name].make_several(space, seed, chosen)
 
 
 def command_of(text: str) -> str | None:

@@ -16,6 +16,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
+_ALIASES = {"cost": "x relu"}  # as a search calls it
 _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
 _CONDITION = re.compile(r"\s*([A-Za-z_0-9/ ]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)\s*")
 
@@ -29,6 +30,7 @@ def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     if not text.strip() or not rows:
         return list(rows)
     columns = {name.replace(" ", "_"): name for name in rows[0]}
+    columns |= {alias: name for alias, name in _ALIASES.items() if name in rows[0]}
     folded = {name.lower(): name for name in columns}
     kept = list(rows)
     for part in text.split(","):

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actsearch.results.confirmed import Confirmed, confirmed
@@ -69,6 +69,7 @@ class Entry(Renamed):
     candidate: bool = True  # whether the search has tried it, as it may a baseline too
     expected: Estimate | None = None  # when it is trained again, where the search has confirmed
     worth: float | None = None  # by which it ranks then: as expected, under the search's own seed
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])  # all of an objective's
 
     @property
     def asked_for(self) -> bool:
@@ -195,6 +196,7 @@ def _entry(
         variant=failed.get("variant", "") if failed else "",
         beside=any(r.get("beside", False) for r in runs),
         candidate=any(r.get("candidate", True) for r in runs),
+        scores=_scores(runs),
     )
 
 
@@ -217,6 +219,13 @@ def _cost(runs: list[Mapping[str, Any]]) -> tuple[float, float, float] | None:
         return None
     middle, low, high = zip(*found, strict=True)
     return statistics.median(middle), min(low), max(high)
+
+
+def _scores(runs: list[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of those that all trainings have."""
+    found = [read_json(r.get("scores") or "{}") for r in runs]
+    names = [name for name in found[0] if all(name in scores for scores in found)]
+    return {name: statistics.fmean(scores[name] for scores in found) for name in names}
 
 
 def status_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -317,7 +317,7 @@ def test_a_gallery_draws_f_and_its_slope_with_gaps_where_they_are_not_finite() -
 def test_every_figure_of_a_search_can_be_drawn(run: Run) -> None:
     found = Found(run)
     figures = [f for kind in FIGURES.values() for f in kind.make(found) if f is not None]
-    assert {f.name for f in figures} == {*FIGURES} - {"betas", "preactivations"}
+    assert {f.name for f in figures} == {*FIGURES} - {"betas", "preactivations", "front"}
     for figure in figures:
         assert to_svg(figure).startswith("<svg")
     [failed] = [f for f in FIGURES["failures"].make(found) if f is not None]

@@ -12,6 +12,7 @@ from actsearch.options import (
     Format,
     Formulas,
     Int,
+    Listed,
     OperatorSet,
     Options,
     Positive,
@@ -20,11 +21,16 @@ from actsearch.options import (
     Whole,
     Word,
 )
+from actsearch.results.aims import WAYS, parts, words
+from actsearch.settings import Scores
 from actsearch.shown import put, say
 
 if TYPE_CHECKING:
     from actsearch.studies.known_results import Table
     from actsearch.studies.predicted import Predicted
+
+
+USUAL = ("random", "evolution", "surrogate", "ppo")
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,9 @@ class ReplayConfig(Options):
     space as a model of the first predicts it."""
     strategy: Annotated[
         tuple[str, ...], Word("actsearch.controller.strategies:STRATEGIES", "TEXT ...")
-    ] = ("random", "evolution", "surrogate", "ppo")
-    """Strategies, {names}, with options as in a search; the others are tested against the first."""
+    ] = USUAL
+    """Strategies, {names}, with options as in a search; the others are tested against the first.
+    With several objectives ppo is left out of the usual ones."""
     repeats: Count = 30
     """Replays a strategy, each with a seed of its own."""
     budget: Int = None
@@ -53,6 +60,14 @@ class ReplayConfig(Options):
     find: Formulas = ()
     """Functions one of which is to be found, in the place of the best so many per cent, each a
     formula, a name or RUN#RANK; a replay ends with it."""
+    minimise: Scores = None
+    """Search for several objectives: besides the table's score less of these, each cost, a column
+    of numbers, or another table that comes with actsearch, for the scores that it has. What is
+    shown then is the share of the true front's hypervolume (docs/several_objectives.md)."""
+    maximise: Scores = None
+    """The same, where more is better."""
+    where: Annotated[str, Listed(metavar="CONDITIONS")] = ""
+    """Limits that a function is to keep, such as 'cost<=1.5, accuracy>=0.3'."""
     workers: Count = 1
     """How many trainings go on at once: a reward comes while so many others are on their way."""
     space: Text = None
@@ -72,31 +87,53 @@ class ReplayConfig(Options):
             raise ValueError("--strategy needs a name, such as random")
         if self.top > 100:
             raise ValueError(f"--top {self.top:g} must be above 0 and at most 100 per cent")
+        if self.several and (self.find or self.curves):
+            raise ValueError(
+                f"--{'find' if self.find else 'curves'} is of one score; leave it out, or leave "
+                "out --minimise, --maximise and --where"
+            )
+
+    @property
+    def several(self) -> bool:
+        return any((self.minimise, self.maximise, self.where))
+
+    @property
+    def sought(self) -> str:
+        """What is sought besides the table's score."""
+        return words((way, name) for way in WAYS for name in parts(getattr(self, way)))
 
 
 def run(config: ReplayConfig) -> int:
+    from actsearch.controller.strategies import STRATEGIES
     from actsearch.results.tables import FORMATS, to_csv
+    from actsearch.studies.known_results import Sought, Table
     from actsearch.studies.predicted import Predicted, results_from
-    from actsearch.studies.replay import curves, replay, summary
+    from actsearch.studies.replay import TrueFront, curves, fronts, replay, summary
 
     if config.curves and not Path(config.curves).absolute().parent.is_dir():
         raise UsageError(f"--curves {config.curves}: there is no such folder")
-    table = results_from(config.table, config.space, config.operators)
+    sought = Sought(config.sought, config.where) if config.several else None
+    table = results_from(config.table, config.space, config.operators, sought)
     goal = table.named(config.find)
     if isinstance(table, Predicted):
         _say_predicted(table, config)
     else:
         _check_covered(table, config)
+    front = TrueFront(table) if sought and isinstance(table, Table) else None
+    if front is not None:
+        say(f"The true front has {len(front.points):,} points, different in their scores.")
+    usual = [name for name in USUAL if front is None or STRATEGIES[name].several]
     replayed = replay(
         table,
-        config.strategy,
+        usual if config.strategy == USUAL else config.strategy,
         repeats=config.repeats,
         budget=config.budget,
         workers=config.workers,
         seed=config.seed,
         goal=goal,
     )
-    put(FORMATS[config.format](summary(table, replayed, config.top, goal)), end="")
+    rows = fronts(front, replayed) if front else summary(table, replayed, config.top, goal)
+    put(FORMATS[config.format](rows), end="")
     if config.curves:
         with written(config.curves):
             Path(config.curves).write_text(to_csv(curves(table, replayed)))

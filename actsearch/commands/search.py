@@ -68,12 +68,26 @@ def _closing(searched: Run, reason: str, notes: Sequence[str], seconds: float) -
         f"  actsearch export {path}#{first.rank if first else 1}",
     ]
     return [
-        to_text(head(entries)),
+        to_text(head(entries, searched.aims)),
         counts_line(searched.counts()),
         *conclusion(searched),
+        *_front_in_words(searched, path),
         f"ended: {reason}{lost}",
         *notes,
         *searched.slower(),
         f"{duration(seconds)} this time, {duration(hours)} of training in all",
         *(following if first else [f"the run is in {searched.path}"]),
+    ]
+
+
+def _front_in_words(searched: Run, path: str) -> list[str]:
+    """Of a search with several aims: how many functions are on its front, and what shows them."""
+    from actsearch.results.front import MAYBE, SURE, fronts
+
+    if (aims := searched.aims) is None:
+        return []
+    found = [*fronts(searched.leaderboard(), aims).values()]
+    return [
+        f"on the front of {aims}: {found.count(SURE):,} beyond the intervals, "
+        f"{found.count(MAYBE):,} more by their values; actsearch top {path} --where 'front!=no'"
     ]

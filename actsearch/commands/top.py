@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from actsearch.errors import DONE
-from actsearch.options import Flag, Format, Options, RunFolder, Typed, Whole, Word
-from actsearch.shown import counts_line, narrow, put, top_rows
+from actsearch.options import Flag, Format, Listed, Options, RunFolder, Typed, Whole
+from actsearch.shown import counts_line, narrow, put
 
 if TYPE_CHECKING:
     from actsearch.run import Run
@@ -30,7 +30,7 @@ class TopConfig(Options):
     """How many functions."""
     format: Format = "table"
     """{names}."""
-    where: Annotated[str, Word(metavar="CONDITIONS")] = ""
+    where: Annotated[str, Listed(metavar="CONDITIONS")] = ""
     """Conditions, such as 'monotonic=no, betas<=1, val_accuracy>0.9'."""
     wide: Flag = False
     """Show every column: canonical form, symmetry class, properties."""
@@ -61,7 +61,7 @@ def _show(chosen: Run, config: TopConfig) -> None:
     from actsearch.results.tables import FORMATS
 
     counts = chosen.counts()
-    rows = where(config.where, top_rows(chosen.leaderboard(), full=True))[: config.n]
+    rows = where(config.where, chosen.top_rows())[: config.n]
     short = config.format in ("table", "markdown") and not config.wide
     put(FORMATS[config.format]([narrow(row) for row in rows] if short else rows), end="")
     if config.format == "table":

@@ -21,6 +21,7 @@ from actsearch.results.figures.searches import (
     cost_figure,
     difference_figure,
     failure_figure,
+    front_figure,
     loss_figure,
     operator_figure,
     progress_figure,
@@ -154,6 +155,10 @@ FIGURES: Mapping[str, Kind] = {
     "cost": Kind(
         lambda found: [cost_figure(found.entries)],
         _FEW.format(n=2),
+    ),
+    "front": Kind(
+        lambda found: [front_figure(found.entries, found.run.aims)],
+        "no second score that was sought: of score and cost the figure is --of cost",
     ),
     "operators": Kind(
         lambda found: [operator_figure(found.entries)], _FEW.format(n=OPERATORS_FROM)

@@ -25,12 +25,14 @@ from actsearch.reading.comparison import Worth, worth
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.results.figures.plots import Figure, to_svg
 from actsearch.results.figures.searches import SHOWN, front
+from actsearch.results.front import MAYBE, SURE, fronts
 from actsearch.results.leaderboard import Entry
-from actsearch.results.metrics import ACCURACY, common
+from actsearch.results.metrics import ACCURACY, Metric, common
 from actsearch.results.repeats import best_first, of_seeds, split_of
 from actsearch.results.tables import Row, show
 from actsearch.results.version import own_version
 from actsearch.run import Run
+from actsearch.shown import sought_columns
 
 BETWEEN = " <span>|</span> "  # the formulas of a candidate of several functions
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
@@ -41,6 +43,7 @@ PICTURES: Mapping[str, tuple[str, str]] = {
                  "best so far."),
     "cost": ("Score and cost", "Time is that of a training step. A line, if there is one, joins "
              "functions that are cheaper than all that score better."),
+    "front": ("Several objectives", "Functions that no other beats in all that is sought."),
     "operators": ("Which operators help", "An operator whose two intervals lie apart is more "
                   "frequent among the best or the worst than chance explains, one at a time."),
     "losses": ("Training", "The loss of the best functions."),
@@ -170,6 +173,8 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "sentences": [*(v.sentence for v in verdicts), *telling.sentences(found, known)],
         "facts": list(telling.facts(found)),
         "functions": functions,
+        "aims": str(found.run.aims or ""),
+        "sought": [*sought_columns(found.entries, found.run.aims)],
         "left_out": max(0, len(found.entries) - rows),
         "expected": known is not None,
         "confirmed": any(e.expected is not None for e in found.entries),
@@ -239,7 +244,11 @@ def _mathml(expression: str) -> str:
 
 def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> list[dict[str, Any]]:
     """One dict a row of the ranked table."""
-    best = {e.expression for e in front(found.entries)}
+    aims = found.run.aims
+    standing = {} if aims is None else fronts(found.entries, aims)
+    if aims is None:
+        standing = {e.expression: SURE for e in front(found.entries)}
+    sought = sought_columns(found.entries, aims)
     table: list[dict[str, Any]] = []
     for i, e in enumerate(found.entries[:rows]):
         mathml = _mathml(e.expression) if i < TYPESET and e.rank is not None else ""
@@ -256,7 +265,9 @@ def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> li
                 "ms": e.ms_per_step,
                 "vs_relu": e.vs_relu,
                 "vs_relu_range": e.vs_relu_range,
-                "front": e.expression in best,
+                "front": standing.get(e.expression) == SURE,
+                "maybe": standing.get(e.expression) == MAYBE,
+                "sought": [Metric(name).cell(e.scores.get(name)) for name in sought.values()],
                 "properties": e.properties,
                 "status": e.status.replace("_", " "),
                 "note": "" if e.status == "ok" else f"{e.status.replace('_', ' ')}: {e.reason}",

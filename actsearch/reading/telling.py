@@ -14,6 +14,7 @@ from actsearch.options import options_of
 from actsearch.reading.comparison import Worth, judged, luck_of
 from actsearch.reading.confirming import conclusion
 from actsearch.reading.plotting import Found
+from actsearch.results.aims import COST, parts
 from actsearch.results.leaderboard import DROPPED, Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import ALWAYS_BESIDE
@@ -228,6 +229,10 @@ def command(run: Run) -> str:
         settings = {**settings, score: run.metric.name}
     if own or not named:
         return ""
+    for way, name in (aim.split(" ", 1) for aim in parts(settings.get("aims"))):
+        if way == "minimise" and name != COST.name and settings.get("maximise"):
+            return ""  # of two names that of --minimise would be the metric
+        settings = {**settings, way: ",".join(filter(None, (settings.get(way), name)))}
     usual = resolve({k: settings.get(k) for k in ("preset", "objective")})
     usual = replace(usual, objective=None)
     words = ["actsearch", "search", str(run.path)]

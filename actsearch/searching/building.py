@@ -31,6 +31,7 @@ from actsearch.child_models.recipe import Recipe
 from actsearch.child_models.training.inspection import activations
 from actsearch.child_models.users_own import objective_from
 from actsearch.errors import EnvironmentProblem, UsageError
+from actsearch.results.aims import Aims, reported
 from actsearch.results.metrics import Metric, metric_from
 from actsearch.results.records import HostError, Outcome, Trial
 from actsearch.search_space.operators import Op
@@ -178,15 +179,17 @@ def metric_of(settings: Settings) -> Metric:
     return known
 
 
-def warm_up(evaluator: AnyEvaluator) -> float | None:
+def warm_up(evaluator: AnyEvaluator, aims: Aims | None = None) -> float | None:
     """Seconds that a ReLU child takes here and now, None where an objective does not say how far it
-    is; raises as `first_steps` does."""
+    is; raises as `first_steps` does, and UsageError where an objective lacks a score of `aims`."""
     beats: list[tuple[int, float]] = []
     if isinstance(evaluator, Evaluator):
         _check_outputs(evaluator)
-    first_steps(evaluator, lambda step: beats.append((step, time.perf_counter())))
+    outcome = first_steps(evaluator, lambda step: beats.append((step, time.perf_counter())))
     if isinstance(evaluator, Evaluator):
         check_model(_untrained(evaluator), evaluator)
+    elif aims is not None and outcome.status == "ok":
+        _check_reported(evaluator, outcome, aims)
     if torch.cuda.is_available():  # the memory is the workers'
         task_of.cache_clear()
         torch.cuda.empty_cache()
@@ -194,6 +197,15 @@ def warm_up(evaluator: AnyEvaluator) -> float | None:
     if not a_step and isinstance(evaluator, ObjectiveEvaluator):
         return None
     return statistics.median(a_step or [0.0]) * evaluator.recipe.steps
+
+
+def _check_reported(evaluator: ObjectiveEvaluator, outcome: Outcome, aims: Aims) -> None:
+    found = reported(outcome.details)
+    if missing := [name for name in aims.names if name not in found]:
+        raise UsageError(
+            f"the objective {evaluator.name} returned no {missing[0]!r} with ReLU, only "
+            f"{', '.join(found)}; name one of these, or return it"
+        )
 
 
 def _check_outputs(evaluator: Evaluator) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
 from actsearch.controller.silent import Silent
-from actsearch.controller.strategies import command_of, rungs, strategy_from
+from actsearch.controller.strategies import command_of, rungs, several_from, strategy_from
 from actsearch.errors import NoCandidateError
 from actsearch.options import Switch
 from actsearch.results.records import Outcome, Trial
@@ -164,8 +164,13 @@ def _source(
 ) -> StrategySource:
     settings, metric = plan.settings, plan.evaluator.metric
     name = settings.strategy
-    strategy = Silent() if external else strategy_from(name, plan.space, settings.seed, metric)
-    proposals = Proposals(candidates.store, strategy, name, candidates, level, metric, screened_out)
+    if plan.aims is not None:
+        strategy = several_from(name, plan.space, settings.seed)
+    else:
+        strategy = Silent() if external else strategy_from(name, plan.space, settings.seed, metric)
+    proposals = Proposals(
+        candidates.store, strategy, name, candidates, level, metric, screened_out, plan.aims
+    )
     inbox = Inbox(plan.run, candidates.extra)
     inbox.put(c for c in plan.start if candidates.look(c, level(1.0))[0] is None)
     chain = asking(

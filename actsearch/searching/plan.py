@@ -9,13 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.objective import ObjectiveEvaluator
+from actsearch.child_models.training.beside_relu import ENOUGH
 from actsearch.child_models.users_own import objective_from
 from actsearch.controller.racing import EXAMPLE, FIRST, RaceRules, race_rules
-from actsearch.controller.strategies import command_of, normal, rungs, short, strategy_from
+from actsearch.controller.strategies import (
+    command_of,
+    normal,
+    rungs,
+    several_from,
+    short,
+    strategy_from,
+)
 from actsearch.errors import RunError, UsageError
 from actsearch.functions import all_canonical
+from actsearch.results.aims import COST, Aims, aims_from
 from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES
 from actsearch.results.store import StoreError
 from actsearch.results.tables import duration
@@ -68,6 +79,7 @@ class Plan:
     beside_left: int  # those that have no outcome yet
     done: int  # functions that the run has trained already
     parameters: tuple[int, int] | None = None  # of the child with a gate and with ReLU
+    aims: Aims | None = None  # where more is sought than the best score
 
     @property
     def total(self) -> int | None:
@@ -86,7 +98,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What cannot change when the run is resumed."""
-        return _identity(self.space, self.settings, self.evaluator)
+        return _identity(self.space, self.settings, self.evaluator, self.aims)
 
     def config(self) -> dict[str, Any]:
         """What the run keeps of it."""
@@ -124,6 +136,8 @@ class Plan:
             f"{self.evaluator.kind:<11}{self.evaluator.words}, operators {s.operators}",
             f"baselines  {', '.join(FORMS.get(c.key, c.formula) for c in self.beside)}",
         ]
+        if self.aims is not None:
+            lines.append(f"sought     {self.aims}")
         if self.start:
             lines.append(f"first      {', '.join(FORMS.get(c.key, c.formula) for c in self.start)}")
         if note := self.evaluator.note:
@@ -192,16 +206,20 @@ def make_plan(
     check_image_size(config.image_size, [settings.dataset])
     in_turns = Machinery.of(settings).in_turns
     evaluator = make_evaluator(settings, extra, in_turns=in_turns)
-    if not external:
+    aims = aims_from(evaluator.metric, settings.aims, settings.where)
+    if aims is not None:
+        several_from(settings.strategy, space, settings.seed)
+        _check_aims(aims, settings, evaluator)
+    elif not external:
         strategy_from(settings.strategy, space, settings.seed)
     race = _race(settings, evaluator)
     settings = replace(settings, racing="off" if race is None else str(race))
     _check_objective(run, evaluator)
     _check_child(run, evaluator)
-    run.check_identity(_identity(space, settings, evaluator))
+    run.check_identity(_identity(space, settings, evaluator, aims))
     if not dry:
         run.check_free()
-    seconds = warm_up(evaluator)
+    seconds = warm_up(evaluator, aims)
     finished, done = _done(run)
     left = [candidate for candidate in beside if candidate.key not in finished]
     several = (candidate for candidate in left if len(candidate.functions) > 1)
@@ -223,7 +241,38 @@ def make_plan(
         len(left),
         done,
         parameters,
+        aims,
     )
+
+
+def _check_aims(aims: Aims, settings: Settings, evaluator: AnyEvaluator) -> None:
+    """Raises UsageError for what does not go with several aims, and for a cost that nobody would
+    measure."""
+    for option, value in (("confirm", settings.confirm), ("racing", settings.racing)):
+        if value != "off":
+            raise UsageError(
+                f"--{option} goes by one score, and this search has {aims}; leave one of the two "
+                "out"
+            )
+    if not isinstance(evaluator, Evaluator):
+        return  # what it returns, its first steps will say
+    if others := [name for name in aims.names if name != COST.name]:
+        raise UsageError(
+            f"--where {others[0]}: a child of a data set has {evaluator.metric.name} and cost; "
+            "give limits of these"
+        )
+    if COST.name not in aims.names:
+        return
+    if evaluator.recipe.steps < ENOUGH:
+        raise UsageError(
+            f"cost is measured in trainings of {ENOUGH} steps or more, and --steps is "
+            f"{evaluator.recipe.steps}; train longer, or leave cost out"
+        )
+    if torch.cuda.is_available():
+        raise UsageError(
+            "cost is measured on a processor alone, and trainings here are on a GPU; set "
+            "CUDA_VISIBLE_DEVICES to nothing, or leave cost out"
+        )
 
 
 def _check_objective(run: Run, evaluator: AnyEvaluator) -> None:
@@ -277,11 +326,14 @@ def _space(settings: Settings) -> Space:
     return in_groups(space, settings.groups)
 
 
-def _identity(space: Space, settings: Settings, evaluator: AnyEvaluator) -> dict[str, Any]:
+def _identity(
+    space: Space, settings: Settings, evaluator: AnyEvaluator, aims: Aims | None
+) -> dict[str, Any]:
     return {
         "space": space.spec,
         "seed": settings.seed,
         "screen": settings.screen,
+        **({} if aims is None else aims.to_config()),
         "protocol": evaluator.protocol,
     }
 

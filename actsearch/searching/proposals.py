@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.controller.several import OfSeveral
+from actsearch.controller.strategy import Proposal, Reward, Strategy
+from actsearch.results.aims import Aims
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import Outcome, Trial, reward
 from actsearch.results.store import Store
@@ -23,18 +25,20 @@ from actsearch.searching.progress import Tally
 class Proposals:
     """Asks a strategy. `level(share)` says how a proposal for this share of the steps is trained,
     `metric` which scores are better. `screened_out` are baselines that screening rejects as
-    candidates, by subject: a strategy is told that, and not what the baseline reached. The
-    strategy's state and its open proposals are taken from the store, if it has any."""
+    candidates, by subject: a strategy is told that, and not what the baseline reached. With `aims`
+    it is told all of their scores in the place of a reward. The strategy's state and its open
+    proposals are taken from the store, if it has any."""
 
     def __init__(
         self,
         store: Store,
-        strategy: Strategy,
+        strategy: Strategy | OfSeveral,
         name: str,
         candidates: Candidates,
         level: Callable[[float], Level],
         metric: Metric = ACCURACY,
         screened_out: Mapping[str, Outcome] = MappingProxyType({}),
+        aims: Aims | None = None,
     ) -> None:
         self.store = store
         self.strategy = strategy
@@ -43,6 +47,7 @@ class Proposals:
         self.level = level
         self.metric = metric
         self.screened_out = screened_out
+        self.aims = aims
         self.made = store.proposals()
         self.health: Mapping[str, float] = {}
         self._trials = store.proposed_trials()
@@ -97,8 +102,15 @@ class Proposals:
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         value = reward(outcome, self.metric)
         for proposal in self._open.pop(trial.id, []):
-            self.strategy.tell(proposal, value)
+            self._tell(proposal, outcome, value)
             self.store.tell(self.name, proposal.number, value)
+
+    def _tell(self, proposal: Proposal, outcome: Outcome, value: Reward) -> None:
+        if self.aims is None:
+            self.strategy.tell(proposal, value)
+        else:
+            assert isinstance(self.strategy, OfSeveral)
+            self.strategy.tell_several(proposal, self.aims.scores(outcome))
 
     def save(self) -> None:
         """Store the strategy's state, and its health where that has changed."""

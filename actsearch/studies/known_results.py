@@ -15,8 +15,9 @@ from actsearch.controller.scales import FAILED
 from actsearch.controller.strategy import Digits, Reward, trained
 from actsearch.errors import UsageError
 from actsearch.functions import find
+from actsearch.results.aims import COST, Aims, Scores, aims_from, details
 from actsearch.results.archive import is_archive
-from actsearch.results.benchmarks import SPACE_OF, load_benchmark
+from actsearch.results.benchmarks import SPACE_OF, load_benchmark, metric_of
 from actsearch.results.metrics import ACCURACY, METRICS, Metric
 from actsearch.results.records import ALWAYS_BESIDE, KINDS
 from actsearch.run import Run
@@ -37,11 +38,23 @@ LEFT_BEHIND = (
 
 @dataclass(frozen=True)
 class Known:
-    """What a function is worth: its name, and its reward; `name` is None for one that would never
-    be trained, the reward None for one that fails."""
+    """What a function is worth: its name, its reward, and its scores where several aims are played;
+    `name` is None for one that would never be trained, the others None for one that fails."""
 
     name: str | None
     reward: Reward
+    scores: Scores | None = None
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What is sought besides a table's metric, as `aims_from` reads it."""
+
+    further: str
+    where: str = ""
+
+    def aims(self, metric: Metric) -> Aims | None:
+        return aims_from(metric, self.further, self.where)
 
 
 LookUp = Callable[[Digits, float], Known]
@@ -79,7 +92,8 @@ class Results(Protocol):
 
 class Table:
     """Known results of a space: the reward of each function by share of the steps, None where it
-    failed. `metric` is that of the scores from which the rewards are.
+    failed. `metric` is that of the scores from which the rewards are; `scores` are those of several
+    aims, where these are played.
 
     A function that the table does not have was rejected, or never tried: it fails, is never
     trained, and costs nothing.
@@ -91,11 +105,13 @@ class Table:
         rewards: Mapping[Candidate, Mapping[float, Reward]],
         operators: str,
         metric: Metric = ACCURACY,
+        scores: Mapping[Candidate, Scores | None] | None = None,
     ) -> None:
         self.space = space
         self.operators = operators
         self.metric = metric
         self.rewards = dict(rewards)
+        self.scores = {row.key: told for row, told in (scores or {}).items() if told is not None}
         self._by_key: dict[str, list[Candidate]] = {}
         for candidate, print_ in with_fingerprints(self.rewards, operators):
             self._by_key.setdefault(print_.key, []).append(candidate)
@@ -163,7 +179,7 @@ class Table:
                 f"the table has no {self.metric.name} of {row.key} at {share:g} of the steps, "
                 f"which a strategy in rungs asks for; give it a column {self.metric.name}@{share:g}"
             )
-        return Known(row.key, rewards[share])
+        return Known(row.key, rewards[share], self.scores.get(row.key))
 
     def find(self, digits: Digits) -> Candidate | None:
         """The row of the table with this function, whatever its spelling."""
@@ -187,31 +203,39 @@ class Table:
             self._rows[form] = next(same, None)
 
 
-def table_from(source: str | Path, space: str | None = None, operators: str | None = None) -> Table:
+def table_from(
+    source: str | Path,
+    space: str | None = None,
+    operators: str | None = None,
+    sought: Sought | None = None,
+) -> Table:
     """The table of a finished run, or of a CSV or Parquet file with the columns `formula` (or
     `expression`) and `accuracy` (or `val accuracy`), and for rungs `accuracy@0.25`; an empty
     accuracy is a failed training. In the place of `accuracy` stands any name of METRICS. Where
-    there is neither run nor file, it is the name of a table that comes with the package. Raises
-    UsageError where there is none of that."""
+    there is neither run nor file, it is the name of a table that comes with the package. With what
+    is `sought` besides, it has the scores of several aims. Raises UsageError where there is none of
+    that."""
     path = Path(source)
     if path.is_dir() or is_archive(path):
-        return _of_run(Run.open(path), space)
+        return _of_run(Run.open(path), space, sought)
     name = str(source)
     if name in SPACE_OF and not path.exists():
         if operators not in (None, "guarded"):
             raise UsageError(f"{name} was trained with guarded operators, not {operators}")
         if space not in (None, SPACE_OF[name]):
             raise UsageError(f"{name} is a table of {SPACE_OF[name]}; leave --space out")
-        return _of_frame(load_benchmark(name), path, space_from(SPACE_OF[name]), "guarded")
+        made = space_from(SPACE_OF[name])
+        return _of_frame(load_benchmark(name), path, made, "guarded", sought)
     if not path.is_file():
         raise UsageError(
             f"no run and no file at {path}; give a run's folder, a .csv or a .parquet, or a table "
             f"that comes with actsearch, {' or '.join(SPACE_OF)}"
         )
-    return _of_frame(_frame(path), path, space_from(space or "one-unit"), operators or "guarded")
+    made = space_from(space or "one-unit")
+    return _of_frame(_frame(path), path, made, operators or "guarded", sought)
 
 
-def _of_run(run: Run, space: str | None) -> Table:
+def _of_run(run: Run, space: str | None, sought: Sought | None) -> Table:
     settings = run.config.get("settings", {})
     made = space_from(space or settings.get("space", "one-unit"))
     rows = [
@@ -231,7 +255,26 @@ def _of_run(run: Run, space: str | None) -> Table:
         }
         for row in rows
     }
-    return _checked(Table(made, rewards, settings.get("operators", "guarded"), metric), run.path)
+    scores = None
+    if (aims := sought and sought.aims(metric)) is not None:
+        told = (
+            None if r["val_score"] is None else aims.told(r["val_score"], details(r)) for r in rows
+        )
+        scores = _all_reported(dict(zip(rewards, told, strict=True)), aims, run.path)
+    operators = settings.get("operators", "guarded")
+    return _checked(Table(made, rewards, operators, metric, scores), run.path)
+
+
+def _all_reported(
+    scores: dict[Candidate, Scores | None], aims: Aims, path: Path
+) -> dict[Candidate, Scores | None]:
+    """Raises UsageError where no function has all of the scores."""
+    if not any(scores.values()):
+        raise UsageError(
+            f"{path} has no function with {', '.join(aims.names)}; name scores that its trainings "
+            "have returned, or cost, where it was measured"
+        )
+    return scores
 
 
 def _frame(path: Path) -> pd.DataFrame:
@@ -243,7 +286,9 @@ def _frame(path: Path) -> pd.DataFrame:
         raise UsageError(f"{path} cannot be read as a table: {error}") from error
 
 
-def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> Table:
+def _of_frame(
+    frame: pd.DataFrame, path: Path, space: Space, operators: str, sought: Sought | None
+) -> Table:
     names = {str(name).replace("_", " "): name for name in frame.columns}
     formulas = names.get("expression", names.get("formula"))
     metric, shares = _scores(names, path)
@@ -259,7 +304,19 @@ def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> 
     if {"name", "candidate"} <= names.keys():  # as top.csv has them
         candidate = frame[names["candidate"]].astype(str).isin(["True", "yes"])
         frame = frame.loc[candidate | frame[names["name"]].isin(ALWAYS_BESIDE)]
+    aims = sought and sought.aims(metric)
+    for aim in () if aims is None else aims.further:
+        if aim.name in SPACE_OF and aim.lower != metric_of(load_benchmark(aim.name)).lower:
+            way = "maximise" if aim.lower else "minimise"
+            raise UsageError(
+                f"{aim.name} has scores of the other direction; say --{way} {aim.name}"
+            )
+    further = (
+        {} if aims is None else {n: _column(frame, names, n, formulas, path) for n in aims.names}
+    )
+    frame = frame.assign(**{f"aim {name}": column for name, column in further.items()})
     rewards: dict[Candidate, dict[float, Reward]] = {}
+    scores: dict[Candidate, Scores | None] = {}
     for row in frame.to_dict("records"):
         try:
             read = candidate_from(str(row[formulas]).lstrip("'"), extra_operators(space))
@@ -268,7 +325,42 @@ def _of_frame(frame: pd.DataFrame, path: Path, space: Space, operators: str) -> 
         told = {share: _number(row[column], path) for share, column in shares.items()}
         scored = {s: None if math.isnan(v) else metric.reward(v) for s, v in told.items()}
         rewards[read.canonical(operators)] = scored
-    return _checked(Table(space, rewards, operators, metric), path)
+        if aims is not None:
+            of = {metric.name: told[1.0]} | {n: _number(row[f"aim {n}"], path) for n in further}
+            known = {name: value for name, value in of.items() if math.isfinite(value)}
+            scores[read.canonical(operators)] = aims.of(known)
+    if aims is not None:
+        _all_reported(scores, aims, path)
+    return _checked(Table(space, rewards, operators, metric, scores), path)
+
+
+def _column(
+    frame: pd.DataFrame, names: Mapping[str, Any], aim: str, formulas: Any, path: Path
+) -> list[Any]:
+    """The scores `aim` of a file's functions: a column; of `cost` that of times beside ReLU, or
+    else the time of a step over that of ReLU; or the scores that another table which comes with
+    actsearch has of the same functions."""
+    spelt = aim.replace("_", " ")
+    for name in (spelt, f"val {spelt}", *(["x relu"] if aim == COST.name else [])):
+        if name in names:
+            return frame[names[name]].tolist()
+    if aim in SPACE_OF:
+        other = load_benchmark(aim)
+        scores = dict(zip(other["expression"], other[metric_of(other).name], strict=True))
+        return [scores.get(name, math.nan) for name in frame[formulas]]
+    if aim != COST.name:
+        raise UsageError(
+            f"{path} has no column {aim!r}, only {', '.join(names)}; name one of these, cost, or "
+            f"{' or '.join(SPACE_OF)}, whose scores are joined to it"
+        )
+    steps = names.get("ms per step", names.get("ms/step"))
+    relu = frame.loc[frame[formulas] == "relu(x)"]
+    if steps is None or relu.empty:
+        raise UsageError(
+            f"{path} does not say what functions cost; give it a column 'x relu', or 'ms per step' "
+            "and a row of relu(x)"
+        )
+    return [ms / relu[steps].iloc[0] for ms in frame[steps]]
 
 
 def _scores(names: Mapping[str, Any], path: Path) -> tuple[Metric | None, dict[float, Any]]:

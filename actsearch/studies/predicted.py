@@ -33,7 +33,7 @@ from actsearch.search_space.expression import Expr
 from actsearch.search_space.parser import parse
 from actsearch.search_space.space import SPACES, Space
 from actsearch.search_space.survey import with_rejections
-from actsearch.studies.known_results import Known, Table, table_from
+from actsearch.studies.known_results import Known, Sought, Table, table_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,12 +258,20 @@ def predicted(name: str) -> Predicted:
 
 
 def results_from(
-    source: str, space: str | None = None, operators: str | None = None
+    source: str,
+    space: str | None = None,
+    operators: str | None = None,
+    sought: Sought | None = None,
 ) -> Table | Predicted:
     """`table_from`, or what is predicted of a space of PREDICTED, by its name where no run or file
     has it. Raises UsageError as `table_from` does."""
     if source not in PREDICTED or Path(source).exists():
-        return table_from(source, space, operators)
+        return table_from(source, space, operators, sought)
+    if sought is not None:
+        raise UsageError(
+            f"of {source} accuracies alone are predicted; play several objectives on {ONE_UNIT} or "
+            "on a run"
+        )
     if operators not in (None, OPERATORS) or space not in (None, source):
         raise UsageError(
             f"{source} is predicted for the space of that name with {OPERATORS} operators; leave "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from actsearch.controller.strategies import strategy_from
-from actsearch.controller.strategy import Proposal, Reward, Strategy
-from actsearch.results.metrics import p_value
+from actsearch.controller.several import OfSeveral
+from actsearch.controller.strategies import several_from, strategy_from
+from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.errors import UsageError
+from actsearch.results.aims import best_of, hypervolume
+from actsearch.results.metrics import Cell, p_value
 from actsearch.results.tables import Row
-from actsearch.studies.known_results import LookUp, Results
+from actsearch.studies.known_results import Known, LookUp, Results, Table
 
 PATIENCE = 5_000  # repeats in a row after which a replay ends, at most; ten times a small table
 REGRETS = (10, 30, 100, 300)
@@ -55,10 +58,11 @@ class Trace:
 
 
 def play(
-    strategy: Strategy,
+    strategy: Strategy | OfSeveral,
     look_up: LookUp,
     budget: float,
     *,
+    several: bool = False,
     workers: int = 1,
     until: float = math.inf,
     goal: Collection[str] = (),
@@ -68,9 +72,10 @@ def play(
     """Let `strategy` search until it has spent `budget` whole trainings, has found a reward of
     `until` or a function of `goal`, is exhausted, or has proposed nothing new `patience` times.
     With several `workers` a reward is told while as many others are on their way. A function that
-    failed counts as `floor` among the best."""
+    failed counts as `floor` among the best. With `several` aims all scores are told in the place of
+    the reward."""
     seen: set[tuple[str, float]] = set()
-    on_their_way: deque[tuple[Proposal, Reward]] = deque()
+    on_their_way: deque[tuple[Proposal, Known]] = deque()
     found: dict[str, float] = {}
     cost, best, costs, bests, repeats = 0.0, -math.inf, [], [], 0
     while cost < budget and best < until and repeats < patience and found.keys().isdisjoint(goal):
@@ -79,11 +84,11 @@ def play(
             known = look_up(proposal.digits, proposal.share)
             key = (known.name or "", proposal.share)
             if known.name is None or key in seen:
-                strategy.tell(proposal, known.reward)
+                _tell(strategy, proposal, known, several)
                 repeats += 1
                 continue
             seen.add(key)
-            on_their_way.append((proposal, known.reward))
+            on_their_way.append((proposal, known))
             repeats = 0
             cost += proposal.share
             if proposal.share == 1.0:
@@ -94,8 +99,16 @@ def play(
         if not proposals or len(on_their_way) >= workers:
             if not on_their_way:
                 break  # exhausted, or waiting for nothing
-            strategy.tell(*on_their_way.popleft())
+            _tell(strategy, *on_their_way.popleft(), several)
     return Trace(np.array(costs), np.array(bests), found)
+
+
+def _tell(strategy: Strategy | OfSeveral, proposal: Proposal, known: Known, several: bool) -> None:
+    if several:
+        assert isinstance(strategy, OfSeveral)
+        strategy.tell_several(proposal, known.scores)
+    else:
+        strategy.tell(proposal, known.reward)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ def replay(
     budget = budget or (len(table) if goal else min(len(table), 300))
     strategies = list(dict.fromkeys(strategies))  # a second time would be the same replays
     for text in strategies:
-        strategy_from(text, table.space, seed, table.metric)
+        _strategy(table, text, seed)
     jobs = [(text, seed + i) for text in strategies for i in range(repeats)]
     run = partial(_one, table, budget, workers, frozenset(goal))
     processes = min(processes or os.cpu_count() or 1, len(jobs))
@@ -158,16 +171,28 @@ def _one(
     table: Results, budget: float, workers: int, goal: Collection[str], job: tuple[str, int]
 ) -> Trace:
     text, seed = job
+    several = _is_of_several(table)
     return play(
-        strategy_from(text, table.space, seed, table.metric),
+        _strategy(table, text, seed),
         table.look_up,
         budget,
+        several=several,
         workers=workers,
-        until=math.inf if goal else table.top(0.0),
+        until=math.inf if goal or several else table.top(0.0),
         goal=goal,
         patience=min(PATIENCE, 10 * len(table)),
         floor=table.floor,
     )
+
+
+def _is_of_several(table: Results) -> bool:
+    return isinstance(table, Table) and bool(table.scores)
+
+
+def _strategy(table: Results, text: str, seed: int) -> Strategy | OfSeveral:
+    if _is_of_several(table):
+        return several_from(text, table.space, seed)
+    return strategy_from(text, table.space, seed, table.metric)
 
 
 def summary(
@@ -212,6 +237,68 @@ def summary(
         rows.append(row)
     return rows
 
+
+class TrueFront:
+    """Of a table with several aims: the functions that no other dominates, and the volume that any
+    functions dominate as a share of theirs. The reference point lies a tenth of the front's range
+    beyond its worst in each aim, so that its ends count too (Ishibuchi et al. 2018)."""
+
+    def __init__(self, table: Table) -> None:
+        self.scores = table.scores
+        self.points = best_of(s.values for s in self.scores.values() if not s.violation)
+        if not self.points:
+            raise UsageError(
+                "no function of the table keeps the limits; give wider ones by --where"
+            )
+        corners = [*zip(*self.points, strict=True)]
+        self.reference = [min(c) - MARGIN * ((max(c) - min(c)) or 1.0) for c in corners]
+        self.volume = hypervolume(self.points, self.reference)
+
+    def share(self, names: Iterable[str]) -> float:
+        """What these functions dominate, from 0 to 1."""
+        found = (self.scores[name] for name in names if name in self.scores)
+        best = best_of(s.values for s in found if not s.violation)
+        return hypervolume(best, self.reference) / self.volume
+
+
+def fronts(front: TrueFront, replayed: Sequence[Replayed]) -> list[Row]:
+    """One row a strategy with several aims: the share of the true front's hypervolume that it has
+    found after some numbers of trainings, the median over its replays, and after all of them with
+    its quartiles and the 95 % interval of the median by order statistics. `p` is of a Mann-Whitney
+    test against the first strategy, after all."""
+    from scipy.stats import mannwhitneyu, quantile_test
+
+    longest = round(max((trace.cost[-1] for r in replayed for trace in r.traces), default=0.0))
+    after = [n for n in REGRETS if n < longest] + [longest]
+    ends = [[_share(front, trace, longest) for trace in r.traces] for r in replayed]
+    rows: list[Row] = []
+    for r, shares in zip(replayed, ends, strict=True):
+        row: dict[str, Any] = {"strategy": r.strategy, "n": len(shares)}
+        for n in after:
+            found = [_share(front, trace, n) for trace in r.traces]
+            row[f"front at {n}"] = Cell(float(np.median(found)), _SHARE)
+        middle = quantile_test(shares, p=0.5).confidence_interval(0.95)
+        spread = {
+            "median from": middle.low,
+            "median to": middle.high,
+            "lower quartile": np.quantile(shares, 0.25),
+            "upper quartile": np.quantile(shares, 0.75),
+        }
+        row |= {name: Cell(v, _SHARE) if math.isfinite(v) else None for name, v in spread.items()}
+        row["p"] = (
+            None if r is replayed[0] else p_value(float(mannwhitneyu(shares, ends[0]).pvalue))
+        )
+        rows.append(row)
+    return rows
+
+
+def _share(front: TrueFront, trace: Trace, n: float) -> float:
+    """Of what had been found for `n` whole trainings."""
+    return front.share(name for name, cost in trace.found.items() if cost <= n + 1e-9)
+
+
+MARGIN = 0.1
+_SHARE = "{:.3f}".format
 
 QUARTILES = (0.25, 0.5, 0.75)
 

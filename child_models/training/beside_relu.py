@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PAIRS = 9  # steps that are timed beside one of ReLU
 STEPS_PER_PAIR = 10  # at least: what the steps of ReLU add is a tenth of a training at most
+CALLS = PAIRS + 1  # the first one only warms up
+ENOUGH = CALLS * STEPS_PER_PAIR  # steps of a training; a shorter one has no cost
 
 
 class BesideReLU:
@@ -34,9 +36,8 @@ class BesideReLU:
         self._make = make
         self._step: Step | None = None
         self._relu: float | None = None  # the seconds of its last step, until the child's next one
-        calls = PAIRS + 1  # the first one only warms up
-        enough = steps >= calls * STEPS_PER_PAIR
-        self._at = {(i + 1) * steps // calls - 1 for i in range(calls)} if enough else set()
+        at = {(i + 1) * steps // CALLS - 1 for i in range(CALLS)}
+        self._at = at if steps >= ENOUGH else set()
 
     def due(self, step: int) -> bool:
         return step in self._at or self._relu is not None

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from actsearch.results.aims import COST, Aims
 from actsearch.results.figures.plots import Figure, Line, Panel, Points, Spans
+from actsearch.results.front import MAYBE, SURE, Point, Spread, certain, fronts
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import ALWAYS_BESIDE, Cause
@@ -139,21 +141,19 @@ def front(entries: Iterable[Entry]) -> list[Entry]:
     costs, cheapest first; none where that is true of the best alone, or an interval is not known.
     Of the baselines ReLU and Swish alone count."""
     found = _timed(e for e in entries if not e.asked_for)
-    timed = [(e, *e.vs_relu_range) for e in found if e.vs_relu_range]
-    if len(timed) < len(found):
-        return []
-
-    def beaten(entry: Entry, low: float, high: float) -> bool:
-        return any(
-            a_low <= high if a.merit > entry.merit else a_high < low
-            for a, a_low, a_high in timed
-            if a is not entry and a.merit >= entry.merit
-        )
-
-    kept = [e for e, low, high in timed if not beaten(e, low, high)]
+    points = [_score_and_cost(e) for e in found]
+    kept = [found[i] for i in certain([p for p in points if p])] if all(points) else []
     if len({e.merit for e in kept}) < 2:
         return []
     return sorted(kept, key=lambda e: (e.vs_relu or 0.0, -e.merit))
+
+
+def _score_and_cost(entry: Entry) -> Point | None:
+    """The score as it was in the search; None where how much the cost varies is not known."""
+    if entry.vs_relu is None or entry.vs_relu_range is None:
+        return None
+    low, high = entry.vs_relu_range
+    return Spread(*[entry.merit] * 3), Spread(-entry.vs_relu, -high, -low)
 
 
 def _timed(entries: Iterable[Entry]) -> list[Entry]:
@@ -200,6 +200,47 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
         _front_in_words(names, timed),
         panel=(7.0, 4.2),
     )
+
+
+def front_figure(entries: Sequence[Entry], aims: Aims | None) -> Figure | None:
+    """The score beside each other score that is sought, and the front; the cost has a figure of its
+    own."""
+    if aims is None:
+        return None
+    further = [
+        aim for aim in aims.further if aim != COST or any(aim.name in e.scores for e in entries)
+    ]
+    front = fronts(entries, aims)
+    panels = [panel for aim in further if (panel := _front_panel(entries, aims, aim, front))]
+    if not panels:
+        return None
+    counts = Counter(front.values())
+    caption = (
+        f"one training each; on the front of {aims}: {counts[SURE]} beyond the intervals, "
+        f"{counts[MAYBE]} more by their values"
+    )
+    return Figure("front", "The front", tuple(panels), caption, panel=(7.0, 4.2))
+
+
+def _front_panel(
+    entries: Sequence[Entry], aims: Aims, aim: Metric, front: Mapping[str, str]
+) -> Panel | None:
+    known = [e for e in entries if e.val_score is not None and aim.name in e.scores]
+    if len(known) < 2:
+        return None
+
+    def at(kept: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        scores = tuple(aims.metric.factor * (e.val_score or 0.0) for e in kept)
+        return tuple(e.scores[aim.name] for e in kept), scores
+
+    names = tuple(f"#{e.rank} {e.formula}" for e in known)
+    marks = [Points("a function", *at(known), style=5, symbol=0, names=names, size=3.5)]
+    for style, (label, standing) in enumerate((("on the front", SURE), ("perhaps", MAYBE))):
+        best = sorted((e for e in known if front[e.expression] == standing), key=lambda e: -e.merit)
+        if best:
+            short = _apart(best, at(best), at(known))
+            marks.append(Points(label, *at(best), style=style, names=short, written=True, size=7))
+    return Panel("", aim.axis("validation"), aims.metric.axis("validation"), tuple(marks))
 
 
 def _front_in_words(names: Sequence[str], timed: Sequence[Entry]) -> str:
