@@ -60,11 +60,6 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Listed(Word):
-    """Several in one text, between commas. Said twice on the command line, both count."""
-
-
-@dataclass(frozen=True)
 class Folder:
     """The folder of a run."""
 
@@ -155,21 +150,21 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """Names of a table, whose home this is, with commas between them; from Python a list, too. An
-    option of these may be said more than once."""
+class Listed(Word):
+    """Several in one text, with commas between them: any words, or names of the table whose home
+    `table` is; from Python those may be a list, too. An option of these may be said more than
+    once."""
 
-    table: str
-    metavar: str = "NAME,..."
+    table: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(load(self.table))
-
-    def read(self, word: str) -> str:
-        return word
+        return tuple(load(self.table)) if self.table else super().names
 
     def check(self, option: str, value: Any) -> None:
+        if not self.table:
+            super().check(option, value)
+            return
         for name in listed(value):
             check_among(option, name, self.names)
 

@@ -58,7 +58,8 @@ Baselines = Annotated[
     tuple[str, ...], Word("actsearch.search_space.baselines:GROUPS", metavar="NAME ...")
 ]
 Trackers = Annotated[
-    str | Sequence[str] | None, Listed("actsearch.searching.tracking.trackers:TRACKERS")
+    str | Sequence[str] | None,
+    Listed(table="actsearch.searching.tracking.trackers:TRACKERS", metavar="NAME,..."),
 ]
 Strategy = Annotated[str | None, Word("actsearch.controller.strategies:STRATEGIES")]
 Scores = Annotated[str | None, Listed(metavar="NAME")]

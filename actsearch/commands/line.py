@@ -35,7 +35,6 @@ def read_command(argv: Sequence[str] | None, configs: Mapping[str, type[Options]
         raise ValueError(unknown("command", name, configs))
     config = configs[name]
     words = [f"({word})" if _NEGATIVE.fullmatch(word) else word for word in words]
-    words = _joined(config, words)
     _check_flags(name, config, words)
     words = _gathered(config, words)
     said, beyond = tyro.cli(
@@ -44,25 +43,6 @@ def read_command(argv: Sequence[str] | None, configs: Mapping[str, type[Options]
     if beyond:
         raise ValueError(f"{name} does not take {beyond[0]!r}; {_more(name)}")
     return config(**dict(_values(name, config, said)))
-
-
-def _joined(config: type[Options], words: Sequence[str]) -> list[str]:
-    """With all values of an option that lists several behind the first of its flags, between
-    commas: whoever reads the words hears the last flag alone."""
-    lists = {option.flag for option in options_of(config) if isinstance(option.kind, Listed)}
-    first: dict[str, int] = {}
-    joined: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        flag, equals, value = word.partition("=")
-        if flag not in lists or (following := value if equals else next(rest, None)) is None:
-            joined.append(word)
-        elif flag in first:
-            joined[first[flag]] += f",{following}"
-        else:
-            first[flag] = len(joined)
-            joined.append(f"{flag}={following}")
-    return joined
 
 
 def _more(name: str) -> str:
