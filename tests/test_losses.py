@@ -136,6 +136,7 @@ def test_figures_and_report_begin_with_the_lowest(run: Run) -> None:
     for row in page["functions"]:  # as far as trainings scatter, whatever was trained again
         assert (row["error"] is None) == (row["score"] is None)
     best = [pick["score"] for pick in page["picks"]]
+    assert page["picks"][1]["difference"] == pytest.approx(best[1] - best[0])
     lowest = [min(best[: i + 1]) for i in range(len(best))]
     assert [pick["better"] for pick in page["picks"]] == [
         a == b for a, b in zip(best, lowest, strict=True)

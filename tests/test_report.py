@@ -9,6 +9,7 @@ import math
 import re
 import shlex
 import shutil
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from actsearch.results.figures.searches import (
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import Cause, Outcome
-from actsearch.results.statistics import wilson
+from actsearch.results.statistics import pairs_needed, wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
 from actsearch.search_space.baselines import FORMS
@@ -221,7 +222,7 @@ def test_each_complexity_has_one_pick_and_the_line_rises() -> None:
     assert picked == [
         ("sin(x)", 1, 2, True), ("sin(cos(x))", 2, 1, False), ("sin(cos(tan(x)))", 3, 1, True)
     ]  # fmt: skip
-    assert [p.gain for p in picks(found)] == [None, pytest.approx(-0.1), pytest.approx(0.1)]
+    assert [p.difference for p in picks(found)] == [None, pytest.approx(-0.1), pytest.approx(0.1)]
     figure = complexity_figure(found, lambda e: 0.02 if e.rank == 2 else None)
     assert figure is not None
     marks = {mark.label: mark for mark in figure.panels[0].marks}
@@ -285,6 +286,23 @@ def test_cost_is_in_relus_time_where_all_functions_have_it() -> None:
         assert isinstance(points, Points)
         assert (points.x, points.y) == (x, (90, 80))
     assert cost_figure(timed[:1]) is None
+
+
+def test_a_function_that_is_far_dearer_stands_at_the_right_and_is_counted() -> None:
+    found = [entry(i, 0.9 - i / 100, 10.0, vs_relu=1 + i / 10) for i in range(1, 11)]
+    figure = cost_figure([*found, entry(11, 0.5, 500.0, vs_relu=50.0), entry(12, None)])
+    assert figure is not None
+    [panel] = figure.panels
+    marks = {mark.label: mark for mark in panel.marks}
+    inside, dear = marks["a function"], marks["far dearer (1)"]
+    assert isinstance(inside, Points)
+    assert isinstance(dear, Points)
+    assert len(inside.x) == 10
+    assert panel.x_range is not None
+    assert max(inside.x) == 2.0 < dear.x[0] < panel.x_range[1] < 3
+    assert dear.names == ("#11 f11(x): 50.00 %, 50.00 times ReLU's time",)
+    assert "1 cost more than the axis shows, up to 50.00 times ReLU's time" in figure.caption
+    assert "1 without a score or a time are not shown" in figure.caption
 
 
 def test_shares_of_operators_count_functions_of_the_best_and_worst_quarter() -> None:
@@ -524,13 +542,14 @@ def test_what_may_be_luck_is_no_verdict_and_a_baseline_is_no_find(own: Run) -> N
     p = t_test(0.21, 0.0, 0.16)
     assert headline(own) == (
         "On test data, no function that was found is better than ReLU beyond luck: sqrt(x), the "
-        f"best of them, has p = {p:.2g} (3 seeds, paired t)."
+        f"best of them, has p = {p:.2g} (3 seeds, paired t). If it is as much better as it seems, "
+        f"about {pairs_needed(0.37 / 3, statistics.stdev([0.21, 0.0, 0.16]))} seeds show it."
     )
     assert 'class="verdict yes"' not in render(contents(own, 10))
     again(own, {"mul(x, sigmoid(scale(x)))": (0.88, 0.901, 0.89)})
     swish = 2 * t_test(0.1, 0.101, 0.1)
     assert headline(own).endswith(
-        f"by Holm among 2 functions). mul(x, sigmoid(scale(x))), a baseline, is (p = {swish:.2g})."
+        f" seeds show it. The baseline mul(x, sigmoid(scale(x))) is (p = {swish:.2g})."
     )
     again(own, {"sin(x)": (0.5, 0.6, 0.7)})
     assert "sqrt(x), the best of them" in headline(own)

@@ -128,18 +128,25 @@ def policy(source: str, sheet: str = "", more: str = "") -> str:
 
 class Sheet:
     """The style attributes of drawings as the classes of one sheet: a policy that allows
-    attributes would allow those of anybody."""
+    attributes would allow those of anybody. Drawings of many points are kept small."""
 
     def __init__(self) -> None:
         self.classes: dict[str, str] = {}
+        self.ids: dict[str, str] = {}  # of symbols and clips, which are hashes of what they are
 
     def drawn(self, svg: str) -> str:
-        """The drawing with classes in the place of its styles."""
+        """The drawing with classes in the place of its styles, and no more digits than are seen."""
         svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
         svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the same in every drawing
-        return re.sub(
-            r"<[^>]*>", lambda tag: re.sub(r'\bstyle="([^"]*)"', self._named, tag[0]), svg
-        )
+        return re.sub(r"<[^>]*>", self._tag, svg)
+
+    def _tag(self, found: re.Match[str]) -> str:
+        tag = re.sub(r'\bstyle="([^"]*)"', self._named, found[0])
+        tag = re.sub(r"(?<=[\"(]#)[mp][0-9a-f]{10}|(?<=\bid=\")[mp][0-9a-f]{10}", self._id, tag)
+        return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
+
+    def _id(self, found: re.Match[str]) -> str:
+        return self.ids.setdefault(found[0], f"s{len(self.ids)}")
 
     def _named(self, found: re.Match[str]) -> str:
         style = re.sub(r"#[0-9a-f]{6}\b", _paint, html.unescape(found[1]))
@@ -165,7 +172,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
             f"'actsearch search {run.path}' goes on"
         )
     known, compared, sheet = found.known, found.compared, Sheet()
-    drawn = list(_gallery(found, again, sheet))
+    drawn = list(_gallery(found, again, column, sheet))
     functions = _functions(found, rows, {card["rank"] for card in drawn})
     judged = list(verdicts(found))
     firsts = {v.first["expression"]: v.first for v in judged}.values()
@@ -283,7 +290,7 @@ def _picks(found: Found) -> list[dict[str, Any]]:
             "exact": _exact(p.entry),
             "error": p.entry.metric.cell(found.error.of(p.entry)),
             "expected": p.entry.metric.cell(_expected(p.entry, found.known)),
-            "gain": p.entry.metric.cell(p.gain, signed=True),
+            "difference": p.entry.metric.cell(p.difference, signed=True),
             "better": p.better,
         }
         for p in picks(found.entries)
@@ -319,7 +326,7 @@ def _again(run: Run) -> tuple[list[Row], str]:
     for functions in groups.values():
         relu = next((_scores(g) for g in functions.values() if g[0]["label"] == "relu"), {})
         others = {e: _scores(g) for e, g in functions.items() if g[0]["label"] != "relu"}
-        p = adjusted(others, relu)
+        p = adjusted({e: s for e, s in others.items() if len(s) == len(functions[e])}, relu)
         mine = [
             _again_row(group, relu, column) | {"p": p_value(p.get(expression))}
             for expression, group in functions.items()
@@ -368,9 +375,12 @@ def _again_row(
 # -- pictures
 
 
-def _gallery(found: Found, again: Sequence[Row], sheet: Sheet) -> Iterator[dict[str, Any]]:
+def _gallery(
+    found: Found, again: Sequence[Row], column: str, sheet: Sheet
+) -> Iterator[dict[str, Any]]:
     """A card for each of the best functions: its formula and figures, and what can be drawn and
-    written of it, which is nothing where it has operators of a user's own."""
+    written of it, which is nothing where it has operators of a user's own. `column` is that of the
+    scores in `again`."""
     from actsearch.results.figures.functions import card
     from actsearch.search_space.candidate import candidate_from, is_gate
     from actsearch.search_space.parser import ParseError
@@ -390,11 +400,13 @@ def _gallery(found: Found, again: Sequence[Row], sheet: Sheet) -> Iterator[dict[
             "drawings": [(sheet.drawn(svg), note) for svg, note in drawn],
             "gate": gate,
             "code": code,
-            "figures": [(term, value) for term, value in _figures(found, entry, again) if value],
+            "figures": [(k, v) for k, v in _figures(found, entry, again, column) if v],
         }
 
 
-def _figures(found: Found, entry: Entry, again: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def _figures(
+    found: Found, entry: Entry, again: Sequence[Row], column: str
+) -> Iterator[tuple[str, str]]:
     """What is known of a function, as (term, value)."""
     metric, error, expected = entry.metric, found.error.of(entry), _expected(entry, found.known)
     spread = "" if error is None else f" ± {metric.number(error)}"
@@ -404,18 +416,17 @@ def _figures(found: Found, entry: Entry, again: Sequence[Row]) -> Iterator[tuple
     for row in again:
         if row["expression"] == entry.expression:
             where = ", ".join(str(row[name]) for name in _SHARED if name in row)
-            yield f"trained again{f' ({where})' if where else ''}", _trained_again(row)
+            yield f"trained again{f' ({where})' if where else ''}", _trained_again(row, column)
     if entry.vs_relu is not None:
         ends = entry.vs_relu_range
         between = f" (95 %: {show(ends[0])} to {show(ends[1])})" if ends else ""
-        yield "time a step", f"{show(entry.vs_relu)} times ReLU's{between}"
+        yield "time per step", f"{show(entry.vs_relu)} times ReLU's{between}"
     yield "operators", str(complexity(entry))
     yield "properties", ", ".join(_properties(entry.properties))
 
 
-def _trained_again(row: Row) -> str:
+def _trained_again(row: Row, column: str) -> str:
     """Its score over seeds, and the difference to ReLU."""
-    [column] = [name for name in row if name.partition(" ")[0] in ("test", "val", "again")]
     if row[column] is None:
         return str(row["note"])
     said = f"{column.partition(' ')[0]} {show(row[column])} (n = {row['n']})"

@@ -18,7 +18,13 @@ from actsearch.reading.plotting import Found
 from actsearch.reading.telling import command
 from actsearch.results.metrics import Metric
 from actsearch.results.repeats import Trained, adjusted, chosen, split_of_all
-from actsearch.results.statistics import LEVEL, differences, interval, with_usual_seeds
+from actsearch.results.statistics import (
+    LEVEL,
+    differences,
+    interval,
+    pairs_needed,
+    with_usual_seeds,
+)
 from actsearch.run import Run
 
 
@@ -158,10 +164,19 @@ def _headline(model: _Model) -> tuple[bool, str]:
         said = f"{data}{name} is better than ReLU, but {model.seeds} cannot tell that from luck."
     else:
         said = f"{none} beyond luck: {name}, the best of them, has p = {_p(beside[best])} {how}"
+        said += _seeds_needed(beside[best], len(beside))
     winner = next((e for e in known if beside[e].beyond_luck and e not in finds), None)
     if winner is not None:
-        said += f" {model.name(winner)}, a baseline, is (p = {_p(beside[winner])})."
+        said += f" The baseline {model.name(winner)} is (p = {_p(beside[winner])})."
     return False, said
+
+
+def _seeds_needed(one: _Beside, among: int) -> str:
+    """A sentence; Holm's correction has its first p, and so the smallest, times all functions."""
+    needed = pairs_needed(one.mean, statistics.stdev(one.gains), level=LEVEL / among)
+    return (
+        f" If it is as much better as it seems, about {needed:,} seeds show it." if needed else ""
+    )
 
 
 def _rival(model: _Model, best: str, known: Sequence[str]) -> str:

@@ -25,18 +25,29 @@ from actsearch.results.tables import printable
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 BESIDE = 7  # the style of what others are compared with
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
+SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "x",
+    "star",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+)
 _LENGTHS = ((), (4, 2), (5, 2, 1, 2), (1, 1.5), (8, 3), (8, 2, 1, 2))
 _MATPLOTLIB_DASHES = {
     name: (0, lengths) if lengths else "-" for name, lengths in zip(DASHES, _LENGTHS, strict=True)
 }
-_MATPLOTLIB_SYMBOLS: dict[str, str] = dict(zip(SYMBOLS, "osD^X*Pv", strict=True))
+_MATPLOTLIB_SYMBOLS: dict[str, str] = dict(zip(SYMBOLS, "osD^X*Pv>", strict=True))
 GREY = "#555555"
 
 DPI = 110
 PANEL_INCHES = (4.6, 3.5)
 PANEL_HEIGHT = 430  # pixels; the page's width is shared
 COLUMNS = 3
+MOST_TITLES = 300  # of points; more would make a heavy file, and no mouse could tell them apart
 NAME, SENTENCE, CAPTION = 48, 100, 500  # characters that a figure has room for
 # A name may hold dollars, which are no mathematics.
 _DRAWING = {"text.parse_math": False, "text.usetex": False}
@@ -256,13 +267,17 @@ def _titled(svg: str, figure: Figure) -> str:
             found = drawn.search(svg, at)
             if found is None:
                 continue
-            names = iter(() if mark.written else mark.names)
+            at = found.end()
+            shown = found[1].count("<use ")  # without those beyond the axes
+            if mark.written or len(mark.names) != shown or shown > MOST_TITLES:
+                continue
+            names = iter(mark.names)
             symbols = re.sub(
                 r"<use ([^>]*)/>",
-                lambda use, names=names: f"<use {use[1]}>{_title(next(names, ''))}</use>",
+                lambda use, names=names: f"<use {use[1]}>{_title(next(names))}</use>",
                 found[1],
             )
-            svg, at = svg[: found.start(1)] + symbols + svg[found.end(1) :], found.end()
+            svg = svg[: found.start(1)] + symbols + svg[found.end(1) :]
     return svg
 
 
@@ -275,7 +290,7 @@ def _group(number: int) -> str:
 
 
 def _title(name: str) -> str:
-    return f"<title>{html.escape(name)}</title>" if name else ""
+    return f"<title>{html.escape(name)}</title>"
 
 
 def _save(

@@ -295,8 +295,9 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
 
     names = [f"#{e.rank} {e.label or e.formula}" for e in best]
     short = _apart(best, at(best), at(timed))
-    outside = [e for e in timed if across.out(cost(e)) or axis.out(_shown(e))]
-    inside = [e for e in timed if e not in outside]
+    dear = [e for e in timed if across.out(cost(e))]
+    outside = [e for e in timed if axis.out(_shown(e)) and e not in dear]
+    inside = [e for e in timed if e not in dear and e not in outside]
     unit = "times ReLU's time" if relative else "ms"
 
     def named(kept: Sequence[Entry]) -> tuple[str, ...]:
@@ -307,6 +308,8 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
     ]
     if outside:
         marks.append(_far_out(at(outside), axis, named(outside)))
+    if dear:
+        marks.append(_at_the_edge("far dearer", at(dear), "triangle-right", named(dear)))
     if best:
         marks += [
             Line("Pareto front", *at(best), style=0),
@@ -316,8 +319,8 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
     panel = Panel("", x, metric.axis("validation"), tuple(marks), across.ends, y_range=axis.ends)
     caption = _front_in_words(names, timed) + axis.note(scores, metric)
-    if dear := [c for c in costs if across.out(c)]:
-        caption += f"; {len(dear):,} cost more than the axis shows, up to {max(dear):.2f} {unit}"
+    if dear:
+        caption += f"; {len(dear):,} cost more than the axis shows, up to {max(costs):.2f} {unit}"
     if missing := len(entries) - len(timed):
         caption += f"; {missing:,} without a score or a time are not shown"
     title = f"{metric.name[0].upper()}{metric.name[1:]} and cost"
@@ -386,18 +389,18 @@ def complexity(entry: Entry) -> int:
 
 @dataclass(frozen=True)
 class Pick:
-    """The best function of all `of` with so many `operators`; `gain` is by how much its score is
-    better than that of every simpler pick, None for the simplest."""
+    """The best function of all `of` with so many `operators`; `difference` is that of its score to
+    the best of all simpler ones, None for the simplest."""
 
     entry: Entry
     operators: int
     of: int
-    gain: float | None
+    difference: float | None
 
     @property
     def better(self) -> bool:
         """Than all that are simpler."""
-        return self.gain is None or self.gain > 0
+        return self.difference is None or self.entry.metric.reward(self.difference) > 0
 
 
 def picks(entries: Iterable[Entry]) -> list[Pick]:
@@ -411,8 +414,8 @@ def picks(entries: Iterable[Entry]) -> list[Pick]:
     best = -math.inf
     for operators, group in sorted(groups.items()):
         entry = max(group, key=lambda e: e.merit)
-        gain = entry.merit - best if found else None
-        found.append(Pick(entry, operators, len(group), gain))
+        difference = entry.metric.reward(entry.merit - best) if found else None
+        found.append(Pick(entry, operators, len(group), difference))
         best = max(best, entry.merit)
     return found
 
