@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actsearch.results.metrics import ACCURACY, Metric
-from actsearch.results.statistics import differences, estimate, interval
+from actsearch.results.statistics import differences, estimate, holm, interval, paired_t
 from actsearch.results.tables import Row
 
 FAILED = float("-inf")  # the merit of a function with a failed training: below every score
@@ -74,6 +74,16 @@ def of_seeds(
         "to, paired": metric.cell(ends.high if ends else None, signed=True),
         "note": failed,
     }
+
+
+def adjusted(
+    scores: Mapping[str, Mapping[int, float]], reference: Mapping[int, float]
+) -> dict[str, float | None]:
+    """The p of each function's paired t test beside the reference, by Holm among all that have one;
+    None where too few seeds are shared."""
+    raw = {name: paired_t(differences(mine, reference)) for name, mine in scores.items()}
+    known = {name: p for name, p in raw.items() if p is not None}
+    return {**raw, **dict(zip(known, holm([*known.values()]), strict=True))}
 
 
 def split_of(scores: Iterable[Mapping[str, float] | None], metric: Metric) -> str:

@@ -152,6 +152,18 @@ def wilcoxon(paired: Iterable[float]) -> float | None:
     return min(1.0, 2 * min(below, above) / 2 ** len(kept))
 
 
+def paired_t(paired: Sequence[float]) -> float | None:
+    """The two-sided p of Student's t test on differences, exact for normal ones. None below two,
+    and where all are equal, since then nothing says how far they scatter."""
+    from scipy.stats import t
+
+    if len(paired) < 2 or max(paired) - min(paired) < _EQUAL:
+        return None
+    found = estimate(paired)
+    assert found.standard_error is not None
+    return 2 * float(t.sf(abs(found.mean) / found.standard_error, found.n - 1))
+
+
 @dataclass(frozen=True)
 class Wins:
     """On how many models a function was better, equal, worse."""

@@ -16,7 +16,13 @@ import torch
 
 import actsearch
 from actsearch.notebooks import register
-from actsearch.results.figures.functions import curve_of, function_svg, gallery_figure
+from actsearch.results.figures.functions import (
+    card,
+    curve_of,
+    function_svg,
+    gallery_figure,
+    heights_with_slope,
+)
 from actsearch.results.figures.plots import Line
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
@@ -90,6 +96,27 @@ def test_a_curve_is_broken_where_there_is_no_value() -> None:
     blue = [path for path in svg.iter(f"{SVG}path") if "stroke: #0072b2" in path.attrib["style"]]
     pieces = {path.attrib["d"].count("M ") for path in blue if "clip-path" in path.attrib}
     assert pieces == {2}  # from -5 to -2, and from 2 to 5
+
+
+def test_a_card_has_relu_beside_and_says_what_its_axes_leave_out() -> None:
+    svg, note = card(parse("x**3"))
+    # |x|**3 is beyond 6.25 where |x| > 1.842, on 252 of 401 points; 3 x**2 where it is > 1.443.
+    assert (
+        note == "Beyond these axes, of the x shown: f on 63 %, to -125; f\N{PRIME} on 71 %, to 75."
+    )
+    assert svg.count("stroke: #999999") >= 2  # ReLU and its slope
+    assert "<text" in svg
+    assert "relu" not in svg.lower()  # without a legend
+    _, note = card(parse("sqrt(x)"), "paper")
+    assert note.startswith("Beyond these axes, of the x shown: f has no value on 50 %; f")
+    assert card(parse("x * sigmoid(x)"))[1] == ""
+
+
+def test_the_axes_of_a_card_have_most_of_the_slope() -> None:
+    wild = curve_of(parse("sin(3 * x)"))
+    low, high = heights_with_slope(wild)
+    assert low < -3 < 3 < high
+    assert heights_with_slope(curve_of(parse("exp(x)")))[1] < 7  # as high as f is shown
 
 
 def html_of(shown: object) -> str:

@@ -133,6 +133,14 @@ def test_figures_and_report_begin_with_the_lowest(run: Run) -> None:
     assert staircase.y[-1] == expected[0][0]
     page = contents(run, 500)
     assert page["functions"][0]["score"] == expected[0][0]
+    for row in page["functions"]:  # as far as trainings scatter, whatever was trained again
+        assert (row["error"] is None) == (row["score"] is None)
+    best = [pick["score"] for pick in page["picks"]]
+    assert page["picks"][1]["difference"] == pytest.approx(best[1] - best[0])
+    lowest = [min(best[: i + 1]) for i in range(len(best))]
+    assert [pick["better"] for pick in page["picks"]] == [
+        a == b for a, b in zip(best, lowest, strict=True)
+    ]
     said = " ".join(page["sentences"])
     assert f"The search's first had {expected[0][0]:.4f} nats on validation data" in said
     text = render(page)

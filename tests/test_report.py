@@ -9,11 +9,13 @@ import math
 import re
 import shlex
 import shutil
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import actsearch
 from actsearch import cli
@@ -25,7 +27,10 @@ from actsearch.reading.reporting import contents, render, report
 from actsearch.results.figures.functions import Curve, gallery_figure
 from actsearch.results.figures.plots import Line, Points, Spans, to_svg
 from actsearch.results.figures.searches import (
+    Axis,
     LossCurve,
+    complexity,
+    complexity_figure,
     controller_figure,
     cost_figure,
     difference_figure,
@@ -33,13 +38,17 @@ from actsearch.results.figures.searches import (
     front,
     loss_figure,
     operator_shares,
+    picks,
     progress_figure,
 )
 from actsearch.results.leaderboard import Entry
+from actsearch.results.metrics import Metric
 from actsearch.results.records import Cause, Outcome
-from actsearch.results.statistics import wilson
+from actsearch.results.statistics import pairs_needed, wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
+from actsearch.search_space.baselines import FORMS
+from actsearch.search_space.parser import parse
 from actsearch.settings import resolve
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -155,7 +164,7 @@ def test_the_best_so_far_is_a_staircase_over_trainings_and_failures_have_a_step(
     ]  # fmt: skip
     figure = progress_figure(rows)
     assert figure is not None
-    points, best, relu, others = figure.panels[0].marks
+    points, best, relu, others, failed = figure.panels[0].marks
     assert isinstance(points, Points)
     assert isinstance(best, Line)
     assert isinstance(relu, Line)
@@ -166,6 +175,64 @@ def test_the_best_so_far_is_a_staircase_over_trainings_and_failures_have_a_step(
     assert (relu.label, relu.y) == ("relu", (50, 50))
     assert (others.names, others.x, others.y) == (("gelu",), (5,), (90,))
     assert "1 that failed" in figure.caption
+    assert isinstance(failed, Points)
+    assert (failed.label, failed.x, failed.names) == ("no score (1)", (2,), ("2: diverged",))
+    assert figure.panels[0].y_range is not None
+    assert figure.panels[0].y_range[0] < failed.y[0] < 40  # at the edge, below all scores
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_what_is_far_out_on_the_worse_side_stands_at_the_edge(upwards: bool) -> None:
+    sign = 1.0 if upwards else -1.0
+    values = [sign * v for v in (10, 11, 12, 13, 14, 15, 16, 17, 50, -3, -70)]
+    # By size: -70, -3, 10, ..., 17, 50, whose quartiles are 10.5 and 15.5; the outer fence
+    # is at 10.5 - 3 * 5 = -4.5.
+    axis = Axis.of(values, upwards=upwards)
+    assert [v for v in values if axis.out(v)] == [sign * -70]
+    assert axis.edge is not None
+    assert axis.at(sign * -70) == axis.edge
+    assert axis.at(sign * 50) == sign * 50  # the better side is never cut
+    assert axis.low < axis.edge < axis.high
+    said = axis.note(values, Metric("m", "higher" if upwards else "lower"))
+    assert said == f"; 1 is far out, {sign * -70:.4f}, and stands at the edge"
+    kept = Axis.of(values, upwards=upwards, always=[sign * -70])
+    assert kept.edge is kept.ends is None
+    near = Axis.of([*values[:-1], sign * -5], upwards=upwards)  # out of the fence, not of the axis
+    assert (near.edge, near.low <= sign * -5 <= near.high) == (None, True)
+    few = Axis.of([1.0, 1.1, 1.2, -9.0], upwards=True)
+    assert (few.ends, few.out(-9.0)) == (None, False)
+
+
+def test_an_operator_is_counted_each_time_it_is_applied() -> None:
+    for form in FORMS:
+        assert complexity(entry(1, 0.5, expression=form)) == parse(form).operators, form
+    assert complexity(entry(1, 0.5, expression="sin(x) | mul(x, _own(x))")) == 3
+
+
+def test_each_complexity_has_one_pick_and_the_line_rises() -> None:
+    found = [
+        entry(1, 0.9, expression="sin(cos(tan(x)))"),
+        entry(2, 0.8, expression="sin(x)"),
+        entry(3, 0.7, expression="sin(cos(x))"),
+        entry(4, 0.6, expression="cos(x)"),
+        entry(5, 0.85, expression="x", label="identity", beside=True),
+        entry(6, None, status="diverged", expression="exp(x)"),
+    ]
+    picked = [(p.entry.expression, p.operators, p.of, p.better) for p in picks(found)]
+    assert picked == [
+        ("sin(x)", 1, 2, True), ("sin(cos(x))", 2, 1, False), ("sin(cos(tan(x)))", 3, 1, True)
+    ]  # fmt: skip
+    assert [p.difference for p in picks(found)] == [None, pytest.approx(-0.1), pytest.approx(0.1)]
+    figure = complexity_figure(found, lambda e: 0.02 if e.rank == 2 else None)
+    assert figure is not None
+    marks = {mark.label: mark for mark in figure.panels[0].marks}
+    line, best = marks["better than all simpler"], marks["best of its complexity"]
+    assert isinstance(line, Line)
+    assert isinstance(best, Points)
+    assert (line.x, line.y) == ((1, 3), (80, 90))
+    assert best.error == pytest.approx((2, math.nan, math.nan), nan_ok=True)
+    assert isinstance(marks["no score (1)"], Points)
+    assert complexity_figure(found[1:2], lambda e: None) is None
 
 
 def entry(i: int, score: float | None, ms: float | None = None, **other: Any) -> Entry:
@@ -219,6 +286,23 @@ def test_cost_is_in_relus_time_where_all_functions_have_it() -> None:
         assert isinstance(points, Points)
         assert (points.x, points.y) == (x, (90, 80))
     assert cost_figure(timed[:1]) is None
+
+
+def test_a_function_that_is_far_dearer_stands_at_the_right_and_is_counted() -> None:
+    found = [entry(i, 0.9 - i / 100, 10.0, vs_relu=1 + i / 10) for i in range(1, 11)]
+    figure = cost_figure([*found, entry(11, 0.5, 500.0, vs_relu=50.0), entry(12, None)])
+    assert figure is not None
+    [panel] = figure.panels
+    marks = {mark.label: mark for mark in panel.marks}
+    inside, dear = marks["a function"], marks["far dearer (1)"]
+    assert isinstance(inside, Points)
+    assert isinstance(dear, Points)
+    assert len(inside.x) == 10
+    assert panel.x_range is not None
+    assert max(inside.x) == 2.0 < dear.x[0] < panel.x_range[1] < 3
+    assert dear.names == ("#11 f11(x): 50.00 %, 50.00 times ReLU's time",)
+    assert "1 cost more than the axis shows, up to 50.00 times ReLU's time" in figure.caption
+    assert "1 without a score or a time are not shown" in figure.caption
 
 
 def test_shares_of_operators_count_functions_of_the_best_and_worst_quarter() -> None:
@@ -418,6 +502,92 @@ def test_the_page_begins_with_what_is_first_on_test_data(own: Run) -> None:
     assert winner not in header
 
 
+def headline(run: Run) -> str:
+    [(_, said)] = contents(run, 10)["headlines"]
+    return said
+
+
+def t_test(*gains: float) -> float:
+    """The two-sided p with 2 degrees of freedom, for which it has a closed form."""
+    mean = sum(gains) / 3
+    t = mean / math.sqrt(sum((g - mean) ** 2 for g in gains) / 2 / 3)
+    return 1 - abs(t) / math.sqrt(2 + t * t)
+
+
+def test_the_verdict_on_test_data_stands_first_with_its_p_by_holm(own: Run) -> None:
+    top = own.best().formula
+    alone = t_test(0.07, 0.07, 0.04)
+    assert headline(own) == (
+        f"On test data, {top} is better than ReLU beyond luck: p = {alone:.2g} (3 seeds, paired t)."
+    )
+    again(own, {"mul(sin(x), cos(x))": (0.90, 0.91, 0.95), "sqrt(x)": (0.86, 0.88, 0.90),
+                "mul(x, sigmoid(scale(x)))": (0.83, 0.80, 0.85)})  # fmt: skip
+    raw = [t_test(0.08, 0.08, 0.11), t_test(0.12, 0.11, 0.16), alone, t_test(0.05, 0, 0.06)]
+    assert raw == sorted(raw)
+    p = max(4 * raw[0], 3 * raw[1])
+    assert p < 0.05 < 2 * raw[2]
+    assert headline(own) == (
+        f"On test data, mul(sin(x), cos(x)) is better than ReLU beyond luck: p = {p:.2g} (3 seeds, "
+        "paired t, by Holm among 4 functions). So is 1 more. It is 9.33 points better than "
+        "mul(x, sigmoid(scale(x))), the best other baseline, which may be luck."
+    )
+    page = render(contents(own, 10))
+    assert 'class="verdict yes"' in page
+    assert page.index("better than ReLU beyond luck") < page.index('class="best"')
+
+
+def test_what_may_be_luck_is_no_verdict_and_a_baseline_is_no_find(own: Run) -> None:
+    forget_re_evaluations(own)
+    again(own, {"relu(x)": (0.78, 0.80, 0.79), "sqrt(x)": (0.99, 0.80, 0.95)})
+    p = t_test(0.21, 0.0, 0.16)
+    assert headline(own) == (
+        "On test data, no function that was found is better than ReLU beyond luck: sqrt(x), the "
+        f"best of them, has p = {p:.2g} (3 seeds, paired t). If it is as much better as it seems, "
+        f"about {pairs_needed(0.37 / 3, statistics.stdev([0.21, 0.0, 0.16]))} seeds show it."
+    )
+    assert 'class="verdict yes"' not in render(contents(own, 10))
+    again(own, {"mul(x, sigmoid(scale(x)))": (0.88, 0.901, 0.89)})
+    swish = 2 * t_test(0.1, 0.101, 0.1)
+    assert headline(own).endswith(
+        f" seeds show it. The baseline mul(x, sigmoid(scale(x))) is (p = {swish:.2g})."
+    )
+    again(own, {"sin(x)": (0.5, 0.6, 0.7)})
+    assert "sqrt(x), the best of them" in headline(own)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (0.8, "sqrt(x) is better than ReLU, but 1 seed cannot tell that from luck."),
+        (
+            0.6,
+            "no function that was found is better than ReLU; the best of them is sqrt(x) (1 seed).",
+        ),
+    ],
+)
+def test_one_seed_or_a_worse_score_is_no_verdict(own: Run, score: float, said: str) -> None:
+    forget_re_evaluations(own)
+    again(own, {"relu(x)": (0.7,), "sqrt(x)": (score,)})
+    assert headline(own) == f"On test data, {said}"
+
+
+def test_a_run_without_re_evaluations_says_that_it_has_no_verdict_and_how_to_get_one(
+    own: Run,
+) -> None:
+    forget_re_evaluations(own)
+    found = contents(own, 10)
+    page = render(found)
+    assert found["headlines"] == []
+    assert page.index("No test verdict yet") < page.index('class="best"')
+    command = f"actsearch reevaluate {own.path} --top 5 --seeds 3"
+    assert f"<pre><code>{command}</code></pre>" in page
+    (own.path / "config.json").write_text(json.dumps({"settings": {**SETTINGS, "child": None}}))
+    _, how = contents(own, 10)["next"]
+    assert (
+        how == f"actsearch.reevaluate({str(own.path)!r}, child=net, dataset=data, top=5, seeds=3)"
+    )
+
+
 def test_equal_scores_share_a_place_and_are_not_better_than_relu(own: Run) -> None:
     winner = own.best().formula
     store = own.store()
@@ -454,13 +624,17 @@ def test_a_first_that_seeds_do_not_tell_from_relu_is_said_to_be_so(own: Run) -> 
     assert "these seeds do not tell the two apart" in said
 
 
-def test_the_error_is_that_of_counting_examples_where_nothing_was_trained_again(own: Run) -> None:
+def forget_re_evaluations(own: Run) -> None:
     store = own.store()
     with store.transaction():
         store._db.execute(
             "DELETE FROM outcomes WHERE trial IN (SELECT id FROM trials WHERE kind = 'reevaluate')"
         )
     store.close()
+
+
+def test_the_error_is_that_of_counting_examples_where_nothing_was_trained_again(own: Run) -> None:
+    forget_re_evaluations(own)
     found = contents(own, 500)
     assert not found["expected"]
     assert found["functions"][0]["error"] == pytest.approx(math.sqrt(0.9 * 0.1 / EXAMPLES))
@@ -478,9 +652,34 @@ def test_the_page_counts_names_and_compares(found: dict[str, Any]) -> None:
     assert best["to relu, paired"] == pytest.approx((0.07 + 0.07 + 0.04) / 3)
     assert relu["to relu, paired"] is None
     assert {p.name for p in found["pictures"]} == {
-        "progress", "cost", "operators", "losses", "failures", "controller",
+        "progress", "cost", "complexity", "operators", "losses", "failures", "controller",
     }  # fmt: skip
     assert len(found["gallery"]) == 12
+
+
+def test_a_card_has_code_that_computes_its_function(found: dict[str, Any]) -> None:
+    first = found["gallery"][0]
+    assert first["formula"] == found["functions"][0]["formula"]
+    code: dict[str, Any] = {}
+    exec(compile(first["code"], "card.py", "exec"), code)  # noqa: S102
+    x = torch.linspace(-2, 2, 9)
+    wanted = actsearch.Activation(first["formula"], channels=1, kernels="eager")(x)
+    assert torch.allclose(code["Activation"]()(x), wanted)
+    figures = dict(first["figures"])
+    # Trained again with test scores 0.85, 0.87 and 0.83, and ReLU with 0.78, 0.80 and 0.79.
+    assert figures["trained again"].startswith("test 85.00 (n = 3), +6.00 to ReLU (95 %: ")
+    assert figures["operators"] == "2"
+
+
+def test_a_function_of_a_users_own_operators_has_a_card_without_curves(own: Run) -> None:
+    store = own.store()
+    trial = store.submit("search", "_own(x)", "p", 0, formula="_own(x)")
+    store.record(trial, Outcome("ok", val_score=0.99))
+    store.close()
+    found = contents(own, 500)
+    assert found["gallery"][0]["drawings"] == []
+    assert found["gallery"][0]["code"] == ""
+    assert "operators of a space of its own" in render(found)
 
 
 def test_the_table_ends_after_as_many_functions_as_were_asked_for(run: Run) -> None:
@@ -640,13 +839,13 @@ def test_the_table_sorts_both_ways_and_keeps_what_has_no_value_last(page: Any) -
     heading = page.locator("#functions th", has_text="ReLU time")
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "ascending"
-    times = [float(t) for t in column(page, 6) if t]
+    times = [float(t) for t in column(page, 5) if t]
     assert times == sorted(times)
-    assert column(page, 6)[-3:] == ["", "", ""]
+    assert column(page, 5)[-3:] == ["", "", ""]
     heading.locator("button").click()
     assert heading.get_attribute("aria-sort") == "descending"
-    assert [float(t) for t in column(page, 6) if t] == sorted(times, reverse=True)
-    assert column(page, 6)[-3:] == ["", "", ""]
+    assert [float(t) for t in column(page, 5) if t] == sorted(times, reverse=True)
+    assert column(page, 5)[-3:] == ["", "", ""]
     score = page.locator("#functions th", has_text="val accuracy")
     score.locator("button").click()
     assert score.get_attribute("aria-sort") == "descending"  # the best first
@@ -726,10 +925,90 @@ def test_formulas_are_set_and_figures_drawn(page: Any) -> None:
     assert page.locator("header .best math").count() == 1
     assert page.locator("header .best math mi").first.bounding_box()["height"] > 5
     assert page.locator("#gallery figure svg").count() == 12
-    for name in ("progress", "cost", "operators", "losses", "failures", "controller", "again"):
+    for name in (
+        "progress",
+        "cost",
+        "complexity",
+        "operators",
+        "losses",
+        "failures",
+        "controller",
+        "again",
+    ):
         box = page.locator(f"#{name} svg").bounding_box()
         assert box["width"] > 400, name
         assert box["height"] > 80, name
+
+
+def test_a_row_leads_to_its_card_and_back_though_it_is_hidden(page: Any) -> None:
+    assert page.locator("#functions a").count() == 12
+    page.locator("#functions a", has_text=re.compile("^3$")).click()
+    assert page.evaluate("location.hash") == "#f3"
+    card = page.locator("#f3")
+    assert page.locator("#r3").get_attribute("class") is None
+    page.locator("#filter").fill("nothing has this")
+    assert not page.locator("#r3").is_visible()
+    card.locator("h3 a").click()
+    assert page.evaluate("location.hash") == "#r3"
+    assert page.locator("#r3").is_visible()
+
+
+def test_where_the_mouse_is_the_exact_value_is_shown(page: Any, found: dict[str, Any]) -> None:
+    assert page.locator("#r1 td").nth(3).get_attribute("title") == "90 %, 1 training"
+    for name in ("progress", "cost", "complexity"):
+        titles = page.locator(f"#{name} svg use title").all_text_contents()
+        assert any(": 90.00 %" in title for title in titles), name
+
+
+def test_the_code_of_a_card_is_copied_or_else_selected(page: Any, found: dict[str, Any]) -> None:
+    code = found["gallery"][0]["code"]
+    button = page.locator("#f1 button")
+    page.evaluate(
+        "() => { navigator.clipboard.writeText = async text => { window.copied = text; }; }"
+    )
+    button.click()
+    page.get_by_text("Copied").wait_for()
+    assert page.evaluate("copied") == code
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    button.click()
+    page.get_by_text("Selected").wait_for()
+    assert page.evaluate("getSelection().toString()").strip() == code.strip()
+
+
+def test_without_a_script_the_code_can_be_read_and_selected(address: str, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    shown = context.new_page()
+    shown.goto(address)
+    assert not shown.locator("#f1 button").is_visible()
+    shown.locator("#f1 summary").click()
+    assert shown.locator("#f1 pre").is_visible()
+    context.close()
+
+
+def test_a_dark_page_has_light_text_and_curves_and_print_is_on_paper(
+    address: str, browser: Any
+) -> None:
+    context = browser.new_context(color_scheme="dark")
+    shown = context.new_page()
+    shown.goto(address)
+    text = shown.locator("#progress svg text").first
+
+    def looks() -> list[str]:
+        body = "(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))"
+        return [*shown.evaluate(body), text.evaluate("e => getComputedStyle(e).fill")]
+
+    assert looks() == ["rgb(20, 24, 29)", "rgb(228, 232, 238)", "rgb(228, 232, 238)"]
+    shown.emulate_media(media="print")
+    assert looks() == ["rgb(255, 255, 255)", "rgb(28, 36, 48)", "rgb(28, 36, 48)"]
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 1600])
+def test_a_screen_shows_all_columns_without_scrolling(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.parentNode.id)"
+    assert page.eval_on_selector_all(".scroll", cut) == []
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(page: Any) -> None:
@@ -741,6 +1020,9 @@ def test_a_phone_scrolls_tables_and_not_the_page(page: Any) -> None:
 
 def test_print_leaves_out_what_needs_a_mouse(page: Any) -> None:
     page.emulate_media(media="print")
-    assert not page.locator(".tools").is_visible()
-    assert not page.locator("nav").is_visible()
+    for needless in ("nav", "#filter", "#f1 button", "#f1 details"):
+        assert not page.locator(needless).is_visible(), needless
+    assert page.locator("#count").inner_text() == "35 of 35 functions"
+    heads = "all => all.map(head => getComputedStyle(head).display)"
+    assert set(page.eval_on_selector_all("thead", heads)) == {"table-header-group"}
     assert page.locator("#functions").is_visible()

@@ -22,9 +22,11 @@ from actsearch.results.statistics import (
     holm,
     interval,
     noise,
+    paired_t,
     pairs_needed,
     power,
     sign_test,
+    student_t,
     wilcoxon,
 )
 
@@ -127,6 +129,16 @@ def test_wilcoxon_is_the_share_of_sign_patterns_with_ties_and_without_zeros(
 ) -> None:
     kept = [d for d in paired if d]
     assert wilcoxon(paired) == (pytest.approx(enumerated(kept)) if kept else None)
+
+
+def test_the_paired_t_test_is_students() -> None:
+    t = 3 / math.sqrt(7 / 3)  # of a mean of 3; with 2 degrees of freedom p has a closed form
+    assert paired_t([1.0, 2.0, 6.0]) == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert paired_t([-1.0, -2.0, -6.0]) == pytest.approx(paired_t([1.0, 2.0, 6.0]))
+    low, _ = student_t([1.0, 2.0, 6.0], 1 - 0.123)
+    p = paired_t([value - low for value in (1.0, 2.0, 6.0)])
+    assert p == pytest.approx(0.123)  # at the end of an interval
+    assert paired_t([0.5]) is paired_t([0.1 + 0.2, 0.3, 0.3]) is None
 
 
 def test_wilcoxon_agrees_with_scipy_where_scipy_is_exact() -> None:

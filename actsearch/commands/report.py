@@ -14,8 +14,8 @@ from actsearch.shown import put
 class ReportConfig(Options):
     """Write what a run has found as one HTML file that needs nothing else.
 
-    The ranked table, which sorts, and the figures of 'actsearch plot'. Works while the search goes
-    on.
+    The verdict on test data, the ranked table, which sorts, a card with curves and code for each
+    of the best functions, and the figures of 'actsearch plot'. Works while the search goes on.
 
     Example: actsearch report runs/a -o report.html
     """

@@ -7,6 +7,7 @@ reference on the seeds that both have. A function that failed with one of them l
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,30 @@ class Worth:
     noise: Noise
     expected: Mapping[str, float]
     again: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Error:
+    """The standard error of a score of the search: the binomial one of its `examples` of validation
+    (0: the score is not a share of such), and how far a training of the function scatters, where
+    that is known, added in quadrature.
+
+    A little of what trainings scatter by is the examples', so this is too wide by a factor of
+    sqrt(2) at most."""
+
+    known: Worth | None
+    examples: int
+
+    def of(self, entry: Entry) -> float | None:
+        p = entry.val_score
+        if p is None:
+            return None
+        counted = math.sqrt(p * (1 - p) / self.examples) if self.examples else 0.0
+        if self.known is None:
+            return counted or None
+        again = self.known.again.get(entry.expression, ())
+        own = statistics.stdev(again) if len(again) > 1 else 0.0
+        return math.hypot(counted, max(own, self.known.noise.sd))
 
 
 def judged(found: Iterable[Entry]) -> list[Entry]:

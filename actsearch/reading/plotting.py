@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.errors import NoCandidateError, RunError, UsageError, written
-from actsearch.reading.comparison import Comparison, compare
+from actsearch.reading.comparison import Comparison, Error, Worth, compare, worth
 from actsearch.results.figures.plots import Figure, write
 from actsearch.results.figures.searches import (
     OPERATORS_FROM,
     SHOWN,
     LossCurve,
+    complexity_figure,
     controller_figure,
     cost_figure,
     difference_figure,
@@ -33,7 +34,7 @@ from actsearch.results.figures.trainings import (
     preactivation_figure,
 )
 from actsearch.results.leaderboard import Entry
-from actsearch.results.metrics import Metric
+from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import Outcome
 from actsearch.run import Run, named
 
@@ -56,6 +57,11 @@ class Found:
         return [e for e in self.entries if e.rank is not None]
 
     @cached_property
+    def expressions(self) -> set[str]:
+        """Of all that the search has tried, baselines included."""
+        return {e.expression for e in self.entries}
+
+    @cached_property
     def first(self) -> Entry | None:
         """The best candidate; the best baseline where no candidate has trained."""
         return next((e for e in self.ranked if not e.beside), next(iter(self.ranked), None))
@@ -76,6 +82,17 @@ class Found:
     @cached_property
     def metric(self) -> Metric:
         return self.run.metric
+
+    @cached_property
+    def known(self) -> Worth | None:
+        """What its scores are worth, where re-evaluations say it."""
+        return worth(self.run)
+
+    @cached_property
+    def error(self) -> Error:
+        """Of each score of the search."""
+        examples = self.run.config.get("data", {}).get("examples", {}).get("val", 0)
+        return Error(self.known, examples if self.metric == ACCURACY else 0)
 
     @cached_property
     def health(self) -> list[dict[str, float]]:
@@ -159,6 +176,10 @@ FIGURES: Mapping[str, Kind] = {
     "front": Kind(
         lambda found: [front_figure(found.entries, found.run.aims)],
         "no second score that was sought: of score and cost the figure is --of cost",
+    ),
+    "complexity": Kind(
+        lambda found: [complexity_figure(found.entries, found.error.of)],
+        _FEW.format(n=2),
     ),
     "operators": Kind(
         lambda found: [operator_figure(found.entries)], _FEW.format(n=OPERATORS_FROM)

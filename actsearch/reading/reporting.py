@@ -9,11 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import math
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,29 +18,41 @@ from typing import Any
 
 from actsearch.errors import RunError, written
 from actsearch.reading import telling
-from actsearch.reading.comparison import Worth, worth
+from actsearch.reading.comparison import Worth
+from actsearch.reading.exporting import export
 from actsearch.reading.plotting import FIGURES, Found
-from actsearch.results.figures.plots import Figure, to_svg
-from actsearch.results.figures.searches import SHOWN, front
+from actsearch.reading.verdicts import next_step, verdicts
+from actsearch.results.figures.plots import COLOURS, GREY, Figure, to_svg
+from actsearch.results.figures.searches import SHOWN, complexity, front, picks
 from actsearch.results.front import MAYBE, SURE, fronts
 from actsearch.results.leaderboard import Entry
-from actsearch.results.metrics import ACCURACY, Metric, common
-from actsearch.results.repeats import best_first, of_seeds, split_of
+from actsearch.results.metrics import Metric, common, p_value
+from actsearch.results.repeats import adjusted, best_first, of_seeds, split_of
 from actsearch.results.tables import Row, show
 from actsearch.results.version import own_version
 from actsearch.run import Run
 from actsearch.shown import sought_columns
 
 BETWEEN = " <span>|</span> "  # the formulas of a candidate of several functions
+SHORT = 49  # characters of a formula that a row has room for as mathematics
 TYPESET = 100  # functions whose formulas are set as mathematics; more would make a heavy page
+
+# Colours of drawings, and those of the page, which change where it is dark.
+PAINTS: Mapping[str, str] = {
+    "#ffffff": "var(--paper)", "#000000": "var(--ink)", "#dddddd": "var(--line)",
+    GREY.lower(): "var(--quiet)",
+    **{colour.lower(): f"var(--c{i})" for i, colour in enumerate(COLOURS) if colour != "#000000"},
+}  # fmt: skip
 
 # Sections with figures: its `--of`, and the sentences above it.
 PICTURES: Mapping[str, tuple[str, str]] = {
-    "progress": ("The search", "Each point is one function, trained once; the staircase is the "
-                 "best so far."),
+    "complexity": ("Score and complexity", "The best function of each number of operators, and so "
+                   "the luckiest too. The line joins those that are better than all simpler ones."),
     "cost": ("Score and cost", "Time is that of a training step. A line, if there is one, joins "
              "functions that are cheaper than all that score better."),
     "front": ("Several objectives", "Functions that no other beats in all that is sought."),
+    "progress": ("The search", "Each point is one function, trained once; the staircase is the "
+                 "best so far."),
     "operators": ("Which operators help", "An operator whose two intervals lie apart is more "
                   "frequent among the best or the worst than chance explains, one at a time."),
     "losses": ("Training", "The loss of the best functions."),
@@ -122,55 +131,67 @@ def policy(source: str, sheet: str = "", more: str = "") -> str:
 
 class Sheet:
     """The style attributes of drawings as the classes of one sheet: a policy that allows
-    attributes would allow those of anybody."""
+    attributes would allow those of anybody. Drawings of many points are kept small."""
 
     def __init__(self) -> None:
         self.classes: dict[str, str] = {}
+        self.ids: dict[str, str] = {}  # of symbols and clips, which are hashes of what they are
 
     def drawn(self, svg: str) -> str:
-        """The drawing with classes in the place of its styles."""
+        """The drawing with classes in the place of its styles, and no more digits than are seen."""
         svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-        return re.sub(
-            r"<[^>]*>", lambda tag: re.sub(r'\bstyle="([^"]*)"', self._named, tag[0]), svg
-        )
+        svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # the same in every drawing
+        return re.sub(r"<[^>]*>", self._tag, svg)
+
+    def _tag(self, found: re.Match[str]) -> str:
+        tag = re.sub(r'\bstyle="([^"]*)"', self._named, found[0])
+        tag = re.sub(r"(?<=[\"(]#)[mp][0-9a-f]{10}|(?<=\bid=\")[mp][0-9a-f]{10}", self._id, tag)
+        return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
+
+    def _id(self, found: re.Match[str]) -> str:
+        return self.ids.setdefault(found[0], f"s{len(self.ids)}")
 
     def _named(self, found: re.Match[str]) -> str:
-        style = html.unescape(found[1])
+        style = re.sub(r"#[0-9a-f]{6}\b", _paint, html.unescape(found[1]))
         return f'class="{self.classes.setdefault(style, f"d{len(self.classes)}")}"'
 
     def __str__(self) -> str:
-        lines = [":where(.wide-figure svg *) { stroke-linejoin: round; stroke-linecap: butt; }"]
+        lines = [":where(figure svg *) { stroke-linejoin: round; stroke-linecap: butt; }"]
         lines += [f".{name} {{ {style} }}" for style, name in self.classes.items()]
         return "\n".join(lines).replace("<", "")
+
+
+def _paint(found: re.Match[str]) -> str:
+    return PAINTS.get(found[0], found[0])
 
 
 def contents(run: Run, rows: int) -> dict[str, Any]:
     """All that the template says, as plain values; markup is in values of their own."""
     found = Found(run)
-    again = _again(run)
+    again, column = _again(run)
     if not again and not any(e.status != "rejected" for e in found.entries):
         raise RunError(
             f"{run.path} has no training that ended, so there is nothing to report; "
             f"'actsearch search {run.path}' goes on"
         )
-    known, compared, sheet = worth(run), found.compared, Sheet()
-    examples = run.config.get("data", {}).get("examples", {}).get("val", 0)
-    error = Error(known, examples if found.metric == ACCURACY else 0)
-    functions = _functions(found, rows, known, error)
-    verdicts = list(telling.verdicts(found))
-    firsts = {v.first["expression"]: v.first for v in verdicts}.values()
+    known, compared, sheet = found.known, found.compared, Sheet()
+    drawn = list(_gallery(found, again, column, sheet))
+    functions = _functions(found, rows, {card["rank"] for card in drawn})
+    judged = list(verdicts(found))
+    firsts = {v.first["expression"]: v.first for v in judged}.values()
     best = [vars(found.first)] if found.first else []
     return {
         "name": run.name,
         "metric": found.metric.name,
         "unit": found.metric.unit,
         "better_first": not found.metric.lower,
-        "high": ()
-        if found.metric.lower
-        else [found.metric.column(s) for s in ("test", "val", "again", "median")],
-        "binomial": error.examples > 0,
+        "short": SHORT,
+        "binomial": found.error.examples > 0,
+        "headlines": [(v.better, v.headline) for v in judged],
+        "next": next_step(run),
         "best": [_formula(row) for row in firsts or best],
-        "sentences": [*(v.sentence for v in verdicts), *telling.sentences(found, known)],
+        "place": _place(column) if judged else "first in the search",
+        "sentences": [*(v.sentence for v in judged), *telling.sentences(found, known)],
         "facts": list(telling.facts(found)),
         "functions": functions,
         "aims": str(found.run.aims or ""),
@@ -179,42 +200,22 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "expected": known is not None,
         "confirmed": any(e.expected is not None for e in found.entries),
         "uncertainty": any(f["error"] is not None for f in functions),
-        "gallery": list(_gallery(found, sheet)),
+        "gallery": drawn,
+        "picks": _picks(found),
         "pictures": list(_pictures(found, sheet)),
         "again": again,
-        "tested": "test" in {name.partition(" ")[0] for row in again for name in row},
+        "again_score": column,
+        "where": [name for name in _SHARED if again and name in again[0]],
+        "tested": column.startswith("test "),
         "differences": _difference_picture(found, sheet),
         "sheet": str(sheet),
         "verdicts": compared.verdicts if compared else [],
         "wins": compared.functions if compared else [],
+        "models": len(compared.splits) if compared else 0,
         "command": telling.command(run),
         "version": own_version(),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-@dataclass(frozen=True)
-class Error:
-    """The standard error of a score of the search: the binomial one of its `examples` of validation
-    (0: the score is not a share of such), and how far a training of the function scatters, where
-    that is known, added in quadrature.
-
-    A little of what trainings scatter by is the examples', so this is too wide by a factor of
-    sqrt(2) at most."""
-
-    known: Worth | None
-    examples: int
-
-    def of(self, entry: Entry) -> float | None:
-        p = entry.val_score
-        if p is None:
-            return None
-        counted = math.sqrt(p * (1 - p) / self.examples) if self.examples else 0.0
-        again = self.known.again.get(entry.expression, ()) if self.known else ()
-        if self.known is None or not (self.examples or len(again) > 1):
-            return counted or None
-        own = statistics.stdev(again) if len(again) > 1 else 0.0
-        return math.hypot(counted, max(own, self.known.noise.sd))
 
 
 # -- tables
@@ -242,38 +243,69 @@ def _mathml(expression: str) -> str:
     return BETWEEN.join(convert(latex.write(source)) for source in sources)
 
 
-def _functions(found: Found, rows: int, known: Worth | None, error: Error) -> list[dict[str, Any]]:
-    """One dict a row of the ranked table."""
-    aims = found.run.aims
+def _functions(found: Found, rows: int, cards: Iterable[int | None]) -> list[dict[str, Any]]:
+    """One dict a row of the ranked table; `cards` are the ranks of the functions that have one."""
+    aims, drawn = found.run.aims, {*cards}
     standing = {} if aims is None else fronts(found.entries, aims)
     if aims is None:
         standing = {e.expression: SURE for e in front(found.entries)}
     sought = sought_columns(found.entries, aims)
     table: list[dict[str, Any]] = []
     for i, e in enumerate(found.entries[:rows]):
-        mathml = _mathml(e.expression) if i < TYPESET and e.rank is not None else ""
+        short = i < TYPESET and e.rank is not None and len(e.formula) <= SHORT
         table.append(
             {
                 "rank": e.rank,
                 "formula": e.formula,
-                "mathml": mathml,
+                "mathml": _mathml(e.expression) if short else "",
                 "label": e.label,
                 "beside": e.beside,
+                "card": e.rank in drawn,
                 "score": e.metric.cell(e.val_score),
-                "error": e.metric.cell(error.of(e)),
-                "expected": e.metric.cell(_expected(e, known)),
+                "exact": _exact(e),
+                "error": e.metric.cell(found.error.of(e)),
+                "expected": e.metric.cell(_expected(e, found.known)),
                 "ms": e.ms_per_step,
                 "vs_relu": e.vs_relu,
                 "vs_relu_range": e.vs_relu_range,
                 "front": standing.get(e.expression) == SURE,
                 "maybe": standing.get(e.expression) == MAYBE,
                 "sought": [Metric(name).cell(e.scores.get(name)) for name in sought.values()],
+                "operators": complexity(e),
                 "properties": e.properties,
                 "status": e.status.replace("_", " "),
-                "note": "" if e.status == "ok" else f"{e.status.replace('_', ' ')}: {e.reason}",
+                "note": e.reason,
             }
         )
     return table
+
+
+def _exact(entry: Entry) -> str:
+    """Where the mouse is: the score with all of its digits, and of how many trainings it is."""
+    if entry.val_score is None:
+        return ""
+    trainings = "1 training" if entry.seeds == 1 else f"{entry.seeds} trainings"
+    digits = f"{entry.metric.factor * entry.val_score:.12g} {entry.metric.unit}".rstrip()
+    return f"{digits}, {trainings}"
+
+
+def _picks(found: Found) -> list[dict[str, Any]]:
+    """One dict a number of operators."""
+    return [
+        _formula(vars(p.entry))
+        | {
+            "rank": p.entry.rank,
+            "operators": p.operators,
+            "of": p.of,
+            "score": p.entry.metric.cell(p.entry.val_score),
+            "exact": _exact(p.entry),
+            "error": p.entry.metric.cell(found.error.of(p.entry)),
+            "expected": p.entry.metric.cell(_expected(p.entry, found.known)),
+            "difference": p.entry.metric.cell(p.difference, signed=True),
+            "better": p.better,
+        }
+        for p in picks(found.entries)
+    ]
 
 
 def _expected(entry: Entry, known: Worth | None) -> float | None:
@@ -292,8 +324,9 @@ _SHARED = (
 )  # columns that are left out where all rows agree
 
 
-def _again(run: Run) -> list[Row]:
-    """One row a function and protocol of the re-evaluations, the best of each model first."""
+def _again(run: Run) -> tuple[list[Row], str]:
+    """One row a function and protocol of the re-evaluations, the best of each model first, and the
+    column of their scores."""
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     trainings = run.reevaluations()
     one = common(row["metric"] for row in trainings)
@@ -303,17 +336,27 @@ def _again(run: Run) -> list[Row]:
     rows: list[Row] = []
     for functions in groups.values():
         relu = next((_scores(g) for g in functions.values() if g[0]["label"] == "relu"), {})
-        mine = [_again_row(group, relu, column) for group in functions.values()]
+        others = {e: _scores(g) for e, g in functions.items() if g[0]["label"] != "relu"}
+        p = adjusted({e: s for e, s in others.items() if len(s) == len(functions[e])}, relu)
+        mine = [
+            _again_row(group, relu, column) | {"p": p_value(p.get(expression))}
+            for expression, group in functions.items()
+        ]
         rows += best_first(mine, column, next(iter(functions.values()))[0]["metric"])
     rows.sort(key=lambda r: [str(r[k]) for k in _SHARED])
     agreed = {name for name in _SHARED if len({row[name] for row in rows}) < 2}
-    return [{k: v for k, v in row.items() if k not in agreed} for row in rows]
+    return [{k: v for k, v in row.items() if k not in agreed} for row in rows], column
 
 
 def _split(trainings: Iterable[Mapping[str, Any]]) -> str:
     """What they were scored on, `again` where they differ."""
     found = {split_of([row["scores"]], row["metric"]) for row in trainings if row["status"] == "ok"}
     return found.pop() if len(found) == 1 else "again"
+
+
+def _place(column: str) -> str:
+    """What the first of the functions that were trained again is."""
+    return "first on test data" if column.startswith("test ") else "first when trained again"
 
 
 def _scores(group: Sequence[Mapping[str, Any]]) -> dict[int, float]:
@@ -328,6 +371,7 @@ def _again_row(
     reference = {} if first["label"] == "relu" else relu
     failed = next((f"{r['status']}: {r['reason']}" for r in group if r["status"] != "ok"), "")
     return {
+        "expression": first["expression"],
         "formula": first["formula"],
         "name": first["label"],
         "child": first["child"],
@@ -342,23 +386,76 @@ def _again_row(
 # -- pictures
 
 
-def _gallery(found: Found, sheet: Sheet) -> Iterator[dict[str, Any]]:
-    """f and f' of the best functions, each with its formula."""
-    from actsearch.results.figures.functions import function_svg
+def _gallery(
+    found: Found, again: Sequence[Row], column: str, sheet: Sheet
+) -> Iterator[dict[str, Any]]:
+    """A card for each of the best functions: its formula and figures, and what can be drawn and
+    written of it, which is nothing where it has operators of a user's own. `column` is that of the
+    scores in `again`."""
+    from actsearch.results.figures.functions import card
     from actsearch.search_space.candidate import candidate_from, is_gate
     from actsearch.search_space.parser import ParseError
 
     operators = found.settings.get("operators", "guarded")
     for entry in found.head[:SHOWN]:
-        with suppress(ParseError):
+        try:
             candidate = candidate_from(entry.expression)
-            drawn = (function_svg(expr, operators) for expr in candidate.functions)
-            yield _formula(vars(entry)) | {
-                "rank": entry.rank,
-                "score": entry.metric.text(entry.val_score or 0.0),
-                "svg": "".join(map(sheet.drawn, drawn)),
-                "gate": is_gate(candidate),
-            }
+        except ParseError:
+            drawn: list[tuple[str, str]] = []
+            code, gate = "", False
+        else:
+            drawn = [card(expr, operators) for expr in candidate.functions]
+            code, gate = str(export(entry.expression, operators=operators)), is_gate(candidate)
+        yield _formula(vars(entry)) | {
+            "rank": entry.rank,
+            "drawings": [(sheet.drawn(svg), note) for svg, note in drawn],
+            "gate": gate,
+            "code": code,
+            "figures": [(k, v) for k, v in _figures(found, entry, again, column) if v],
+        }
+
+
+def _figures(
+    found: Found, entry: Entry, again: Sequence[Row], column: str
+) -> Iterator[tuple[str, str]]:
+    """What is known of a function, as (term, value)."""
+    metric, error, expected = entry.metric, found.error.of(entry), _expected(entry, found.known)
+    spread = "" if error is None else f" ± {metric.number(error)}"
+    unit = "" if metric.unit == metric.name else f" {metric.unit}".rstrip()
+    yield f"validation {metric.name}", f"{metric.number(entry.val_score or 0.0)}{spread}{unit}"
+    yield "expected again", "" if expected is None else metric.text(expected)
+    for row in again:
+        if row["expression"] == entry.expression:
+            where = ", ".join(str(row[name]) for name in _SHARED if name in row)
+            yield f"trained again{f' ({where})' if where else ''}", _trained_again(row, column)
+    if entry.vs_relu is not None:
+        ends = entry.vs_relu_range
+        between = f" (95 %: {show(ends[0])} to {show(ends[1])})" if ends else ""
+        yield "time per step", f"{show(entry.vs_relu)} times ReLU's{between}"
+    yield "operators", str(complexity(entry))
+    yield "properties", ", ".join(_properties(entry.properties))
+
+
+def _trained_again(row: Row, column: str) -> str:
+    """Its score over seeds, and the difference to ReLU."""
+    if row[column] is None:
+        return str(row["note"])
+    said = f"{column.partition(' ')[0]} {show(row[column])} (n = {row['n']})"
+    if row["to relu, paired"] is not None:
+        said += f", {show(row['to relu, paired'])} to ReLU"
+        if row["from, paired"] is not None:
+            said += f" (95 %: {show(row['from, paired'])} to {show(row['to, paired'])})"
+    return said
+
+
+def _properties(found: Mapping[str, Any]) -> Iterator[str]:
+    """In words."""
+    if "smooth" in found:
+        yield "smooth" if found["smooth"] else "not smooth"
+    yield from (str(found[k]) for k in ("monotonic", "parity") if found.get(k, "no") != "no")
+    yield from (k.replace("_", " ") for k in ("bounded_below", "bounded_above") if found.get(k))
+    if betas := found.get("betas"):
+        yield f"{betas} beta" + "s" * (betas > 1)
 
 
 def _pictures(found: Found, sheet: Sheet) -> Iterator[Picture]:

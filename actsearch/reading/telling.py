@@ -1,14 +1,13 @@
-"""What a report says in words: the verdict of training again, what the search found, what was done,
-and the command that does it again."""
+"""What a report says in words: what the search found, what was done, and the command that does it
+again."""
 
 from __future__ import annotations
 
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from actsearch.options import options_of
 from actsearch.reading.comparison import Worth, judged, luck_of
@@ -16,10 +15,8 @@ from actsearch.reading.confirming import conclusion
 from actsearch.reading.plotting import Found
 from actsearch.results.aims import COST, parts
 from actsearch.results.leaderboard import DROPPED, Entry
-from actsearch.results.metrics import Metric
 from actsearch.results.records import ALWAYS_BESIDE
-from actsearch.results.repeats import Trained, chosen, split_of_all
-from actsearch.results.statistics import differences, head_of, interval, with_usual_seeds
+from actsearch.results.statistics import head_of
 from actsearch.results.tables import duration
 from actsearch.run import Run
 from actsearch.settings import SearchOptions, resolve
@@ -31,15 +28,6 @@ STATUS_WORDS = {
     DROPPED: "left behind in a rung of halving",
 }
 RECIPE = ("schedule", "precision", "optimiser", "loss")  # as far as they were said
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What training again says on one model: the function that is first, as a row of the store, and
-    a sentence."""
-
-    first: Mapping[str, Any]
-    sentence: str
 
 
 def sentences(found: Found, known: Worth | None) -> Iterator[str]:
@@ -103,80 +91,6 @@ def _listed(words: Sequence[str]) -> str:
 
 def _scored(entry: Entry, found: Found) -> str:
     return found.metric.text(entry.val_score or 0.0)
-
-
-def verdicts(found: Found) -> Iterator[Verdict]:
-    """Of each model on which functions were trained again: which is first, whether its
-    seeds tell it from ReLU, and where the search's first stands."""
-    models = chosen(found.run.reevaluations())
-    for name, functions in models.items():
-        tested = {e: t.scores("test_score", t.rows) for e, t in functions.items()}
-        scores = with_usual_seeds(
-            {e: v for e, v in tested.items() if v and not functions[e].failures(functions[e].rows)}
-        )
-        rows = {e: next(iter(functions[e].rows.values())) for e in scores}
-        order = sorted(  # of equals ReLU first
-            scores,
-            key=lambda e: (
-                -functions[e].merit(statistics.fmean(scores[e].values())),
-                rows[e]["label"] != "relu",
-            ),
-        )
-        if len(order) > 1:
-            where = f" ({name})" if len(models) > 1 else ""
-            yield Verdict(rows[order[0]], _verdict(found, functions, scores, order, where))
-
-
-def _verdict(
-    found: Found,
-    functions: Mapping[str, Trained],
-    scores: Mapping[str, Mapping[int, float]],
-    order: Sequence[str],
-    where: str,
-) -> str:
-    rows = {e: next(iter(trained.rows.values())) for e, trained in functions.items()}
-    relu = next((e for e in order if rows[e]["label"] == "relu"), None)
-    best, n = order[0], len(scores[order[0]])
-    metric = functions[best].metric
-    seeds = f"{n} seed" if n == 1 else f"{n} seeds"
-    data = " on test data" if split_of_all(functions.values()) == "test" else ""
-    said = (
-        f"Trained again with {seeds}{where}, {rows[best]['formula']} is first of "
-        f"{len(order)}{data}: {metric.text(statistics.fmean(scores[best].values()))}"
-    )
-    if relu is not None and relu != best:
-        gains = [metric.reward(d) for d in differences(scores[best], scores[relu])]
-        ends = interval(gains)
-        said += f", {_beside_relu(statistics.fmean(gains), metric)}"
-        if ends is None:
-            said += " (without an interval)"
-        else:
-            open_ = "" if ends.low > 0 else ": these seeds do not tell the two apart"
-            low, high = (f"{metric.factor * x:+.{metric.decimals}f}" for x in (ends.low, ends.high))
-            said += f" (95 %: {low} to {high}{open_})"
-    winner = found.first
-    if winner is None:
-        return f"{said}."
-    if winner.expression == best:
-        return f"{said}. It was the search's first too."
-    if winner.expression not in order:
-        trained = winner.expression in functions
-        lacks = "has not trained with all of these seeds" if trained else "is not among them"
-        return f"{said}. The search's first, {winner.formula}, {lacks}."
-    merits = {e: metric.reward(statistics.fmean(scores[e].values())) for e in order}
-    place = 1 + sum(merit > merits[winner.expression] for merit in merits.values())
-    said += f". The search's first, {winner.formula}, is {place} of {len(order)}"
-    if relu is not None and relu != winner.expression:
-        gains = [metric.reward(d) for d in differences(scores[winner.expression], scores[relu])]
-        said += f", {_beside_relu(statistics.fmean(gains), metric)}"
-    return f"{said}."
-
-
-def _beside_relu(gain: float, metric: Metric) -> str:
-    """`gain` is positive where it is better."""
-    if metric.number(abs(gain)) == metric.number(0.0):
-        return "level with relu"
-    return f"{metric.distance(gain)} {'better' if gain > 0 else 'worse'} than relu"
 
 
 def facts(found: Found) -> Iterator[tuple[str, str]]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import torch
 
-from actsearch.results.figures.plots import Figure, Line, Panel, to_svg
+from actsearch.results.figures.plots import BESIDE, Figure, Line, Panel, to_svg
 from actsearch.search_space.analysis.evaluation import NOT_DIFFERENTIABLE, curves
 from actsearch.search_space.expression import Expr, formula
+from actsearch.search_space.parser import parse
 
 REACH = 5.0  # x goes from -REACH to REACH, and no curve is shown beyond that in y
 POINTS = 401
 TALLER = 1.25  # a panel than f's values; slopes are cut there
 SIZE = (3.4, 2.5)  # of a panel, in inches
+PRIME = "\N{PRIME}"
+_RELU = parse("relu(x)")
 FAMILY = (-2.0, -1.0, 0.0, 1.0, 2.0)  # values of g
 
 
@@ -74,6 +77,23 @@ def function_svg(expr: Expr, operators: str = "guarded") -> str:
     return to_svg(Figure("function", "", (_panel(curve_of(expr, operators)),), panel=SIZE))
 
 
+def card(expr: Expr, operators: str = "guarded") -> tuple[str, str]:
+    """The same before ReLU's curves in grey, on axes chosen for f and for most of f', and a note on
+    what lies outside them, "" for nothing; a gate is drawn alone. Raises as `values_and_slopes`
+    does."""
+    curve = curve_of(expr, operators)
+    if "f'" not in curve.lines:
+        return function_svg(expr, operators), _outside(curve, _panel(curve).y_range)
+    panel = _panel(curve)
+    heights = heights_with_slope(curve)
+    beside = tuple(
+        replace(line, label=f"ReLU's {line.label}", style=BESIDE)
+        for line in _lines(curve_of(_RELU, operators))
+    )
+    panel = replace(panel, marks=(*beside, *panel.marks), y_range=heights)
+    return to_svg(Figure("card", "", (panel,), panel=SIZE, legend=False)), _outside(curve, heights)
+
+
 def function_html(expr: Expr, operators: str = "guarded") -> str:
     """The formula with its curves below, as notebooks show a function."""
     try:
@@ -84,12 +104,15 @@ def function_html(expr: Expr, operators: str = "guarded") -> str:
 
 
 def _panel(c: Curve) -> Panel:
-    lines = tuple(
+    heights = _heights([y for name, values in c.lines.items() if name != "f'" for y in values])
+    return Panel(c.title, "x", "", _lines(c), (c.x[0], c.x[-1]), y_range=heights, at=(0.0,))
+
+
+def _lines(c: Curve) -> tuple[Line, ...]:
+    return tuple(
         Line(name, c.x, _broken(values), style=i, dash=int(name == "f'"))
         for i, (name, values) in enumerate(c.lines.items())
     )
-    heights = _heights([y for name, values in c.lines.items() if name != "f'" for y in values])
-    return Panel(c.title, "x", "", lines, (c.x[0], c.x[-1]), y_range=heights, at=(0.0,))
 
 
 def _broken(y: Sequence[float]) -> tuple[float, ...]:
@@ -103,3 +126,32 @@ def _heights(f: Sequence[float]) -> tuple[float, float]:
     low, high = min([-1.0, *values]), max([1.0, *values])
     middle, half = (low + high) / 2, TALLER * (high - low) / 2
     return middle - half, middle + half
+
+
+def heights_with_slope(c: Curve) -> tuple[float, float]:
+    """Those of f, and of the middle nine tenths of its slopes."""
+    slopes = sorted(y for y in c.lines["f'"] if math.isfinite(y))
+    cut = len(slopes) // 20
+    return _heights([*c.lines["f"], *slopes[cut : len(slopes) - cut]])
+
+
+def _outside(c: Curve, heights: tuple[float, float] | None) -> str:
+    """How much of each line the axes do not show, how far it goes, and where there is no value; ""
+    for nothing."""
+    assert heights is not None
+    low, high = heights
+    told: list[str] = []
+    for name, values in ((name.replace("'", PRIME), values) for name, values in c.lines.items()):
+        finite = [y for y in values if math.isfinite(y)]
+        out = [y for y in finite if not low <= y <= high]
+        if out:
+            furthest = max(out, key=abs)
+            told.append(f"{name} on {_share(len(out), values)}, to {furthest:.3g}")
+        if len(finite) < len(values):
+            told.append(f"{name} has no value on {_share(len(values) - len(finite), values)}")
+    return f"Beyond these axes, of the x shown: {'; '.join(told)}." if told else ""
+
+
+def _share(some: int, of: Sequence[float]) -> str:
+    """Of `of`, at least one per cent."""
+    return f"{max(1, round(100 * some / len(of)))} %"

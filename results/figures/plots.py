@@ -10,6 +10,7 @@ import html
 import importlib
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,21 +20,34 @@ from typing import Any
 from actsearch.results.tables import printable
 
 # Okabe and Ito 2008, told apart with any kind of colour vision; yellow is too pale for lines.
-# Dashes and symbols say the same once more, for print in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Dashes and symbols say the same once more, for print in grey. Grey itself is for what others are
+# compared with.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
+BESIDE = 7  # the style of what others are compared with
+SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "x",
+    "star",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+)
 _LENGTHS = ((), (4, 2), (5, 2, 1, 2), (1, 1.5), (8, 3), (8, 2, 1, 2))
 _MATPLOTLIB_DASHES = {
     name: (0, lengths) if lengths else "-" for name, lengths in zip(DASHES, _LENGTHS, strict=True)
 }
-_MATPLOTLIB_SYMBOLS: dict[str, str] = dict(zip(SYMBOLS, "osD^X*P", strict=True))
+_MATPLOTLIB_SYMBOLS: dict[str, str] = dict(zip(SYMBOLS, "osD^X*Pv>", strict=True))
 GREY = "#555555"
 
 DPI = 110
 PANEL_INCHES = (4.6, 3.5)
 PANEL_HEIGHT = 430  # pixels; the page's width is shared
 COLUMNS = 3
+MOST_TITLES = 300  # of points; more would make a heavy file, and no mouse could tell them apart
 NAME, SENTENCE, CAPTION = 48, 100, 500  # characters that a figure has room for
 # A name may hold dollars, which are no mathematics.
 _DRAWING = {"text.parse_math": False, "text.usetex": False}
@@ -56,8 +70,8 @@ class Line:
 @dataclass(frozen=True)
 class Points:
     """One symbol at each (x, y), with a bar of `error` up and down where there is one, or from
-    `low` to `high` along x. `names` are shown beside the symbols if `written`, else where the mouse
-    is."""
+    `low` to `high` along x; an error that is not a number has no bar. `names` are shown beside the
+    symbols if `written`, else where the mouse is."""
 
     label: str
     x: tuple[float, ...]
@@ -99,8 +113,8 @@ Mark = Line | Points | Bars | Spans
 @dataclass(frozen=True)
 class Panel:
     """Axes with their labels, units in brackets, and what is drawn on them. `x_range` and `y_range`
-    are their ends, `x_from` where x begins; `y_names` stand at y = 0, 1, ... from the top down;
-    `at` are vertical lines; `note` stands in the corner."""
+    are their ends, `x_from` where x begins; with `x_counts` x are whole numbers; `y_names` stand
+    at y = 0, 1, ... from the top down; `at` are vertical lines; `note` stands in the corner."""
 
     title: str
     x: str
@@ -112,18 +126,20 @@ class Panel:
     y_range: tuple[float, float] | None = None
     y_names: tuple[str, ...] = ()
     at: tuple[float, ...] = ()
+    x_counts: bool = False
 
 
 @dataclass(frozen=True)
 class Figure:
     """`name` is its file's; `caption` says what bands, bars and n are. `panel` is the width and
-    height of a panel in inches."""
+    height of a panel in inches; without a `legend` the page says what lines are."""
 
     name: str
     title: str
     panels: tuple[Panel, ...]
     caption: str = ""
     panel: tuple[float, float] = PANEL_INCHES
+    legend: bool = True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -232,12 +248,49 @@ def to_matplotlib(figure: Figure) -> Any:
 
 def to_svg(figure: Figure) -> str:
     """An <svg> element whose text stays text, to stand in a page or a file; the same for the same
-    figure."""
+    figure. Names of points are titles, which a browser shows where the mouse is."""
     out = io.StringIO()
     how = {"svg.fonttype": "none", "svg.hashsalt": figure.name}
     _save(figure, out, how, format="svg", metadata={"Date": None})
     text = out.getvalue()
-    return text[text.index("<svg") :]
+    return _titled(text[text.index("<svg") :], legible(figure))
+
+
+def _titled(svg: str, figure: Figure) -> str:
+    """With the names of points that are not written beside them."""
+    at = 0
+    for panel in figure.panels:
+        for number, mark in enumerate(m for m in panel.marks if isinstance(m, Points)):
+            drawn = re.compile(
+                rf'id="{_group(number)}">{_SAME_GROUP}<g clip-path[^>]*>(.*?)</g>', re.DOTALL
+            )
+            found = drawn.search(svg, at)
+            if found is None:
+                continue
+            at = found.end()
+            shown = found[1].count("<use ")  # without those beyond the axes
+            if mark.written or len(mark.names) != shown or shown > MOST_TITLES:
+                continue
+            names = iter(mark.names)
+            symbols = re.sub(
+                r"<use ([^>]*)/>",
+                lambda use, names=names: f"<use {use[1]}>{_title(next(names))}</use>",
+                found[1],
+            )
+            svg = svg[: found.start(1)] + symbols + svg[found.end(1) :]
+    return svg
+
+
+_SAME_GROUP = r'(?:(?!id="points-).)*?'
+
+
+def _group(number: int) -> str:
+    """The id of the symbols of a panel's Points, which are counted from 0."""
+    return f"points-{number}"
+
+
+def _title(name: str) -> str:
+    return f"<title>{html.escape(name)}</title>"
 
 
 def _save(
@@ -252,7 +305,7 @@ def _save(
 
 
 def _has_legend(figure: Figure) -> bool:
-    return any(len(panel.marks) > 1 for panel in figure.panels)
+    return figure.legend and any(len(panel.marks) > 1 for panel in figure.panels)
 
 
 def _legend(grid: Any) -> dict[str, Any]:
@@ -274,6 +327,8 @@ def _axes(axes: Any, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
+    if panel.x_counts:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if panel.x_range:
         axes.set_xlim(*panel.x_range)
     if panel.x_from is not None:
@@ -305,11 +360,15 @@ def _line(axes: Any, mark: Line) -> None:
 
 
 def _points(axes: Any, mark: Points) -> None:
-    axes.errorbar(
+    from matplotlib.container import ErrorbarContainer
+
+    number = sum(isinstance(one, ErrorbarContainer) for one in axes.containers)
+    drawn = axes.errorbar(
         mark.x, mark.y, yerr=mark.error or None, xerr=_reach(mark) or None, color=_colour(mark),
         marker=_MATPLOTLIB_SYMBOLS[_symbol(mark)], markersize=mark.size, capsize=3,
         linestyle="none", label=mark.label,
     )  # fmt: skip
+    drawn[0].set_gid(_group(number))
     if mark.written:
         for name, at in zip(mark.names, zip(mark.x, mark.y, strict=True), strict=True):
             axes.annotate(name, at, (6, 4), textcoords="offset points", fontsize=8)
@@ -367,6 +426,8 @@ def to_plotly(figure: Figure) -> Any:
             drawn.update_yaxes(autorange="reversed", **names, **at)
         for x in panel.at:
             drawn.add_vline(x, line={"color": GREY, "width": 1}, **at)
+        if panel.x_counts:
+            drawn.update_xaxes(tick0=0, dtick=_whole_step(panel), **at)
         if panel.x_from is not None:
             drawn.update_xaxes(autorangeoptions_include=panel.x_from, **at)
         if panel.note:
@@ -380,6 +441,12 @@ def to_plotly(figure: Figure) -> Any:
         hovermode="x unified" if all(isinstance(m, Line) for m in _marks(figure)) else "closest",
     )  # fmt: skip
     return drawn
+
+
+def _whole_step(panel: Panel) -> int:
+    """Between ticks, of which there are about ten."""
+    most = max(x for mark in panel.marks if isinstance(mark, Points) for x in mark.x)
+    return max(1, round(most / 10))
 
 
 def _marks(figure: Figure) -> list[Mark]:

@@ -5,14 +5,23 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from actsearch.results.aims import COST, Aims
-from actsearch.results.figures.plots import Figure, Line, Panel, Points, Spans
+from actsearch.results.figures.plots import (
+    BESIDE,
+    SYMBOLS,
+    Figure,
+    Line,
+    Panel,
+    Points,
+    Spans,
+)
 from actsearch.results.front import MAYBE, SURE, Point, Spread, certain, fronts
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import ACCURACY, Metric
@@ -23,7 +32,83 @@ SHOWN = 12  # functions in a gallery
 OPERATORS_FROM = 20  # finished functions, for shares of operators
 SHARE = 0.25  # of all finished functions: the best and the worst that are compared
 NAMED_AT_THE_FRONT = 8
+FENCE = 3.0  # interquartile ranges
+FEWEST_FOR_FENCES = 8  # values
 OTHERS = 3  # the style of all baselines but ReLU and Swish, which have their own
+
+
+Places = tuple[tuple[float, ...], tuple[float, ...]]  # x and y of points
+
+
+# -- axes
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows of values: all, but for those that are far out on the worse side, which
+    stand at its `edge`. Far out is beyond Tukey's (1977) outer fence, three interquartile ranges
+    from the quartile. `low` and `high` are the axis's ends; `edge` is None where all are shown."""
+
+    low: float
+    high: float
+    edge: float | None
+    upwards: bool  # whether higher is better
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[float],
+        *,
+        upwards: bool,
+        always: Iterable[float] = (),
+        room: bool = False,
+    ) -> Axis:
+        """Of at least one value; `always` shows these too, and with `room` the edge is free for
+        what has no value at all."""
+        sign = 1.0 if upwards else -1.0
+        turned = [sign * value for value in values]
+        worst = min(_inside(turned) + [sign * value for value in always])
+        best = max(turned)
+        margin = 0.05 * ((best - worst) or abs(best) or 1.0)
+        if min(turned) > worst - 2 * margin:  # what is nearer than the edge needs none
+            worst = min(turned)
+        far = min(turned) < worst
+        edge = worst - 2 * margin if far or room else None
+        ends = (worst if edge is None else edge) - margin, best + margin
+        low, high = sorted(sign * end for end in ends)
+        return cls(low, high, None if edge is None else sign * edge, upwards)
+
+    def out(self, value: float) -> bool:
+        return self.edge is not None and (value < self.edge if self.upwards else value > self.edge)
+
+    def at(self, value: float) -> float:
+        """Where it is drawn."""
+        return self.edge if self.edge is not None and self.out(value) else value
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """None where all are shown, and whoever draws finds the ends."""
+        return None if self.edge is None else (self.low, self.high)
+
+    def note(self, values: Sequence[float], metric: Metric) -> str:
+        """Such as `; 2 are far out, the worst 10.00 %, and stand at the edge`; "" for none."""
+        out = [v / metric.factor for v in values if self.out(v)]
+        if not out:
+            return ""
+        worst = metric.text(min(out) if self.upwards else max(out))
+        if len(out) == 1:
+            return f"; 1 is far out, {worst}, and stands at the edge"
+        return f"; {len(out):,} are far out, the worst {worst}, and stand at the edge"
+
+
+def _inside(values: Sequence[float]) -> list[float]:
+    """Those that are not far below the others."""
+    if len(values) < FEWEST_FOR_FENCES:
+        return [*values]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    if first == third:
+        return [*values]
+    return [v for v in values if v >= first - FENCE * (third - first)]
 
 
 # -- how it went
@@ -37,17 +122,24 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: Metric = ACCURACY
     if not scored:
         return None
 
-    def at(kept: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[tuple[float, ...], ...]:
-        scores = tuple(metric.factor * r["val_score"] for _, r in kept)
+    failed = [(i, r) for i, r in enumerate(ended, 1) if r["val_score"] is None]
+    values = [metric.factor * r["val_score"] for _, r in scored]
+    always = [metric.factor * r["val_score"] for _, r in scored if r["label"] in ALWAYS_BESIDE]
+    axis = Axis.of(values, upwards=not metric.lower, always=always, room=bool(failed))
+
+    def at(kept: Sequence[tuple[int, Mapping[str, Any]]]) -> Places:
+        scores = tuple(axis.at(metric.factor * r["val_score"]) for _, r in kept)
         return tuple(float(i) for i, _ in kept), scores
 
+    def named(kept: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[str, ...]:
+        return tuple(f"{r['formula']}: {metric.text(r['val_score'])}" for _, r in kept)
+
     candidates = [(i, r) for i, r in scored if not r["beside"]]
+    inside = [(i, r) for i, r in scored if not axis.out(metric.factor * r["val_score"])]
+    outside = [(i, r) for i, r in scored if axis.out(metric.factor * r["val_score"])]
     marks: list[Line | Points] = [
-        Points(
-            "a function", *at(scored), style=5, symbol=0,
-            names=tuple(r["formula"] for _, r in scored), size=3.5,
-        ),
-    ]  # fmt: skip
+        Points("a function", *at(inside), style=5, symbol=0, names=named(inside), size=3.5),
+    ]
     if candidates:
         steps, best = _best_so_far(candidates, len(ended), metric)
         marks.append(Line("best so far", steps, best, style=0))
@@ -60,13 +152,33 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], metric: Metric = ACCURACY
     if others:
         names = tuple(r["label"] or r["formula"] for _, r in others)
         marks.append(Points("another baseline", *at(others), style=OTHERS, names=names, size=5))
-    failed = len(ended) - len(scored)
-    panel = Panel("", "trainings finished", metric.axis("validation"), tuple(marks), x_from=0.0)
-    note = f"; {failed:,} that failed or were stopped early have none" if failed else ""
+    if outside:
+        marks.append(_far_out(at(outside), axis, named(outside)))
+    if failed and axis.edge is not None:
+        places = tuple(float(i) for i, _ in failed), (axis.edge,) * len(failed)
+        names = tuple(f"{r['formula']}: {r['status'].replace('_', ' ')}" for _, r in failed)
+        marks.append(_at_the_edge("no score", places, "x", names))
+    panel = Panel("", "trainings finished", metric.axis("validation"), tuple(marks), x_from=0.0,
+                  y_range=axis.ends)  # fmt: skip
+    note = axis.note(values, metric)
+    if failed:
+        note += f"; {len(failed):,} that failed or were stopped early have no score"
     return Figure(
         "progress", "The search", (panel,), f"one training each, n = {len(scored):,}{note}",
         panel=(7.0, 3.8),
     )  # fmt: skip
+
+
+def _far_out(places: Places, axis: Axis, names: tuple[str, ...]) -> Points:
+    """Scores that the axis does not reach."""
+    return _at_the_edge(
+        "far out", places, "triangle-down" if axis.upwards else "triangle-up", names
+    )
+
+
+def _at_the_edge(what: str, places: Places, symbol: str, names: tuple[str, ...]) -> Points:
+    what, number = f"{what} ({len(names):,})", SYMBOLS.index(symbol)
+    return Points(what, *places, style=BESIDE, symbol=number, names=names, size=5)
 
 
 def _best_so_far(
@@ -169,37 +281,75 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
     metric = timed[0].metric
     relative = all(e.vs_relu is not None for e in timed)
 
-    def at(kept: Sequence[Entry]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        cost = tuple(float((e.vs_relu if relative else e.ms_per_step) or 0.0) for e in kept)
-        return cost, tuple(metric.factor * (e.val_score or 0.0) for e in kept)
+    def cost(e: Entry) -> float:
+        return float((e.vs_relu if relative else e.ms_per_step) or 0.0)
 
     best = front(timed)
+    always = [e for e in timed if e in best or (e.beside and not e.asked_for)]
+    scores, costs = [_shown(e) for e in timed], [cost(e) for e in timed]
+    across = Axis.of(costs, upwards=False, always=map(cost, always))
+    axis = Axis.of(scores, upwards=not metric.lower, always=map(_shown, always))
+
+    def at(kept: Sequence[Entry]) -> Places:
+        return tuple(across.at(cost(e)) for e in kept), tuple(axis.at(_shown(e)) for e in kept)
+
     names = [f"#{e.rank} {e.label or e.formula}" for e in best]
     short = _apart(best, at(best), at(timed))
-    everything = tuple(f"#{e.rank} {e.formula}" for e in timed)
+    dear = [e for e in timed if across.out(cost(e))]
+    outside = [e for e in timed if axis.out(_shown(e)) and e not in dear]
+    inside = [e for e in timed if e not in dear and e not in outside]
+    unit = "times ReLU's time" if relative else "ms"
+
+    def named(kept: Sequence[Entry]) -> tuple[str, ...]:
+        return tuple(f"{_named(e)}, {cost(e):.2f} {unit}" for e in kept)
+
     marks: list[Line | Points] = [
-        Points("a function", *at(timed), style=5, symbol=0, names=everything, size=3.5),
+        Points("a function", *at(inside), style=5, symbol=0, names=named(inside), size=3.5),
     ]
+    if outside:
+        marks.append(_far_out(at(outside), axis, named(outside)))
+    if dear:
+        marks.append(_at_the_edge("far dearer", at(dear), "triangle-right", named(dear)))
     if best:
         marks += [
             Line("Pareto front", *at(best), style=0),
             Points("on the front", *at(best), style=0, names=short, written=True, size=7),
         ]
-    beside = [e for e in timed if e.beside]
-    for entry in (e for e in beside if not e.asked_for):
-        marks.append(Points(entry.label, *at([entry]), style=1 + ALWAYS_BESIDE.index(entry.label)))
-    if others := [e for e in beside if e.asked_for]:
-        named = tuple(e.label or e.formula for e in others)
-        marks.append(Points("another baseline", *at(others), style=OTHERS, names=named, size=5))
+    marks += _baselines(timed, at, named)
     x = "time a step, as a multiple of ReLU's" if relative else "time a step [ms]"
-    panel = Panel("", x, metric.axis("validation"), tuple(marks))
-    return Figure(
-        "cost",
-        f"{metric.name[0].upper()}{metric.name[1:]} and cost",
-        (panel,),
-        _front_in_words(names, timed),
-        panel=(7.0, 4.2),
-    )
+    panel = Panel("", x, metric.axis("validation"), tuple(marks), across.ends, y_range=axis.ends)
+    caption = _front_in_words(names, timed) + axis.note(scores, metric)
+    if dear:
+        caption += f"; {len(dear):,} cost more than the axis shows, up to {max(costs):.2f} {unit}"
+    if missing := len(entries) - len(timed):
+        caption += f"; {missing:,} without a score or a time are not shown"
+    title = f"{metric.name[0].upper()}{metric.name[1:]} and cost"
+    return Figure("cost", title, (panel,), caption, panel=(7.0, 4.2))
+
+
+def _baselines(
+    entries: Iterable[Entry],
+    at: Callable[[Sequence[Entry]], Places],
+    named: Callable[[Sequence[Entry]], tuple[str, ...]],
+) -> Iterator[Points]:
+    """Symbols of their own for ReLU and Swish, and one for all others."""
+    beside = [e for e in entries if e.beside]
+    for e in (e for e in beside if not e.asked_for):
+        style = 1 + ALWAYS_BESIDE.index(e.label)
+        yield Points(e.label, *at([e]), style=style, names=named([e]), size=7)
+    if others := [e for e in beside if e.asked_for]:
+        yield Points("another baseline", *at(others), style=OTHERS, names=named(others), size=5)
+
+
+def _shown(entry: Entry) -> float:
+    """The score as people read it."""
+    return entry.metric.factor * (entry.val_score or 0.0)
+
+
+def _named(entry: Entry) -> str:
+    """Where the mouse is."""
+    label = f" ({entry.label})" if entry.label not in ("", entry.formula) else ""
+    return f"#{entry.rank} {entry.formula}{label}: {entry.metric.text(entry.val_score or 0.0)}"
 
 
 def front_figure(entries: Sequence[Entry], aims: Aims | None) -> Figure | None:
@@ -268,6 +418,96 @@ def _apart(
         if all(max(abs(x[i] - x[k]), abs(y[i] - y[k])) > near for k in written):
             written[i] = f"#{entries[i].rank}"
     return tuple(written.get(i, "") for i in range(len(entries)))
+
+
+# -- what each operator more brings
+
+
+def complexity(entry: Entry) -> int:
+    """How many operators its formula applies, those of all groups of layers together."""
+    return len(re.findall(r"[^\W\d]\w*(?:\[[^]]*\])?\(", entry.expression))
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The best function of all `of` with so many `operators`; `difference` is that of its score to
+    the best of all simpler ones, None for the simplest."""
+
+    entry: Entry
+    operators: int
+    of: int
+    difference: float | None
+
+    @property
+    def better(self) -> bool:
+        """Than all that are simpler."""
+        return self.difference is None or self.entry.metric.reward(self.difference) > 0
+
+
+def picks(entries: Iterable[Entry]) -> list[Pick]:
+    """One for each complexity, the simplest first, as symbolic regression reports what it finds. Of
+    the baselines ReLU and Swish alone count."""
+    groups: dict[int, list[Entry]] = {}
+    for e in entries:
+        if e.val_score is not None and not e.asked_for:
+            groups.setdefault(complexity(e), []).append(e)
+    found: list[Pick] = []
+    best = -math.inf
+    for operators, group in sorted(groups.items()):
+        entry = max(group, key=lambda e: e.merit)
+        difference = entry.metric.reward(entry.merit - best) if found else None
+        found.append(Pick(entry, operators, len(group), difference))
+        best = max(best, entry.merit)
+    return found
+
+
+def complexity_figure(
+    entries: Sequence[Entry], error: Callable[[Entry], float | None]
+) -> Figure | None:
+    """Scores beside the number of operators, the best of each with its standard `error`, and a line
+    through those that are better than all simpler ones."""
+    scored = [e for e in entries if e.val_score is not None]
+    found = picks(entries)
+    if len(found) < 2:
+        return None
+    metric = scored[0].metric
+    failed = [e for e in entries if e.val_score is None and e.left is None]
+    values, best = [_shown(e) for e in scored], [p.entry for p in found]
+    axis = Axis.of(values, upwards=not metric.lower, always=map(_shown, best), room=bool(failed))
+
+    def at(kept: Sequence[Entry]) -> Places:
+        return tuple(float(complexity(e)) for e in kept), tuple(axis.at(_shown(e)) for e in kept)
+
+    def named(kept: Sequence[Entry]) -> tuple[str, ...]:
+        return tuple(map(_named, kept))
+
+    outside = [e for e in scored if axis.out(_shown(e))]
+    inside = [e for e in scored if e not in outside]
+    rising = [p.entry for p in found if p.better]
+    errors = [error(e) for e in best]
+    bars = tuple(math.nan if s is None else metric.factor * s for s in errors)
+    marks: list[Line | Points] = [
+        Points("a function", *at(inside), style=5, symbol=0, names=named(inside), size=3.5),
+        Line("better than all simpler", *at(rising), style=0),
+        Points("best of its complexity", *at(best), style=0, size=6, names=named(best),
+               error=bars if any(errors) else ()),
+        *_baselines(scored, at, named),
+    ]  # fmt: skip
+    if outside:
+        marks.append(_far_out(at(outside), axis, named(outside)))
+    if failed and axis.edge is not None:
+        places = tuple(float(complexity(e)) for e in failed), (axis.edge,) * len(failed)
+        names = tuple(f"{e.formula}: {e.status.replace('_', ' ')}" for e in failed)
+        marks.append(_at_the_edge("no score", places, "x", names))
+    caption = "bars: one standard error of the score" if any(errors) else (
+        "no error is known: nothing was trained again"
+    )  # fmt: skip
+    caption += axis.note(values, metric)
+    if failed:
+        caption += f"; {len(failed):,} that failed or were rejected have no score"
+    panel = Panel("", "operators in the formula", metric.axis("validation"), tuple(marks),
+                  y_range=axis.ends, x_counts=True)  # fmt: skip
+    return Figure("complexity", "Score and complexity", (panel,), caption, panel=(7.0, 3.8))
 
 
 # -- which operators help
@@ -425,6 +665,7 @@ def difference_figure(
     seeds = sorted({r["seeds"] for r in models})
     n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
     caption = f"paired by seed, {n}; bars: 95 % intervals, none where a single seed was trained"
-    height = 1.0 + 0.32 * max(len(p.y_names) for p in panels)
+    height = 0.8 + 0.3 * max(len(p.y_names) for p in panels)
     title = f"Trained again, beside {reference}"
-    return Figure("differences", title, tuple(panels), caption, (5.6, height))
+    width = 8.4 if len(panels) == 1 else 5.6
+    return Figure("differences", title, tuple(panels), caption, (width, height))
