@@ -180,9 +180,7 @@ class Hosts:
         return done.stdout
 
     def close(self) -> None:
-        for node in self.nodes.values():
-            kill_tree(node)
-        for holder in self.holders:
-            kill_tree(holder)
+        for process in (*self.holders, *self.nodes.values()):  # with a holder its host ends
+            kill_tree(process)
         for name in (*self.names, self.switch):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)

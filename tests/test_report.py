@@ -232,6 +232,11 @@ def test_each_complexity_has_one_pick_and_the_line_rises() -> None:
     assert (line.x, line.y) == ((1, 3), (80, 90))
     assert best.error == pytest.approx((2, math.nan, math.nan), nan_ok=True)
     assert isinstance(marks["no score (1)"], Points)
+    exact = complexity_figure(found, lambda e: 0.2)
+    assert exact is not None
+    assert exact.panels[0].y_range is not None
+    low, high = exact.panels[0].y_range
+    assert low < 50 < 110 < high  # whole bars, of 70 - 20 and 90 + 20
     assert complexity_figure(found[1:2], lambda e: None) is None
 
 

@@ -67,11 +67,11 @@ class Axis:
         what has no value at all."""
         sign = 1.0 if upwards else -1.0
         turned = [sign * value for value in values]
-        worst = min(_inside(turned) + [sign * value for value in always])
-        best = max(turned)
+        kept = [sign * value for value in always]
+        worst, best = min(_inside(turned) + kept), max(turned + kept)
         margin = 0.05 * ((best - worst) or abs(best) or 1.0)
         if min(turned) > worst - 2 * margin:  # what is nearer than the edge needs none
-            worst = min(turned)
+            worst = min(worst, *turned)
         far = min(turned) < worst
         edge = worst - 2 * margin if far or room else None
         ends = (worst if edge is None else edge) - margin, best + margin
@@ -473,7 +473,10 @@ def complexity_figure(
     metric = scored[0].metric
     failed = [e for e in entries if e.val_score is None and e.left is None]
     values, best = [_shown(e) for e in scored], [p.entry for p in found]
-    axis = Axis.of(values, upwards=not metric.lower, always=map(_shown, best), room=bool(failed))
+    errors = [error(e) for e in best]
+    reach = [metric.factor * (s or 0.0) for s in errors]
+    ends = [_shown(e) + sign * s for e, s in zip(best, reach, strict=True) for sign in (-1, 1)]
+    axis = Axis.of(values, upwards=not metric.lower, always=ends, room=bool(failed))
 
     def at(kept: Sequence[Entry]) -> Places:
         return tuple(float(complexity(e)) for e in kept), tuple(axis.at(_shown(e)) for e in kept)
@@ -484,7 +487,6 @@ def complexity_figure(
     outside = [e for e in scored if axis.out(_shown(e))]
     inside = [e for e in scored if e not in outside]
     rising = [p.entry for p in found if p.better]
-    errors = [error(e) for e in best]
     bars = tuple(math.nan if s is None else metric.factor * s for s in errors)
     marks: list[Line | Points] = [
         Points("a function", *at(inside), style=5, symbol=0, names=named(inside), size=3.5),
