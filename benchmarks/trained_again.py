@@ -44,10 +44,11 @@ def main() -> None:
     well = table[table["status"] == "ok"]
     chosen = well.iloc[np.random.default_rng(0).choice(len(well), given.rows, replace=False)]
     known = {row["expression"]: row for row in results(given.into)} if given.into else {}
-    evaluator = tables_own(said["protocol"], given.data)
+    missing = any(expression not in known for expression in chosen["expression"])
+    evaluator = tables_own(said["protocol"], given.data) if missing else None
     found = []
     for expression, stored in zip(chosen["expression"], chosen[metric.name], strict=True):
-        if expression not in known:
+        if evaluator is not None and expression not in known:
             trial = Trial(
                 0, "reevaluate", expression, evaluator.protocol_hash, said["search"]["seed"]
             )
