@@ -672,7 +672,7 @@ def test_a_card_has_code_that_computes_its_function(found: dict[str, Any]) -> No
     assert torch.allclose(code["Activation"]()(x), wanted)
     figures = dict(first["figures"])
     # Trained again with test scores 0.85, 0.87 and 0.83, and ReLU with 0.78, 0.80 and 0.79.
-    assert figures["trained again"].startswith("test 85.00 (n = 3), +6.00 to ReLU (95 %: ")
+    assert figures["trained again"].startswith("test 85.00 (n = 3), +6.00 against ReLU (95 %: ")
     assert figures["operators"] == "2"
 
 

@@ -442,7 +442,7 @@ def _trained_again(row: Row, column: str) -> str:
         return str(row["note"])
     said = f"{column.partition(' ')[0]} {show(row[column])} (n = {row['n']})"
     if row["to relu, paired"] is not None:
-        said += f", {show(row['to relu, paired'])} to ReLU"
+        said += f", {show(row['to relu, paired'])} against ReLU"
         if row["from, paired"] is not None:
             said += f" (95 %: {show(row['from, paired'])} to {show(row['to, paired'])})"
     return said
