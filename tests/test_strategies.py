@@ -64,6 +64,7 @@ MODELLED = (
     "ppo",
     "ppo:initial=3,batch_size=4,pool=30,dreams=1",
     "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
+    "surrogate:initial=2,pool=20,explore=0.3",
 )
 FEW = ("tiny", "groups", "gates")
 
