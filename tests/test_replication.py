@@ -104,9 +104,7 @@ def test_a_matched_function_has_the_slope_and_the_second_moment_of_gelu(name: st
 
 
 def setting(name: str, metric: Metric) -> Setting:
-    site = replace(SITES[name], rival="b")
-    evaluator: Any = type("Known", (), {"metric": metric})()
-    return Setting(name, site, {1.0: evaluator})
+    return Setting(name, replace(SITES[name], rival="b"), metric, 0.001, {})
 
 
 def cell(where: Setting, name: str, scores: Any, form: str = PUBLISHED, failed: str = "") -> Cell:

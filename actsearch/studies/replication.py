@@ -62,19 +62,14 @@ SMALLEST_SLOPE = 1e-3  # below it a slope cannot be matched by a scale
 
 @dataclass(frozen=True)
 class Setting:
-    """A child with an evaluator for each learning rate, the usual one first."""
+    """A child, what its scores are, its usual learning rate, and an evaluator for each share of
+    that, 1 first."""
 
     name: str
     site: Site
+    metric: Metric
+    lr: float
     evaluators: Mapping[float, AnyEvaluator]
-
-    @property
-    def usual(self) -> AnyEvaluator:
-        return next(iter(self.evaluators.values()))
-
-    @property
-    def metric(self) -> Metric:
-        return self.usual.metric
 
 
 @dataclass(frozen=True)
@@ -88,14 +83,15 @@ class Form:
 
 @dataclass(frozen=True)
 class Cell:
-    """A function in a setting: the rate that its sweep chose and the test scores by seed."""
+    """A function in a setting: the share of the usual rate that its sweep chose, the test scores by
+    seed."""
 
     form: str
     how: str  # it was matched
     setting: Setting
     name: str
     expr: Expr
-    lr: float  # over the usual one
+    rate: float  # over the usual one
     scores: Mapping[int, float]
     failed: str  # the first failure, or ""
     cost: float | None  # of a step, as a multiple of ReLU's
@@ -116,8 +112,7 @@ def run_claims(config: ExperimentOptions, console: Console) -> Report:
     """Train what is missing, then say what is there. Raises UsageError for options of other
     experiments and for data that a child is not made for."""
     _check(config)
-    settings = [_setting(name, config) for name in config.children or SITES]
-    forms = _forms(config)
+    settings, forms = settings_of(config), forms_of(config)
     seeds = range(FIRST_SEED, FIRST_SEED + (config.seeds or SEEDS))
     console.print(_plan(settings, forms, seeds), highlight=False, soft_wrap=True)
     run = Run(Path(config.run) if config.run else RUNS / CLAIMS)
@@ -126,12 +121,7 @@ def run_claims(config: ExperimentOptions, console: Console) -> Report:
         try:
             with logging_to(run.path / "run.log"):
                 reason = _train(run, store, config, settings, forms, seeds, console)
-            cells = [
-                _cell(store, form, setting, name, seeds)
-                for form in forms
-                for setting in settings
-                for name in form.functions
-            ]
+            cells = cells_of(store, forms, settings, seeds)
         finally:
             store.close()
     results, claims = judged(cells), verdicts(cells)
@@ -167,6 +157,12 @@ def _plan(settings: Sequence[Setting], forms: Sequence[Form], seeds: range) -> s
 # -- what is trained
 
 
+def settings_of(config: ExperimentOptions) -> list[Setting]:
+    """The children that are asked for, with their data; raises UsageError where those do not
+    fit."""
+    return [_setting(name, config) for name in config.children or SITES]
+
+
 def _setting(name: str, config: ExperimentOptions) -> Setting:
     site = SITES[name]
     in_turns = Machinery.of(config).in_turns
@@ -174,20 +170,14 @@ def _setting(name: str, config: ExperimentOptions) -> Setting:
     if site.objective:
         from actsearch.search_space.text import load
 
-        make = load(site.objective)
-        return Setting(
-            name,
-            site,
-            {
-                rate: ObjectiveEvaluator(
-                    objective_from(make(site.lr * rate)),
-                    Metric("error", "min"),
-                    site.steps,
-                    **common,
-                )
-                for rate in RATES
-            },
-        )
+        make, metric = load(site.objective), Metric("error", "min")
+        solvers = {
+            rate: ObjectiveEvaluator(
+                objective_from(make(site.lr * rate)), metric, site.steps, **common
+            )
+            for rate in RATES
+        }
+        return Setting(name, site, metric, site.lr, solvers)
     fields = {"steps": site.steps, **site.fields}
     recipe = Recipe(**{**(vars(RECIPES[site.recipe]) if site.recipe else {}), **fields})
     first = Evaluator(
@@ -202,7 +192,8 @@ def _setting(name: str, config: ExperimentOptions) -> Setting:
         first.build("relu(x)")
     except ValueError as error:
         raise UsageError(f"{name} does not fit {first.dataset.name}: {error}") from error
-    return Setting(name, site, {rate: first.with_recipe(lr=recipe.lr * rate) for rate in RATES})
+    evaluators = {rate: first.with_recipe(lr=recipe.lr * rate) for rate in RATES}
+    return Setting(name, site, first.metric, recipe.lr, evaluators)
 
 
 def _data(name: str, site: Site, config: ExperimentOptions) -> Data:
@@ -218,7 +209,7 @@ def _data(name: str, site: Site, config: ExperimentOptions) -> Data:
     return dataset_from(last, **options)
 
 
-def _forms(config: ExperimentOptions) -> list[Form]:
+def forms_of(config: ExperimentOptions) -> list[Form]:
     """The functions as published, those of the user by their formulas, and all of them matched."""
     texts = {**FUNCTIONS, **{formula(parse(text)): text for text in config.functions}}
     published = {name: canonical(parse(text), GUARDED) for name, text in texts.items()}
@@ -374,6 +365,18 @@ def _outcome(
 # -- what came of it
 
 
+def cells_of(
+    store: Store, forms: Sequence[Form], settings: Sequence[Setting], seeds: range
+) -> list[Cell]:
+    """Of each form, setting and function what the store has, which may be nothing."""
+    return [
+        _cell(store, form, setting, name, seeds)
+        for form in forms
+        for setting in settings
+        for name in form.functions
+    ]
+
+
 def _cell(store: Store, form: Form, setting: Setting, name: str, seeds: range) -> Cell:
     expr = form.functions[name]
     rate = _best_rate(store, setting, expr)
@@ -482,14 +485,12 @@ def _place(cell: Cell) -> tuple[int, bool, float]:
 
 def _row(cell: Cell, found: Judgement) -> Row:
     metric = cell.setting.metric
-    usual = cell.setting.usual.recipe
-    lr = (usual.lr if isinstance(usual, Recipe) else cell.setting.site.lr) * cell.lr
     return {
         "form": cell.form + (f": {cell.how}" if cell.how else ""),
         "child": cell.setting.name,
         "name": cell.name,
         "formula": formula(cell.expr),
-        "lr": f"{lr:g}",
+        "lr": f"{cell.setting.lr * cell.rate:g}",
         "score": metric.test_name,
         "mean": metric.cell(estimate([*cell.scores.values()]).mean if cell.scores else None),
         "better than": cell.setting.site.rival if found.verdict != "rival" else "",
@@ -507,15 +508,17 @@ def _row(cell: Cell, found: Judgement) -> Row:
 def verdicts(cells: Sequence[Cell]) -> list[Row]:
     """A row for each function: its verdict in each child. A claim that is confirmed as published
     and not when matched is one of scale."""
-    forms = _by_form(cells)
-    found = {form: judge(mine) for form, mine in forms.items()}
+    found = {
+        (form, mine[i].name, mine[i].setting.name): judgement.verdict
+        for form, mine in _by_form(cells).items()
+        for i, judgement in judge(mine).items()
+    }
     said: dict[str, dict[str, str]] = {}
-    for i, cell in enumerate(forms[PUBLISHED]):
-        verdict = found[PUBLISHED][i].verdict
-        again = found[MATCHED][i].verdict
-        if verdict == "confirmed" and again not in ("confirmed", "not trained"):
-            verdict = "confirmed, of scale"
-        elif verdict == "confirmed" and again == "confirmed":
-            verdict = "confirmed, matched too"
-        said.setdefault(cell.name, {})[cell.setting.name] = verdict
+    for (form, name, child), verdict in found.items():
+        if form == MATCHED:
+            continue
+        again = found.get((MATCHED, name, child), "not trained")
+        if verdict == "confirmed" and again != "not trained":
+            verdict += ", matched too" if again == "confirmed" else ", of scale"
+        said.setdefault(name, {})[child] = verdict
     return [{"name": name, **by_child} for name, by_child in said.items()]
