@@ -4,9 +4,9 @@
     python benchmarks/claims.py keep RUN docs/data/claims.jsonl    # its trainings, without the run
     python benchmarks/claims.py say [docs/data/claims.jsonl]
 
-A row of the file is a function in a child: the rate that its sweep chose, its test scores by seed,
-the first failure. Forms in which not all functions have as many seeds as the first are left out
-of `say`, since Holm's correction is over all of them.
+A row of the file is a function in a child, as published or matched: the rate that its sweep chose,
+its test scores by seed, the first failure. `say` leaves out forms in which not all functions have
+as many seeds as any has, since the correction by Holm is over all of them.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def keep(given: argparse.Namespace) -> None:
     finally:
         store.close()
     with given.rows.open("w") as file:
-        for c in cells:
-            if c.scores or c.failed:
-                file.write(json.dumps(row(c)) + "\n")
+        file.writelines(json.dumps(row(c)) + "\n" for c in cells)
 
 
 def row(c: Cell) -> dict[str, Any]:
