@@ -277,8 +277,14 @@ class Run:
         """Raises RunError, with the difference, where the run was made with another identity."""
         apart = self.apart(identity)
         if apart:
-            was = ", ".join(f"{name}={old}" for name, (old, _) in apart.items())
-            asked = ", ".join(str(new) for _, new in apart.values())
+            was = ", ".join(
+                f"no {_known_as(name)}" if old is None else f"{_known_as(name)}={old}"
+                for name, (old, _) in apart.items()
+            )
+            asked = ", ".join(
+                f"no {_known_as(name)}" if new is None else str(new)
+                for name, (_, new) in apart.items()
+            )
             raise RunError(
                 f"{self.path} was made with {was}; you asked for {asked}. Use another folder."
             )
@@ -476,6 +482,11 @@ def _holder(descriptor: int) -> str:
         return f"process {who['pid']} on {who['host']} since {who['since']}"
     except (ValueError, KeyError):
         return "another driver"
+
+
+def _known_as(name: str) -> str:
+    """A part of the identity in the words of those who search."""
+    return {"aims": "further objectives", "where": "limits"}.get(name, name)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

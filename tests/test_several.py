@@ -422,9 +422,11 @@ def test_a_search_that_is_broken_off_goes_on_as_the_unbroken_one(
     assert proposed(resumed) == proposed(whole)
     assert len(calls.read_text()) > dies[-1]
     assert resumed.aims == Aims(MSE, (Metric("rough", "lower"),))
-    with pytest.raises(RunError, match="was made with aims=minimise rough; you asked for None"):
+    with pytest.raises(
+        RunError, match="further objectives=minimise rough; you asked for no further"
+    ):
         actsearch.search(tmp_path / "broken", objective=broken, **{**options, "minimise": "mse"})
-    with pytest.raises(RunError, match="was made with where=None; you asked for mse<=1"):
+    with pytest.raises(RunError, match="was made with no limits; you asked for mse<=1"):
         actsearch.search(tmp_path / "broken", objective=broken, **again, where="mse<=1")
 
 
