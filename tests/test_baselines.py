@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_the_plan_names_them(found: actsearch.Run) -> None:
 
 def test_a_report_names_them_beside_the_candidates(found: actsearch.Run) -> None:
     page = html.unescape(report(found).read_text())
-    assert page.count('<tr class="baseline">') == 5
+    assert len(re.findall('<tr [^>]*class="baseline">', page)) == 5
     for name, entry in beside(found).items():
         assert f'<td class="less" data-value="{entry.label}">{entry.label}</td>' in page
         assert name in page.partition("<dt>baselines</dt><dd>")[2].partition("</dd>")[0]
@@ -236,7 +237,10 @@ def test_figures_give_lines_to_relu_and_swish_and_points_to_the_others(
         assert figure is not None
         marks = {mark.label: mark for mark in figure.panels[0].marks}
         assert {"relu", "swish", "another baseline"} <= marks.keys()
-        assert set(marks["another baseline"].names) == {"identity", "gelu", "x * sin(x)"}
+        names = marks["another baseline"].names
+        assert len(names) == 3
+        for meant in ("identity", "gelu", "x * sin(x)"):
+            assert any(meant in name for name in names), names
     drawn = {curve.name for curve in Found(found).courses()}
     assert drawn >= {"relu", "swish"}
     assert drawn.isdisjoint({"identity", "gelu", "x * sin(x)"})

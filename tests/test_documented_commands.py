@@ -70,7 +70,7 @@ EXTRAS = {
     r"--tensorboard|--track tensorboard": ("tensorboard", "tensorboard"),
     r"--track wandb": ("wandb", "wandb"),
     r"--track mlflow": ("mlflow", "mlflow"),
-    r"actsearch experiment": ("plots", "plotly"),
+    r"actsearch experiment mnist": ("plots", "plotly"),
     r":en-de": ("translation", "sacrebleu"),
     r"tokenizer=": ("text", "tokenizers"),
 }

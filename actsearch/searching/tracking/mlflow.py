@@ -63,9 +63,9 @@ class MLflow:
     def _describe(self, run: Run, search: Tracked) -> None:
         """Settings as params. Those cannot change, so what a later session changes, as a budget,
         is a tag."""
-        settings = {**search.settings, "metric": search.metric.name,
+        settings = {**search.said, "metric": search.metric.name,
                     "direction": search.metric.direction}  # fmt: skip
-        said = {k: text for k, v in settings.items() if v is not None and (text := _text(v))}
+        said = {k: text for k, v in settings.items() if (text := _text(v))}
         first: Mapping[str, str] = run.data.params
         params = [Param(k, v) for k, v in said.items() if k not in first]
         moved = [k for k, v in said.items() if first.get(k, v) != v or f"now.{k}" in run.data.tags]

@@ -21,8 +21,7 @@ class TensorBoard:
             old.unlink()
         # purge_step: what a TensorBoard that is open has read of the old files, it forgets.
         self._writer = SummaryWriter(str(self._folder), purge_step=0)
-        said = {k: v for k, v in search.settings.items() if v is not None}
-        rows = [{"setting": k, "value": _text(v)} for k, v in said.items()]
+        rows = [{"setting": k, "value": _text(v)} for k, v in search.said.items()]
         self._writer.add_text("settings", to_markdown(rows), 0)
 
     @property

@@ -50,6 +50,11 @@ class Tracked:
     metric: Metric
 
     @property
+    def said(self) -> dict[str, Any]:
+        """The settings that say something."""
+        return {name: value for name, value in self.settings.items() if value not in (None, "")}
+
+    @property
     def score(self) -> str:
         """Under which validation scores stand, such as `search/val_accuracy`."""
         return f"search/{named(self.metric.column('val'))}"

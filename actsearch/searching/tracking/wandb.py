@@ -44,7 +44,7 @@ class WeightsAndBiases:
             name=os.environ.get("WANDB_NAME", search.run.resolve().name),
             resume="allow",
             dir=str(search.run),
-            config={k: v for k, v in search.settings.items() if v is not None} | metric,
+            config={**search.said, **metric},
             allow_val_change=True,
             reinit="create_new",  # beside a run that the process may have of its own
             settings=settings,
