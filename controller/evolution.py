@@ -5,6 +5,7 @@ and the oldest dies, however good it was.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +32,25 @@ class EvolutionConfig:
             )
 
 
-class Evolution:
-    """Everything is drawn from one generator; a reward counts from the moment it is told."""
+class Breeding:
+    """What proposes random candidates at first, and then children of those that are alive. All is
+    drawn from one generator. A subclass says who is alive and who wins a tournament."""
 
-    def __init__(self, space: Space, seed: int, config: EvolutionConfig) -> None:
+    def __init__(self, space: Space, seed: int, config: EvolutionConfig, tournament: int) -> None:
         self.radices = space.radices
         self.free = [t for t, radix in enumerate(space.radices) if radix > 1]
         self.config = config
+        self.tournament = tournament
         self.random = np.random.default_rng(seed)
         self.number = 0
-        self.alive: deque[tuple[Digits, Reward]] = deque(maxlen=config.population)
+
+    def living(self) -> int:
+        """How many are alive."""
+        raise NotImplementedError
+
+    def winner(self, chosen: Sequence[int]) -> Digits:
+        """The parent among these of the living, by their places."""
+        raise NotImplementedError
 
     def ask(self, n: int) -> list[Proposal]:
         return [self._proposal() for _ in range(n)]
@@ -54,15 +64,33 @@ class Evolution:
         return tuple(self.random.integers(self.radices).tolist())
 
     def _child(self) -> Digits:
-        if not self.alive:
+        if not self.living():
             return self._random()
-        size = min(self.config.tournament, len(self.alive))
-        chosen = self.random.choice(len(self.alive), size, replace=False)
-        parent, _ = max((self.alive[i] for i in chosen), key=lambda member: order(member[1]))
-        return mutated(parent, self.radices, self.free, self.random)
+        size = min(self.tournament, self.living())
+        chosen = self.random.choice(self.living(), size, replace=False)
+        return mutated(self.winner(chosen.tolist()), self.radices, self.free, self.random)
 
     def peek(self, n: int) -> tuple[Digits, ...]:
         return ()
+
+    @property
+    def exhausted(self) -> bool:
+        return False
+
+
+class Evolution(Breeding):
+    """A reward counts from the moment it is told."""
+
+    def __init__(self, space: Space, seed: int, config: EvolutionConfig) -> None:
+        super().__init__(space, seed, config, config.tournament)
+        self.alive: deque[tuple[Digits, Reward]] = deque(maxlen=config.population)
+
+    def living(self) -> int:
+        return len(self.alive)
+
+    def winner(self, chosen: Sequence[int]) -> Digits:
+        parent, _ = max((self.alive[i] for i in chosen), key=lambda member: order(member[1]))
+        return parent
 
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         self.alive.append((proposal.digits, reward))  # the oldest falls out at the other end
@@ -71,10 +99,6 @@ class Evolution:
         revised = [(d, reward if d == digits else told) for d, told in self.alive]
         self.alive.clear()
         self.alive.extend(revised)
-
-    @property
-    def exhausted(self) -> bool:
-        return False
 
     def health(self) -> dict[str, float]:
         rewards = trained(reward for _, reward in self.alive)

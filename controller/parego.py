@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from actsearch.controller.gaussian_process import Kernel
-from actsearch.controller.nsga2 import restored, stored
-from actsearch.controller.several import Told, one
+from actsearch.controller.several import OfManyScores, Told, restored, stored
 from actsearch.controller.strategy import Digits, Proposal, Reward
 from actsearch.controller.surrogate import Surrogate, SurrogateConfig
 from actsearch.search_space.space import Space
@@ -25,7 +24,7 @@ RHO = 0.05  # of the augmented Tchebycheff function (eq. 2)
 PARTS = {1: 1, 2: 10, 3: 4}  # of which weights are multiples, by the number of aims; more have 3
 
 
-class ParEGO:
+class ParEGO(OfManyScores):
     """The strategy: a `Surrogate` whose rewards are those of other weights before each choice."""
 
     def __init__(self, space: Space, seed: int, config: SurrogateConfig) -> None:
@@ -60,16 +59,6 @@ class ParEGO:
         # The next turn gives it another reward; that of a repeat stays, so that it counts as such.
         told = first if new else self.inner.model.known.get(proposal.digits, first)
         self.inner.tell(proposal, told)
-
-    def tell(self, proposal: Proposal, reward: Reward) -> None:
-        self.tell_several(proposal, one(reward))
-
-    def revise(self, digits: Digits, reward: float) -> None:
-        """Nothing is trained again where there are several aims."""
-
-    @property
-    def exhausted(self) -> bool:
-        return False
 
     def health(self) -> dict[str, float]:
         rewards = [scores.values[0] for scores in self.known.values() if scores is not None]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from actsearch.controller.strategy import Proposal, Strategy
+from actsearch.controller.strategy import Digits, Proposal, Reward, Strategy
 from actsearch.results.aims import Scores, dominates
 
 Told = Scores | None  # None: the training failed
@@ -29,6 +29,32 @@ class OfSeveral(Strategy, Protocol):
 def one(reward: float | None) -> Told:
     """The scores of a search with one aim and no limits."""
     return None if reward is None else Scores((reward,))
+
+
+class OfManyScores:
+    """What strategies that go by several scores have in common."""
+
+    def tell_several(self, proposal: Proposal, scores: Told) -> None:
+        raise NotImplementedError
+
+    def tell(self, proposal: Proposal, reward: Reward) -> None:
+        self.tell_several(proposal, one(reward))
+
+    def revise(self, digits: Digits, reward: float) -> None:
+        """Nothing is trained again where there are several aims."""
+
+    @property
+    def exhausted(self) -> bool:
+        return False
+
+
+def stored(scores: Told) -> list[Any] | None:
+    """As JSON holds it."""
+    return None if scores is None else [list(scores.values), scores.violation]
+
+
+def restored(found: list[Any] | None) -> Told:
+    return None if found is None else Scores(tuple(found[0]), found[1])
 
 
 def better(a: Told, b: Told) -> bool:
