@@ -24,17 +24,10 @@ from actsearch.results.tables import Row, to_markdown
 from actsearch.run import Run
 from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
+from actsearch.studies.judging import Cell, Setting, judged, verdicts
 from actsearch.studies.published import ExperimentOptions
 from actsearch.studies.replicated import FIRST_SEED, SEEDS, SITES
-from actsearch.studies.replication import (
-    Cell,
-    Setting,
-    cells_of,
-    forms_of,
-    judged,
-    settings_of,
-    verdicts,
-)
+from actsearch.studies.replication import cells_of, forms_of, settings_of
 
 DATA = Path(__file__).parent.parent / "docs" / "data" / "claims.jsonl"
 OF = {"gpt": METRICS["bits per byte"], "pinn": Metric("error", "min")}  # the others classify

@@ -28,16 +28,9 @@ from actsearch.search_space.expression import formula
 from actsearch.search_space.parser import parse
 from actsearch.studies import replicated, replication
 from actsearch.studies.convection import Convection
+from actsearch.studies.judging import MATCHED, PUBLISHED, Cell, Setting, judge, verdicts
+from actsearch.studies.matching import matched
 from actsearch.studies.replicated import FUNCTIONS, GELU, SITES
-from actsearch.studies.replication import (
-    MATCHED,
-    PUBLISHED,
-    Cell,
-    Setting,
-    judge,
-    matched,
-    verdicts,
-)
 
 QUIET = Console(quiet=True)
 ERROR, ACCURACY = Metric("error", "min"), Metric("score", "max")
