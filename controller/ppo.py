@@ -154,13 +154,12 @@ def update(
 ) -> Update:
     """Improve `policy` on a batch: digits (B, T), the log-probabilities with which they were drawn
     (B,), and their advantages (B,)."""
-    with torch.no_grad():
-        start_logprob, start_entropy = policy.evaluate(digits)
+    logprob, entropy = policy.evaluate(digits)
+    start_logprob, start_entropy = logprob.detach(), entropy.detach()
     approx_kl = clip_fraction = 0.0
     epoch = 0
     while policy.free and epoch < config.epochs and approx_kl <= config.target_kl:
         epoch += 1
-        logprob, entropy = policy.evaluate(digits)
         ratio = (logprob - behaviour_logprob).exp()
         objective = clipped_objective(ratio, advantage, config.clip_coef).mean()
         loss = -objective - config.ent_coef * entropy.mean()
@@ -168,10 +167,10 @@ def update(
         loss.backward()
         nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
         optimiser.step()
-        with torch.no_grad():
-            logprob = policy.evaluate(digits)[0]
-        approx_kl = approximate_kl(logprob - start_logprob).item()
-        ratio = (logprob - behaviour_logprob).exp()
+        logprob, entropy = policy.evaluate(digits)  # as the policy is now
+        moved = logprob.detach()
+        approx_kl = approximate_kl(moved - start_logprob).item()
+        ratio = (moved - behaviour_logprob).exp()
         clip_fraction = ((ratio - 1).abs() > config.clip_coef).float().mean().item()
     return Update(approx_kl, clip_fraction, start_entropy.mean().item(), epoch)
 
@@ -223,9 +222,13 @@ class PPO:
 
     @property
     def _batch(self) -> int:
-        """Candidates of the next update; the first begins the model."""
-        first = self.updates == 0 and self.model is not None
-        return self.config.initial if first else self.config.batch
+        """Candidates of the next update; the first begins the model, which chooses more at once the
+        more it knows."""
+        if self.model is None:
+            return self.config.batch
+        if self.updates == 0:
+            return self.config.initial
+        return max(self.config.batch, self.model.together)
 
     def _draw(self, n: int) -> None:
         with one_thread("scipy.linalg"):
@@ -247,7 +250,9 @@ class PPO:
             self.drawing.mutants(each, model.best(PARENTS)),
         ]
         waiting = [sample.digits for sample in (*self.open.values(), *self.waiting)]
-        return model.choose(n, sources, waiting)
+        chosen = model.choose(n, sources, waiting)
+        model.let_go()
+        return chosen
 
     def _samples(self, n: int) -> list[Digits]:
         return [tuple(row) for row in self.policy.sample(n, self.generator)[0].tolist()]
@@ -270,9 +275,16 @@ class PPO:
         self.seen.append(reward)
         if self.model is not None:
             self.model.tell(sample.digits, reward)
-        if len(self.told) >= self._batch:
+        if self._full:
             batch, self.told = sorted(self.told, key=lambda s: s.number), []
             self._learn(batch)
+
+    @property
+    def _full(self) -> bool:
+        """Whether the batch is told; in `sync` it is whatever was drawn together."""
+        if self.config.mode == "sync":
+            return not self.waiting and not self.open
+        return len(self.told) >= self._batch
 
     def revise(self, digits: Digits, reward: float) -> None:
         """The policy has learnt from the first reward; the model is to know better."""
@@ -325,9 +337,10 @@ class PPO:
         are new."""
         new = model.new(self._samples(DREAMT))
         kept = model.most_promising(max(2, len(new) // 4), new)
+        bounds = torch.from_numpy(model.at(kept).bound(self.config.kappa)).float()
+        model.let_go()
         if len(kept) < 2:
             return
-        bounds = torch.from_numpy(model.at(kept).bound(self.config.kappa)).float()
         advantage = (bounds - bounds.min()) / max(bounds.std(correction=0).item(), MIN_SCALE)
         digits = torch.tensor(kept)
         with torch.no_grad():

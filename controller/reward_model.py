@@ -27,7 +27,7 @@ KEPT = 600  # rewards that a process is fitted to: the best and the latest
 REFIT = 1.2  # kernels are fitted anew when so many times as many rewards are known
 PARENTS = 8  # the best so many are mutated
 DECIMALS = 6  # to which features of equal functions agree
-TOGETHER = 100  # one more candidate is chosen at once for so many rewards that are known
+TOGETHER = 100  # one more candidate is chosen at once for so many rewards that were told
 
 View = Literal["shapes", "digits"]
 
@@ -45,6 +45,8 @@ class RewardModel:
         self.turn = 0  # which source is next
         self._processes: list[tuple[float, View, GaussianProcess]] = []  # of the present rewards
         self._rows: dict[Digits, np.ndarray] = {}  # features of what is known
+        self._known_keys: dict[Digits, bytes] = {}
+        self._looked_at: dict[Digits, np.ndarray] = {}  # features of others, until `let_go`
 
     def tell(self, digits: Digits, reward: Reward) -> None:
         if digits in self.known and self.known[digits] == reward:
@@ -55,6 +57,7 @@ class RewardModel:
         if len(self.known) > 2 * KEPT:
             self.known = {digits: self.known[digits] for digits in self._fitting}
             self._rows = {digits: row for digits, row in self._rows.items() if digits in self.known}
+            self._known_keys = {}
 
     def revise(self, digits: Digits, reward: float) -> None:
         """Another reward of what is known, which counts for no new one."""
@@ -135,13 +138,19 @@ class RewardModel:
         return found
 
     def _shapes(self, points: Sequence[Digits]) -> np.ndarray | None:
-        new = [digits for digits in points if digits not in self.known]
+        looked_at = self._looked_at
+        new = [d for d in dict.fromkeys(points) if d not in self.known and d not in looked_at]
         rows = self.space.features(self._array(new))
         if rows is None:
             return None
-        found = dict(zip(new, rows, strict=True))
-        every = [found[d] if d in found else self._row(d) for d in points]
+        looked_at |= zip(new, rows, strict=True)
+        every = [self._row(d) if d in self.known else looked_at[d] for d in points]
         return np.array(every).reshape(len(points), rows.shape[1])
+
+    def let_go(self) -> None:
+        """Forget the features of candidates that are not known. Who asks does so when it is done,
+        since a resumed search has none either and is to compute them in the same company."""
+        self._looked_at = {}
 
     def _row(self, digits: Digits) -> np.ndarray:
         """The features of what is known. They are computed alone: torch's sinh has other last bits
@@ -166,7 +175,7 @@ class RewardModel:
     @property
     def together(self) -> int:
         """How many candidates are worth choosing at once."""
-        return 1 + len(self.known) // TOGETHER
+        return 1 + self.told // TOGETHER
 
     def choose(
         self, n: int, sources: Sequence[Sequence[Digits]], waiting: Sequence[Digits]
@@ -196,7 +205,9 @@ class RewardModel:
 
     def new(self, points: Sequence[Digits], waiting: Sequence[Digits] = ()) -> list[Digits]:
         """Those whose function is neither known nor on its way, each function once."""
-        seen = {*self._keys([*self.known]), *self._keys(waiting)}
+        unkeyed = [digits for digits in self.known if digits not in self._known_keys]
+        self._known_keys |= zip(unkeyed, self._keys(unkeyed), strict=True)
+        seen = {*self._known_keys.values(), *self._keys(waiting)}
         new: list[Digits] = []
         for digits, key in zip(points, self._keys(points), strict=True):
             if key not in seen:
@@ -221,7 +232,7 @@ class RewardModel:
         self.known = {tuple(digits): reward for digits, reward in state["known"]}
         self.kernels = {view: Kernel(*values) for view, values in state["kernels"].items()}
         self.told, self.fitted_to, self.turn = state["counts"]
-        self._processes, self._rows = [], {}
+        self._processes, self._rows, self._known_keys, self._looked_at = [], {}, {}, {}
 
 
 def normal_scores(rewards: Sequence[Reward]) -> np.ndarray:

@@ -86,6 +86,7 @@ class Surrogate:
         with one_thread("scipy.linalg"):
             sources = [self.drawing.uniform(half), self._descendants(half)]
             chosen = self.model.choose(self.model.together, sources, [*self.open.values()])
+            self.model.let_go()
         return chosen or self.drawing.uniform(BLIND)
 
     def _descendants(self, n: int) -> list[Digits]:

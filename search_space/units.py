@@ -345,12 +345,11 @@ def _by_operator(
             return torch.tensor(expr.value, dtype=out.dtype)
         return x if expr.op == INPUT else applied(expr.op, [of(a, x) for a in expr.args], expr.beta)
 
-    for i, op in enumerate(ops):
-        at = torch.from_numpy(np.flatnonzero(choice == i))
-        if len(at):
-            if isinstance(op, Expr):
-                result = of(op, inputs[0][at])
-            else:
-                result = applied(op, [x[at] for x in inputs][: op.arity], op.beta)
-            out[at] = result.expand(len(at), *out.shape[1:])
+    for i in np.unique(choice):
+        op, at = ops[i], torch.from_numpy(np.flatnonzero(choice == i))
+        if isinstance(op, Expr):
+            result = of(op, inputs[0][at])
+        else:
+            result = applied(op, [x[at] for x in inputs][: op.arity], op.beta)
+        out[at] = result.expand(len(at), *out.shape[1:])
     return out

@@ -114,7 +114,7 @@ def test_no_more_proposals_than_asked_for(strategy_name: str, any_space: Space) 
 def test_what_is_settled_comes_whatever_is_told(strategy_name: str, any_space: Space) -> None:
     strategy, blind = (strategy_from(strategy_name, any_space, 5) for _ in range(2))
     met = 0
-    for i in range(12):
+    for i in range(8):
         coming = list(strategy.peek(5))
         assert len(coming) <= 5
         proposals = list(strategy.ask(3))
@@ -139,7 +139,7 @@ def test_a_restored_strategy_goes_on_as_the_unbroken_one(
     state = json.loads(json.dumps(unbroken.state_dict(), allow_nan=False))
     restored = strategy_from(strategy_name, any_space, 99)
     restored.load_state_dict(state)
-    assert asked(restored, rounds=14, n=2) == asked(unbroken, rounds=14, n=2)
+    assert asked(restored, rounds=9, n=2) == asked(unbroken, rounds=9, n=2)
     assert restored.health() == unbroken.health()
 
 
