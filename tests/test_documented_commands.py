@@ -441,8 +441,10 @@ def test_documented_python_runs(block: Block, here: Path, monkeypatch: pytest.Mo
     shortened(monkeypatch)
     import_torchvision()  # before timm and transformers import it
     for command in block.commands:
-        skip_without_extras(command)
-        assert cli.main(split_comment(command)[0][1:]) == 0
+        words, _ = split_comment(command)
+        if "-o" in words:  # the code may read the file; other commands are tested above
+            skip_without_extras(command)
+            assert cli.main(words[1:]) == 0
     tree = block.tree
     assert tree is not None
     for node in ast.walk(tree):
