@@ -153,8 +153,11 @@ def test_replays_in_processes_are_those_in_this_one(table: Table) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core plays in the process itself")
-def test_processes_that_play_end_with_the_one_that_started_them(tmp_path: Path) -> None:
-    arguments = ["replay", "one-unit", "--strategy", "ppo", "--repeats", "1000"]
+def test_processes_that_play_end_with_the_one_that_started_them(
+    file: Path, tmp_path: Path
+) -> None:
+    of_tiny = [str(file), "--space", "tiny"]
+    arguments = ["replay", *of_tiny, "--strategy", "ppo", "--repeats", "1000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "actsearch.cli", *arguments],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
