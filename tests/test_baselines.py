@@ -231,7 +231,8 @@ def test_a_report_names_them_beside_the_candidates(found: actsearch.Run) -> None
 def test_figures_give_lines_to_relu_and_swish_and_points_to_the_others(
     found: actsearch.Run,
 ) -> None:
-    from actsearch.results.figures.searches import cost_figure, progress_figure
+    from actsearch.results.figures.searches import progress_figure
+    from actsearch.results.figures.trade_offs import cost_figure
 
     for figure in (progress_figure(Found(found).rows), cost_figure(found.leaderboard())):
         assert figure is not None

@@ -153,9 +153,7 @@ def test_replays_in_processes_are_those_in_this_one(table: Table) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core plays in the process itself")
-def test_processes_that_play_end_with_the_one_that_started_them(
-    file: Path, tmp_path: Path
-) -> None:
+def test_processes_that_play_end_with_the_one_that_started_them(file: Path, tmp_path: Path) -> None:
     of_tiny = [str(file), "--space", "tiny"]
     arguments = ["replay", *of_tiny, "--strategy", "ppo", "--repeats", "1000"]
     process = subprocess.Popen(

@@ -24,22 +24,24 @@ from actsearch.commands.search import SearchConfig
 from actsearch.errors import ENVIRONMENT
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.reading.reporting import contents, render, report
+from actsearch.results.figures.axes import Axis
 from actsearch.results.figures.functions import Curve, gallery_figure
 from actsearch.results.figures.plots import Line, Points, Spans, to_svg
 from actsearch.results.figures.searches import (
-    Axis,
     LossCurve,
-    complexity,
-    complexity_figure,
     controller_figure,
-    cost_figure,
     difference_figure,
     failures,
-    front,
     loss_figure,
     operator_shares,
-    picks,
     progress_figure,
+)
+from actsearch.results.figures.trade_offs import (
+    complexity,
+    complexity_figure,
+    cost_figure,
+    front,
+    picks,
 )
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric

@@ -17,15 +17,17 @@ from actsearch.results.figures.searches import (
     OPERATORS_FROM,
     SHOWN,
     LossCurve,
-    complexity_figure,
     controller_figure,
-    cost_figure,
     difference_figure,
     failure_figure,
-    front_figure,
     loss_figure,
     operator_figure,
     progress_figure,
+)
+from actsearch.results.figures.trade_offs import (
+    complexity_figure,
+    cost_figure,
+    front_figure,
 )
 from actsearch.results.figures.trainings import (
     Inspected,

@@ -23,7 +23,8 @@ from actsearch.reading.exporting import export
 from actsearch.reading.plotting import FIGURES, Found
 from actsearch.reading.verdicts import next_step, verdicts
 from actsearch.results.figures.plots import COLOURS, GREY, Figure, to_svg
-from actsearch.results.figures.searches import SHOWN, complexity, front, picks
+from actsearch.results.figures.searches import SHOWN
+from actsearch.results.figures.trade_offs import complexity, front, picks
 from actsearch.results.front import MAYBE, SURE, fronts
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric, common, p_value
