@@ -149,7 +149,7 @@ CODE = [block for block in BLOCKS if block.rest and block.tree is not None]
 
 # Beginnings of what takes more than some seconds: trainings, processes, a whole space, all figures.
 DEAR = re.compile(
-    r"actsearch (search|reevaluate|experiment|replay|space one-unit --distinct|plot RUN$)"
+    r"actsearch (search|reevaluate|experiment|replay|space (one-unit|gates) --distinct|plot RUN$)"
     "|import torch.nn.functional|wave = |from transformers import GPT2"
     "|import numpy as np\nfrom torch import nn\nimport actsearch"
 )

@@ -100,13 +100,13 @@ def test_every_random_string_is_read_or_gets_a_sentence() -> None:
     words = [*(op.name for op in (*UNARY, *BINARY)), *BASELINES, "x", "beta", "1", "0.5", "2"]
     signs = ["(", ")", ",", "+", "-", "*", "/", "**", "^", "[", "]", " ", "."]
     sentences: list[str | None] = []
-    for _ in range(100_000):
+    for _ in range(50_000):
         if rng.random() < 0.5:
             parts = (rng.choice([*words, *signs, *signs]) for _ in range(rng.randrange(1, 12)))
         else:
             parts = (rng.choice(string.printable + "\u00e9\uff58") for _ in range(8))
         sentences.append(sentence_for("".join(parts)))
-    assert sentences.count(None) > 1000
+    assert sentences.count(None) > 500
     assert all(s.isprintable() for s in set(sentences) if s is not None)
 
 

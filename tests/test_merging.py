@@ -180,7 +180,7 @@ def test_an_archive_is_read_as_the_run_is(
     for command in (["top"], ["show"], ["replay"]):
         words = {
             "show": ["show", "{}#1"],
-            "replay": ["replay", "{}", "--strategy", "random", "--repeats", "2"],
+            "replay": ["replay", "{}", "--strategy", "random", "--repeats", "1"],
         }.get(command[0], [command[0], "{}"])
         said = []
         for where in (run.path, file):

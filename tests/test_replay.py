@@ -312,8 +312,12 @@ def test_an_empty_accuracy_is_a_failed_training(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_one_row_a_strategy(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # processes of its own are tested above
     target = tmp_path / "curves.csv"
     options = ["--space", "tiny", "--repeats", "4", "--budget", "40", "--top", "5"]
     strategies = ["--strategy", "random", "evolution:population=8,tournament=4"]

@@ -2,7 +2,8 @@
 
     python -m tests.triton_interpreted [--all]
 
-Without --all each layout but the first meets a third of the functions, and all layouts meet all.
+Without --all each layout but the first meets a third of the functions, fewer shapes are convolved,
+and no ResNet takes a step.
 Needs triton, which comes with the CUDA builds of torch. The interpreter does not know libdevice,
 so numpy stands in for its functions.
 """
@@ -248,6 +249,7 @@ def compare_children() -> None:
 
 
 def main() -> None:
+    everything = "--all" in sys.argv
     np.seterr(all="ignore")
     stand_ins()
     bounds_of_loops()
@@ -255,7 +257,7 @@ def main() -> None:
         some = (*FORMULAS[i % 3 :: 3], *GATES[i % 2 :: 2])
         few = (*FORMULAS[::3], *GATES[::2])
         every = few if name in DEAR else (*FORMULAS, *GATES)
-        for text in every if i == 0 or "--all" in sys.argv else some:
+        for text in every if i == 0 or everything else some:
             compare(parse(text), "guarded", x)
     with TemporaryDirectory() as folder:
         for text in ("swiglu", "x * sigmoid(beta * x) * sinc(g) + beta", "x * sigmoid(beta * x)"):
@@ -274,13 +276,15 @@ def main() -> None:
         for residual in (None, some_images()):
             compare_normalised(parse(text), residual)
     compare_moments(2**25)
-    compare_convolution((2, 3, 8, 8), 16, 1)
     compare_convolution((1, 1, 6, 5), 16, 1)  # of an odd width
-    compare_convolution((2, 16, 8, 8), 32, 2)
     compare_convolution((1, 32, 5, 6), 64, 2)
-    for channels in convolution.CHANNELS:
-        compare_convolution((2, channels, 4, 8), channels, 1)
-    compare_children()
+    compare_convolution((2, convolution.CHANNELS[0], 4, 8), convolution.CHANNELS[0], 1)
+    if everything:
+        compare_convolution((2, 3, 8, 8), 16, 1)
+        compare_convolution((2, 16, 8, 8), 32, 2)
+        for channels in convolution.CHANNELS[1:]:
+            compare_convolution((2, channels, 4, 8), channels, 1)
+        compare_children()
     sys.stdout.write("equal\n")
 
 
