@@ -24,13 +24,16 @@ _CONDITION = re.compile(r"\s*([A-Za-z_0-9/ ]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)
 def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows for which every condition holds; one without a value holds for none but `!=`.
 
-    Column names may have `_` for a space, and capitals or none. Raises ValueError, with the near
+    Column names may have `_` for a space, and capitals or none, and lack the `val` of the validation
+    score. Raises ValueError, with the near
     name, for a column that the rows do not have, and for text that is no condition.
     """
     if not text.strip() or not rows:
         return list(rows)
-    columns = {name.replace(" ", "_"): name for name in rows[0]}
+    columns = {_key(name): name for name in rows[0]}
     columns |= {alias: name for alias, name in _ALIASES.items() if name in rows[0]}
+    scores = {_key(name.removeprefix("val ")): name for name in rows[0] if name.startswith("val ")}
+    columns = scores | columns
     folded = {name.lower(): name for name in columns}
     kept = list(rows)
     for part in text.split(","):
@@ -38,14 +41,17 @@ def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
         if match is None:
             raise ValueError(f"{part.strip()!r} is no condition; write for example betas<=1")
         name, sign, value = match.groups()
-        name = name.replace(" ", "_")
-        name = folded.get(name.lower(), name)
+        name = folded.get(_key(name).lower(), _key(name))
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"no column {name!r}{hint} Columns: {', '.join(columns)}")
         kept = [row for row in kept if _holds(row[columns[name]], sign, value)]
     return kept
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "_")
 
 
 def _holds(cell: Any, sign: str, value: str) -> bool:

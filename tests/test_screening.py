@@ -221,6 +221,7 @@ ROWS = [
         ("formula=b", "b"),
         ("formula != b", "ac"),
         ("val accuracy>=0.5, betas>1", "b"),
+        ("Accuracy>=0.5, betas>1", "b"),
         ("smooth=NO", "b"),
     ],
 )
