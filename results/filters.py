@@ -24,9 +24,9 @@ _CONDITION = re.compile(r"\s*([A-Za-z_0-9/ ]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)
 def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows for which every condition holds; one without a value holds for none but `!=`.
 
-    Column names may have `_` for a space, and capitals or none, and lack the `val` of the validation
-    score. Raises ValueError, with the near
-    name, for a column that the rows do not have, and for text that is no condition.
+    Column names may have `_` for a space, and capitals or none, and lack the `val` of the
+    validation score. Raises ValueError, with the near name, for a column that the rows do not have,
+    and for text that is no condition.
     """
     if not text.strip() or not rows:
         return list(rows)

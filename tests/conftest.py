@@ -148,7 +148,15 @@ EXECUTORS: dict[str, Callable[..., Executor]] = {
 }
 
 
-@pytest.fixture(params=EXECUTORS)
+DEAR_EXECUTORS = {"ray threads"}  # beside the tests that name it
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in DEAR_EXECUTORS else [])
+        for name in EXECUTORS
+    ]
+)
 def make_executor(
     request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Executor]]:

@@ -196,7 +196,7 @@ def test_a_search_ends_at_a_damaged_image_and_goes_on_when_it_is_mended(
             tmp_path / "run", space="units=1;unary=identity,relu,sin,tanh;binary=add,mul",
             dataset=str(images), image_size=8, child="mlp:width=8", steps=4, batch_size=48,
             executor=executor, children_per_worker=2 if threads else 1, callbacks=[damage],
-            **workers,
+            budget=10, **workers,
         )  # fmt: skip
 
     damaged = True

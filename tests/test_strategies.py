@@ -67,6 +67,7 @@ MODELLED = (
     "surrogate:initial=2,pool=20,explore=0.3",
 )
 FEW = ("tiny", "groups", "gates")
+LARGE_POOLS = ("surrogate", "ppo")  # a tenth of a second for each choice
 
 
 def in_every_space(test: Callable[[str, Space], None]) -> Callable[[str, Iterable[str]], None]:
@@ -78,12 +79,16 @@ def in_every_space(test: Callable[[str, Space], None]) -> Callable[[str, Iterabl
                 test(strategy_name, SPACES_OF_KINDS[kind])
 
     every.__name__ = test.__name__
-    others = [kind for kind in SPACES_OF_KINDS if kind not in FEW]
-    params = [
-        pytest.param(name, FEW if name in MODELLED else SPACES_OF_KINDS, id=name) for name in NAMES
-    ]
+    kinds = {name: FEW if name in MODELLED else (*SPACES_OF_KINDS,) for name in NAMES}
+    kinds |= dict.fromkeys(LARGE_POOLS, FEW[-1:])
+    params = [pytest.param(name, kinds[name], id=name) for name in NAMES]
     params += [
-        pytest.param(name, others, id=f"{name} elsewhere", marks=pytest.mark.slow)
+        pytest.param(
+            name,
+            [kind for kind in SPACES_OF_KINDS if kind not in kinds[name]],
+            id=f"{name} elsewhere",
+            marks=pytest.mark.slow,
+        )
         for name in MODELLED
     ]
     return pytest.mark.parametrize(("strategy_name", "kinds"), params)(every)
