@@ -148,6 +148,7 @@ def pairs(folder: Path) -> None:
         (folder / name).write_text("a\nb\n")
 
 
+@pytest.mark.thorough
 @in_little_memory
 def test_bombs_and_what_does_not_fit_are_refused_within_memory(tmp_path: Path) -> None:
     names = [

@@ -322,6 +322,7 @@ SEARCH: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_search_that_is_killed_in_a_training_goes_on_in_it(tmp_path: Path) -> None:
     one = actsearch.search(tmp_path / "unbroken", quiet=True, **SEARCH)
     killed = tmp_path / "killed"

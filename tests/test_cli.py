@@ -393,6 +393,7 @@ def test_a_re_evaluation_ends_with_its_table_where_nothing_can_be_said_of_luck(
     assert capsys.readouterr().out.splitlines()[1:] == ["relu(x)  1"]
 
 
+@pytest.mark.thorough
 def test_a_file_that_would_hide_actsearch_from_the_workers_is_named(tmp_path: Path) -> None:
     (tmp_path / "actsearch.py").write_text("raise SystemExit('the trap was imported')\n")
     script = Path(sys.executable).with_name("actsearch")
@@ -437,6 +438,7 @@ def net(make_activation, input_shape, classes):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "imports",
     [

@@ -67,6 +67,7 @@ def other_code(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_wrong_token_is_named(cluster: Cluster, tmp_path: Path) -> None:
     wrong = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(new_token(tmp_path / "wrong"))}
     for command in ("search", "worker"):

@@ -387,6 +387,7 @@ SEARCH = textwrap.dedent(
 )
 
 
+@pytest.mark.thorough
 def test_a_search_that_is_killed_ends_as_one_that_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -425,6 +425,7 @@ def test_a_fingerprint_does_not_depend_on_what_it_is_computed_with() -> None:
     assert [f for _, f in fingerprints(exprs)] == [fingerprint(e) for e in exprs]
 
 
+@pytest.mark.thorough
 def test_keys_of_digits_agree_where_the_rules_say_that_functions_are_equal() -> None:
     space = UnitSpace(unary=[op for op in UNARY if op.beta is None], units=2)
     rng = np.random.default_rng(0)

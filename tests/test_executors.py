@@ -463,6 +463,7 @@ def test_a_child_that_hears_nothing_is_ended_with_its_worker(
         executor.close()
 
 
+@pytest.mark.thorough
 def test_a_child_that_hangs_in_its_turn_is_found_among_those_that_wait_for_theirs(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +490,7 @@ class ShortLived(WorkerActor):
     recycle_after = 2
 
 
+@pytest.mark.thorough
 def test_a_worker_makes_room_for_a_new_process_after_some_candidates(ray_session: Any) -> None:
     def evaluate(trial: Trial, beat: Beat) -> Outcome:
         return Outcome("ok", val_score=0.5, host=str(os.getpid()))
@@ -506,6 +508,7 @@ def test_a_worker_makes_room_for_a_new_process_after_some_candidates(ray_session
         executor.close()
 
 
+@pytest.mark.thorough
 def test_what_runs_out_of_memory_is_tried_alone_before_it_counts(
     ray_session: Any, tmp_path: Path
 ) -> None:
@@ -533,6 +536,7 @@ def test_what_runs_out_of_memory_is_tried_alone_before_it_counts(
         executor.close()
 
 
+@pytest.mark.thorough
 def test_a_gpu_that_works_no_more_takes_its_worker_with_it_and_no_candidate(
     ray_session: Any, tmp_path: Path
 ) -> None:
@@ -719,6 +723,7 @@ def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
         executor.close()
 
 
+@pytest.mark.thorough
 def test_queues_that_are_silent_again_and_again_end_the_search_as_resumable(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -756,6 +761,7 @@ def test_the_queue_is_on_the_drivers_machine_and_asked_for_there(ray_session: An
         executor.close()
 
 
+@pytest.mark.thorough
 def test_a_ray_that_does_not_answer_holds_up_nobody(ray_session: Any) -> None:
     """Ray waits in C++, where neither a time limit nor Ctrl-C reaches it."""
     executor = ray_executor(by_seed())
@@ -872,6 +878,7 @@ def test_what_a_look_has_found_is_returned_before_a_workers_own_fault_is_raised(
         executor.close()
 
 
+@pytest.mark.thorough
 def test_a_queue_that_dies_around_a_stop_starts_nothing(ray_session: Any, tmp_path: Path) -> None:
     started = str(tmp_path)
 

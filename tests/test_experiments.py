@@ -237,6 +237,7 @@ def test_trainings_are_validated_along_the_way_and_betas_followed(finished: Path
         assert found["track"][0][2] == [1.0] * betas
 
 
+@pytest.mark.thorough
 def test_the_same_command_trains_nothing_twice_and_more_seeds_only_the_new_ones(
     finished: Path, digits: str
 ) -> None:

@@ -203,6 +203,7 @@ def test_jax_computes_what_an_activation_does_with_its_slopes() -> None:
         case.check("dbeta", np.array(dbetas).reshape(case.exact[2].shape), case.exact[2], 1e-8)
 
 
+@pytest.mark.thorough
 def test_sympy_builds_the_function_that_an_activation_computes() -> None:
     """Where the activation is finite, and exponents of exponents are no astronomical numbers."""
     mpmath = pytest.importorskip("mpmath")
@@ -272,6 +273,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return ctypes.CDLL(str(folder / "all.so"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("what", "suffix"), [("y", ""), ("dx", "_dx")])
 def test_c_compiles_without_a_warning_and_computes_what_an_activation_does(
     library: ctypes.CDLL, what: str, suffix: str
@@ -449,6 +451,7 @@ def test_latex_is_what_a_person_would_write(text: str, expected: str) -> None:
     assert actsearch.export(text, "latex") == expected + "\n"
 
 
+@pytest.mark.thorough
 def test_latex_is_typeset_on_one_line() -> None:
     mathtext = pytest.importorskip("matplotlib.mathtext", reason="matplotlib is not installed")
     parser = mathtext.MathTextParser("path")

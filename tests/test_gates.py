@@ -579,6 +579,7 @@ def test_a_search_of_gates_goes_on_as_one_that_was_not_broken_off(
     assert found(on) == found(whole)
 
 
+@pytest.mark.thorough
 def test_gates_are_ranked_raced_reevaluated_shown_and_reported(
     tmp_path: Path, blobs: Arrays, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,7 @@ def functions(space: str, count: int) -> list[cuda.Source]:
     return found
 
 
+@pytest.mark.thorough
 def test_every_operator_compiles_without_spills(gpu: WithoutGPU) -> None:
     some = [s for s in operators("guarded") if s.layout != "rows"]
     check(zip(some, itertools.cycle(ELEMENTS), strict=False), OPERATOR)
@@ -231,6 +232,7 @@ LAYERS = (  # of a ResNet-20: channels in and out, side, stride
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "layers",
     [
@@ -293,6 +295,7 @@ def test_kernels_for_gpus_are_compiled_ahead_by_processes(processes: Builders) -
     assert hits == [True] * 4
 
 
+@pytest.mark.thorough
 def test_what_a_process_cannot_compile_is_said_and_the_process_lives_on(
     processes: Builders,
 ) -> None:

@@ -304,6 +304,7 @@ def test_a_child_with_too_few_activations_is_refused_before_anything_is_stored(
         )
 
 
+@pytest.mark.thorough
 def test_a_run_of_groups_is_ranked_reevaluated_shown_and_reported(
     tmp_path: Path, blobs: Arrays, capsys: pytest.CaptureFixture[str]
 ) -> None:

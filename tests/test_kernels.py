@@ -516,6 +516,7 @@ def test_a_library_that_was_cut_short_anywhere_or_changed_is_known_before_it_is_
     assert not libraries._whole(tmp_path / "none.so")
 
 
+@pytest.mark.thorough
 def test_a_process_that_meets_a_library_cut_short_at_any_page_trains_and_builds_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,6 +536,7 @@ def test_a_process_that_meets_a_library_cut_short_at_any_page_trains_and_builds_
     assert all(libraries._whole(file) for file in files)
 
 
+@pytest.mark.thorough
 def test_processes_that_build_the_same_library_at_once_all_find_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,7 @@ def test_parts_that_are_left_out_share_no_class_and_are_judged(
     assert 0.4 < float(row["R2"]) < 1
 
 
+@pytest.mark.thorough
 def test_functions_to_train_are_new_and_of_three_kinds(
     script: Any, quick: Predicted, monkeypatch: Any
 ) -> None:

@@ -224,6 +224,7 @@ def results(run: actsearch.Run) -> list[tuple[str, ...]]:
     return list(table.itertuples(index=False, name=None))
 
 
+@pytest.mark.thorough
 def test_a_search_races_and_goes_on_as_if_it_had_never_stopped(tmp_path: Path, blobs: Any) -> None:
     whole = search(tmp_path / "whole", blobs)
     counts = whole.counts()

@@ -151,6 +151,7 @@ def test_replays_in_processes_are_those_in_this_one(table: Table) -> None:
     assert not np.array_equal(here[0].traces[0].best, here[0].traces[1].best)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core plays in the process itself")
 def test_processes_that_play_end_with_the_one_that_started_them(file: Path, tmp_path: Path) -> None:

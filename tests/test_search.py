@@ -151,6 +151,7 @@ MADE = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", MADE)
 def test_what_a_model_was_made_with_is_part_of_it_and_its_place_in_memory_is_not(how: str) -> None:
     digests = [source_digest(MADE[how](width)) for width in (4, 4, 5)]

@@ -360,6 +360,7 @@ def test_the_surrogate_finds_a_hidden_shape_sooner_than_chance() -> None:
     assert sum(best("surrogate:pool=100", seed) for seed in range(3)) < 0.7 * chance
 
 
+@pytest.mark.thorough
 def test_a_surrogate_computes_in_one_thread_whatever_is_loaded_when() -> None:
     code = (
         "from actsearch.controller.threads import one_thread\n"

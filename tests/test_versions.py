@@ -76,6 +76,7 @@ for words in {commands}:
 """
 
 
+@pytest.mark.thorough
 def test_sources_that_are_on_the_path_need_not_be_installed(tmp_path: Path) -> None:
     """With Ray, whose workers compare their code with the driver's."""
     (tmp_path / "path").mkdir()

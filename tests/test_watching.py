@@ -243,6 +243,7 @@ def test_the_page_follows_a_search(
     page.close()
 
 
+@pytest.mark.thorough
 def test_what_a_reader_has_typed_is_not_taken_away(
     address: str,
     held: tuple[Run, Held],
