@@ -335,6 +335,7 @@ def test_a_request_to_stop_drains_and_the_same_command_goes_on(tmp_path: Path, h
     assert finished(tmp_path / "runs/a") == budget + 3
 
 
+@pytest.mark.thorough
 def test_the_second_interrupt_ends_at_once_and_loses_nothing_that_had_finished(
     tmp_path: Path,
 ) -> None:

@@ -158,6 +158,7 @@ assert "<svg" in shell.display_formatter.format(actsearch.parse("sin(x)"))[0]["t
 """
 
 
+@pytest.mark.thorough
 def test_importing_actsearch_in_a_notebook_is_enough(tmp_path: Path) -> None:
     pytest.importorskip("IPython", reason=IPYTHON)
     env = {**os.environ, "IPYTHONDIR": str(tmp_path)}

@@ -309,6 +309,7 @@ def test_a_thread_that_runs_out_of_memory_is_tried_again_when_no_other_runs() ->
     executor.close()
 
 
+@pytest.mark.thorough
 def test_a_thread_that_runs_out_of_memory_ends_its_worker_with_the_others_children_done(
     ray_session: Any, tmp_path: Path
 ) -> None:
@@ -365,7 +366,10 @@ CRASHES: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("how", CRASHES)
+@pytest.mark.parametrize(
+    "how",
+    ["SIGSEGV", *(pytest.param(how, marks=pytest.mark.thorough) for how in [*CRASHES][1:])],
+)
 def test_a_crash_is_told_with_its_evidence(ray_session: Any, how: str) -> None:
     crash = CRASHES[how]
 
@@ -438,6 +442,7 @@ def test_a_child_that_hears_beats_is_stopped_in_time(
     assert len(list(tmp_path.iterdir())) <= 2  # no worker was replaced
 
 
+@pytest.mark.thorough
 def test_a_child_that_hears_nothing_is_ended_with_its_worker(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -644,6 +649,7 @@ class OtherCode(WorkerActor):
         return "here" if ray.get_runtime_context().worker.mode == 0 else "there"
 
 
+@pytest.mark.thorough
 def test_a_worker_with_other_code_is_refused_in_a_sentence(ray_session: Any) -> None:
     executor = RayExecutor(by_seed(), workers=1, queue_class=QueueActor, worker_class=OtherCode)
     try:
@@ -683,6 +689,7 @@ def process_of_queue() -> psutil.Process:
     return queues()[0]
 
 
+@pytest.mark.thorough
 def test_a_silent_queue_is_made_again_and_what_it_still_learns_is_refused(
     ray_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

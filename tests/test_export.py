@@ -323,6 +323,7 @@ except ImportError:
 """
 
 
+@pytest.mark.thorough
 def test_an_exported_module_works_where_actsearch_is_not(tmp_path: Path) -> None:
     x = torch.linspace(-4, 4, 30).view(2, 3, 5)
     given = [

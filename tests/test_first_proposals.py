@@ -51,7 +51,10 @@ def first_proposals(key: str) -> list[list[float]]:
     return found[:PROPOSALS]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(k, marks=[pytest.mark.thorough] if "halving" in k else []) for k in KEYS],
+)
 def test_a_strategy_proposes_what_it_did_at_first(key: str) -> None:
     assert first_proposals(key) == json.loads(GOLDEN.read_text())[key]
 

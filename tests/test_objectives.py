@@ -272,6 +272,7 @@ def test_groups_are_those_of_the_activations_that_it_makes(tmp_path: Path) -> No
         actsearch.search(tmp_path / "a", objective=train, **options)
 
 
+@pytest.mark.thorough
 def test_an_own_cluster_trains_an_objective_of_a_module_that_only_the_driver_finds(
     ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +360,7 @@ def test_the_digest_is_of_all_source_that_it_uses(
     assert before.startswith("train-")
 
 
+@pytest.mark.thorough
 def test_the_digest_is_the_same_in_a_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

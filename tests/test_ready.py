@@ -248,6 +248,7 @@ def test_a_digest_is_of_all_that_a_module_keeps(other: dict[str, Any]) -> None:
     assert child_from(usual).note.startswith("left begins as given in every training")
 
 
+@pytest.mark.thorough
 def test_a_function_of_the_grammar_in_a_model_stays_what_it_is_in_workers() -> None:
     model = nn.Sequential(nn.Linear(3, 4), Activation("sin(x)"), nn.GELU())
     code = (
@@ -258,6 +259,7 @@ def test_a_function_of_the_grammar_in_a_model_stays_what_it_is_in_workers() -> N
     assert subprocess.run([sys.executable, "-c", code], input=sent, check=False).returncode == 1
 
 
+@pytest.mark.thorough
 def test_a_digest_is_of_what_matches_and_the_same_in_another_process() -> None:
     usual, other = child_from(Two()), child_from(Two(), match=nn.Tanh)
     assert usual.digest.startswith("Two-")

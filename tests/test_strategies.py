@@ -58,15 +58,17 @@ NAMES = [
     "ppo:batch_size=3+halving:eta=2,cohort=4",
     "exhaustive+halving:eta=2,rungs=2,cohort=3",
 ]
-# Their models take seconds a space.
-MODELLED = (
+# Their models or updates take seconds in a space.
+DEAR = (
+    "ppo:model=none",
+    "ppo:mode=async,batch_size=4,model=none",
     "surrogate",
     "ppo",
     "ppo:initial=3,batch_size=4,pool=30,dreams=1",
     "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
     "surrogate:initial=2,pool=20,explore=0.3",
 )
-FEW = ("tiny", "groups", "gates")
+FEW = ("groups", "gates")
 LARGE_POOLS = ("surrogate", "ppo")  # a tenth of a second for each choice
 
 
@@ -79,7 +81,7 @@ def in_every_space(test: Callable[[str, Space], None]) -> Callable[[str, Iterabl
                 test(strategy_name, SPACES_OF_KINDS[kind])
 
     every.__name__ = test.__name__
-    kinds = {name: FEW if name in MODELLED else (*SPACES_OF_KINDS,) for name in NAMES}
+    kinds = {name: FEW if name in DEAR else (*SPACES_OF_KINDS,) for name in NAMES}
     kinds |= dict.fromkeys(LARGE_POOLS, FEW[-1:])
     params = [pytest.param(name, kinds[name], id=name) for name in NAMES]
     params += [
@@ -87,9 +89,9 @@ def in_every_space(test: Callable[[str, Space], None]) -> Callable[[str, Iterabl
             name,
             [kind for kind in SPACES_OF_KINDS if kind not in kinds[name]],
             id=f"{name} elsewhere",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.thorough,
         )
-        for name in MODELLED
+        for name in DEAR
     ]
     return pytest.mark.parametrize(("strategy_name", "kinds"), params)(every)
 
