@@ -560,3 +560,37 @@ def test_evolution_begins_at_random_and_its_tournament_is_as_large_as_said() -> 
 
     children = [p.digits for p in fair.ask(60)]
     assert all(any(differ(c, parent) == 1 for c in children) for parent in parents)
+
+
+# -- what many rewards change
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ppo:initial=3,batch_size=4,pool=30,dreams=1",
+        "ppo:mode=async,initial=3,batch_size=4,pool=30,dreams=1",
+        "surrogate:initial=2,pool=20",
+    ],
+)
+def test_more_is_chosen_at_once_the_more_is_known_and_a_restored_strategy_does_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actsearch.controller.reward_model.TOGETHER", 5)
+    unbroken, again = (strategy_from(name, SPACES["tiny"], 5) for _ in range(2))
+    batches: list[int] = []
+    left = 0
+    for _ in range(40):
+        [proposal] = unbroken.ask(1)
+        assert again.ask(1) == [proposal]
+        if left == 0:
+            batches.append(1 + len(unbroken.peek(99)))
+        left = len(unbroken.peek(99))
+        state = json.loads(json.dumps(again.state_dict(), allow_nan=False))
+        again = strategy_from(name, SPACES["tiny"], 99)
+        again.load_state_dict(state)
+        for each in (unbroken, again):
+            each.tell(proposal, reward_of(proposal))
+    grown = batches[batches.index(1) :] if 1 in batches else batches[1:]  # after the first draws
+    assert grown == sorted(grown)
+    assert grown[-1] >= 1 + 30 // 5
