@@ -45,7 +45,7 @@ class GaussianProcess:
         if kernel is None or refit:
             kernel = fitted(self.x, self.y, near=kernel)
         self.kernel = kernel
-        covariance = matern(self.x, self.x, self.kernel.length)
+        covariance = matern(distances(self.x, self.x), self.kernel.length)
         covariance[np.diag_indices_from(covariance)] += self.kernel.noise
         self.factor = cho_factor(covariance, lower=True)
         self.weights = cho_solve(self.factor, self.y)
@@ -76,7 +76,7 @@ class Posterior:
 
     def __init__(self, process: GaussianProcess, x: np.ndarray) -> None:
         self.process, self.x = process, x
-        across = matern(process.x, x, process.kernel.length)
+        across = matern(distances(process.x, x), process.kernel.length)
         self.solved = solve_triangular(process.factor[0], across, lower=True)
         self.unit_mean = across.T @ process.weights
         self.unit_variance = np.maximum(1.0 - (self.solved**2).sum(0), 0.0)
@@ -97,19 +97,26 @@ class Posterior:
 
     def expect(self, i: int) -> None:
         """Point `i` is being trained."""
-        point = self.x[i : i + 1]
-        column = matern(self.x, point, self.process.kernel.length)[:, 0]
+        # Points far from all that is known are of any size, so these distances are of differences.
+        away = np.linalg.norm(self.x - self.x[i], axis=1)
+        column = matern(away, self.process.kernel.length)
         column -= self.solved.T @ self.solved[:, i]
         row = column / math.sqrt(max(column[i], 0.0) + self.process.kernel.noise)
         self.solved = np.vstack([self.solved, row])  # a further row of the Cholesky factor
         self.unit_variance = np.maximum(self.unit_variance - row**2, 0.0)
 
 
-def matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
-    """Matern 5/2 of points (n, F) and (m, F), (n, m). Distances come from a product of matrices, an
-    eighth of the time; they are of order 1, so what cancels in them is below 1e-7."""
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of points (n, F) and (m, F), (n, m), by a product of matrices, an eighth of the time of
+    differences. What cancels is about 1e-8 of the size of the smaller point, so one of two is to be
+    of a process, whose n points are no larger than sqrt(n)."""
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * (a @ b.T)
-    r = math.sqrt(5.0) / length * np.sqrt(np.maximum(squared, 0.0))
+    return np.sqrt(np.maximum(squared, 0.0))
+
+
+def matern(distance: np.ndarray, length: float) -> np.ndarray:
+    """Matern 5/2 at each distance."""
+    r = math.sqrt(5.0) / length * distance
     return (1.0 + r + r**2 / 3.0) * np.exp(-r)
 
 
@@ -126,7 +133,7 @@ def fitted(x: np.ndarray, y: np.ndarray, near: Kernel | None = None) -> Kernel:
 def _scores(x: np.ndarray, y: np.ndarray, length: float) -> list[tuple[float, float, float]]:
     """(log density, length, noise) for every noise: the marginal likelihood with the best s2 put
     in (eq. 5.8), a normal prior on the logarithm of the length, and one on that of s2."""
-    values, vectors = np.linalg.eigh(matern(x, x, length))
+    values, vectors = np.linalg.eigh(matern(distances(x, x), length))
     energy = (vectors.T @ y) ** 2
     scores: list[tuple[float, float, float]] = []
     for noise in NOISES:

@@ -18,7 +18,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 _ALIASES = {"cost": "x relu"}  # as a search calls it
 _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
-_CONDITION = re.compile(r"\s*([A-Za-z_0-9/ ]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)\s*")
+_CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|<|>|=)\s*([^<>=!]+?)\s*")
 
 
 def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -30,10 +30,10 @@ def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     """
     if not text.strip() or not rows:
         return list(rows)
-    columns = {_key(name): name for name in rows[0]}
-    columns |= {alias: name for alias, name in _ALIASES.items() if name in rows[0]}
-    scores = {_key(name.removeprefix("val ")): name for name in rows[0] if name.startswith("val ")}
-    columns = scores | columns
+    columns = {alias: name for alias, name in _ALIASES.items() if name in rows[0]}
+    scores = [name for name in rows[0] if name.startswith("val ")]
+    columns |= {_key(name.removeprefix("val ")): name for name in scores}
+    columns |= {_key(name): name for name in rows[0]}
     folded = {name.lower(): name for name in columns}
     kept = list(rows)
     for part in text.split(","):
@@ -41,7 +41,8 @@ def where(text: str, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
         if match is None:
             raise ValueError(f"{part.strip()!r} is no condition; write for example betas<=1")
         name, sign, value = match.groups()
-        name = folded.get(_key(name).lower(), _key(name))
+        name = _key(name)
+        name = name if name in columns else folded.get(name.lower(), name)
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."

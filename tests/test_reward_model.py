@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -75,7 +76,7 @@ def test_the_fitted_kernel_has_the_largest_density_of_the_grid_by_scikit_learns_
 def test_the_scale_is_the_best_one_by_hand() -> None:
     """s2 = y' K^-1 y / n maximises the likelihood of a covariance s2 K."""
     process = GaussianProcess(*sample(), KERNEL)
-    covariance = matern(process.x, process.x, KERNEL.length) + KERNEL.noise * np.eye(N)
+    covariance = matern(cdist(process.x, process.x), KERNEL.length) + KERNEL.noise * np.eye(N)
     expected = process.y @ np.linalg.inv(covariance) @ process.y / N
     assert process.s2 == pytest.approx(expected, rel=1e-9)
     assert process.noise == pytest.approx(math.sqrt(expected * KERNEL.noise) * process.scale)
@@ -92,7 +93,7 @@ def test_a_kernel_is_fitted_again_near_the_last_only() -> None:
 
 def test_left_out_predictions_are_those_of_processes_without_the_point() -> None:
     process = GaussianProcess(*sample(), KERNEL)
-    covariance = matern(process.x, process.x, KERNEL.length) + KERNEL.noise * np.eye(N)
+    covariance = matern(cdist(process.x, process.x), KERNEL.length) + KERNEL.noise * np.eye(N)
     for i in range(N):
         others = np.arange(N) != i
         weights = np.linalg.solve(covariance[np.ix_(others, others)], process.y[others])
@@ -109,14 +110,23 @@ def test_awaited_points_lower_deviations_as_rewards_equal_to_the_mean_would() ->
         believed.expect(i)
     standard = (points - process.centre) / process.spread
     known = np.concatenate([process.x, standard[[4, 7, 4]]])
-    covariance = matern(known, known, KERNEL.length) + KERNEL.noise * np.eye(N + 3)
-    across = matern(known, standard, KERNEL.length)
+    covariance = matern(cdist(known, known), KERNEL.length) + KERNEL.noise * np.eye(N + 3)
+    across = matern(cdist(known, standard), KERNEL.length)
     variance = 1 - np.einsum("ij,ij->j", across, np.linalg.solve(covariance, across))
     assert believed.std == pytest.approx(np.sqrt(process.s2 * variance) * process.scale)
     assert believed.mean == pytest.approx(before)
     lies = np.concatenate([process.y, (before[[4, 7, 4]] - process.mean) / process.scale])
     told = across.T @ np.linalg.solve(covariance, lies) * process.scale + process.mean
     assert told == pytest.approx(before)
+
+
+def test_an_awaited_point_that_is_far_from_all_that_is_known_is_less_uncertain_too() -> None:
+    """Of two known points the spread may be tiny, and others lie up to 1e10 of it away."""
+    x = np.array([[0.0, 1.0], [1e-9, 1.5]])
+    believed = GaussianProcess(x, np.array([0.0, 1.0]), KERNEL).at(np.array([[13.1, 2.7]]))
+    assert believed.unit_variance == pytest.approx([1.0])
+    believed.expect(0)
+    assert believed.unit_variance == pytest.approx([1 - 1 / (1 + KERNEL.noise)], abs=1e-6)
 
 
 def test_a_constant_input_and_equal_rewards_do_no_harm() -> None:

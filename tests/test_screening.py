@@ -229,6 +229,13 @@ def test_filters_keep_the_rows_for_which_every_condition_holds(text: str, kept: 
     assert "".join(row["formula"] for row in where(text, ROWS)) == kept
 
 
+def test_a_filter_knows_scores_by_their_own_names() -> None:
+    rows = [{"val r2": 0.1, "val R2": 0.9, "val cost": 0.5, "x relu": 1.5, "val top-5 (%)": 0.7}]
+    assert where("R2>0.5, cost<1, top-5 (%)>=0.7", rows) == rows
+    assert where("r2>0.5", rows) == []
+    assert where("cost<1", [{"x relu": 1.5}]) == []
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
