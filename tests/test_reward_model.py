@@ -122,11 +122,14 @@ def test_awaited_points_lower_deviations_as_rewards_equal_to_the_mean_would() ->
 
 def test_an_awaited_point_that_is_far_from_all_that_is_known_is_less_uncertain_too() -> None:
     """Of two known points the spread may be tiny, and others lie 1e9 of it away."""
-    x = np.array([[0.0, 1.0], [1e-8, 1.5]])
-    believed = GaussianProcess(x, np.array([0.0, 1.0]), KERNEL).at(np.array([[13.1, 2.7]]))
-    assert believed.unit_variance == pytest.approx([1.0])
-    believed.expect(0)
-    assert believed.unit_variance == pytest.approx([1 - 1 / (1 + KERNEL.noise)], abs=1e-6)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=9) + 1e-7 * np.array([np.zeros(9), rng.normal(size=9)])
+    process = GaussianProcess(x, np.array([0.0, 1.0]), KERNEL)
+    for far in 13 * rng.normal(size=(20, 1, 9)):
+        believed = process.at(far)
+        assert believed.unit_variance == pytest.approx([1.0])
+        believed.expect(0)
+        assert believed.unit_variance == pytest.approx([1 - 1 / (1 + KERNEL.noise)], abs=1e-6)
 
 
 def test_a_constant_input_and_equal_rewards_do_no_harm() -> None:
