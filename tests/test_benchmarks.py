@@ -920,15 +920,31 @@ def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -
         [sys.executable, "benchmarks/strategies.py", "say", "docs/data/strategies.jsonl"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for part in said.strip().split("\n\n"):
+        title, *lines = part.splitlines()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines
+                if line.startswith("|")]  # fmt: skip
+        tables[title.split(" evaluations")[0]] = {
+            row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]
+        }
     page = (ROOT / "docs/strategies.md").read_text()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines()
-            if line.startswith("| ") and "---" not in line and "strategy" not in line]  # fmt: skip
-    bandit, recover, hard = (rows[i : i + 5] for i in (0, 5, 10))
-    assert len(rows) == 15
-    for b, r, h in zip(bandit, recover, hard, strict=True):
-        assert b[0] == r[0] == h[0]
-        cells = (f"`{b[0]}`", b[3], r[5], h[3], h[2], h[4], h[7])
-        assert f"| {' | '.join(cells)} |" in page
+    bandit, recover = tables["bandit: 300"], tables["recover: 1,000"]
+    two, three = tables["hard-two: 300"], tables["hard-three: 300"]
+    assert set(two) == {"random", "evolution", "surrogate", "ppo", "ppo:model=none"}
+    assert {row["n"] for row in (*bandit.values(), *two.values(), *three.values())} == {"30"}
+    for name in two:
+        cells = [f"`{name}`", bandit[name]["best"], recover[name]["evaluations"]]
+        for row in (two[name], three[name]):
+            cells += [row["best"], row["found"], row["above random"]]
+        assert f"| {' | '.join([*cells, two[name]['ms']])} |" in page
+    large = [tables[f"{task}"] for task in ("hard-two: 3,000", "hard-three: 3,000",
+                                            "hard-three: 20,000")]  # fmt: skip
+    for name in two:
+        cells = [f"`{name}`"]
+        for table in large:
+            cells += [table[name]["best"], table[name]["found"]]
+        assert f"| {' | '.join([*cells, large[1][name]['ms'], large[2][name]['ms']])} |" in page
 
 
 @pytest.mark.slow
@@ -942,3 +958,18 @@ def test_the_page_about_strategies_has_what_real_trainings_say_of_the_model() ->
     figures = [line for line in cells if any(c.isdigit() for c in line)]
     assert len(figures) == 2 + 4 + 6 + 4
     assert all(line in page for line in figures[2:])
+
+
+@pytest.mark.slow
+def test_the_page_about_strategies_has_the_figures_of_real_searches() -> None:
+    said = subprocess.run(
+        [sys.executable, "benchmarks/live.py", "say", "docs/data/live.jsonl"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    page = (ROOT / "docs/strategies.md").read_text()
+    rows = [line for line in said.splitlines() if line.startswith("| `") and "%" not in line]
+    assert len(rows) == 5
+    assert all(row in page for row in rows)
+    known = [line.split("|") for line in said.splitlines() if line.startswith(("| relu", "| gelu"))]
+    assert len(known) == 3
+    assert all(cells[3].strip() in page for cells in known)
