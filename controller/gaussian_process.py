@@ -97,7 +97,7 @@ class Posterior:
 
     def expect(self, i: int) -> None:
         """Point `i` is being trained."""
-        # Points far from all that is known are of any size, so these distances are of differences.
+        # Points far from all that is known may be very large, which `distances` is not made for.
         away = np.linalg.norm(self.x - self.x[i], axis=1)
         column = matern(away, self.process.kernel.length)
         column -= self.solved.T @ self.solved[:, i]
@@ -107,9 +107,9 @@ class Posterior:
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of points (n, F) and (m, F), (n, m), by a product of matrices, an eighth of the time of
-    differences. What cancels is about 1e-8 of the size of the smaller point, so one of two is to be
-    of a process, whose n points are no larger than sqrt(n)."""
+    """Of points (n, F) and (m, F), (n, m), by a product of matrices, which is faster than by
+    differences. Its error is about 1e-8 of the size of the smaller point. So one of the two should
+    be of a process, whose n points are no larger than sqrt(n)."""
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * (a @ b.T)
     return np.sqrt(np.maximum(squared, 0.0))
 

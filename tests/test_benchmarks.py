@@ -914,12 +914,15 @@ def test_spearmans_correlation_is_that_of_scipy(script: Any) -> None:
     assert script("fair_child").spearman(pairs) == pytest.approx(expected)
 
 
+def said_of(script: str, rows: str) -> str:
+    """What a benchmark says of rows that ship."""
+    command = [sys.executable, f"benchmarks/{script}", "say", rows]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.slow
 def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -> None:
-    said = subprocess.run(
-        [sys.executable, "benchmarks/strategies.py", "say", "docs/data/strategies.jsonl"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    said = said_of("strategies.py", "docs/data/strategies.jsonl")
     tables: dict[str, dict[str, dict[str, str]]] = {}
     for part in said.strip().split("\n\n"):
         title, *lines = part.splitlines()
@@ -938,8 +941,7 @@ def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -
         for row in (two[name], three[name]):
             cells += [row["best"], row["found"], row["above random"]]
         assert f"| {' | '.join([*cells, two[name]['ms']])} |" in page
-    large = [tables[f"{task}"] for task in ("hard-two: 3,000", "hard-three: 3,000",
-                                            "hard-three: 20,000")]  # fmt: skip
+    large = [tables[of] for of in ("hard-two: 3,000", "hard-three: 3,000", "hard-three: 20,000")]
     for name in two:
         cells = [f"`{name}`"]
         for table in large:
@@ -949,10 +951,7 @@ def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -
 
 @pytest.mark.slow
 def test_the_page_about_strategies_has_what_real_trainings_say_of_the_model() -> None:
-    said = subprocess.run(
-        [sys.executable, "benchmarks/predicted_table.py", "say", "docs/data/two_units.jsonl"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    said = said_of("predicted_table.py", "docs/data/two_units.jsonl")
     page = (ROOT / "docs/strategies.md").read_text()
     cells = [line for line in said.splitlines() if line.startswith("| ") and "---" not in line]
     figures = [line for line in cells if any(c.isdigit() for c in line)]
@@ -962,10 +961,7 @@ def test_the_page_about_strategies_has_what_real_trainings_say_of_the_model() ->
 
 @pytest.mark.slow
 def test_the_page_about_strategies_has_the_figures_of_real_searches() -> None:
-    said = subprocess.run(
-        [sys.executable, "benchmarks/live.py", "say", "docs/data/live.jsonl"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    said = said_of("live.py", "docs/data/live.jsonl")
     page = (ROOT / "docs/strategies.md").read_text()
     rows = [line for line in said.splitlines() if line.startswith("| `") and "%" not in line]
     assert len(rows) == 5
