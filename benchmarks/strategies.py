@@ -29,6 +29,8 @@ Of a strategy and its searches the tables say:
     above random       mean difference of the best to random search, paired by seed, with a 95 %
                        interval
     evaluations        median number until it was found, and quartiles
+    spent              median number until the search ended, which is also where 2,000 repeats came
+                       in a row
     p                  of a one-sided Mann-Whitney test against random search: a search is better if
                        it found it sooner, or did not and had a better best
     ms                 processor time of `ask` and `tell` for each evaluation
@@ -390,6 +392,7 @@ def _row(name: str, rows: Mapping[int, Row], random: Mapping[int, Row]) -> Row:
         "best": "{:.3f} ({:.3f} to {:.3f})".format(*best),
         "above random": "" if name == RANDOM else _above(rows, random),
         "evaluations": "{} ({} to {})".format(*map(_shown, cost)),
+        "spent": f"{np.median([row['evaluations'] for row in rows.values()]):,.0f}",
         "p": "" if name == RANDOM or not random else f"{_p(rows.values(), random.values()):.1g}",
         "ms": ms("strategy's seconds"),
         "benchmark's ms": ms("benchmark's seconds"),

@@ -942,6 +942,8 @@ def test_the_page_about_strategies_has_the_figures_of_the_searches_that_ship() -
             cells += [row["best"], row["found"], row["above random"]]
         assert f"| {' | '.join([*cells, two[name]['ms']])} |" in page
     large = [tables[of] for of in ("hard-two: 3,000", "hard-three: 3,000", "hard-three: 20,000")]
+    spent = [table["ppo:model=none"]["spent"] for table in large[:2]]
+    assert "it spends {} and {} in the median".format(*spent) in " ".join(page.split())
     for name in two:
         cells = [f"`{name}`"]
         for table in large:

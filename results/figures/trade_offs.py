@@ -279,6 +279,8 @@ def complexity_figure(
     caption = "bars: one standard error of the score" if any(errors) else (
         "no error is known: nothing was trained again"
     )  # fmt: skip
+    if any(e.asked_for for e in scored):
+        caption += "; of the baselines ReLU and Swish alone count for the line"
     caption += axis.note(values, metric)
     if failed:
         caption += f"; {len(failed):,} that failed or were rejected have no score"
