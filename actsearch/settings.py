@@ -290,7 +290,7 @@ class FunctionOptions(Options):
     run: RunFolder = None
     """Folder of the run [the newest under runs/]."""
     top: Count = 5
-    """How many of the best functions."""
+    """How many of the best functions; baselines stand beside them and do not count."""
     functions: Formulas = ()
     """Formulas, names or RUN#RANK to evaluate in their place."""
     baselines: Baselines = ()

@@ -14,9 +14,9 @@ from actsearch.shown import put
 class PlotConfig(Options):
     """Draw what a run has found: PNG and SVG files, and one HTML file to explore.
 
-    Of the search: functions, progress, losses, cost, complexity, operators, failures, controller.
-    Of re-evaluations: differences to ReLU, betas (how the trained ones are spread), preactivations
-    (how the inputs of activations are).
+    Of the search: functions, progress, losses, cost, front (of several objectives), complexity,
+    operators, failures, controller. Of re-evaluations: differences to ReLU, betas (how the trained
+    ones are spread), preactivations (how the inputs of activations are).
 
     Example: actsearch plot runs/a --of cost
     """

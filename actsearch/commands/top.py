@@ -61,14 +61,17 @@ def _show(chosen: Run, config: TopConfig) -> None:
     from actsearch.results.tables import FORMATS
 
     counts = chosen.counts()
-    rows = where(config.where, chosen.top_rows())[: config.n]
+    found = where(config.where, chosen.top_rows())
+    rows = found[: config.n]
     short = config.format in ("table", "markdown") and not config.wide
     put(FORMATS[config.format]([narrow(row) for row in rows] if short else rows), end="")
     if config.format == "table":
-        if config.where and not rows:
+        put(f"{chosen.path}: {counts_line(counts)}")
+        if found and config.where:
+            put(f"{len(found):,} of them with {config.where}")
+        elif config.where:
             fractions = "; scores are fractions, as val_accuracy>0.9" * chosen.metric.fraction
             put(f"no function with {config.where}{fractions}")
-        put(f"{chosen.path}: {counts_line(counts)}")
         for sentence in conclusion(chosen):
             put(sentence)
     sys.stdout.flush()
