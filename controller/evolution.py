@@ -95,7 +95,7 @@ class Evolution(Breeding):
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         self.alive.append((proposal.digits, reward))  # the oldest falls out at the other end
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         revised = [(d, reward if d == digits else told) for d, told in self.alive]
         self.alive.clear()
         self.alive.extend(revised)

@@ -286,7 +286,7 @@ class PPO:
             return not self.waiting and not self.open
         return len(self.told) >= self._batch
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         """The policy has learnt from the first reward; the model is to know better."""
         if self.model is not None:
             self.model.revise(digits, reward)

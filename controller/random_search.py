@@ -37,7 +37,7 @@ class RandomSearch:
     def tell_several(self, proposal: Proposal, scores: Told) -> None:
         pass
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         pass
 
     @property

@@ -59,7 +59,7 @@ class RewardModel:
             self._rows = {digits: row for digits, row in self._rows.items() if digits in self.known}
             self._known_keys = {}
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         """Another reward of what is known, which counts for no new one."""
         if digits in self.known and self.known[digits] != reward:
             self.known[digits] = reward

@@ -40,7 +40,7 @@ class OfManyScores:
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         self.tell_several(proposal, one(reward))
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         """Nothing is trained again where there are several aims."""
 
     @property

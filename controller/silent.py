@@ -21,7 +21,7 @@ class Silent:
     def tell(self, proposal: Proposal, reward: Reward) -> None:
         pass
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         pass
 
     def health(self) -> dict[str, float]:

@@ -47,9 +47,9 @@ class Strategy(Protocol):
         as a validation accuracy or a loss times -1; None where its training failed."""
         ...
 
-    def revise(self, digits: Digits, reward: float) -> None:
-        """A better estimate of a reward that was told: the function has trained again. Whoever
-        keeps rewards keeps this one from now on."""
+    def revise(self, digits: Digits, reward: Reward) -> None:
+        """A better estimate of a reward that was told: the function has trained again, or longer.
+        Whoever keeps rewards keeps this one from now on."""
         ...
 
     @property

@@ -7,7 +7,7 @@ training of its own from the start, with the learning rate's whole schedule.
 
 The inner strategy is told one reward of each candidate: that of the last rung it reached. A
 strategy that waits for rewards before the cohort is full, as synchronous PPO does after each batch,
-is told those of the first rung, which it then gets of the whole cohort.
+is told those of the first rung, and hears of the last by `revise`.
 """
 
 from __future__ import annotations
@@ -122,30 +122,33 @@ class SuccessiveHalving:
         self.entrants[self.open.pop(proposal.number)].reward = reward
         self._next_rung()
 
-    def revise(self, digits: Digits, reward: float) -> None:
-        """The inner strategy hears of each candidate once, of some by a shorter training, which a
-        revised reward of a whole one would not compare with."""
+    def revise(self, digits: Digits, reward: Reward) -> None:
+        """Of most candidates the inner strategy has the reward of a shorter training, which that of
+        further whole ones would not compare with."""
 
     def _next_rung(self) -> None:
-        """Once all of a full cohort have their reward: the best go on, the others are told."""
+        """Once all of a full cohort have their reward: the best go on, the others are told. A
+        strategy that has waited is told of all."""
         if self.filling or self.open or self.waiting:
             return
         ranked = sorted(self.entrants, key=lambda e: (-order(e.reward), e.number))
         last = self.rung + 1 == self.config.rungs
         kept = 0 if last else max(1, len(ranked) // self.config.eta)
         waited = any(entrant.told for entrant in ranked)
-        self._tell(ranked if waited else ranked[kept:])
+        self._tell(ranked if waited and self.rung == 0 else ranked[kept:])
         self.entrants = [Entrant(e.number, e.digits, told=e.told) for e in ranked[:kept]]
         self.waiting = list(range(kept))
         self.rung = 0 if last else self.rung + 1
         self.filling = last
 
     def _tell(self, entrants: Sequence[Entrant]) -> None:
-        """The inner strategy hears of each candidate once, in the order in which it proposed."""
+        """The inner strategy hears of these candidates, in the order in which it proposed."""
         for entrant in sorted(entrants, key=lambda e: e.number):
             if not entrant.told:
                 entrant.told = True
                 self.inner.tell(Proposal(entrant.number, entrant.digits), entrant.reward)
+            elif self.rung > 0:
+                self.inner.revise(entrant.digits, entrant.reward)
 
     @property
     def exhausted(self) -> bool:

@@ -108,7 +108,7 @@ class Surrogate:
         del self.open[proposal.number]
         self.model.tell(proposal.digits, reward)
 
-    def revise(self, digits: Digits, reward: float) -> None:
+    def revise(self, digits: Digits, reward: Reward) -> None:
         self.model.revise(digits, reward)
 
     @property

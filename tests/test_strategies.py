@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from actsearch.controller.evolution import Evolution, EvolutionConfig
+from actsearch.controller.ppo import PPO
 from actsearch.controller.random_search import RandomSearch, permuted
 from actsearch.controller.scales import FAILED, fractions, ranks
 from actsearch.controller.strategies import STRATEGIES, normal, short, strategy_from
-from actsearch.controller.strategy import Proposal, Reward, Strategy
+from actsearch.controller.strategy import Digits, Proposal, Reward, Strategy
 from actsearch.controller.successive_halving import HalvingConfig, SuccessiveHalving
 from actsearch.results.metrics import METRICS
 from actsearch.search_space.analysis.equivalence import canonical
@@ -428,6 +429,7 @@ class Looped:
 
     proposals: list[Proposal]
     told: list[tuple[int, float]]  # the inner strategy's number, and the reward
+    revised: dict[Digits, float]  # what it was told later
 
     @property
     def rungs(self) -> list[tuple[float, int]]:
@@ -444,13 +446,20 @@ def looped(strategy: Strategy, candidates: int, workers: int = 1) -> Looped:
     assert isinstance(strategy, SuccessiveHalving)
     asked: list[Proposal] = []
     told: list[tuple[int, float]] = []
-    tell, chance = strategy.inner.tell, np.random.default_rng(0)
+    revised: dict[Digits, float] = {}
+    tell, revise = strategy.inner.tell, strategy.inner.revise
+    chance = np.random.default_rng(0)
 
     def note(proposal: Proposal, reward: float) -> None:
         told.append((proposal.number, reward))
         tell(proposal, reward)
 
+    def note_again(digits: Digits, reward: float) -> None:
+        revised[digits] = reward
+        revise(digits, reward)
+
     strategy.inner.tell = note  # type: ignore[method-assign]
+    strategy.inner.revise = note_again  # type: ignore[method-assign]
     lowest = strategy.config.eta ** (1 - strategy.config.rungs)
     on_their_way: list[Proposal] = []
     while True:
@@ -462,7 +471,7 @@ def looped(strategy: Strategy, candidates: int, workers: int = 1) -> Looped:
             on_their_way += new
             left -= sum(p.share == lowest for p in new)
         if not on_their_way:
-            return Looped(asked, told)
+            return Looped(asked, told, revised)
         proposal = on_their_way.pop(chance.integers(len(on_their_way)))
         strategy.tell(proposal, reward_of(proposal) + proposal.share)
 
@@ -501,15 +510,36 @@ def test_the_end_of_a_space_closes_the_cohort(name: str) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [3, 8])
-def test_who_waits_within_a_cohort_is_told_first_rungs_and_others_the_last(batch_size: int) -> None:
+def test_who_waits_within_a_cohort_is_told_first_rungs_and_then_the_last(batch_size: int) -> None:
     text = f"ppo:model=none,batch_size={batch_size}+halving:eta=2,rungs=2,cohort=8"
     found = looped(strategy_from(text, SPACES["two-units"], 0), 8)
     first, last = found.proposals[:8], found.proposals[8:]
     rewards = {p.digits: reward_of(p) + 0.5 for p in first}
     assert len(rewards) == 8
+    whole = {p.digits: reward_of(p) + 1.0 for p in last}
     if batch_size == 8:  # a batch is a cohort: it needs no reward before
-        rewards |= {p.digits: reward_of(p) + 1.0 for p in last}
+        rewards |= whole
     assert sorted(found.told) == [(p.number, rewards[p.digits]) for p in first]
+    assert found.revised == ({} if batch_size == 8 else whole)
+
+
+def test_the_model_of_who_waits_knows_the_last_rungs() -> None:
+    """A failure in a later rung too."""
+    text = "ppo:initial=3,batch_size=3,pool=20+halving:eta=2,rungs=3,cohort=9"
+    halving = strategy_from(text, SPACES["two-units"], 0)
+    last: dict[Digits, float | None] = {}
+    trained = 0
+    while trained < 9 + 4 + 2:
+        for proposal in halving.ask(1 if trained < 9 else 0):
+            failed = proposal.share == 1.0 and proposal.number % 2
+            last[proposal.digits] = None if failed else reward_of(proposal) + proposal.share
+            halving.tell(proposal, last[proposal.digits])
+            trained += 1
+    assert None in last.values()
+    assert isinstance(halving, SuccessiveHalving)
+    assert isinstance(halving.inner, PPO)
+    assert halving.inner.model is not None
+    assert halving.inner.model.known == last
 
 
 def test_who_waits_is_told_in_order_whoever_finishes_first() -> None:
