@@ -29,6 +29,7 @@ from actsearch.search_space.baselines import BASELINES
 from actsearch.search_space.kernels import compiler, fused
 from actsearch.search_space.kernels.ahead import Ahead
 from actsearch.search_space.parser import parse
+from actsearch.searching.loop import run_trials
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.plan import _default_run, make_plan
 from actsearch.searching.reevaluation import reevaluate
@@ -176,7 +177,7 @@ def test_a_model_that_only_its_place_in_memory_names_is_refused() -> None:
         source_digest(Slots())
 
 
-def test_a_stop_that_is_asked_for_while_the_search_starts_is_heard(
+def test_a_stop_that_is_asked_for_while_the_search_starts_is_heard_and_ends_the_script(
     finished: actsearch.Run, blobs: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = StrategySource.anything_left
@@ -190,11 +191,27 @@ def test_a_stop_that_is_asked_for_while_the_search_starts_is_heard(
     options = {"space": SPACE, "dataset": blobs, "child": small_net, "budget": 8, **QUICK}
     with monkeypatch.context() as patch:
         patch.setattr(StrategySource, "anything_left", asked)
-        actsearch.search(finished.path, **options)
+        with pytest.raises(KeyboardInterrupt, match="was asked to stop; nothing is lost"):
+            actsearch.search(finished.path, **options)
     assert finished.rows() == before
     assert not finished.stop_request.exists()
     actsearch.search(finished.path, **options)
     assert len(finished.rows()) > len(before)
+
+
+def test_a_stop_of_a_reevaluation_ends_the_script_too(
+    finished: actsearch.Run, blobs: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*args: Any) -> str:
+        finished.stop()
+        return run_trials(*args)
+
+    options = {"functions": ["gelu(x)"], "seeds": 2, "child": small_net, "dataset": blobs, **QUICK}
+    with monkeypatch.context() as patch:
+        patch.setattr("actsearch.searching.batch.run_trials", stopping)
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+            actsearch.reevaluate(finished, **options)
+    assert actsearch.reevaluate(finished, **options)["n"].min() == 2
 
 
 def test_data_that_were_given_as_a_path_are_known_by_it(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from actsearch.searching.external import External
 from actsearch.searching.identity import Candidates, Level
 from actsearch.searching.inbox import Inbox
 from actsearch.searching.live import live
-from actsearch.searching.loop import STOPPED, TrialSource, run_trials
+from actsearch.searching.loop import STOPPED, TrialSource, run_trials, unless_stopped
 from actsearch.searching.machinery import Machinery, running
 from actsearch.searching.outside import Proposer
 from actsearch.searching.plan import Plan, make_plan
@@ -74,7 +74,9 @@ def search(
     to train first, as candidates. Other options are those of `actsearch search` (see
     SearchOptions). Each of `callbacks` is called in this process as `callback(trial, outcome,
     progress)` when a training has been stored; one that raises is logged and left out from then on.
-    Raises RunError where the run is in use or was made with other settings.
+    Raises RunError where the run is in use or was made with other settings, and KeyboardInterrupt
+    where it was asked to stop, by Ctrl-C, SIGTERM or `actsearch stop`: children in training have
+    finished then, and the same call goes on.
     """
     callbacks = tuple(callbacks)
     if wrong := [c for c in callbacks if not callable(c)]:
@@ -96,7 +98,7 @@ def search(
     made |= {k: v for k, v in {"metric": metric, "example": example}.items() if v is not None}
     console = Console(stderr=True, quiet=quiet)
     plan = make_plan(config, made)
-    run_plan(plan, console, callbacks)
+    unless_stopped(run_plan(plan, console, callbacks).reason, plan.run.path)
     return plan.run
 
 

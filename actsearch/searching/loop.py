@@ -22,6 +22,13 @@ WAIT_SECONDS = 0.5
 STOPPED = "stopped"
 
 
+def unless_stopped(reason: str, run: object) -> None:
+    """For callers in Python, whose next line is not to take a part for the whole: raises
+    KeyboardInterrupt where `run` ended because it was asked to."""
+    if reason == STOPPED:
+        raise KeyboardInterrupt(f"{run} was asked to stop; nothing is lost, the same call goes on")
+
+
 class TrialSource(Protocol):
     """Where trials come from and whom outcomes are told."""
 

@@ -40,6 +40,7 @@ from actsearch.searching.building import (
     gate_parameters,
     objective_evaluator,
 )
+from actsearch.searching.loop import unless_stopped
 from actsearch.searching.machinery import Machinery
 from actsearch.searching.run_log import logging_to
 from actsearch.settings import ReevaluateOptions, resolve
@@ -91,12 +92,12 @@ def reevaluate(
     `baselines` are known functions beside them, as `modern`, or a list of groups and functions.
 
     `child` and `dataset` are as in search(), or lists of such: every function is trained on every
-    child with every data set. So are `objective`, `metric`, `match` and
-    `example`. Columns: function, name, child, data
-    set and metric where there are several, mean test score, its standard error, median, n, and the
-    mean difference to ReLU paired by seed with its 95 % interval; accuracies and their differences
-    as fractions of 1. `space` is needed only for operators of your own. Other options are those of
-    `actsearch reevaluate`.
+    child with every data set. So are `objective`, `metric`, `match` and `example`. Columns:
+    function, name, child, data set and metric where there are several, mean test score, its
+    standard error, median, n, and the mean difference to ReLU paired by seed with its 95 %
+    interval; accuracies and their differences as fractions of 1. `space` is needed only for
+    operators of your own. Other options are those of `actsearch reevaluate`. Raises
+    KeyboardInterrupt where it was asked to stop, as search() does.
     """
     import pandas as pd
 
@@ -106,7 +107,8 @@ def reevaluate(
     Switch().check("quiet", quiet)
     console = Console(stderr=True, quiet=quiet)
     own = {"objective": objective, "metric": metric, "match": match, "example": example}
-    rows, _ = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
+    rows, reason = run_reevaluation(config, console, _several(child), _several(dataset), space, own)
+    unless_stopped(reason, path)
     return pd.DataFrame(rows)
 
 
