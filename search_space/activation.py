@@ -68,7 +68,8 @@ class Activation(nn.Module):
     too, are computed in float32. `operators` is the operator set, `guarded` or `paper` [that of the
     run, else guarded]. `kernels` is `eager` for torch's operators one after another, `auto` for one
     generated kernel where there can be one (a CPU with a C compiler; saves only its input, and can
-    be differentiated once), `generated` to insist on it. `inplace` is accepted and ignored, since
+    be differentiated once), `generated` to insist on it. What torch.compile compiles are torch's
+    operators, whichever of these it is. `inplace` is accepted and ignored, since
     code that was written for nn.ReLU passes it. A gate has `gated` channels where that is given, as
     layers do that are narrower with two projections. Raises ValueError where the input's channels
     are not `channels`, and where x and g are not alike.
@@ -111,7 +112,8 @@ class Activation(nn.Module):
         their own share, so named betas are one parameter."""
         if expr in self._slots:
             return self._slots[expr]
-        args = tuple(map(self._compile, expr.args))
+        read = expr.op in INPUTS
+        args = (INPUTS.index(expr.op),) if read else tuple(map(self._compile, expr.args))
         beta = None
         if expr.beta is not None:
             beta = len(self.beta)
@@ -123,10 +125,11 @@ class Activation(nn.Module):
         return len(self._steps) - 1
 
     def forward(self, x: torch.Tensor, *g: torch.Tensor) -> torch.Tensor:
-        """Of x, or of x and g of a gate, which have the same shape and dtype; both are kept."""
+        """Of x, or of x and g of a gate, which have the same shape, dtype and device."""
         if g or self.inputs > 1:
             self._check_alike(x, g)
-        if self._fused is not None and (y := self._generated(self._fused, x, *g)) is not None:
+        fused = None if torch.compiler.is_compiling() else self._fused
+        if fused is not None and (y := self._generated(fused, x, *g)) is not None:
             return y
         if x.dtype in (torch.float16, torch.bfloat16):
             with torch.autocast(x.device.type, enabled=False):
@@ -137,10 +140,11 @@ class Activation(nn.Module):
         if len(g) + 1 != self.inputs:
             takes = "x and g" if self.inputs > 1 else "x alone"
             raise ValueError(f"{formula(self.expr)} takes {takes}, not {len(g) + 1} input(s)")
-        if g[0].shape != x.shape or g[0].dtype != x.dtype:
+        kinds = [(tuple(t.shape), t.dtype, t.device) for t in (x, *g)]
+        if kinds[0] != kinds[1]:
+            one, other = (f"{shape} {dtype} on {device}" for shape, dtype, device in kinds)
             raise ValueError(
-                f"x and g of a gate have one shape and dtype, not {tuple(x.shape)} {x.dtype} and "
-                f"{tuple(g[0].shape)} {g[0].dtype}"
+                f"x and g of a gate have one shape, dtype and device, not {one} and {other}"
             )
 
     def _generated(self, fused: Fused, *inputs: torch.Tensor) -> torch.Tensor | None:
@@ -177,17 +181,24 @@ class Activation(nn.Module):
     def why_eager(self) -> str:
         """Why it is computed in eager mode although kernels were asked for, as far as it is known
         by now, or ""."""
-        return "" if self._fused is None or self.kernel_kinds else REASONS.get(self.expr, "")
+        if self._fused is None or self.kernel_kinds:
+            return ""
+        return self._fused.unfit or REASONS.get(self.expr, "")
 
     def _evaluate(self, *inputs: torch.Tensor) -> torch.Tensor:
         x = inputs[0]
         betas = [b.to(x.dtype).view(self._beta_shape(x)) for b in self.beta]
         values: list[torch.Tensor] = []
-        for op, value, args, beta in self._steps:
-            if op in INPUTS:
-                values.append(inputs[INPUTS.index(op)])
-            elif op == CONSTANT:
+        for (
+            op,
+            value,
+            args,
+            beta,
+        ) in self._steps:  # torch.compile follows, but compares no operators
+            if op.name == CONSTANT.name:
                 values.append(_constant(value, x))
+            elif op.arity == 0 and beta is None:
+                values.append(inputs[args[0]])
             else:
                 given = [values[i] for i in args]
                 fn = op.form(self.operators)

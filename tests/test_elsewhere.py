@@ -139,6 +139,34 @@ def test_without_channels_a_layer_of_any_shape_has_one_beta(
     torch.testing.assert_close(beta.grad, slope.sum().view(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernels", ["eager", "auto"])
+@pytest.mark.parametrize("text", [SWISH, "max(x, 2) * sigmoid(beta_a * g) + beta_a * x"])
+def test_torch_compiles_an_activation_without_a_break(
+    text: str, kernels: str, dtype: torch.dtype
+) -> None:
+    layer = Activation(text, 4, channel_dim=-1, kernels=kernels).to(dtype)
+    inputs = [
+        torch.linspace(-2, 2, 12, dtype=dtype).view(3, 4).requires_grad_()
+        for _ in range(layer.inputs)
+    ]
+    torch.compiler.reset()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    gradients = []
+    for called in (layer, compiled):
+        y = called(*inputs)
+        gradients.append((y, *torch.autograd.grad(y.sum(), [*inputs, *layer.parameters()])))
+    torch.testing.assert_close(*gradients)
+
+
+def test_torch_compiles_a_model_whose_activations_were_replaced() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2))
+    x = torch.randn(6, 3)
+    actsearch.replace_activations(model, SWISH, example=x, match=nn.GELU)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
 def test_copies_of_an_act_layer_need_no_class_of_theirs() -> None:
     made = actsearch.act_layer(SWISH)(inplace=True)
     with torch.no_grad():

@@ -100,7 +100,7 @@ def test_inputs_that_differ_get_a_sentence() -> None:
         Activation("x * g")(x)
     with pytest.raises(ValueError, match="takes x alone, not 2"):
         Activation("relu(x)")(x, x)
-    with pytest.raises(ValueError, match=r"one shape and dtype, not \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"one shape, dtype and device, not \(2, 3\)"):
         Activation("x * g")(x, torch.zeros(3, 2))
 
 

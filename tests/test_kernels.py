@@ -383,6 +383,27 @@ def test_other_types_and_a_second_derivative_run_eagerly_or_say_so() -> None:
         slope.sum().backward()
 
 
+@pytest.mark.parametrize("text", ["x * sigmoid(beta * x)", "x * sigmoid(beta * x) * g"])
+def test_tensors_on_other_devices_are_refused_before_a_kernel_reads_them(text: str) -> None:
+    x = torch.randn(2, 3)
+    layer = Activation(text, 3, kernels="auto")
+    given = [x] * layer.inputs
+    layer(*given)
+    with pytest.raises(RuntimeError, match="meta"):
+        Activation(text, 3, kernels="auto").to("meta")(*given)
+    if layer.inputs == 2:
+        with pytest.raises(ValueError, match=r"cpu and .* on meta"):
+            layer(x, x.to("meta"))
+
+
+def test_an_activation_says_which_type_has_no_kernels() -> None:
+    layer = Activation("sin(x)", 3, kernels="auto")
+    layer(torch.randn(2, 3, dtype=torch.float64))
+    assert layer.why_eager == "there are no kernels for torch.float64 on cpu"
+    layer(torch.randn(2, 3))
+    assert layer.why_eager == ""
+
+
 def test_many_rows_do_not_lose_digits_of_a_betas_gradient() -> None:
     x = torch.rand(300_000, 2) + 0.5
     for channel_dim, shaped in ((1, x), (1, x.t().reshape(1, 2, -1).contiguous())):

@@ -148,6 +148,16 @@ def compare_exported(text: str, folder: Path) -> None:
         grads = [t.grad for t in (*inputs, *activation.parameters()) if t.grad is not None]
         found.append([y.detach(), *grads])
     torch.testing.assert_close(*found, rtol=2e-4, atol=2e-3)
+    whole = [torch.zeros(2, 6) for _ in range(ours.inputs)]
+    refused = [[t.double() for t in whole]]
+    if ours.inputs == 2:
+        refused.append([torch.zeros(2, 6), torch.zeros(1, 6)])
+    for inputs in refused:
+        try:
+            theirs(*inputs)
+        except ValueError:
+            continue
+        raise AssertionError(f"{text} takes {[(t.shape, t.dtype) for t in inputs]}")
 
 
 def some_images() -> torch.Tensor:

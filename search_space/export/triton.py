@@ -10,6 +10,21 @@ from actsearch.search_space.export.writing import constant
 from actsearch.search_space.kernels import cuda
 from actsearch.search_space.kernels.tracing import UnsupportedError, trace
 
+_CHECK = '''\
+def _check(x, *others):
+    """Kernels read as many numbers of each as x has."""
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"x is float32 or bfloat16 here, not {x.dtype}")
+    for t in others:
+        if (t.shape, t.dtype, t.device) != (x.shape, x.dtype, x.device):
+            raise ValueError(
+                f"x and g have one shape, dtype and device, not {tuple(x.shape)} {x.dtype} on "
+                f"{x.device} and {tuple(t.shape)} {t.dtype} on {t.device}"
+            )
+
+
+'''
+
 # Each function's programs see BLOCK elements at a time; a size in units of 16 lets loads be wide.
 _FLAT = '''\
 def _launch(kernel, block, *tensors):
@@ -45,6 +60,7 @@ class {type}(nn.Module):
         super().__init__()
 
     def forward(self, {inputs}):
+        _check({inputs})
         return _Function.apply({contiguous})
 '''
 
@@ -102,9 +118,12 @@ class {type}(nn.Module):
         self.beta = nn.ParameterList(initial)
 
     def forward(self, {inputs}):
-        if x.shape[-1] != self.channels:
-            there = x.shape[-1]
+        _check({inputs})
+        if x.shape[-1:] != (self.channels,):
+            there = x.shape[-1] if x.ndim else 0
             raise ValueError(f"the last dimension has {{there}} channels, not {{self.channels}}")
+        if self.beta[0].device != x.device:
+            raise ValueError(f"the betas are on {{self.beta[0].device}} and x on {{x.device}}")
         return _Function.apply(torch.stack([*self.beta]).float(), {contiguous})
 '''
 
@@ -132,7 +151,7 @@ def write(source: Exported) -> str:
     names = source.expr.inputs
     pairs = zip(source.constants, source.betas, strict=True)
     starts = [f"{name} = {constant(values)}" for name, values in pairs]
-    host = (_BETAS if traced.betas else _FLAT).format(
+    host = _CHECK + (_BETAS if traced.betas else _FLAT).format(
         type="".join(part.capitalize() for part in source.name.split("_")),
         name=source.name,
         alike=", alike" * (len(names) > 1),

@@ -36,6 +36,7 @@ class Fused:
         self.operators = operators
         self._kernels: dict[tuple[str, torch.dtype, str], Kernel | None] = {}
         self._normalised: list[normalised.Kernel | None] = []  # at most one
+        self.unfit = ""  # what no kernel takes of the inputs that came last
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kernels": {}, "_normalised": []}
@@ -44,13 +45,17 @@ class Fused:
         self, inputs: Sequence[torch.Tensor], betas: Sequence[torch.Tensor], channel_dim: int
     ) -> torch.Tensor | None:
         """`expr` of `inputs`, which are alike, or None where there is no kernel for their device,
-        type or operators.
+        type or operators, or betas lie on another device.
 
         `betas` have the length of dimension `channel_dim` of the inputs. The result can be
         differentiated once.
         """
         x = inputs[0]
-        if x.device.type not in ("cpu", "cuda") or x.dtype not in ELEMENTS or x.numel() == 0:
+        device = x.device
+        if device.type not in ("cpu", "cuda") or x.dtype not in ELEMENTS:
+            self.unfit = f"there are no kernels for {x.dtype} on {device.type}"
+            return None
+        if x.numel() == 0 or any(beta.device != device for beta in betas):
             return None
         dim = channel_dim % x.ndim
         in_rows = all(t.is_contiguous() for t in inputs)
