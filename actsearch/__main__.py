@@ -26,6 +26,9 @@ def _interrupted(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
+    # Read when torch and numpy load. Tensors are small here and each child has a core, so threads
+    # would wait for each other: on a busy machine `space gates --distinct` took minutes by them.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as under nohup and in scripts
         signal.signal(signal.SIGINT, _interrupted)
     try:

@@ -1,5 +1,6 @@
-"""One thread for a strategy's small matrices: the cores belong to the workers, and more threads
-than cores are slower by far. It also keeps the arithmetic the same on every machine size."""
+"""One thread for what a search computes beside its children: tensors are small there, the cores
+belong to the workers, and more threads than cores are slower by far. It also keeps the arithmetic
+of a strategy the same on every machine size."""
 
 from __future__ import annotations
 

@@ -514,6 +514,21 @@ def test_a_search_that_is_stopped_before_any_child_has_ended_says_how_it_goes_on
     assert "no function trained" not in said.err
 
 
+def test_the_command_line_computes_with_one_thread_unless_it_is_told() -> None:
+    code = "import sys; sys.argv[1:] = ['--version']; from actsearch.__main__ import main; main(); "
+    code += "import torch; print(torch.get_num_threads())"
+    free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for given, threads in (({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=free | given,
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        assert done.stdout.splitlines()[-1] == str(threads), done.stderr
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_an_interrupt_while_modules_load_ends_the_command_at_once(
     tmp_path: Path, lost: bool

@@ -199,6 +199,22 @@ def test_a_stop_that_is_asked_for_while_the_search_starts_is_heard_and_ends_the_
     assert len(finished.rows()) > len(before)
 
 
+def test_a_search_computes_with_one_thread_and_gives_the_others_back(
+    tmp_path: Path, blobs: Arrays
+) -> None:
+    before, seen = torch.get_num_threads(), set[int]()
+    torch.set_num_threads(2)
+    try:
+        actsearch.search(
+            tmp_path / "run", space=SPACE, dataset=blobs, child=small_net, budget=1,
+            callbacks=[lambda *told: seen.add(torch.get_num_threads())], **QUICK,
+        )  # fmt: skip
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
 def test_a_stop_of_a_reevaluation_ends_the_script_too(
     finished: actsearch.Run, blobs: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from actsearch.child_models.evaluate import Evaluators
 from actsearch.controller.racing import Race
 from actsearch.controller.silent import Silent
 from actsearch.controller.strategies import command_of, rungs, several_from, strategy_from
+from actsearch.controller.threads import one_thread
 from actsearch.errors import NoCandidateError
 from actsearch.options import Switch
 from actsearch.results.records import Outcome, Trial
@@ -97,8 +98,10 @@ def search(
     made = {k: v for k, v in objects.items() if v is not None and not isinstance(v, str)}
     made |= {k: v for k, v in {"metric": metric, "example": example}.items() if v is not None}
     console = Console(stderr=True, quiet=quiet)
-    plan = make_plan(config, made)
-    unless_stopped(run_plan(plan, console, callbacks).reason, plan.run.path)
+    with one_thread():
+        plan = make_plan(config, made)
+        ending = run_plan(plan, console, callbacks)
+    unless_stopped(ending.reason, plan.run.path)
     return plan.run
 
 
