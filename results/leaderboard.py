@@ -43,8 +43,8 @@ class Entry(Renamed):
 
     `label` is what people call it, "" where they do not. Scores are of `metric`. `vs_relu`
     is its time per step over ReLU's and `vs_relu_range` the 95 % interval of that, from steps of
-    both in turns; where no such steps were timed (on a GPU, in short trainings, in runs from
-    before), it is the ratio of two medians of the run, and how much it varies is not known.
+    both in turns. Where no such steps were timed it is on a GPU the ratio of two medians of the
+    run, of which no interval is known, and on a processor None, since others share that.
     """
 
     rank: int | None
@@ -175,6 +175,8 @@ def _entry(
 ) -> Entry:
     failed = next((r for r in runs if r["status"] != "ok"), None)
     ms, cost = _ms_per_step(runs), _cost(runs)
+    on_processor = any(r.get("device", "cpu") == "cpu" for r in runs)
+    roughly = ms / relu if ms and relu and not on_processor else None
     return Entry(
         rank=None,
         expression=expression,
@@ -185,7 +187,7 @@ def _entry(
         seeds=len(runs),
         seconds=sum(r["seconds"] for r in runs),
         ms_per_step=ms,
-        vs_relu=cost[0] if cost else ms / relu if ms and relu else None,
+        vs_relu=cost[0] if cost else roughly,
         reason=failed["reason"] if failed else "",
         symmetry=runs[0].get("symmetry") or "",
         properties=read_json(runs[0].get("properties") or "{}"),

@@ -56,8 +56,10 @@ def test_several_seeds_are_averaged_and_one_failed_seed_fails_the_function() -> 
     assert (by_name["b"].status, by_name["b"].val_score) == ("diverged", None)
 
 
-def test_time_against_relu_is_a_ratio_of_steps_in_the_same_run() -> None:
+def test_time_against_relu_is_a_ratio_of_steps_in_the_same_run_on_a_gpu_alone() -> None:
     rows = [row("relu(x)", "ok", 0.5, ms_per_step=10.0), row("a", "ok", 0.6, ms_per_step=15.0)]
+    assert {e.vs_relu for e in leaderboard(rows)} == {None}
+    rows = [{**r, "device": "NVIDIA H100"} for r in rows]
     assert {e.expression: e.vs_relu for e in leaderboard(rows)} == {"relu(x)": 1.0, "a": 1.5}
     assert leaderboard(rows[1:])[0].vs_relu is None
     assert {e.vs_relu_range for e in leaderboard(rows)} == {None}
