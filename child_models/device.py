@@ -89,7 +89,7 @@ def device_name(device: torch.device) -> str:
         ) from error
 
 
-def out_of_memory(error: Exception, device: torch.device) -> bool:
+def out_of_memory(error: BaseException, device: torch.device) -> bool:
     """Of a GPU; libraries that allocate for themselves have words of their own for it."""
     if isinstance(error, torch.OutOfMemoryError):
         return True

@@ -32,7 +32,7 @@ from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
 from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.looks import RacedOut, Stood
 from actsearch.child_models.turns import taking_turns
-from actsearch.child_models.users_code import source_digest
+from actsearch.child_models.users_code import digest_of
 from actsearch.results.metrics import Metric
 from actsearch.results.records import (
     Cause,
@@ -70,7 +70,7 @@ def grammar_of(operators: str, extra: tuple[Op, ...]) -> dict[str, Any]:
 
 def _digest(op: Op) -> str:
     """What an operator of one's own computes, and where its beta starts."""
-    parts = [source_digest(fn) for fn in (op.fn, op.guarded) if fn is not None]
+    parts = [digest_of(fn) for fn in (op.fn, op.guarded) if fn is not None]
     return " ".join(parts if op.beta in (None, 1.0) else [*parts, f"beta {op.beta!r}"])
 
 
@@ -109,7 +109,7 @@ def caught(trial: Trial, device: torch.device, train: Callable[[], Ended]) -> En
         return _raced_out(str(end), end.training)
     except (DeviceLostError, HostError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in code of the user's own
         if is_of_the_host(error):
             doing = f"training {trial.formula or trial.subject} on {socket.gethostname()}"
             raise host_error(error, doing) from error
@@ -128,7 +128,7 @@ def ended(
     return {"status": status, **why, "seconds": seconds, **rest}
 
 
-def _failed(error: Exception, device: torch.device) -> Ended:
+def _failed(error: BaseException, device: torch.device) -> Ended:
     if out_of_memory(error, device):
         return ended("failed", f"out of memory: {short(error)}", Cause.OUT_OF_MEMORY)
     name = type(error).__name__

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def found(text: str, what: str, example: str) -> Any:
         raise ValueError(
             f"the {what} {text}: there is no module {module} in {here}, nor installed"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"the {what} {text}: importing {module} ends with {type(error).__name__}: "
             f"{short(error)}"
@@ -104,21 +104,25 @@ def from_bytes(sent: bytes) -> Any:
 
 
 def digest_of(thing: Any) -> str:
-    """The hash of the source of a function or class, and of what that uses by name of the same
-    folder: functions, classes, and what `plain` knows. It is the same whether its module is
-    imported or is the script."""
-    home = function_of(thing)
+    """The hash of the source of a function or class, and of what that uses by name of the user's
+    own: functions, classes, and what `plain` knows. It is the same whether its module is imported
+    or is the script."""
+    first = function_of(thing)
+    home = Home.of(first)
     found = {"": source_digest(thing)}
-    waiting = [home]
+    waiting = [first]
     while waiting:
-        for name, value in _used(waiting.pop(), home.__module__):
+        for name, value in _used(waiting.pop(), home):
             if name in found:
                 continue
-            if _is_own(value, home):
+            if isinstance(value, types.FunctionType | type) and home.owns(value):
                 found[name] = source_digest(value)
                 waiting.append(value)
             elif (text := plain(value)) is not None:
                 found[name] = text
+            elif home.owns(type(value)) and not isinstance(value, torch.nn.Module):
+                found[name] = plain(getattr(value, "__dict__", {})) or ""
+                waiting.append(type(value))
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
 
 
@@ -131,16 +135,55 @@ def function_of(train: Any) -> Any:
     return train if isinstance(train, types.FunctionType | type) else type(train)
 
 
-def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
+class Home(NamedTuple):
+    """Where code of the user's own is: its module, and the folder of that or of its top package."""
+
+    module: str
+    folder: Path
+
+    @classmethod
+    def of(cls, thing: Any) -> Home:
+        """Of a function or class."""
+        module, file = thing.__module__, _file(thing.__module__)
+        if file is None:
+            return cls(module, Path.cwd())
+        above = (0 if module == "__main__" else module.count(".")) + (file.name == "__init__.py")
+        return cls(module, file.parents[above])
+
+    def owns(self, thing: Any) -> bool:
+        """Whether a function, class or module is of the user's own, in that folder or below."""
+        name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+        if name in ("__main__", self.module):
+            return True
+        if name is None or name.partition(".")[0] in {PACKAGE, *sys.stdlib_module_names}:
+            return False
+        file = _file(name)
+        return file is not None and self.folder in file.parents and not _among_installed(file)
+
+
+def _file(module: str | None) -> Path | None:
+    """Where a module's source is; None of one that has none, such as a notebook."""
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    return None if file is None else Path(file).resolve()
+
+
+def _among_installed(file: Path) -> bool:
+    return any(part in INSTALLED for part in file.parts)
+
+
+def _used(thing: Any, home: Home) -> Iterator[tuple[str, Any]]:
     """The values that the code of a function, or of a class's methods, has from outside, among them
-    default arguments and the classes that a class is made of, each with a name of its own, which
-    tells its module where that is not `home`. (What a closure holds is part of its source.)"""
+    default arguments, the classes that a class is made of and its attributes, each with a name of
+    its own, which tells its module where that is not `home`. (What a closure holds is part of its
+    source.)"""
     if isinstance(thing, type):
         yield from ((base.__qualname__, base) for base in thing.__mro__[1:])
-        for value in vars(thing).values():
+        for name, value in vars(thing).items():
             method = getattr(value, "fget", None) or getattr(value, "__func__", value)
             if isinstance(method, types.FunctionType):
                 yield from _used(method, home)
+            elif not name.startswith("__"):
+                yield f"{thing.__qualname__}.{name}", value
         return
     if not isinstance(thing, types.FunctionType):
         return
@@ -152,31 +195,30 @@ def _used(thing: Any, home: str) -> Iterator[tuple[str, Any]]:
             if isinstance(held := cell.cell_contents, types.FunctionType | type):
                 yield f"{thing.__qualname__} {held.__qualname__}", held
     names, known = _names(thing.__code__), thing.__globals__
-    where = "" if thing.__module__ == home else f"{thing.__module__}."
+    where = "" if thing.__module__ == home.module else f"{thing.__module__}."
     for name in sorted(names & known.keys()):
         value = known[name]
-        yield f"{where}{name}", value
         if isinstance(value, types.ModuleType):
-            for part in sorted(names & vars(value).keys()):
-                if _is_own(vars(value)[part], thing):
-                    yield f"{value.__name__}.{part}", vars(value)[part]
+            yield from _parts(value, names, home)
+        else:
+            yield f"{where}{name}", value
+
+
+def _parts(module: types.ModuleType, names: set[str], home: Home) -> Iterator[tuple[str, Any]]:
+    """What a module of the user's own has of these names, and its modules."""
+    if not home.owns(module):
+        return
+    for name in sorted(names & vars(module).keys()):
+        value = vars(module)[name]
+        if isinstance(value, types.ModuleType):
+            yield from _parts(value, names - {name}, home)
+        else:
+            yield f"{module.__name__}.{name}", value
 
 
 def _names(code: types.CodeType) -> set[str]:
     inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return set(code.co_names).union(*map(_names, inner))
-
-
-def _is_own(value: Any, home: Any) -> bool:
-    """Whether a function or class is of the same module or folder."""
-    if not isinstance(value, types.FunctionType | type):
-        return False
-    if value.__module__ == home.__module__:
-        return True
-    try:
-        return Path(inspect.getfile(value)).parent == Path(inspect.getfile(home)).parent
-    except (TypeError, OSError):
-        return False
 
 
 def plain(value: Any, depth: int = 0) -> str | None:
@@ -230,7 +272,7 @@ def is_installed(thing: Any) -> bool:
     if str(thing.__module__).partition(".")[0] == PACKAGE:
         return True
     try:
-        return any(part in INSTALLED for part in Path(inspect.getfile(thing)).parts)
+        return _among_installed(Path(inspect.getfile(thing)))
     except (TypeError, OSError):
         return True  # of Python itself
 
@@ -262,7 +304,7 @@ def _source(thing: Any, seen: tuple[Any, ...]) -> str:
         case types.BuiltinFunctionType() | types.ModuleType():
             return getattr(thing, "__qualname__", thing.__name__)
         case types.CodeType():
-            return words([thing.co_code.hex(), *thing.co_consts])
+            return words([thing.co_code.hex(), *thing.co_names, *thing.co_consts])
         case dict():
             return words(sorted(thing.items(), key=lambda item: str(item[0])))
         case list() | tuple():
@@ -278,10 +320,13 @@ def _source(thing: Any, seen: tuple[Any, ...]) -> str:
 
 
 def _text(thing: Any) -> str:
-    """A function or class as it was written; where nobody kept that, its code."""
+    """A function or class as it was written; where nobody kept that, its code. Several lambdas of a
+    line are written alike, so each has its code too."""
+    code = getattr(thing, "__code__", None)
     try:
-        return inspect.getsource(thing)
+        text = inspect.getsource(thing)
     except (OSError, TypeError):
-        code = getattr(thing, "__code__", None)
-        name = f"{thing.__module__}.{thing.__qualname__}"
-        return name if code is None else name + _source(code, ())
+        text = f"{thing.__module__}.{thing.__qualname__}"
+    else:
+        code = code if text.count("lambda") > 1 and thing.__name__ == "<lambda>" else None
+    return text if code is None else text + _source(code, ())

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import actsearch
+from actsearch.child_models.networks.zoo import child_from
 from actsearch.child_models.objective import ObjectiveEvaluator
 from actsearch.child_models.users_own import Objective, objective_from
 from actsearch.cli import main
@@ -131,6 +132,7 @@ def bad(value: Any) -> Callable[..., Any]:
         ),
         ({"mse": "low"}, "returns returned 'mse' as a str, but it must be a number"),
         ({"mse": True}, "returns returned 'mse' as a bool, but it must be a number"),
+        ({"mse": math.nan}, "mse nan at the end"),
     ],
 )
 def test_an_objective_that_returns_no_score_is_said_before_anything_trains(
@@ -152,6 +154,23 @@ def test_a_score_that_is_not_finite_is_a_divergence(value: float) -> None:
         str(value),
     )
     assert outcome.reason == f"mse {value} at the end"
+
+
+@pytest.mark.parametrize(("code", "said"), [(3, "SystemExit: 3"), ("bye", "SystemExit: bye")])
+def test_an_objective_that_exits_fails_with_its_function_and_ends_nothing_else(
+    tmp_path: Path, code: Any, said: str
+) -> None:
+    def exits(make_activation: Any, seed: int, steps: int, report: Any) -> Mapping[str, float]:
+        if "tanh" in str(make_activation(1)):
+            sys.exit(code)
+        return {"mse": 1.0}
+
+    options = {**OPTIONS, "space": "tiny", "budget": 2, "start": ["x + tanh(x)", "x + sin(x)"]}
+    run = actsearch.search(tmp_path / "a", objective=exits, **options)
+    reasons = {o.reason for o in outcomes(run).values() if o.status == "failed"}
+    assert reasons == {said}
+    with pytest.raises(UsageError, match=f"fails with ReLU: {said}"):
+        actsearch.search(tmp_path / "b", objective=lambda *four: sys.exit(code), **OPTIONS)
 
 
 def test_another_score_may_be_not_finite() -> None:
@@ -358,6 +377,83 @@ def test_the_digest_is_of_all_source_that_it_uses(
     after = digest(tmp_path / "2", monkeypatch, MODULE.replace(old, new))
     assert (before == after) == same
     assert before.startswith("train-")
+
+
+PARTS = {
+    "mine.py": """
+import math
+import cfg
+import parts.far as far
+from parts.deep.near import core
+from parts import BASE
+
+one, two = lambda x: x + 1, lambda x: x + 2
+chosen = one
+
+class Plan:
+    rate = BASE * 2
+
+class Held:
+    def __init__(self):
+        self.width = int("4")
+
+held = Held()
+
+def train(make_activation, seed, steps, report):
+    make_activation(held.width)
+    least = far.scaled(core(far.LEAST)) + math.pi
+    return {"mse": cfg.LR * Plan.rate + least + chosen(cfg.inner.ONE)}
+
+def net(make_activation):
+    return far.scaled(make_activation(4))
+""",
+    "cfg.py": "import parts.inner as inner\nLR = 0.1\nUNUSED = 1\n",
+    "parts/__init__.py": "BASE = 3\n",
+    "parts/inner.py": "ONE = 1\n",
+    "parts/far.py": "LEAST = 5\ndef scaled(x):\n    return 2 * x\n",
+    "parts/deep/near.py": "GAIN = 2\ndef core(x):\n    return GAIN * x\n",
+}
+
+
+def digest_of_parts(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, *change: str) -> str:
+    for name, text in PARTS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.replace(*change) if change and name == file else text)
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        own = {name.removesuffix(".py").partition("/")[0] for name in PARTS}
+        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+            patch.delitem(sys.modules, name)
+        found = f"{objective_from('mine:train').digest} {child_from('mine:net').digest}"
+        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+            del sys.modules[name]
+        return found
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("mine.py", "chosen = one", "chosen = two", False),
+        ("mine.py", 'int("4")', 'int("5")', False),
+        ("cfg.py", "LR = 0.1", "LR = 0.2", False),
+        ("cfg.py", "UNUSED = 1", "UNUSED = 2", True),
+        ("parts/__init__.py", "BASE = 3", "BASE = 4", False),
+        ("parts/inner.py", "ONE = 1", "ONE = 2", False),
+        ("parts/far.py", "LEAST = 5", "LEAST = 6", False),
+        ("parts/far.py", "return 2 * x", "return 3 * x", False),
+        ("parts/deep/near.py", "GAIN = 2", "GAIN = 3", False),
+        ("parts/deep/near.py", "GAIN * x", "GAIN + x", False),
+    ],
+)
+def test_the_digest_is_of_what_it_uses_of_modules_and_folders_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, same: bool
+) -> None:
+    """An objective, and a child that is a function."""
+    before = digest_of_parts(tmp_path / "1", monkeypatch, file).split()
+    after = digest_of_parts(tmp_path / "2", monkeypatch, file, old, new).split()
+    assert (before[0] == after[0]) == same
+    assert (before[1] == after[1]) == (old != "return 2 * x")
 
 
 @pytest.mark.thorough

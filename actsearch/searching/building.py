@@ -33,7 +33,7 @@ from actsearch.child_models.users_own import objective_from
 from actsearch.errors import EnvironmentProblem, UsageError
 from actsearch.results.aims import Aims, reported
 from actsearch.results.metrics import Metric, metric_from
-from actsearch.results.records import HostError, Outcome, Trial
+from actsearch.results.records import Cause, HostError, Outcome, Trial
 from actsearch.search_space.operators import Op
 from actsearch.settings import Settings
 
@@ -243,7 +243,7 @@ def first_steps(
         raise
     except HostError as error:  # nothing has begun that could go on
         raise EnvironmentProblem(f"{who} fails with ReLU: {error.__cause__}") from error
-    if outcome.status == "failed":
+    if outcome.status == "failed" or outcome.cause == Cause.SCORE:
         raise UsageError(f"{who} fails with ReLU: {outcome.reason}")
     return outcome
 

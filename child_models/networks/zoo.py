@@ -23,11 +23,11 @@ from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
 from actsearch.child_models.networks.ready import BUILDS, Ready, digest, note, ready
 from actsearch.child_models.users_code import (
     by_value,
+    digest_of,
     found,
     from_bytes,
     function_of,
     is_module,
-    source_digest,
 )
 from actsearch.search_space import text as options
 from actsearch.search_space.activation import MakeActivation
@@ -179,7 +179,7 @@ def _ready(model: nn.Module | Callable[[], Any], match: Any, example: Any) -> Ch
 
 def _users_own(build: Builder) -> Child:
     name = getattr(build, "__qualname__", type(build).__qualname__)
-    return Child(name, build, {}, digest=f"{name}-{source_digest(build)}")
+    return Child(name, build, {}, digest=f"{name}-{digest_of(build)}")
 
 
 def _child(build: Builder, name: str, options: Mapping[str, Any], digest: str, note: str) -> Child:
