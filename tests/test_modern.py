@@ -32,6 +32,7 @@ CDF = "0.5*(1+erf(0.7071067811865476*x))"
 Unit = tuple[str, str, str, str, str]  # input, unary, input, unary, binary
 GELU: Unit = ("x", "identity", "x", CDF, "mul")
 SQUARE: Unit = ("1", "identity", "1", "identity", "mul")
+SHIFTED: Unit = ("x", "relu", "x", "shift", "mul")  # relu(x) (x + beta)
 TIMES_X: Unit = ("x", "identity", "1", "identity", "mul")
 TIMES_G: Unit = ("1", "identity", "g", "identity", "mul")
 
@@ -114,11 +115,11 @@ TRAINED: dict[str, tuple[Callable[..., T], Betas, list[Unit]]] = {
               [("x", "identity", "x", "atan", "mul"), ("x", "0.5*x", "1", "scale", "add")]),
     "polyrelu of degree 2": (lambda x, a, b, c: a + b * F.relu(x) + c * F.relu(x) ** 2,
                              lambda a, b, c: [b / c, c, a],
-                             [("x", "relu", "x", "shift", "mul"), ("x", "beta", "1", "scale", "add")]),
+                             [SHIFTED, ("x", "beta", "1", "scale", "add")]),
     "polyrelu of degree 3": (lambda x, a, b, c, d: a + sum(
                                  f * F.relu(x) ** k for k, f in enumerate((b, c, d), 1)),
                              lambda a, b, c, d: [c / d, b / d, d, a],
-                             [("x", "relu", "x", "shift", "mul"), ("x", "relu", "1", "shift", "mul"),
+                             [SHIFTED, ("x", "relu", "1", "shift", "mul"),
                               ("x", "beta", "2", "scale", "add")]),
 }  # fmt: skip
 
