@@ -4,6 +4,7 @@ any loop, as Evaluator makes them of a child on a data set."""
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import statistics
 import time
@@ -177,6 +178,11 @@ class ObjectiveEvaluator:
         found = self.objective.train(counted, trial.seed, self.recipe.steps, reports)
         if reports.end is not None:  # which the objective has caught
             raise reports.end
+        if inspect.isgenerator(found):  # nothing of it has run
+            raise TypeError(
+                f"{self.name} is a generator, since it uses yield, but it is to return scores by "
+                f"name, as return {{{self.metric.name!r}: 0.5}}"
+            )
         if not made:
             raise ValueError(
                 f"{self.name} makes no activation by make_activation, so all functions would score "

@@ -40,6 +40,11 @@ def found(text: str, what: str, example: str) -> Any:
     if not (module and name):
         raise ValueError(f"the {what} {text!r} needs a module and a name in it, as {example}")
     here = _with_this_folder()
+    if (hidden := _behind_pythons_own(module)) is not None:
+        raise ValueError(
+            f"the {what} {text}: {hidden.stem} is the name of a module of Python's own, which is "
+            f"found instead of {hidden.name} in {here}; give {hidden.name} another name"
+        )
     try:
         home = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -72,6 +77,19 @@ def _with_this_folder() -> str:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     return here
+
+
+def _behind_pythons_own(module: str) -> Path | None:
+    """The file or folder here that `module` would be, were its name not one of the standard
+    library's."""
+    name = module.partition(".")[0]
+    if name not in sys.stdlib_module_names:
+        return None
+    places = (Path.cwd() / f"{name}.py", Path.cwd() / name)
+    spec = importlib.util.find_spec(name)
+    origin = Path((spec and spec.origin) or "").resolve()
+    ours = [p for p in places if p.exists() and p.resolve() not in (origin, origin.parent)]
+    return ours[0] if ours else None
 
 
 # -- sent to workers

@@ -31,6 +31,7 @@ from actsearch.child_models.data.data import DataError, Diverged
 from actsearch.child_models.data.image_folder import StreamedImages
 from actsearch.child_models.data.labelled import Dataset, make_dataset
 from actsearch.child_models.data.sources import load
+from actsearch.child_models.data.tasks import TASKS
 from actsearch.child_models.data.torchvision_import import import_torchvision
 from actsearch.child_models.evaluate import Evaluator
 from actsearch.child_models.networks import convolution
@@ -346,6 +347,19 @@ def test_an_npz_file_is_a_data_set(tmp_path: Path) -> None:
     assert data.augment == "crop_flip"
 
 
+def test_x_and_y_of_an_npz_file_are_what_they_are_as_arrays(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    x, y = chance.normal(size=(50, 3)), chance.normal(size=50)
+    tables = {"a": {"x": x, "y": y}, "b": {"x_train": x, "y_train": y, "x": y, "y": y}}
+    expected = TASKS["regression"].from_arrays("table", (x, y)).digest
+    for name, arrays in tables.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        assert load(f"{tmp_path}/{name}.npz", task="regression").digest == expected
+    np.savez(tmp_path / "c.npz", x=x, target=y)
+    with pytest.raises(DataError, match="it holds x, target; name its arrays x y, or x_train"):
+        load(f"{tmp_path}/c.npz")
+
+
 def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
     for split, seed in (("train", 0), ("test", 1)):
         for i, (image, label) in enumerate(zip(*images(30, seed=seed), strict=True)):
@@ -368,6 +382,8 @@ def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
         ("svhn", "no svhn under"),
         ("none.npz", "no file none.npz"),
         ("no/such/folder", "no file or folder"),
+        ("nope.npy", "no file or folder nope.npy; .*, text .a .txt .* or an .npy file of token"),
+        ("nope.npy:context=8", "no file or folder nope.npy; "),
         (__file__, "test_children.py cannot be a data set; --dataset takes a name, an .npz"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from inspect import signature
 from itertools import permutations
 
 import numpy as np
@@ -29,7 +30,9 @@ from . import oracle
 T = torch.Tensor
 CDF = "0.5*(1+erf(0.7071067811865476*x))"
 Unit = tuple[str, str, str, str, str]  # input, unary, input, unary, binary
+GELU: Unit = ("x", "identity", "x", CDF, "mul")
 SQUARE: Unit = ("1", "identity", "1", "identity", "mul")
+SHIFTED: Unit = ("x", "relu", "x", "shift", "mul")  # relu(x) (x + beta)
 TIMES_X: Unit = ("x", "identity", "1", "identity", "mul")
 TIMES_G: Unit = ("1", "identity", "g", "identity", "mul")
 
@@ -70,9 +73,6 @@ POINTS: dict[str, tuple[str, Callable[..., T], str, list[Unit]]] = {
              [same("softplus"), ("x", "identity", "1", "erf", "mul")]),
     "telu": ("telu(x)", lambda x: x * torch.tanh(torch.exp(x)), "modern-two",
              [same("exp"), ("x", "identity", "1", "tanh", "mul")]),
-    "polyrelu of degree 2": ("relu(x) * (beta*x + beta[1])", lambda x: F.relu(x) + F.relu(x) ** 2,
-                             "modern-two", [("x", "scale", "x", "beta", "add"),
-                                            ("x", "relu", "1", "identity", "mul")]),
     "swiglu": ("x * sigmoid(x) * g", lambda x, g: F.silu(x) * g, "gates-two",
                [("x", "identity", "x", "identity", "gate"), TIMES_G]),
     "geglu": ("gelu(x) * g", lambda x, g: F.gelu(x) * g, "modern-gates",
@@ -93,19 +93,34 @@ BEYOND: dict[str, tuple[str, Callable[..., T], str, list[Unit]]] = {
     "gelu + 0.1 sin": ("gelu(x) + 0.1*sin(x)", lambda x: F.gelu(x) + 0.1 * x.sin(), "x+1",
                        [("x", "identity", "x", CDF, "mul"), same("sin"),
                         ("1", "identity", "2", "0.1*x", "add")]),
-    "smooth relu2": ("0.5*x * (x + sqrt(x**2 + 0.04))",
-                     lambda x: x * (x + (x * x + 0.04 + 1e-6).sqrt()) / 2, "x+0.04",
-                     [("x", "identity", "x", "identity", "mul"),
-                      ("1", "x+0.04", "1", "x+0.04", "max"), ("x", "identity", "2", "sqrt", "add"),
-                      ("x", "0.5*x", "3", "identity", "mul")]),
+    "smooth relu2": ("0.1*x * exp(asinh(5*x))", lambda x: x * (x + (x * x + 0.04).sqrt()) / 2,
+                     "5*x",
+                     [same("5*x"), ("1", "asinh", "1", "asinh", "max"),
+                      ("x", "0.1*x", "2", "exp", "mul")]),
     "gelu-sinc": (f"gelu(x) * (1 + 0.5*sinc({PI}))", lambda x: F.gelu(x) * (1 + 0.5 * x.sinc()), PI,
-                  [("x", "identity", "x", CDF, "mul"), same(PI), ("2", "sinc", "2", "sinc", "max"),
-                   ("3", "0.5*x", "3", "0.5*x", "max"), ("1", "identity", "4", "x+1", "mul")]),
-    "xsilu": ("x * ((1 + 2*beta_a)*sigmoid(x) - beta_a)",
-              lambda x: x * (3 * x.sigmoid() - 1), "x+1",
-              [same("0.5*x"), ("x", "beta", "1", "tanh", "mul"),
-               ("x", "sigmoid", "2", "identity", "add"),
-               ("x", "identity", "3", "identity", "mul")]),
+                  [GELU, same(PI), ("1", "identity", "2", "sinc", "mul"),
+                   ("1", "identity", "3", "0.5*x", "add")]),
+}  # fmt: skip
+
+# What has parameters: the authors' function of x and these, the betas that are as good, in the
+# order in which they are read, and the units.
+Betas = Callable[..., list[float]]
+TRAINED: dict[str, tuple[Callable[..., T], Betas, list[Unit]]] = {
+    "xsilu": (lambda x, a: x * ((1 + 2 * a) * x.sigmoid() - a), lambda a: [-2 * a],
+              [("x", "identity", "x", "sigmoid", "mul"), ("x", "0.5*x", "1", "identity", "mix")]),
+    "xgelu": (lambda x, a: (1 + 2 * a) * F.gelu(x) - a * x, lambda a: [-2 * a],
+              [GELU, ("x", "0.5*x", "1", "identity", "mix")]),
+    "xatlu": (lambda x, a: x * ((1 + 2 * a) * (x.atan() / math.pi + 0.5) - a),
+              lambda a: [(1 + 2 * a) / math.pi],
+              [("x", "identity", "x", "atan", "mul"), ("x", "0.5*x", "1", "scale", "add")]),
+    "polyrelu of degree 2": (lambda x, a, b, c: a + b * F.relu(x) + c * F.relu(x) ** 2,
+                             lambda a, b, c: [b / c, c, a],
+                             [SHIFTED, ("x", "beta", "1", "scale", "add")]),
+    "polyrelu of degree 3": (lambda x, a, b, c, d: a + sum(
+                                 f * F.relu(x) ** k for k, f in enumerate((b, c, d), 1)),
+                             lambda a, b, c, d: [c / d, b / d, d, a],
+                             [SHIFTED, ("x", "relu", "1", "shift", "mul"),
+                              ("x", "beta", "2", "scale", "add")]),
 }  # fmt: skip
 
 
@@ -132,6 +147,24 @@ def test_a_function_beyond_two_units_is_one_of_more(name: str) -> None:
     text, authors, choice, units = BEYOND[name]
     unary = dict.fromkeys((*MODERN_UNARY, parse(choice)))
     check(UnitSpace(tuple(unary), units=len(units)), text, authors, units)
+
+
+def test_smooth_relu2_is_that_of_its_name_where_no_guard_holds_exp() -> None:
+    short, known = parse("0.1*x * exp(asinh(5*x))"), parse("smooth_relu2")
+    assert same_function(canonical(short, "paper"), canonical(known, "paper"), "paper")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_function_with_parameters_is_a_point_at_all_their_values(name: str) -> None:
+    authors, betas, units = TRAINED[name]
+    space = UnitSpace(MODERN_UNARY, units=len(units))
+    act = Activation(space.decode(digits_of(space, units)).canonical("guarded").expr).double()
+    x, chance = torch.linspace(-8, 8, 321, dtype=torch.float64), random.Random(0)
+    for _ in range(20):
+        own = [chance.uniform(-3, 3) for _ in signature(betas).parameters]
+        for parameter, value in zip(act.beta, betas(*own), strict=True):
+            torch.nn.init.constant_(parameter, value)
+        torch.testing.assert_close(act(x), authors(x, *own), rtol=1e-9, atol=1e-9)
 
 
 def test_the_papers_spaces_keep_their_sizes_and_the_new_ones_have_theirs() -> None:

@@ -233,6 +233,28 @@ def test_an_objective_without_activations_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_an_objective_that_yields_is_refused(tmp_path: Path) -> None:
+    def train(make_activation: Any, seed: int, steps: int, report: Any) -> Any:
+        make_activation(3)
+        yield {"mse": 1.0}
+
+    with pytest.raises(
+        UsageError, match=r"train is a generator, since it uses yield, but .*return"
+    ):
+        actsearch.search(tmp_path / "a", objective=train, **OPTIONS)
+
+
+@pytest.mark.parametrize("option", ["objective", "child"])
+def test_a_module_with_a_name_of_pythons_own_is_not_taken_for_it(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("string.py").write_text("def train(make_activation, seed, steps, report): ...")
+    given = OPTIONS if option == "objective" else {}
+    with pytest.raises(ValueError, match=r"Python's own, which is found instead of string\.py in "):
+        actsearch.search("a", **{**given, option: "string:train"})
+
+
 def test_reports_are_the_beat_of_a_timeout(tmp_path: Path) -> None:
     def endless(make_activation: Any, seed: int, steps: int, report: Any) -> dict[str, float]:
         make_activation(3)

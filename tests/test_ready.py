@@ -625,10 +625,16 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary() -> N
 @pytest.mark.parametrize(
     ("ids", "options", "sentence"),
     [
-        (np.arange(60), {"context": 8}, r"6 tokens to validate .*context=16\)"),
+        (np.arange(60), {"context": 8}, r"6 tokens to validate .*of about 90 tokens or more$"),
+        (
+            np.arange(500),
+            {},
+            r"about 650 tokens or more, or .* actsearch.tokens\(ids, context=16\)",
+        ),
         (np.arange(400.0), {}, "type float64 is no sequence of token ids"),
         (np.zeros((20, 20), int), {}, r"shape \(20, 20\) and"),
-        (np.arange(400) - 1, {}, "ids go from -1 to 398"),
+        (np.arange(400) - 1, {}, "from -1 to 398, and no token has a negative id; number tokens"),
+        (np.arange(35) - 3, {"vocabulary": 32}, "from -3 to 31, and no token has a negative id"),
         (np.arange(400), {"vocabulary": 300}, "give vocabulary=400"),
         (np.arange(400), {"context": 0}, "context=0 needs a whole number of 1 or more"),
         ("text", {}, "is no sequence of token ids"),

@@ -348,7 +348,18 @@ def test_without_the_package_it_is_said_how_to_have_it(
     ("given", "sentence"),
     [
         (_text(b"short" * 20), "mine.txt: 10 bytes to validate on are too few for a context of 64"),
-        (_text(b""), "mine.txt: 0 bytes to train on are too few"),
+        (
+            _text(b"too short " * 50),
+            "of about 650 bytes or more, or a shorter .* mine.txt:context=16$",
+        ),
+        (
+            _text(b"too short to be of any use.\n"),
+            "; give a longer text, of about 650 bytes or more$",
+        ),
+        (
+            _text(b""),
+            "0 bytes to train on are too few .*; give a longer text, of about 650 bytes or",
+        ),
         (_text(b"\x89PNG\xff" * 500), "mine.txt is no text: byte 0 is not UTF-8"),
         (_text(b"text\0" * 500), "mine.txt is no text: byte 4 is 0"),
         (lambda folder: str(folder), "is no folder of images a class: .*and no .txt"),

@@ -11,8 +11,9 @@ from actsearch.search_space.text import Option, load
 
 # What a data set can be instead of a name.
 FILES = (
-    "an .npz file with x_train y_train x_test y_test, a folder of images a class, FOLDER:en-de "
-    "of sentences, text (a .txt or .gz file, or a folder of .txt), or an .npy file of token ids"
+    "an .npz file with x y or x_train y_train x_test y_test, a folder of images a class, "
+    "FOLDER:en-de of sentences, text (a .txt or .gz file, or a folder of .txt), or an .npy file of "
+    "token ids"
 )
 
 

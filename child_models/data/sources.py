@@ -1,5 +1,5 @@
-"""Where data comes from: `load(name)` takes a name of DATASETS, an .npz file with x_train y_train
-x_test y_test, a folder of images with one folder a class, pairs of sentences, or text."""
+"""Where data comes from: `load(name)` takes a name of DATASETS, an .npz file with x y or x_train
+y_train x_test y_test, a folder of images with one folder a class, pairs of sentences, or text."""
 
 from __future__ import annotations
 
@@ -143,21 +143,25 @@ def _load(name: str, root: Path, download: bool, image_size: int | None, task: s
     if path.exists():
         raise DataError(f"{name} cannot be a data set; --dataset takes a name, {FILES}")
     if path.suffix or "/" in name:
-        raise DataError(f"no file or folder {name}; --dataset takes a name, an .npz or a folder")
+        raise DataError(f"no file or folder {owner}; --dataset takes a name, {FILES}")
     raise ValueError(f"{unknown('data set', name, DATASETS)}, {FILES}")
 
 
 def _npz(path: Path, task: str) -> Data:
     if not path.is_file():
-        raise DataError(f"no file {path}; give an .npz with x_train y_train x_test y_test")
+        raise DataError(f"no file {path}; give an .npz with x y or x_train y_train x_test y_test")
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is no readable .npz: no archive of arrays, as np.savez writes it")
     with readable(path, ".npz"), zipfile.ZipFile(path) as archive:
         held = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        missing = [k for k in ("x_train", "y_train") if k not in held]
-        if missing:
-            raise DataError(f"{path} has no {' and '.join(missing)}; it holds {', '.join(held)}")
         names = [k for k in ("x_train", "y_train", "x_test", "y_test") if k in held]
+        if not names and {"x", "y"} <= held.keys():
+            names = ["x", "y"]
+        elif missing := [k for k in ("x_train", "y_train") if k not in held]:
+            raise DataError(
+                f"{path} has no {' and '.join(missing)}; it holds {', '.join(held)}; name its "
+                "arrays x y, or x_train y_train x_test y_test"
+            )
         # They are copied once, as they are split.
         check_fits(path, 2 * sum(_declared(archive, held[k]) for k in names))
         found = {k: _array(archive, held[k]) for k in names}

@@ -41,6 +41,7 @@ from actsearch.search_space import text as options
 TEXT_KINDS = {option.name: option.kind for option in TEXT_OPTIONS}
 STDLIB_KINDS = {option.name: option.kind for option in STDLIB_OPTIONS}
 CONTEXT: int = TEXT_OPTIONS[0].default  # tokens that a child sees
+SHORT = 16  # what is proposed where a text is too short for its context
 MOVED = 0.1  # deviation by which the parameters of a child are moved, to see what it reads
 WINDOWS = 512  # that a split is scored on, at most
 EVALUATION_BATCH = 64
@@ -131,7 +132,7 @@ def make_text(
         arrays, lengths = ({s: both[i] for s, both in encoded.items()} for i in (0, 1))
         vocabulary = tokenizer.vocabulary
         sha.update(tokenizer.content)
-    shorter = f"{name.partition(':')[0]}:context=16"
+    shorter = f"{name.partition(':')[0]}:context={SHORT}"
     _check_lengths(name, arrays, context, "tokens" if lengths else "bytes", shorter)
     return Text(name, arrays, context, vocabulary, sha.hexdigest()[:16], lengths)
 
@@ -144,7 +145,7 @@ def tokens(ids: Any, *, context: int = CONTEXT, vocabulary: int | None = None) -
     vocabulary) of those that follow; its score is in bits per token. `vocabulary` is how many ids
     there are [one more than the largest]. Raises DataError for ids that cannot be, or too few.
     """
-    return _tokens("token ids", ids, context, vocabulary, "actsearch.tokens(ids, context=16)")
+    return _tokens("token ids", ids, context, vocabulary, f"actsearch.tokens(ids, context={SHORT})")
 
 
 def from_arrays(name: str, arrays: Any) -> Text:
@@ -153,7 +154,7 @@ def from_arrays(name: str, arrays: Any) -> Text:
         raise DataError(
             f"{name}: {len(arrays)} arrays; a language model takes one of token ids (n,)"
         )
-    return _tokens(name, arrays, CONTEXT, None, "actsearch.tokens(ids, context=16)")
+    return _tokens(name, arrays, CONTEXT, None, f"actsearch.tokens(ids, context={SHORT})")
 
 
 def load_ids(path: Path, chosen: str = "") -> Text:
@@ -163,7 +164,7 @@ def load_ids(path: Path, chosen: str = "") -> Text:
         check_fits(path, ROOM * path.stat().st_size)
         ids = np.load(path, mmap_mode="r")  # which compares the header with the file's size
     context, vocabulary = found.get("context", CONTEXT), found.get("vocabulary")
-    return _tokens(name, ids, context, vocabulary, f"{path.name}:context=16")
+    return _tokens(name, ids, context, vocabulary, f"{path.name}:context={SHORT}")
 
 
 def _tokens(name: str, ids: Any, context: int, vocabulary: int | None, shorter: str) -> Text:
@@ -178,8 +179,13 @@ def _tokens(name: str, ids: Any, context: int, vocabulary: int | None, shorter: 
         if value is not None and not (whole and value >= 1):
             raise DataError(f"{name}: {option}={value!r} needs a whole number of 1 or more")
     low, high = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
+    if low < 0:
+        raise DataError(
+            f"{name}: ids go from {low:,} to {high:,}, and no token has a negative id; number "
+            "tokens from 0, and leave out padding"
+        )
     vocabulary = high + 1 if vocabulary is None else int(vocabulary)
-    if low < 0 or high >= vocabulary:
+    if high >= vocabulary:
         raise DataError(
             f"{name}: ids go from {low:,} to {high:,}, and a vocabulary of {vocabulary:,} has 0 to "
             f"{vocabulary - 1:,}; give vocabulary={high + 1}, or other ids"
@@ -200,9 +206,12 @@ def _check_lengths(
 ) -> None:
     for split, part in splits.items():
         if len(part) <= context:
+            enough = 10 * (context + 1)  # since a tenth validates
+            helps = min(map(len, splits.values())) > SHORT
+            way = f", or a shorter context as {shorter}" if helps else ""
             raise DataError(
                 f"{name}: {len(part):,} {what} to {_USES[split]} are too few for a context of "
-                f"{context}; give a longer text, or a shorter context as {shorter}"
+                f"{context}; give a longer text, of about {enough:,} {what} or more{way}"
             )
 
 
