@@ -3,7 +3,7 @@
     actsearch search RUN --space gates --child gpt --dataset stdlib --strategy random --steps 600 \\
         --racing loss:40=0.6,100=0.5,200=0.3 --baselines swiglu geglu reglu relu2 gelu --budget 1200
     python benchmarks/gates_sample.py best RUN         # the ten that are to be trained again
-    actsearch reevaluate RUN --seeds 12 --baselines gates --functions FORMULA ...
+    actsearch reevaluate RUN --seeds 12 --baselines swiglu geglu reglu --functions FORMULA ...
     python benchmarks/gates_sample.py keep RUN ROWS.jsonl
     python benchmarks/gates_sample.py say [ROWS.jsonl]           # [docs/data/gates_sample.jsonl]
 
