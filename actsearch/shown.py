@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import takewhile
 from typing import Any
@@ -12,7 +12,7 @@ from actsearch.results.aims import COST, Aims
 from actsearch.results.front import fronts
 from actsearch.results.leaderboard import PROPERTIES, Entry
 from actsearch.results.metrics import Metric
-from actsearch.results.tables import Row, printable, show
+from actsearch.results.tables import Formula, Row, brief, printable, show
 
 SHOWN = 10  # of the best functions, where a run is shown in short
 LAYOUT = "\n\t"  # of what is printed
@@ -38,7 +38,7 @@ def top_rows(entries: list[Entry], *, full: bool = False, aims: Aims | None = No
     for e in entries:
         row: dict[str, Any] = {
             "rank": e.rank,
-            "formula": e.formula,
+            "formula": Formula(e.formula),
             "name": e.label,
             e.metric.column("val"): e.metric.cell(e.val_score),
             **(_again(e) if again else {}),
@@ -91,6 +91,13 @@ def counts_line(counts: Mapping[str, int]) -> str:
         return "no function was searched"
     shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
     return f"{sum(counts.values()):,} functions: {shown}"
+
+
+def below(rows: Iterable[Row]) -> list[str]:
+    """What a reader of a table in short has to know, in lines."""
+    formulas = [cell for row in rows for cell in row.values() if isinstance(cell, Formula)]
+    rounded = any(brief(formula) != formula for formula in formulas)
+    return ["long constants have four digits here; csv and json have all"] * rounded
 
 
 def html_table(rows: list[Row]) -> str:

@@ -49,7 +49,8 @@ from actsearch.results.records import Cause, Outcome
 from actsearch.results.statistics import pairs_needed, wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
-from actsearch.search_space.baselines import FORMS
+from actsearch.search_space.baselines import FORMS, NAMED
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.parser import parse
 from actsearch.settings import resolve
 
@@ -1016,6 +1017,65 @@ def test_a_screen_shows_all_columns_without_scrolling(page: Any, width: int) -> 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.parentNode.id)"
     assert page.eval_on_selector_all(".scroll", cut) == []
+
+
+WITH_CONSTANTS = ("gelu", "geglu", "selu", "xielu", "gelu_sinc", "smooth_relu2", "hardswish")
+
+
+@pytest.fixture
+def constants(own: Run) -> Run:
+    """With functions ahead of all others whose formulas are long or have constants of 16 digits."""
+    store = own.store()
+    for i, name in enumerate(WITH_CONSTANTS):
+        found = candidate_from(NAMED[name])
+        key, formula = found.canonical("guarded").key, found.formula
+        trial = store.submit("search", key, "p", 0, formula=formula, label=name)
+        store.record(trial, Outcome("ok", val_score=0.97 - i / 1000, ms_per_step=10.0))
+        for seed in (1, 2, 3) if name == "gelu" else ():
+            trial = store.submit("reevaluate", key, "p", seed, formula=formula, label=name)
+            store.record(trial, Outcome("ok", val_score=0.97, test_score=0.97 - seed / 100))
+    store.close()
+    return own
+
+
+def formula_of(name: str) -> str:
+    return candidate_from(NAMED[name]).formula
+
+
+def test_no_formula_runs_into_what_stands_beside_it(constants: Run, browser: Any) -> None:
+    shown = browser.new_page()
+    shown.goto(report(constants).as_uri())
+    beyond = """all => all.filter(e => e.getBoundingClientRect().right
+        > e.closest("td, .card").getBoundingClientRect().right).map(e => e.textContent)"""
+    inside = ":is(math *, .code)"
+    assert shown.locator(f"td {inside}").count() > len(WITH_CONSTANTS)
+    for width in (1600, 1280, 1200, 1000, 641, 390):
+        shown.set_viewport_size({"width": width, "height": 900})
+        assert shown.eval_on_selector_all(f":is(td, .card) {inside}", beyond) == [], width
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    shown.close()
+
+
+def test_a_page_rounds_constants_except_where_they_are_copied(constants: Run, capsys: Any) -> None:
+    exact = formula_of("gelu")
+    assert exact == "0.5 * x * (1 + erf(0.7071067811865476 * x))"
+    found = contents(constants, 500)
+    page = render(found)
+    assert "0.5 * x * (1 + erf(0.7071 * x)) is first of 3 on test data" in found["sentences"][0]
+    assert "0.7071067811865476" in found["gallery"][0]["code"]
+    said = re.sub(
+        r"<(style|script|details).*?</\1>|<title>.*?</title>|<[^>]*>", " ", page, flags=re.S
+    )
+    assert said.count("0.7071067811865476") == 1  # the formula at the top, to be copied
+    assert said.count("0.7071 * x") > 3
+    assert page.count(f'data-value="{exact}"') == 2
+    assert cli.main(["top", str(constants.path), "-n", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "0.5 * x * (1 + erf(0.7071 * x))  gelu" in table
+    assert "long constants have four digits here; csv and json have all\n" in table
+    for form in ("csv", "json"):
+        assert cli.main(["top", str(constants.path), "--format", form]) == 0
+        assert exact in capsys.readouterr().out
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(page: Any) -> None:

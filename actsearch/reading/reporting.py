@@ -29,7 +29,7 @@ from actsearch.results.front import MAYBE, SURE, fronts
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric, common, p_value
 from actsearch.results.repeats import adjusted, best_first, of_seeds, split_of
-from actsearch.results.tables import Row, show
+from actsearch.results.tables import Formula, Row, brief, show
 from actsearch.results.version import own_version
 from actsearch.run import Run
 from actsearch.shown import sought_columns
@@ -224,7 +224,8 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
 
 def _formula(row: Mapping[str, Any]) -> dict[str, str]:
     """Of a row of the store, or the fields of an entry."""
-    return {k: row[k] for k in ("formula", "label")} | {"mathml": _mathml(row["expression"])}
+    more = {"shown": brief(row["formula"]), "mathml": _mathml(row["expression"])}
+    return {k: row[k] for k in ("formula", "label")} | more
 
 
 def _mathml(expression: str) -> str:
@@ -241,7 +242,7 @@ def _mathml(expression: str) -> str:
     except ParseError:
         return ""
     sources = (Exported(expr, "guarded", "f", ((1.0,),) * expr.betas, "") for expr in functions)
-    return BETWEEN.join(convert(latex.write(source)) for source in sources)
+    return BETWEEN.join(convert(brief(latex.write(source))) for source in sources)
 
 
 def _functions(found: Found, rows: int, cards: Iterable[int | None]) -> list[dict[str, Any]]:
@@ -253,11 +254,12 @@ def _functions(found: Found, rows: int, cards: Iterable[int | None]) -> list[dic
     sought = sought_columns(found.entries, aims)
     table: list[dict[str, Any]] = []
     for i, e in enumerate(found.entries[:rows]):
-        short = i < TYPESET and e.rank is not None and len(e.formula) <= SHORT
+        short = i < TYPESET and e.rank is not None and len(brief(e.formula)) <= SHORT
         table.append(
             {
                 "rank": e.rank,
                 "formula": e.formula,
+                "shown": brief(e.formula),
                 "mathml": _mathml(e.expression) if short else "",
                 "label": e.label,
                 "beside": e.beside,
@@ -373,7 +375,7 @@ def _again_row(
     failed = next((f"{r['status']}: {r['reason']}" for r in group if r["status"] != "ok"), "")
     return {
         "expression": first["expression"],
-        "formula": first["formula"],
+        "formula": Formula(first["formula"]),
         "name": first["label"],
         "child": first["child"],
         "data": first["dataset"],

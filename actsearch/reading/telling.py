@@ -17,7 +17,7 @@ from actsearch.results.aims import COST, parts
 from actsearch.results.leaderboard import DROPPED, Entry
 from actsearch.results.records import ALWAYS_BESIDE
 from actsearch.results.statistics import head_of
-from actsearch.results.tables import duration
+from actsearch.results.tables import brief, duration
 from actsearch.run import Run
 from actsearch.settings import SearchOptions, resolve
 
@@ -81,7 +81,7 @@ def _baselines(found: Found) -> list[Entry]:
 
 
 def _beside(entry: Entry, found: Found) -> str:
-    return f"{entry.label or entry.formula} {_scored(entry, found)} (#{entry.rank})"
+    return f"{entry.label or brief(entry.formula)} {_scored(entry, found)} (#{entry.rank})"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -112,7 +112,7 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
         told = [f"{s.get('steps', 0):,} steps of {s.get('batch_size')}", f"rate {s.get('lr')}"]
         told += [str(s[key]) for key in RECIPE if s.get(key)]
         yield "recipe", ", ".join(told)
-    if named := [e.label or e.formula for e in found.entries if e.beside]:
+    if named := [e.label or brief(e.formula) for e in found.entries if e.beside]:
         yield "baselines", ", ".join(named)
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]
