@@ -209,13 +209,14 @@ def _as_expected(run: Run, said: str) -> str:
 
 
 def luck_of(found: Sequence[Entry], known: Worth) -> str:
-    """The sentence, of the functions of a search, best first."""
-    found = judged(found)
-    best, seen = found[0], known.again.get(found[0].expression)
-    metric = best.metric
+    """The sentence, of the functions of a search, best first. The best is of its candidates alone:
+    nobody chose a baseline for its score."""
+    candidates = [e for e in judged(found) if not e.beside]
+    best = candidates[0]
+    metric, seen = best.metric, known.again.get(best.expression)
     then = f"; it had {metric.text(statistics.fmean(seen))} (n = {len(seen)})" if seen else ""
     return (
-        f"The best of {len(found):,} functions is partly luck. One training scatters by "
+        f"The best of {len(candidates):,} candidates is partly luck. One training scatters by "
         f"{metric.text(known.noise.sd)}, not counting what a seed does to all functions alike. "
         f"{brief(best.formula)} had {metric.text(best.val_score or 0.0)} in the search; trained "
         f"again it should have about {metric.text(known.expected[best.expression])} on "

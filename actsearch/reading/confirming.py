@@ -34,7 +34,7 @@ def conclusion(run: Run) -> list[str]:
     ends = f"{metric.number(winner.expected.low)} to {metric.number(winner.expected.high)}"
     trainings = f"{winner.seeds} training" + "s" * (winner.seeds > 1)
     said = (
-        f"{brief(winner.formula)} is the best of {first:,} functions that trained, judged by "
+        f"{brief(winner.formula)} is the best of {first:,} candidates that trained, judged by "
         f"{trainings}. Trained again it should have {metric.text(winner.expected.mean)} on "
         f"validation data (95 %: {ends})"
     )

@@ -37,7 +37,9 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
         yield "Functions were trained here with several seeds; there was no search."
         return
     told = [f"{n:,} {STATUS_WORDS.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
-    yield f"{len(found.entries):,} functions: {', '.join(told)}."
+    among = sum(e.beside for e in found.entries)
+    with_them = f", {among:,} baselines among them" if among else ""
+    yield f"{len(found.entries):,} functions{with_them}: {', '.join(told)}."
     best = found.first
     if best is None:
         return
@@ -51,16 +53,16 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
     elif known is not None:
         yield luck_of(found.ranked, known)
         reach = known.noise.reach()
-        near = sum(e.merit >= best.merit - reach for e in found.ranked)
+        near = sum(e.merit >= best.merit - reach for e in found.ranked if not e.beside)
         noise = (
             f"within the noise of the best, {found.metric.distance(reach)}, by which trainings of "
             f"equally good functions differ (95 %, Student's t with {known.noise.freedom:,} "
             "degrees of freedom)"
         )
         if near > 1:
-            yield f"The first {near:,} are {noise}: their order says little."
+            yield f"The first {near:,} candidates are {noise}: their order says little."
         else:
-            yield f"No other function is {noise}."
+            yield f"No other candidate is {noise}."
     else:
         few = len(judged(found.ranked))
         fewest = head_of(few)

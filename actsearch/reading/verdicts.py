@@ -203,10 +203,13 @@ def _numbers(found: Found, model: _Model) -> str:
     order, metric, relu, rows = model.order, model.metric, model.relu, model.rows
     best = order[0]
     data = " on test data" if model.tested else ""
+    which, beside = "", ", baselines included" if model.baselines else ""
+    if best in model.baselines:
+        which, beside = ", a baseline,", ""
     mean = statistics.fmean(model.scores[best].values())
     said = (
-        f"Trained again with {model.seeds}{model.where}, {brief(rows[best]['formula'])} is first "
-        f"of {len(order)}{data}: {metric.text(mean)}"
+        f"Trained again with {model.seeds}{model.where}, {brief(rows[best]['formula'])}{which} is "
+        f"first of {len(order)}{data}{beside}: {metric.text(mean)}"
     )
     if relu is not None and relu != best:
         gains = model.gains(best, relu)
