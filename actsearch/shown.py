@@ -11,7 +11,7 @@ from typing import Any
 from actsearch.results.aims import COST, Aims
 from actsearch.results.front import fronts
 from actsearch.results.leaderboard import PROPERTIES, Entry
-from actsearch.results.metrics import Metric
+from actsearch.results.metrics import Cell, Metric
 from actsearch.results.tables import Formula, Row, brief, printable, show
 
 SHOWN = 10  # of the best functions, where a run is shown in short
@@ -94,10 +94,13 @@ def counts_line(counts: Mapping[str, int]) -> str:
 
 
 def below(rows: Iterable[Row]) -> list[str]:
-    """What a reader of a table in short has to know, in lines."""
-    formulas = [cell for row in rows for cell in row.values() if isinstance(cell, Formula)]
-    rounded = any(brief(formula) != formula for formula in formulas)
-    return ["long constants have four digits here; csv and json have all"] * rounded
+    """What a reader of a table in short has to know, in lines: units, as columns keep their names,
+    and that formulas are rounded."""
+    cells = [cell for row in rows for cell in row.values()]
+    units = dict.fromkeys(cell.unit for cell in cells if isinstance(cell, Cell) and cell.unit)
+    rounded = any(isinstance(cell, Formula) and brief(cell) != cell for cell in cells)
+    said = "long constants have four digits here; csv and json have all"
+    return [", ".join(units)] * bool(units) + [said] * rounded
 
 
 def html_table(rows: list[Row]) -> str:

@@ -46,6 +46,7 @@ from actsearch.results.figures.trade_offs import (
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import Cause, Outcome
+from actsearch.results.repeats import of_seeds
 from actsearch.results.statistics import pairs_needed, wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
@@ -746,6 +747,35 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) ->
     assert cli.main(["top", str(own.path), "--format", "csv"]) == 0
     assert "val BLEU" in capsys.readouterr().out.splitlines()[0]
     assert "val BLEU" in own._repr_html_()
+
+
+def test_each_table_of_scores_says_their_unit_once_and_columns_keep_their_names(
+    own: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rmse = Metric("rmse", "min", unit="degC")
+    config = own.config
+    config["data"]["metric"] = rmse.to_config()
+    (own.path / "config.json").write_text(json.dumps(config))
+    page = render(contents(own, 500))
+    headings = re.findall(r"<th[^>]*>(?:<button>)?((?:val|test) rmse.*?)<", page)
+    assert headings == ["val rmse [degC]", "test rmse [degC]", "val rmse [degC]"]
+    again = [{"formula": "sin(x)", **of_seeds({1: 0.2}, {1: 0.1}, "", rmse, "test rmse")}]
+    monkeypatch.setattr(
+        "actsearch.searching.reevaluation.run_reevaluation", lambda *_: (again, "done")
+    )
+    commands = {
+        "top": ["--where", "val rmse<0.5"],
+        "compare": [],
+        "reevaluate": [],
+    }
+    for command, more in commands.items():
+        assert cli.main([command, str(own.path), *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert " rmse " in lines[0]
+        assert "degC" not in lines[0]
+        assert lines.count("rmse in degC") == 1, command
+        assert cli.main([command, str(own.path), *more, "--format", "csv"]) == 0
+        assert "degC" not in capsys.readouterr().out
 
 
 def test_functions_without_a_score_say_what_became_of_them(own: Run) -> None:

@@ -169,7 +169,7 @@ def _paint(found: re.Match[str]) -> str:
 def contents(run: Run, rows: int) -> dict[str, Any]:
     """All that the template says, as plain values; markup is in values of their own."""
     found = Found(run)
-    again, column = _again(run)
+    again, column, one = _again(run)
     if not again and not any(e.status != "rejected" for e in found.entries):
         raise RunError(
             f"{run.path} has no training that ended, so there is nothing to report; "
@@ -185,6 +185,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "name": run.name,
         "metric": found.metric.name,
         "unit": found.metric.unit,
+        "in_brackets": found.metric.in_brackets,
         "better_first": not found.metric.lower,
         "short": SHORT,
         "binomial": found.error.examples > 0,
@@ -206,6 +207,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "pictures": list(_pictures(found, sheet)),
         "again": again,
         "again_score": column,
+        "again_unit": one.in_brackets if one else "",
         "where": [name for name in _SHARED if again and name in again[0]],
         "tested": column.startswith("test "),
         "differences": _difference_picture(found, sheet),
@@ -327,9 +329,9 @@ _SHARED = (
 )  # columns that are left out where all rows agree
 
 
-def _again(run: Run) -> tuple[list[Row], str]:
-    """One row a function and protocol of the re-evaluations, the best of each model first, and the
-    column of their scores."""
+def _again(run: Run) -> tuple[list[Row], str, Metric | None]:
+    """One row a function and protocol of the re-evaluations, the best of each model first, the
+    column of their scores, and the metric that all have."""
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     trainings = run.reevaluations()
     one = common(row["metric"] for row in trainings)
@@ -348,7 +350,7 @@ def _again(run: Run) -> tuple[list[Row], str]:
         rows += best_first(mine, column, next(iter(functions.values()))[0]["metric"])
     rows.sort(key=lambda r: [str(r[k]) for k in _SHARED])
     agreed = {name for name in _SHARED if len({row[name] for row in rows}) < 2}
-    return [{k: v for k, v in row.items() if k not in agreed} for row in rows], column
+    return [{k: v for k, v in row.items() if k not in agreed} for row in rows], column, one
 
 
 def _split(trainings: Iterable[Mapping[str, Any]]) -> str:
