@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import takewhile
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from actsearch.results.aims import COST, Aims
 from actsearch.results.front import fronts
 from actsearch.results.leaderboard import PROPERTIES, Entry
-from actsearch.results.metrics import Metric
-from actsearch.results.tables import Row, printable, show
+from actsearch.results.metrics import Cell, Metric
+from actsearch.results.tables import Formula, Row, brief, printable, show
 
 SHOWN = 10  # of the best functions, where a run is shown in short
 LAYOUT = "\n\t"  # of what is printed
@@ -38,7 +38,7 @@ def top_rows(entries: list[Entry], *, full: bool = False, aims: Aims | None = No
     for e in entries:
         row: dict[str, Any] = {
             "rank": e.rank,
-            "formula": e.formula,
+            "formula": Formula(e.formula),
             "name": e.label,
             e.metric.column("val"): e.metric.cell(e.val_score),
             **(_again(e) if again else {}),
@@ -91,6 +91,16 @@ def counts_line(counts: Mapping[str, int]) -> str:
         return "no function was searched"
     shown = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items() if n)
     return f"{sum(counts.values()):,} functions: {shown}"
+
+
+def below(rows: Iterable[Row]) -> list[str]:
+    """What a reader of a table in short has to know, in lines: units, as columns keep their names,
+    and that formulas are rounded."""
+    cells = [cell for row in rows for cell in row.values()]
+    units = dict.fromkeys(cell.unit for cell in cells if isinstance(cell, Cell) and cell.unit)
+    rounded = any(isinstance(cell, Formula) and brief(cell) != cell for cell in cells)
+    said = "long constants have four digits here; csv and json have all"
+    return [", ".join(units)] * bool(units) + [said] * rounded
 
 
 def html_table(rows: list[Row]) -> str:

@@ -65,8 +65,12 @@ class Metric:
 
     def axis(self, split: str) -> str:
         """The label of a figure's axis, such as `validation accuracy [%]`."""
-        unit = f" [{self.unit}]" if self.unit not in ("", self.name) else ""
-        return f"{split} {self.name}{unit}"
+        return f"{self.column(split)}{self.in_brackets}"
+
+    @property
+    def in_brackets(self) -> str:
+        """The unit behind a name, such as ` [%]`; "" where there is none or the name says it."""
+        return f" [{self.unit}]" if self.unit not in ("", self.name) else ""
 
     def number(self, score: float) -> str:
         """As people read it, without the unit: `91.20` of an accuracy."""
@@ -87,7 +91,10 @@ class Metric:
 
     def cell(self, value: float | None, *, signed: bool = False) -> Cell | None:
         """`value` for a table, a score or, `signed`, a difference of two."""
-        return None if value is None else Cell(value, self.signed if signed else self.number)
+        if value is None:
+            return None
+        unit = f"{self.name} in {self.unit}" if self.in_brackets else ""
+        return Cell(value, self.signed if signed else self.number, unit)
 
     def to_config(self) -> str | dict[str, Any]:
         """What config.json and protocols keep: the name where METRICS has it."""
@@ -95,13 +102,16 @@ class Metric:
 
 
 class Cell(float):
-    """A number in a table, and how people read it; to everything else it is a float."""
+    """A number in a table, how people read it and, in words for below the table, its `unit`; to
+    everything else it is a float."""
 
     shown: Callable[[float], str]
+    unit: str
 
-    def __new__(cls, value: float, shown: Callable[[float], str]) -> Cell:
+    def __new__(cls, value: float, shown: Callable[[float], str], unit: str = "") -> Cell:
         made = super().__new__(cls, value)
         made.shown = shown
+        made.unit = unit
         return made
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:

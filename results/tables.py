@@ -1,7 +1,8 @@
 """Tables as text: for a terminal, CSV, JSON, Markdown. A table is a list of rows, a row a dict.
 
-A `Cell` is a number that says how people read it, such as an accuracy in per cent; the terminal and
-Markdown show it so, CSV and JSON as it is.
+A `Cell` is a number that says how people read it, such as an accuracy in per cent, and a `Formula`
+has constants of four digits for them; the terminal and Markdown show both so, CSV and JSON as they
+are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 from actsearch.results.metrics import Cell
 
 Row = Mapping[str, Any]
+_LONG = re.compile(r"\d+\.\d{7,}(?:e[+-]?\d+)?")  # a constant that was computed, not typed
+_DIGITS = 4  # of a constant in a label
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -28,6 +31,21 @@ def printable(text: str, keep: str = "") -> str:
     return _CONTROL.sub(lambda found: found[0] if found[0] in keep else " ", text)
 
 
+class Formula(str):
+    """A formula in a table, shown in brief; to everything else it is the text that is read back."""
+
+
+def brief(formula: str) -> str:
+    """A formula as a label has it, with long constants rounded to four digits, which makes another
+    function of it. What is copied as code or parsed back has all digits."""
+
+    def rounded(found: re.Match[str]) -> str:
+        whole = len(found[0].partition(".")[0])
+        return f"{float(found[0]):.{max(whole, _DIGITS)}g}"
+
+    return _LONG.sub(rounded, formula)
+
+
 def show(value: Any) -> str:
     """A cell as people read it."""
     if value is None:
@@ -38,6 +56,8 @@ def show(value: Any) -> str:
         return value.shown(value)
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, Formula):
+        return printable(brief(value))
     return printable(str(value))
 
 

@@ -24,6 +24,8 @@ from actsearch.commands.compare import CompareConfig
 from actsearch.errors import UsageError
 from actsearch.reading.comparison import Comparison, luck
 from actsearch.reading.plotting import Found
+from actsearch.reading.telling import sentences
+from actsearch.reading.verdicts import verdicts
 from actsearch.results.records import Outcome
 from actsearch.run import Run
 from actsearch.search_space.analysis.equivalence import canonical
@@ -380,6 +382,30 @@ def test_a_function_with_fewer_seeds_takes_nothing_from_what_is_said_of_luck(
     assert said is not None
     add(run, "x + 9*sin(x)", {1: (0.5, 0.5)})
     assert luck(Run(run)) == said
+
+
+def test_the_best_is_a_candidate_and_baselines_count_among_none(tmp_path: Path) -> None:
+    """Swish is ahead of the search's first, in the search and when both are trained again."""
+    run = tmp_path / "run"
+    for name, score in (("relu", 0.52), ("swish", 0.7)):
+        add(run, name, {0: (score, 0.0)}, stage="search")
+        add(run, name, {s: (score + s / 100, score) for s in (1, 2)})
+    for i in range(12):
+        add(run, f"x + {i + 1}*sin(x)", {0: (0.5 + i / 100, 0.0)}, stage="search")
+    add(run, "x + 12*sin(x)", {1: (0.6, 0.5), 2: (0.58, 0.5)})
+    said, found = luck(Run(run)), Found(Run(run))
+    assert said is not None
+    assert found.first is not None
+    assert said.startswith("The best of 12 candidates is partly luck.")
+    assert f"{found.first.formula} had 61.00 % in the search" in said
+    assert said.endswith("it had 59.00 % (n = 2).")
+    [verdict] = verdicts(found)
+    page = verdict.sentence, *sentences(found, found.known)
+    assert "x * sigmoid(beta * x), a baseline, is first of 3 on test data" in page[0]
+    assert f"The search's first, {found.first.formula}, is 3 of 3" in page[0]
+    assert page[1] == "14 functions, 2 baselines among them: 14 trained to the end."
+    assert said in page
+    assert re.match(r"(The first \d+|No other) candidate", page[-1])
 
 
 def test_nothing_is_compared_before_relu_has_trained(tmp_path: Path) -> None:

@@ -46,10 +46,12 @@ from actsearch.results.figures.trade_offs import (
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import Cause, Outcome
+from actsearch.results.repeats import of_seeds
 from actsearch.results.statistics import pairs_needed, wilson
 from actsearch.results.store import Store
 from actsearch.run import Run
-from actsearch.search_space.baselines import FORMS
+from actsearch.search_space.baselines import FORMS, NAMED
+from actsearch.search_space.candidate import candidate_from
 from actsearch.search_space.parser import parse
 from actsearch.settings import resolve
 
@@ -450,7 +452,9 @@ def test_what_is_near_the_best_is_said_by_students_t(found: dict[str, Any]) -> N
     near = sum(0.90 - accuracy(i) <= reach for i in range(30))
     assert near > sum(0.90 - accuracy(i) <= 1.96 / 4.302653 * reach for i in range(30))
     [said] = [s for s in found["sentences"] if "within the noise" in s]
-    assert said.startswith(f"The first {near} are within the noise of the best, {100 * reach:.2f} ")
+    assert said.startswith(
+        f"The first {near} candidates are within the noise of the best, {100 * reach:.2f} "
+    )
     assert "2 degrees of freedom" in said
     [luck] = [s for s in found["sentences"] if "One training scatters by" in s]
     assert "not counting what a seed does to all functions alike" in luck
@@ -488,7 +492,8 @@ def test_the_page_begins_with_what_is_first_on_test_data(own: Run) -> None:
     before = contents(own, 500)["sentences"][0]
     # Relu has 0.78, 0.80, 0.79 there and the search's first 0.85, 0.87, 0.83.
     assert before.startswith(
-        f"Trained again with 3 seeds, {winner} is first of 2 on test data: 85.00 %"
+        f"Trained again with 3 seeds, {winner} is first of 2 on test data, "
+        "baselines included: 85.00 %"
     )
     assert before.endswith("It was the search's first too.")
     again(own, {"mul(sin(x), cos(x))": (0.90, 0.91, 0.95), "sqrt(x)": (0.86, 0.88, 0.90)})
@@ -496,8 +501,8 @@ def test_the_page_begins_with_what_is_first_on_test_data(own: Run) -> None:
     assert [f["formula"] for f in found["best"]] == ["mul(sin(x), cos(x))"]
     said = found["sentences"][0]
     assert said.startswith(
-        "Trained again with 3 seeds, mul(sin(x), cos(x)) is first of 4 on test data: 92.00 %, "
-        "13.00 points better than relu (95 %: "
+        "Trained again with 3 seeds, mul(sin(x), cos(x)) is first of 4 on test data, baselines "
+        "included: 92.00 %, 13.00 points better than relu (95 %: "
     )
     # Differences 0.12, 0.11, 0.16: a mean of 0.13 and a standard deviation of 0.0264575.
     reach = 4.302653 * 0.0264575 / math.sqrt(3)
@@ -605,7 +610,7 @@ def test_equal_scores_share_a_place_and_are_not_better_than_relu(own: Run) -> No
         )
     store.close()
     assert contents(own, 500)["sentences"][0] == (
-        "Trained again with 3 seeds, relu(x) is first of 2 on test data: 80.00 %. "
+        "Trained again with 3 seeds, relu(x), a baseline, is first of 2 on test data: 80.00 %. "
         f"The search's first, {winner}, is 1 of 2, level with relu."
     )
 
@@ -650,7 +655,7 @@ def test_the_error_is_that_of_counting_examples_where_nothing_was_trained_again(
 
 def test_the_page_counts_names_and_compares(found: dict[str, Any]) -> None:
     words = " ".join(found["sentences"])
-    assert "35 functions: 32 trained to the end, 2 diverged, 1 rejected before training." in words
+    assert "35 functions, 2 baselines among them: 32 trained to the end, 2 diverged" in words
     assert "The search's first had 90.00 % on validation data; beside it relu 81.00 % (#7)" in words
     assert "One training scatters by" in words
     assert len(found["functions"]) == 35
@@ -742,6 +747,35 @@ def test_a_score_that_is_no_accuracy_is_not_called_one(own: Run, capsys: Any) ->
     assert cli.main(["top", str(own.path), "--format", "csv"]) == 0
     assert "val BLEU" in capsys.readouterr().out.splitlines()[0]
     assert "val BLEU" in own._repr_html_()
+
+
+def test_each_table_of_scores_says_their_unit_once_and_columns_keep_their_names(
+    own: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rmse = Metric("rmse", "min", unit="degC")
+    config = own.config
+    config["data"]["metric"] = rmse.to_config()
+    (own.path / "config.json").write_text(json.dumps(config))
+    page = render(contents(own, 500))
+    headings = re.findall(r"<th[^>]*>(?:<button>)?((?:val|test) rmse.*?)<", page)
+    assert headings == ["val rmse [degC]", "test rmse [degC]", "val rmse [degC]"]
+    again = [{"formula": "sin(x)", **of_seeds({1: 0.2}, {1: 0.1}, "", rmse, "test rmse")}]
+    monkeypatch.setattr(
+        "actsearch.searching.reevaluation.run_reevaluation", lambda *_: (again, "done")
+    )
+    commands = {
+        "top": ["--where", "val rmse<0.5"],
+        "compare": [],
+        "reevaluate": [],
+    }
+    for command, more in commands.items():
+        assert cli.main([command, str(own.path), *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert " rmse " in lines[0]
+        assert "degC" not in lines[0]
+        assert lines.count("rmse in degC") == 1, command
+        assert cli.main([command, str(own.path), *more, "--format", "csv"]) == 0
+        assert "degC" not in capsys.readouterr().out
 
 
 def test_functions_without_a_score_say_what_became_of_them(own: Run) -> None:
@@ -1016,6 +1050,68 @@ def test_a_screen_shows_all_columns_without_scrolling(page: Any, width: int) -> 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.parentNode.id)"
     assert page.eval_on_selector_all(".scroll", cut) == []
+
+
+WITH_CONSTANTS = ("gelu", "geglu", "selu", "xielu", "gelu_sinc", "smooth_relu2", "hardswish")
+
+
+@pytest.fixture
+def constants(own: Run) -> Run:
+    """With functions ahead of all others whose formulas are long or have constants of 16 digits."""
+    store = own.store()
+    for i, name in enumerate(WITH_CONSTANTS):
+        found = candidate_from(NAMED[name])
+        key, formula = found.canonical("guarded").key, found.formula
+        trial = store.submit("search", key, "p", 0, formula=formula, label=name)
+        store.record(trial, Outcome("ok", val_score=0.97 - i / 1000, ms_per_step=10.0))
+        for seed in (1, 2, 3) if name == "gelu" else ():
+            trial = store.submit("reevaluate", key, "p", seed, formula=formula, label=name)
+            store.record(trial, Outcome("ok", val_score=0.97, test_score=0.97 - seed / 100))
+    store.close()
+    return own
+
+
+def formula_of(name: str) -> str:
+    return candidate_from(NAMED[name]).formula
+
+
+def test_no_formula_runs_into_what_stands_beside_it(constants: Run, browser: Any) -> None:
+    shown = browser.new_page()
+    shown.goto(report(constants).as_uri())
+    beyond = """all => all.filter(e => e.getBoundingClientRect().right
+        > e.closest("td, .card").getBoundingClientRect().right).map(e => e.textContent)"""
+    inside = ":is(math *, .code)"
+    assert shown.locator(f"td {inside}").count() > len(WITH_CONSTANTS)
+    for width in (1600, 1280, 1200, 1000, 641, 390):
+        shown.set_viewport_size({"width": width, "height": 900})
+        assert shown.eval_on_selector_all(f":is(td, .card) {inside}", beyond) == [], width
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    shown.close()
+
+
+def test_a_page_rounds_constants_except_where_they_are_copied(constants: Run, capsys: Any) -> None:
+    exact = formula_of("gelu")
+    assert exact == "0.5 * x * (1 + erf(0.7071067811865476 * x))"
+    found = contents(constants, 500)
+    page = render(found)
+    assert (
+        "0.5 * x * (1 + erf(0.7071 * x)) is first of 3 on test data, baselines included"
+        in found["sentences"][0]
+    )
+    assert "0.7071067811865476" in found["gallery"][0]["code"]
+    said = re.sub(
+        r"<(style|script|details).*?</\1>|<title>.*?</title>|<[^>]*>", " ", page, flags=re.S
+    )
+    assert said.count("0.7071067811865476") == 1  # the formula at the top, to be copied
+    assert said.count("0.7071 * x") > 3
+    assert page.count(f'data-value="{exact}"') == 2
+    assert cli.main(["top", str(constants.path), "-n", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "0.5 * x * (1 + erf(0.7071 * x))  gelu" in table
+    assert "long constants have four digits here; csv and json have all\n" in table
+    for form in ("csv", "json"):
+        assert cli.main(["top", str(constants.path), "--format", form]) == 0
+        assert exact in capsys.readouterr().out
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(page: Any) -> None:

@@ -12,8 +12,18 @@ import pytest
 
 from actsearch.results.leaderboard import furthest, leaderboard, status_counts
 from actsearch.results.metrics import ACCURACY, METRICS, Metric, common, metric_from, p_value
-from actsearch.results.tables import FORMATS, printable, show, to_csv, to_json, to_markdown, to_text
-from actsearch.shown import top_rows
+from actsearch.results.tables import (
+    FORMATS,
+    Formula,
+    brief,
+    printable,
+    show,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_text,
+)
+from actsearch.shown import below, top_rows
 
 
 def row(expression: str, status: str | None, accuracy: float | None = None, **more: Any) -> dict:
@@ -137,6 +147,27 @@ def test_a_cell_is_a_number_to_all_but_its_reader() -> None:
     assert type(pickle.loads(pickle.dumps(cell))) is float
     assert show(p_value(0.012345)) == "0.012"
     assert show(ACCURACY.cell(None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("exact", "label"),
+    [
+        ("erf(0.7071067811865476 * x)", "erf(0.7071 * x)"),
+        ("softplus(beta[-1.0502256128148468])", "softplus(beta[-1.05])"),
+        ("0.0447153141 * x + 0.044715", "0.04472 * x + 0.044715"),
+        ("1.2345678e-07 * x - 1e-07", "1.235e-07 * x - 1e-07"),
+        ("123456.78912345 * x**2", "123457 * x**2"),
+        ("12345 * x + 0.5", "12345 * x + 0.5"),
+    ],
+)
+def test_a_formula_is_rounded_for_its_reader_alone(exact: str, label: str) -> None:
+    rows = [{"formula": Formula(exact)}]
+    assert (brief(exact), show(rows[0]["formula"])) == (label, label)
+    assert label in to_text(rows)
+    assert label in to_markdown(rows)
+    assert json.loads(to_json(rows)) == [{"formula": exact}]
+    assert list(csv.DictReader(io.StringIO(to_csv(rows)))) == [{"formula": exact}]
+    assert bool(below(rows)) == (exact != label)
 
 
 def test_statuses_are_counted_with_those_that_wait() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from actsearch.errors import DONE
 from actsearch.options import Folder, Format, OneOf, Options, Typed, Whole, Word
 from actsearch.results.tables import Row
-from actsearch.shown import put
+from actsearch.shown import below, put
 
 if TYPE_CHECKING:
     from actsearch.reading.comparison import Comparison
@@ -62,5 +62,5 @@ def text(comparison: Comparison, table: Callable[[Sequence[Row]], str]) -> str:
     one_rate = len({row[k] for row in comparison.models for k in _RATES}) < 2
     hidden = (*_WIDE, *_RATES) if one_rate else _WIDE
     models = [{k: v for k, v in row.items() if k not in hidden} for row in comparison.models]
-    sentences = "\n\n".join(comparison.verdicts)
+    sentences = "\n\n".join((*below(models), *comparison.verdicts))
     return f"{table(models)}\n{table(comparison.functions)}\n{sentences}\n"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from actsearch.errors import DONE, RESUMABLE
 from actsearch.options import Format
 from actsearch.settings import ReevaluateOptions
-from actsearch.shown import put
+from actsearch.shown import below, put
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def run(config: ReevaluateConfig) -> int:
 
     rows, reason = run_reevaluation(config, Console(stderr=True))
     put(FORMATS[config.format](rows), end="")
-    if config.format == "table" and not config.functions:
-        sentence = luck(Run.chosen(config.run))
-        put(sentence or "", end="\n" if sentence else "")
+    if config.format == "table":
+        for line in below(rows):
+            put(line)
+        if not config.functions and (sentence := luck(Run.chosen(config.run))):
+            put(sentence)
     return RESUMABLE if reason == STOPPED else DONE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from actsearch.errors import DONE, RESUMABLE
 from actsearch.options import Flag
 from actsearch.settings import SearchOptions
-from actsearch.shown import counts_line, head, put, say
+from actsearch.shown import below, counts_line, head, put, say
 
 if TYPE_CHECKING:
     from actsearch.run import Run
@@ -57,6 +57,7 @@ def _closing(searched: Run, reason: str, notes: Sequence[str], seconds: float) -
     from actsearch.searching.loop import STOPPED
 
     entries = searched.leaderboard()
+    best = head(entries, searched.aims)
     hours = sum(e.seconds for e in entries)
     path = shlex.quote(str(searched.path))
     lost = "; nothing is lost, the same command goes on" if reason == STOPPED else ""
@@ -68,7 +69,8 @@ def _closing(searched: Run, reason: str, notes: Sequence[str], seconds: float) -
         f"  actsearch export {path}#{first.rank if first else 1}",
     ]
     return [
-        to_text(head(entries, searched.aims)),
+        to_text(best),
+        *below(best),
         counts_line(searched.counts()),
         *conclusion(searched),
         *_front_in_words(searched, path),

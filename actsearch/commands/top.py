@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from actsearch.errors import DONE
 from actsearch.options import Flag, Format, Listed, Options, RunFolder, Typed, Whole
-from actsearch.shown import counts_line, narrow, put
+from actsearch.shown import below, counts_line, narrow, put
 
 if TYPE_CHECKING:
     from actsearch.run import Run
@@ -66,6 +66,8 @@ def _show(chosen: Run, config: TopConfig) -> None:
     short = config.format in ("table", "markdown") and not config.wide
     put(FORMATS[config.format]([narrow(row) for row in rows] if short else rows), end="")
     if config.format == "table":
+        for line in below(rows):
+            put(line)
         put(f"{chosen.path}: {counts_line(counts)}")
         if found and config.where:
             put(f"{len(found):,} of them with {config.where}")

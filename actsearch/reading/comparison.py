@@ -36,7 +36,7 @@ from actsearch.results.statistics import (
     wilcoxon,
     with_usual_seeds,
 )
-from actsearch.results.tables import Row
+from actsearch.results.tables import Formula, Row, brief
 from actsearch.run import Run
 from actsearch.search_space.text import check_among
 
@@ -209,15 +209,16 @@ def _as_expected(run: Run, said: str) -> str:
 
 
 def luck_of(found: Sequence[Entry], known: Worth) -> str:
-    """The sentence, of the functions of a search, best first."""
-    found = judged(found)
-    best, seen = found[0], known.again.get(found[0].expression)
-    metric = best.metric
+    """The sentence, of the functions of a search, best first. The best is of its candidates alone:
+    nobody chose a baseline for its score."""
+    candidates = [e for e in judged(found) if not e.beside]
+    best = candidates[0]
+    metric, seen = best.metric, known.again.get(best.expression)
     then = f"; it had {metric.text(statistics.fmean(seen))} (n = {len(seen)})" if seen else ""
     return (
-        f"The best of {len(found):,} functions is partly luck. One training scatters by "
+        f"The best of {len(candidates):,} candidates is partly luck. One training scatters by "
         f"{metric.text(known.noise.sd)}, not counting what a seed does to all functions alike. "
-        f"{best.formula} had {metric.text(best.val_score or 0.0)} in the search; trained "
+        f"{brief(best.formula)} had {metric.text(best.val_score or 0.0)} in the search; trained "
         f"again it should have about {metric.text(known.expected[best.expression])} on "
         f"validation data, give or take what is common to all{then}."
     )
@@ -303,8 +304,8 @@ class _Pair:
         sd = statistics.stdev(paired) if len(paired) > 1 else None
         first = next(iter(self.ours.rows.values()))
         return {
-            "function": name,
-            "formula": formula,
+            "function": Formula(name),
+            "formula": Formula(formula),
             "model": self.model,
             "child": first["child"],
             "dataset": first["dataset"],
@@ -341,7 +342,12 @@ def _count(pairs: Sequence[_Pair], decimals: int | None) -> Wins:
 
 
 def _function_row(name: str, counts: Wins, p: float, holm_p: float) -> Row:
-    return {"function": name, **vars(counts), "sign test p": p_value(p), "Holm p": p_value(holm_p)}
+    return {
+        "function": Formula(name),
+        **vars(counts),
+        "sign test p": p_value(p),
+        "Holm p": p_value(holm_p),
+    }
 
 
 def _verdict(
@@ -354,6 +360,7 @@ def _verdict(
     functions: int,
 ) -> str:
     """One sentence: how often it won, whether that says anything, and what would be needed."""
+    name, reference = brief(name), brief(reference)
     shared = [pair for pair in pairs if pair.seeds]
     if not shared:
         return f"{name} and {reference} share no model with the same seeds."

@@ -10,6 +10,7 @@ from actsearch.results.expectation import Beliefs
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import ALWAYS_BESIDE
+from actsearch.results.tables import brief
 from actsearch.run import Run
 
 
@@ -33,9 +34,9 @@ def conclusion(run: Run) -> list[str]:
     ends = f"{metric.number(winner.expected.low)} to {metric.number(winner.expected.high)}"
     trainings = f"{winner.seeds} training" + "s" * (winner.seeds > 1)
     said = (
-        f"{winner.formula} is the best of {first:,} functions that trained, judged by {trainings}. "
-        f"Trained again it should have {metric.text(winner.expected.mean)} on validation data (95 "
-        f"%: {ends})"
+        f"{brief(winner.formula)} is the best of {first:,} candidates that trained, judged by "
+        f"{trainings}. Trained again it should have {metric.text(winner.expected.mean)} on "
+        f"validation data (95 %: {ends})"
     )
     beside = [
         _beside(winner, other, beliefs)
@@ -69,7 +70,9 @@ def _beside(winner: Entry, other: Entry, beliefs: Beliefs) -> str:
     judged = f" beyond luck (95 %: {low} to {high})"
     if not beyond:
         judged = f", which may be luck (95 %: {low} to {high})"
-    return f"{metric.distance(gain.mean)} {which} than {other.label or other.formula}{judged}"
+    return (
+        f"{metric.distance(gain.mean)} {which} than {other.label or brief(other.formula)}{judged}"
+    )
 
 
 def _luck(found: Confirmed, beliefs: Beliefs, entries: Sequence[Entry], metric: Metric) -> str:
@@ -81,6 +84,6 @@ def _luck(found: Confirmed, beliefs: Beliefs, entries: Sequence[Entry], metric: 
     luck = scores[best] - worth
     share = f"was better by {metric.distance(luck)} of luck" if luck > 0 else "owed luck nothing"
     return (
-        f"The best single score, {metric.text(metric.reward(scores[best]))} of {formula}, {share}; "
-        f"one training scatters by {metric.distance(beliefs.noise_sd)}."
+        f"The best single score, {metric.text(metric.reward(scores[best]))} of {brief(formula)}, "
+        f"{share}; one training scatters by {metric.distance(beliefs.noise_sd)}."
     )

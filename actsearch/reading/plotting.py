@@ -38,6 +38,7 @@ from actsearch.results.figures.trainings import (
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import Outcome
+from actsearch.results.tables import brief
 from actsearch.run import Run, named
 
 COURSES = 5  # functions whose loss is drawn, beside ReLU and Swish
@@ -116,7 +117,7 @@ class Found:
         store = self.run.store(readonly=True)
         try:
             return [
-                LossCurve(e.label or e.formula, store.curve(trials[expression]))
+                LossCurve(e.label or brief(e.formula), store.curve(trials[expression]))
                 for expression, e in wanted.items()
                 if expression in trials
             ]
@@ -136,7 +137,7 @@ class Found:
         for entry in self.head[:n]:
             with suppress(ParseError):
                 for expr in candidate_from(entry.expression).functions:
-                    title = f"#{entry.rank}  {formula(expr)}"
+                    title = f"#{entry.rank}  {brief(formula(expr))}"
                     found.append(curve_of(expr, operators, title))
         return gallery_figure(found)
 

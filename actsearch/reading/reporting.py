@@ -29,7 +29,7 @@ from actsearch.results.front import MAYBE, SURE, fronts
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric, common, p_value
 from actsearch.results.repeats import adjusted, best_first, of_seeds, split_of
-from actsearch.results.tables import Row, show
+from actsearch.results.tables import Formula, Row, brief, show
 from actsearch.results.version import own_version
 from actsearch.run import Run
 from actsearch.shown import sought_columns
@@ -169,7 +169,7 @@ def _paint(found: re.Match[str]) -> str:
 def contents(run: Run, rows: int) -> dict[str, Any]:
     """All that the template says, as plain values; markup is in values of their own."""
     found = Found(run)
-    again, column = _again(run)
+    again, column, one = _again(run)
     if not again and not any(e.status != "rejected" for e in found.entries):
         raise RunError(
             f"{run.path} has no training that ended, so there is nothing to report; "
@@ -185,6 +185,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "name": run.name,
         "metric": found.metric.name,
         "unit": found.metric.unit,
+        "in_brackets": found.metric.in_brackets,
         "better_first": not found.metric.lower,
         "short": SHORT,
         "binomial": found.error.examples > 0,
@@ -206,6 +207,7 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
         "pictures": list(_pictures(found, sheet)),
         "again": again,
         "again_score": column,
+        "again_unit": one.in_brackets if one else "",
         "where": [name for name in _SHARED if again and name in again[0]],
         "tested": column.startswith("test "),
         "differences": _difference_picture(found, sheet),
@@ -224,7 +226,8 @@ def contents(run: Run, rows: int) -> dict[str, Any]:
 
 def _formula(row: Mapping[str, Any]) -> dict[str, str]:
     """Of a row of the store, or the fields of an entry."""
-    return {k: row[k] for k in ("formula", "label")} | {"mathml": _mathml(row["expression"])}
+    more = {"shown": brief(row["formula"]), "mathml": _mathml(row["expression"])}
+    return {k: row[k] for k in ("formula", "label")} | more
 
 
 def _mathml(expression: str) -> str:
@@ -241,7 +244,7 @@ def _mathml(expression: str) -> str:
     except ParseError:
         return ""
     sources = (Exported(expr, "guarded", "f", ((1.0,),) * expr.betas, "") for expr in functions)
-    return BETWEEN.join(convert(latex.write(source)) for source in sources)
+    return BETWEEN.join(convert(brief(latex.write(source))) for source in sources)
 
 
 def _functions(found: Found, rows: int, cards: Iterable[int | None]) -> list[dict[str, Any]]:
@@ -253,11 +256,12 @@ def _functions(found: Found, rows: int, cards: Iterable[int | None]) -> list[dic
     sought = sought_columns(found.entries, aims)
     table: list[dict[str, Any]] = []
     for i, e in enumerate(found.entries[:rows]):
-        short = i < TYPESET and e.rank is not None and len(e.formula) <= SHORT
+        short = i < TYPESET and e.rank is not None and len(brief(e.formula)) <= SHORT
         table.append(
             {
                 "rank": e.rank,
                 "formula": e.formula,
+                "shown": brief(e.formula),
                 "mathml": _mathml(e.expression) if short else "",
                 "label": e.label,
                 "beside": e.beside,
@@ -325,9 +329,9 @@ _SHARED = (
 )  # columns that are left out where all rows agree
 
 
-def _again(run: Run) -> tuple[list[Row], str]:
-    """One row a function and protocol of the re-evaluations, the best of each model first, and the
-    column of their scores."""
+def _again(run: Run) -> tuple[list[Row], str, Metric | None]:
+    """One row a function and protocol of the re-evaluations, the best of each model first, the
+    column of their scores, and the metric that all have."""
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     trainings = run.reevaluations()
     one = common(row["metric"] for row in trainings)
@@ -346,7 +350,7 @@ def _again(run: Run) -> tuple[list[Row], str]:
         rows += best_first(mine, column, next(iter(functions.values()))[0]["metric"])
     rows.sort(key=lambda r: [str(r[k]) for k in _SHARED])
     agreed = {name for name in _SHARED if len({row[name] for row in rows}) < 2}
-    return [{k: v for k, v in row.items() if k not in agreed} for row in rows], column
+    return [{k: v for k, v in row.items() if k not in agreed} for row in rows], column, one
 
 
 def _split(trainings: Iterable[Mapping[str, Any]]) -> str:
@@ -373,7 +377,7 @@ def _again_row(
     failed = next((f"{r['status']}: {r['reason']}" for r in group if r["status"] != "ok"), "")
     return {
         "expression": first["expression"],
-        "formula": first["formula"],
+        "formula": Formula(first["formula"]),
         "name": first["label"],
         "child": first["child"],
         "data": first["dataset"],

@@ -17,7 +17,7 @@ from actsearch.results.aims import COST, parts
 from actsearch.results.leaderboard import DROPPED, Entry
 from actsearch.results.records import ALWAYS_BESIDE
 from actsearch.results.statistics import head_of
-from actsearch.results.tables import duration
+from actsearch.results.tables import brief, duration
 from actsearch.run import Run
 from actsearch.settings import SearchOptions, resolve
 
@@ -37,7 +37,9 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
         yield "Functions were trained here with several seeds; there was no search."
         return
     told = [f"{n:,} {STATUS_WORDS.get(s, s.replace('_', ' '))}" for s, n in counts.most_common()]
-    yield f"{len(found.entries):,} functions: {', '.join(told)}."
+    among = sum(e.beside for e in found.entries)
+    with_them = f", {among:,} baselines among them" if among else ""
+    yield f"{len(found.entries):,} functions{with_them}: {', '.join(told)}."
     best = found.first
     if best is None:
         return
@@ -51,16 +53,16 @@ def sentences(found: Found, known: Worth | None) -> Iterator[str]:
     elif known is not None:
         yield luck_of(found.ranked, known)
         reach = known.noise.reach()
-        near = sum(e.merit >= best.merit - reach for e in found.ranked)
+        near = sum(e.merit >= best.merit - reach for e in found.ranked if not e.beside)
         noise = (
             f"within the noise of the best, {found.metric.distance(reach)}, by which trainings of "
             f"equally good functions differ (95 %, Student's t with {known.noise.freedom:,} "
             "degrees of freedom)"
         )
         if near > 1:
-            yield f"The first {near:,} are {noise}: their order says little."
+            yield f"The first {near:,} candidates are {noise}: their order says little."
         else:
-            yield f"No other function is {noise}."
+            yield f"No other candidate is {noise}."
     else:
         few = len(judged(found.ranked))
         fewest = head_of(few)
@@ -81,7 +83,7 @@ def _baselines(found: Found) -> list[Entry]:
 
 
 def _beside(entry: Entry, found: Found) -> str:
-    return f"{entry.label or entry.formula} {_scored(entry, found)} (#{entry.rank})"
+    return f"{entry.label or brief(entry.formula)} {_scored(entry, found)} (#{entry.rank})"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -112,7 +114,7 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
         told = [f"{s.get('steps', 0):,} steps of {s.get('batch_size')}", f"rate {s.get('lr')}"]
         told += [str(s[key]) for key in RECIPE if s.get(key)]
         yield "recipe", ", ".join(told)
-    if named := [e.label or e.formula for e in found.entries if e.beside]:
+    if named := [e.label or brief(e.formula) for e in found.entries if e.beside]:
         yield "baselines", ", ".join(named)
     yield "seed", str(s.get("seed"))
     ended = [row for row in found.rows if row["status"] not in (None, "rejected")]

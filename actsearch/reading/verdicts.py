@@ -25,6 +25,7 @@ from actsearch.results.statistics import (
     pairs_needed,
     with_usual_seeds,
 )
+from actsearch.results.tables import brief
 from actsearch.run import Run
 
 
@@ -103,7 +104,7 @@ class _Model:
         return f"{n} seed" if n == 1 else f"{n} seeds"
 
     def name(self, e: str) -> str:
-        return self.rows[e]["label"] or self.rows[e]["formula"]
+        return self.rows[e]["label"] or brief(self.rows[e]["formula"])
 
     def gains(self, e: str, reference: str) -> list[float]:
         found = differences(self.scores[e], self.scores[reference])
@@ -202,10 +203,13 @@ def _numbers(found: Found, model: _Model) -> str:
     order, metric, relu, rows = model.order, model.metric, model.relu, model.rows
     best = order[0]
     data = " on test data" if model.tested else ""
+    which, beside = "", ", baselines included" if model.baselines else ""
+    if best in model.baselines:
+        which, beside = ", a baseline,", ""
     mean = statistics.fmean(model.scores[best].values())
     said = (
-        f"Trained again with {model.seeds}{model.where}, {rows[best]['formula']} is first of "
-        f"{len(order)}{data}: {metric.text(mean)}"
+        f"Trained again with {model.seeds}{model.where}, {brief(rows[best]['formula'])}{which} is "
+        f"first of {len(order)}{data}{beside}: {metric.text(mean)}"
     )
     if relu is not None and relu != best:
         gains = model.gains(best, relu)
@@ -225,10 +229,10 @@ def _numbers(found: Found, model: _Model) -> str:
     if winner.expression not in order:
         trained = winner.expression in model.functions
         lacks = "has not trained with all of these seeds" if trained else "is not among them"
-        return f"{said}. The search's first, {winner.formula}, {lacks}."
+        return f"{said}. The search's first, {brief(winner.formula)}, {lacks}."
     merits = {e: metric.reward(statistics.fmean(model.scores[e].values())) for e in order}
     place = 1 + sum(merit > merits[winner.expression] for merit in merits.values())
-    said += f". The search's first, {winner.formula}, is {place} of {len(order)}"
+    said += f". The search's first, {brief(winner.formula)}, is {place} of {len(order)}"
     if relu is not None and relu != winner.expression:
         gains = model.gains(winner.expression, relu)
         said += f", {_beside_relu(statistics.fmean(gains), metric)}"

@@ -25,7 +25,7 @@ from actsearch.results.metrics import Metric, common
 from actsearch.results.records import ALWAYS_BESIDE, BESIDE_GATES, Outcome, Trial
 from actsearch.results.repeats import FAILED, best_first, of_seeds, split_of
 from actsearch.results.store import Store
-from actsearch.results.tables import Row
+from actsearch.results.tables import Formula, Row
 from actsearch.run import Run
 from actsearch.search_space.candidate import Candidate, is_gate
 from actsearch.search_space.space import Space, extra_operators
@@ -435,7 +435,7 @@ def _row(
     failed = next((f"{o.status}: {o.reason}" for o in outcomes.values() if o.status != "ok"), "")
     reference = {} if cell.label == "relu" else relu
     model = cell.model
-    row: dict[str, Any] = {"formula": cell.candidate.formula, "name": cell.label}
+    row: dict[str, Any] = {"formula": Formula(cell.candidate.formula), "name": cell.label}
     if len({m.child for m in models}) > 1:
         row["child"] = model.child
     if len({m.dataset for m in models}) > 1:

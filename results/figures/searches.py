@@ -17,6 +17,7 @@ from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import ACCURACY, Metric
 from actsearch.results.records import ALWAYS_BESIDE, Cause
 from actsearch.results.statistics import wilson
+from actsearch.results.tables import brief
 
 SHOWN = 12  # functions in a gallery
 OPERATORS_FROM = 20  # finished functions, for shares of operators
@@ -289,7 +290,7 @@ def difference_figure(
         points = Points(
             "difference", tuple(means), heights, low=tuple(ends[0]), high=tuple(ends[1]), size=6
         )
-        names = tuple(r["function"] for r in mine)
+        names = tuple(brief(r["function"]) for r in mine)
         unit = metric.points or metric.unit
         x = f"{splits.get(model, 'test')} {metric.name} minus {reference}'s" + f" [{unit}]" * (
             unit not in ("", metric.name)

@@ -16,6 +16,7 @@ from actsearch.results.front import MAYBE, SURE, Point, Spread, certain, fronts
 from actsearch.results.leaderboard import Entry
 from actsearch.results.metrics import Metric
 from actsearch.results.records import ALWAYS_BESIDE
+from actsearch.results.tables import brief
 
 NAMED_AT_THE_FRONT = 8
 
@@ -68,7 +69,7 @@ def cost_figure(entries: Sequence[Entry]) -> Figure | None:
     def at(kept: Sequence[Entry]) -> Places:
         return tuple(across.at(cost(e)) for e in kept), tuple(axis.at(_shown(e)) for e in kept)
 
-    names = [f"#{e.rank} {e.label or e.formula}" for e in best]
+    names = [f"#{e.rank} {e.label or brief(e.formula)}" for e in best]
     short = _apart(best, at(best), at(timed))
     dear = [e for e in timed if across.out(cost(e))]
     outside = [e for e in timed if axis.out(_shown(e)) and e not in dear]

@@ -92,5 +92,7 @@ class WeightsAndBiases:
 
 
 def _plain(value: Any) -> Any:
-    """Scores are numbers that know how people read them, which W&B need not."""
+    """Scores and formulas know how people read them, which W&B need not."""
+    if isinstance(value, str):
+        return str(value)
     return float(value) if isinstance(value, float) else value
