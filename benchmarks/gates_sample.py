@@ -28,6 +28,7 @@ from lm_one_unit import FRESH, METRIC, gap, paired
 from actsearch.results.statistics import differences, holm
 from actsearch.results.tables import Row, to_markdown
 from actsearch.run import Run
+from actsearch.search_space.expression import Expr
 from actsearch.search_space.parser import parse
 
 DATA = Path(__file__).parent.parent / "docs" / "data" / "gates_sample.jsonl"
@@ -68,19 +69,19 @@ class Found:
         swiglu = self.beside[SWIGLU]["val_score"]
         parts = {"all": [*self.sample]}
         for e in self.sample:
-            parts.setdefault(f"`{parse(e).op.name}`", []).append(e)
+            parts.setdefault(f"`{joined_by(parse(e))}`", []).append(e)
         rows: list[Row] = []
         for part, names in sorted(parts.items(), key=lambda item: -len(item[1])):
             went = [self.sample[e] for e in names if self.sample[e]["status"] == "ok"]
             scores = [row["val_score"] for row in went]
             rows.append(
                 {
-                    "outermost operator": part,
+                    "joined by": part,
                     "gates": len(names),
-                    "went to the end": f"{100 * len(went) / len(names):.0f} %",
-                    "failed": sum(
-                        self.sample[e]["status"] not in ("ok", "raced_out") for e in names
+                    "rejected before training": sum(
+                        self.sample[e]["status"] == "rejected" for e in names
                     ),
+                    "went to the end": f"{100 * len(went) / len(names):.0f} %",
                     "ahead of SwiGLU": sum(score < swiglu for score in scores),
                     "best": METRIC.cell(min(scores, default=None)),
                 }
@@ -120,7 +121,15 @@ class Found:
             if np.mean(a) < 0 and corrected < 0.05
         ]
         said = f"holds: {', '.join(ahead)}" if ahead else "refuted: none of the ten is ahead"
-        return f"H3, on {len(self.sample):,} gates: {said} of SwiGLU beyond luck"
+        trained = sum(row["status"] != "rejected" for row in self.sample.values())
+        return f"H3, on {trained:,} gates: {said} of SwiGLU beyond luck"
+
+
+def joined_by(gate: Expr) -> str:
+    """The binary operator of a gate of one unit."""
+    while gate.op.arity == 1:
+        [gate] = gate.args
+    return gate.op.name
 
 
 def rows_of(run: Run) -> Iterator[dict[str, Any]]:

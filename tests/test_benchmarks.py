@@ -971,3 +971,13 @@ def test_the_page_about_strategies_has_the_figures_of_real_searches() -> None:
     known = [line.split("|") for line in said.splitlines() if line.startswith(("| relu", "| gelu"))]
     assert len(known) == 3
     assert all(cells[3].strip() in page for cells in known)
+
+
+@pytest.mark.slow
+def test_the_page_about_gates_has_the_figures_of_the_trainings_that_ship() -> None:
+    said = said_of("gates_sample.py", "docs/data/gates_sample.jsonl")
+    page = (ROOT / "docs/studies/lm_gates.md").read_text()
+    rows = [line for line in said.splitlines() if line.startswith("|")]
+    assert len(rows) == (2 + 10) + (2 + 15)
+    assert all(row in page for row in rows)
+    assert said.endswith("holds: (x + beta) * sin(g) of SwiGLU beyond luck\n")
