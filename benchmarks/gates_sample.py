@@ -4,6 +4,7 @@
         --racing loss:40=0.6,100=0.5,200=0.3 --baselines swiglu geglu reglu relu2 gelu --budget 1200
     python benchmarks/gates_sample.py best RUN         # the ten that are to be trained again
     actsearch reevaluate RUN --seeds 12 --baselines swiglu geglu reglu --functions FORMULA ...
+    actsearch reevaluate RUN --seeds 5 --lr 0.006 --functions swiglu "(x + beta) * sin(g)" ...
     python benchmarks/gates_sample.py keep RUN ROWS.jsonl
     python benchmarks/gates_sample.py say [ROWS.jsonl]           # [docs/data/gates_sample.jsonl]
 
@@ -36,6 +37,7 @@ CANDIDATES = 1200  # of the search, gates and functions of x
 CHOSEN = 10
 SWIGLU = "mul(mul(x, sigmoid(x)), g)"
 KEPT = ("expression", "formula", "label", "seed", "status", "val_score", "test_score")
+CHILD, LR = "gpt", 0.003  # of the search
 
 
 class Found:
@@ -50,9 +52,15 @@ class Found:
         }
         self.names = {r["expression"]: r["label"] or r["formula"] for r in rows}
         self.test: dict[str, dict[int, float]] = {}
+        self.elsewhere: dict[tuple[str, float], dict[str, dict[int, float]]] = {}
         for row in rows:
-            if row["kind"] == "reevaluate" and row["seed"] in FRESH and row["status"] == "ok":
-                self.test.setdefault(row["expression"], {})[row["seed"]] = row["test_score"]
+            if row["kind"] != "reevaluate" or row["status"] != "ok":
+                continue
+            where = row["child"], row["lr"]
+            if where == (CHILD, LR) and row["seed"] not in FRESH:
+                continue
+            of = self.test if where == (CHILD, LR) else self.elsewhere.setdefault(where, {})
+            of.setdefault(row["expression"], {})[row["seed"]] = row["test_score"]
 
     @property
     def best(self) -> list[str]:
@@ -107,6 +115,23 @@ class Found:
             for e in sorted(whole, key=lambda e: np.mean([*whole[e].values()]))
         ]
 
+    def other_settings(self) -> list[Row]:
+        """The first of the fresh seeds and what was trained beside it, at other rates or sizes."""
+        rows: list[Row] = []
+        for (child, lr), found in sorted(self.elsewhere.items()):
+            for e in sorted(found, key=lambda e: np.mean([*found[e].values()])):
+                rows.append(
+                    {
+                        "child": child,
+                        "lr": f"{lr:g}",
+                        "function": f"`{self.names[e]}`",
+                        "n": len(found[e]),
+                        "test": METRIC.cell(float(np.mean([*found[e].values()]))),
+                        "to SwiGLU": gap(found[e], found[SWIGLU]),
+                    }
+                )
+        return rows
+
     def verdict(self) -> str:
         """On H3."""
         missing = [self.names[e] for e in self.best if len(self.test.get(e, {})) < len(FRESH)]
@@ -139,7 +164,8 @@ def rows_of(run: Run) -> Iterator[dict[str, Any]]:
             more = {k: row[k] for k in ("beside", "candidate", "symmetry")}
             yield {"kind": "search"} | {k: row[k] for k in KEPT} | more
     for row in run.reevaluations():
-        yield {"kind": "reevaluate"} | {k: row[k] for k in KEPT}
+        more = {"child": row["child"], "lr": row["recipe"]["lr"]}
+        yield {"kind": "reevaluate"} | {k: row[k] for k in KEPT} | more
 
 
 def best(given: argparse.Namespace) -> None:
@@ -156,7 +182,8 @@ def keep(given: argparse.Namespace) -> None:
 def say(given: argparse.Namespace) -> None:
     rows: list[Any] = [*results(given.rows)]
     found = Found(rows)
-    print(to_markdown(found.distribution()), to_markdown(found.fresh()), found.verdict(), sep="\n")
+    tables = found.distribution(), found.fresh(), found.other_settings()
+    print(*map(to_markdown, tables), found.verdict(), sep="\n")
 
 
 def main() -> None:

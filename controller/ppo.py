@@ -42,7 +42,8 @@ class PPOConfig:
     model: Literal["gp", "none"] = "gp"
     """gp: a Gaussian process of rewards between batches (`reward_model.py`). none: as the paper."""
     batch_size: int = 0
-    """Candidates an update [0: 6 with a model (ours), 20 without (Zoph et al. 2018)]."""
+    """Candidates an update [0: 6 with a model (ours), with +halving a cohort; 20 without (Zoph et
+    al. 2018)]."""
     initial: int = 16
     """Candidates that the policy draws before the model first chooses (ours)."""
     pool: int = 1200

@@ -94,10 +94,14 @@ def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY)
     """
     base, halving = _parts(text)
     name, chosen = _chosen(base)
-    strategy = STRATEGIES[name].make(space, seed, chosen, scale_of(metric))
     if halving is None:
-        return strategy
-    return SuccessiveHalving(strategy, HalvingConfig(**_halving_options(halving)))
+        return STRATEGIES[name].make(space, seed, chosen, scale_of(metric))
+    config = HalvingConfig(**_halving_options(halving))
+    usual = {"mode": "async", "model": "none"}.items().isdisjoint(chosen.items())
+    if name == "ppo" and usual and "batch_size" not in chosen:
+        # A batch is a cohort, so it fills one without rewards of first rungs, as others do.
+        chosen = {"batch_size": config.cohort, "initial": config.cohort} | chosen
+    return SuccessiveHalving(STRATEGIES[name].make(space, seed, chosen, scale_of(metric)), config)
 
 
 def several_from(text: str, space: Space, seed: int) -> OfSeveral:

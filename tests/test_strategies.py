@@ -542,6 +542,25 @@ def test_the_model_of_who_waits_knows_the_last_rungs() -> None:
     assert halving.inner.model.known == last
 
 
+@pytest.mark.parametrize(
+    ("text", "batch", "initial"),
+    [
+        ("ppo", 12, 12),
+        ("ppo:initial=5", 12, 5),
+        ("ppo:batch_size=4", 4, 16),
+        ("ppo:mode=async", 6, 16),
+        ("ppo:model=none", 20, 16),
+    ],
+)
+def test_a_batch_of_ppo_with_its_model_is_a_cohort_unless_it_is_said(
+    text: str, batch: int, initial: int
+) -> None:
+    halving = strategy_from(f"{text}+halving:cohort=12", SPACES["tiny"], 0)
+    assert isinstance(halving, SuccessiveHalving)
+    assert isinstance(halving.inner, PPO)
+    assert (halving.inner.config.batch, halving.inner.config.initial) == (batch, initial)
+
+
 def test_who_waits_is_told_in_order_whoever_finishes_first() -> None:
     text = "ppo:model=none,batch_size=3+halving:eta=2,rungs=2,cohort=8"
     one, many = (looped(strategy_from(text, SPACES["tiny"], 0), 8, n) for n in (1, 3))
