@@ -103,6 +103,15 @@ class PPOConfig:
         """Candidates an update."""
         return self.batch_size or (20 if self.model == "none" else 6)
 
+    def in_cohorts(self, size: int) -> PPOConfig:
+        """These options where cohorts of `size` train in rungs: a batch that nobody has said is a
+        cohort, so that it fills one without rewards of first rungs, as other strategies do. (The
+        paper's method, without a model, keeps its batches; `async` waits for none.)"""
+        if self.batch_size or self.model == "none" or self.mode == "async":
+            return self
+        first = size if self.initial == PPOConfig.initial else self.initial
+        return replace(self, batch_size=size, initial=first)
+
 
 @dataclass(frozen=True)
 class Update:

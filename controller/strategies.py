@@ -28,13 +28,15 @@ class NoConfig:
 class Row:
     """A strategy in a few words, its class, and that of its options, if it has any. Both by name,
     since importing them imports torch. One that is `scaled` is told the scale of rewards, since it
-    does arithmetic with them. `several` is the class that searches with several aims, of the same
-    options; "" where none does."""
+    does arithmetic with them. The options of one that is `batched` have `in_cohorts`, their usual
+    values where successive halving trains cohorts. `several` is the class that searches with
+    several aims, of the same options; "" where none does."""
 
     text: str
     cls: str
     options: str = ""
     scaled: bool = False
+    batched: bool = False
     several: str = ""
 
     @property
@@ -42,9 +44,19 @@ class Row:
         """A dataclass whose fields have docstrings."""
         return load(self.options) if self.options else NoConfig
 
-    def make(self, space: Space, seed: int, chosen: Mapping[str, Any], scale: Scale) -> Strategy:
-        config = (self.config(**chosen),) if self.options else ()
-        return load(self.cls)(space, seed, *config, *((scale,) if self.scaled else ()))
+    def make(
+        self,
+        space: Space,
+        seed: int,
+        chosen: Mapping[str, Any],
+        scale: Scale,
+        halving: HalvingConfig | None = None,
+    ) -> Strategy:
+        config: Any = self.config(**chosen)
+        if self.batched and halving is not None:
+            config = config.in_cohorts(halving.cohort)
+        options = (config,) if self.options else ()
+        return load(self.cls)(space, seed, *options, *((scale,) if self.scaled else ()))
 
     def make_several(self, space: Space, seed: int, chosen: Mapping[str, Any]) -> OfSeveral:
         config = (self.config(**chosen),) if self.options else ()
@@ -79,6 +91,7 @@ STRATEGIES: Mapping[str, Row] = {
         "actsearch.controller.ppo:PPO",
         "actsearch.controller.ppo:PPOConfig",
         scaled=True,
+        batched=True,
     ),
 }
 
@@ -94,14 +107,9 @@ def strategy_from(text: str, space: Space, seed: int, metric: Metric = ACCURACY)
     """
     base, halving = _parts(text)
     name, chosen = _chosen(base)
-    if halving is None:
-        return STRATEGIES[name].make(space, seed, chosen, scale_of(metric))
-    config = HalvingConfig(**_halving_options(halving))
-    usual = {"mode": "async", "model": "none"}.items().isdisjoint(chosen.items())
-    if name == "ppo" and usual and "batch_size" not in chosen:
-        # A batch is a cohort, so it fills one without rewards of first rungs, as others do.
-        chosen = {"batch_size": config.cohort, "initial": config.cohort} | chosen
-    return SuccessiveHalving(STRATEGIES[name].make(space, seed, chosen, scale_of(metric)), config)
+    config = None if halving is None else HalvingConfig(**_halving_options(halving))
+    strategy = STRATEGIES[name].make(space, seed, chosen, scale_of(metric), config)
+    return strategy if config is None else SuccessiveHalving(strategy, config)
 
 
 def several_from(text: str, space: Space, seed: int) -> OfSeveral:
