@@ -4,6 +4,7 @@
         --racing loss:40=0.6,100=0.5,200=0.3 --baselines swiglu geglu reglu relu2 gelu --budget 1200
     python benchmarks/gates_sample.py best RUN         # the ten that are to be trained again
     actsearch reevaluate RUN --seeds 12 --baselines swiglu geglu reglu --functions FORMULA ...
+    actsearch reevaluate RUN --seeds 12 --functions swiglu "x * sin(g)" "(x + beta) * g"
     actsearch reevaluate RUN --seeds 5 --lr 0.006 --functions swiglu "(x + beta) * sin(g)" ...
     python benchmarks/gates_sample.py keep RUN ROWS.jsonl
     python benchmarks/gates_sample.py say [ROWS.jsonl]           # [docs/data/gates_sample.jsonl]

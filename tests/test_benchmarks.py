@@ -978,6 +978,6 @@ def test_the_page_about_gates_has_the_figures_of_the_trainings_that_ship() -> No
     said = said_of("gates_sample.py", "docs/data/gates_sample.jsonl")
     page = (ROOT / "docs/studies/lm_gates.md").read_text()
     rows = [line for line in said.splitlines() if line.startswith("|")]
-    assert len(rows) == (2 + 10) + (2 + 15) + (2 + 15)
+    assert len(rows) == (2 + 10) + (2 + 17) + (2 + 15)
     assert all(row in page for row in rows)
     assert said.endswith("holds: (x + beta) * sin(g) of SwiGLU beyond luck\n")

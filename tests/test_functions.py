@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import actsearch
+from actsearch.cli import main
 from actsearch.errors import NoCandidateError, UsageError
 from actsearch.results.records import Outcome
 from actsearch.results.store import Store
@@ -60,6 +61,13 @@ def test_the_table_shows_accuracies_in_eighty_columns_and_all_columns_where_aske
     assert list(wide.columns[:3]) == ["rank", "formula", "name"]
     assert list(wide["val accuracy"].dropna()) == list(run.table()["val accuracy"].dropna())
     assert "loss inf" in wide["reason"].iloc[-1]
+
+
+def test_top_says_how_many_functions_meet_its_conditions(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["top", str(run.path), "-n", "1", "--where", "val_accuracy>=0"]) == 0
+    assert "\n2 of them with val_accuracy>=0\n" in capsys.readouterr().out
 
 
 def test_the_best_is_what_rank_1_of_the_table_is(run: Run, tmp_path: Path) -> None:
