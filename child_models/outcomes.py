@@ -29,10 +29,10 @@ from actsearch.child_models.device import (
     usual_device,
 )
 from actsearch.child_models.networks.model_zoos import ZOOS, ZooModel
+from actsearch.child_models.source_digest import digest_of
 from actsearch.child_models.training.cuda_graph import check_whole, own_stream
 from actsearch.child_models.training.looks import RacedOut, Stood
 from actsearch.child_models.turns import taking_turns
-from actsearch.child_models.users_code import digest_of
 from actsearch.results.metrics import Metric
 from actsearch.results.records import (
     Cause,

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from actsearch.child_models.users_code import by_value, digest_of, found, from_bytes, function_of
+from actsearch.child_models.source_digest import digest_of, function_of
+from actsearch.child_models.users_code import by_value, found, from_bytes
 
 Train = Callable[..., Mapping[str, float]]
 CALL = "(make_activation, seed, steps, report)"

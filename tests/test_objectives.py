@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import runpy
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from actsearch.cli import main
 from actsearch.errors import RunError, UsageError
 from actsearch.results.metrics import Metric
 from actsearch.results.records import AtMilestone, Cause, Milestone, Outcome, Trial
+
+from .conftest import LIMIT
 
 LOCK = threading.Lock()  # of which nobody can be sent a copy
 MSE = Metric("mse", "min")
@@ -476,6 +479,118 @@ def test_the_digest_is_of_what_it_uses_of_modules_and_folders_beside_it(
     after = digest_of_parts(tmp_path / "2", monkeypatch, file, old, new).split()
     assert (before[0] == after[0]) == same
     assert (before[1] == after[1]) == (old != "return 2 * x")
+
+
+ODD = """
+import functools, torch, weakref
+from torch import nn
+
+def doubled(f):
+    @functools.wraps(f)
+    def wrapper(x):
+        return 2 * f(x)
+    return wrapper
+
+@doubled
+def decorated(x):
+    return x
+
+@functools.lru_cache
+def cached(x):
+    return x + 1
+
+def loss(x):
+    return x + 3
+
+by_name = {"a": loss}
+OPTIMISER = torch.optim.SGD
+
+class Layer(nn.Module):
+    def forward(self, x):
+        return x + 4
+
+layer = Layer()
+
+class Lazy:
+    @functools.cached_property
+    def value(self):
+        return 5
+
+class Raises:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+class Gone:
+    pass
+
+state = None
+strange = [Raises(), torch.eye(3).to_sparse(), weakref.proxy(Gone()), 10**5000]
+alone, sparse, huge = strange[0], strange[1], strange[3]
+itself = []
+itself.extend([itself] * 12)
+gone = strange[2]
+names = {"a", "b", "c", "d", "e", "f"}
+
+def closing(held):
+    def inner(x):
+        return x in held
+    return inner
+
+inner = closing({"a", "b", "c", "d", "e", "f"})
+
+def train(make_activation, seed, steps, report, measure=loss):
+    global state
+    state = (state or 0) + 1
+    alone, sparse, gone, huge, itself, names, inner
+    found = decorated(1) + cached(1) + by_name["a"](1) + layer(1) + Lazy().value + measure(1)
+    return {"mse": OPTIMISER and found}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return 2 * f(x)", "return 3 * f(x)"),
+        ("    return x\n", "    return -x\n"),
+        ("return x + 1", "return x + 2"),
+        ("return x + 3", "return x + 2"),
+        ("torch.optim.SGD", "torch.optim.AdamW"),
+        ("return x + 4", "return x + 2"),
+        ("return 5", "return 6"),
+    ],
+)
+def test_the_digest_is_of_what_stands_behind_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    assert old in ODD
+    before = digest(tmp_path / "1", monkeypatch, ODD)
+    assert before == digest(tmp_path / "3", monkeypatch, ODD)
+    assert before != digest(tmp_path / "2", monkeypatch, ODD.replace(old, new))
+
+
+def test_the_digest_is_the_same_in_each_process_and_after_a_training(tmp_path: Path) -> None:
+    """Strange objects, texts of sets in another order, and a state that the training assigns."""
+    for i in range(9):
+        others = "".join(f"import part{j}\n" for j in range(9) if j != i)
+        (tmp_path / f"part{i}.py").write_text(f"{others}\ndef f():\n    return {i}\n")
+    calls = " + ".join(f"part{i}.f()" for i in range(9))
+    text = f"import {', '.join(f'part{i}' for i in range(9))}\n{ODD}"
+    text = text.replace("    global state\n", f"    global state\n    {calls}\n")
+    (tmp_path / "odd.py").write_text(text)
+    code = (
+        "from actsearch.child_models.users_own import objective_from as of\n"
+        "before = of('odd:train')\nbefore.train(None, 0, 1, None)\n"
+        "print(before.digest, of('odd:train').digest)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+            timeout=LIMIT, env=os.environ | {"PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    digests = {digest for done in said for digest in done.stdout.split()}
+    assert len(digests) == 1, said[0].stderr
 
 
 @pytest.mark.thorough

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import actsearch
-from actsearch.child_models.users_code import source_digest
+from actsearch.child_models.source_digest import source_digest
 from actsearch.commands.search import SearchConfig
 from actsearch.controller.successive_halving import HalvingConfig
 from actsearch.errors import EnvironmentProblem, NoCandidateError, RunError, UsageError

@@ -30,16 +30,8 @@ from actsearch.child_models.networks.replacement import (
     making,
     put_activations,
 )
-from actsearch.child_models.users_code import (
-    by_value,
-    digest_of,
-    found,
-    from_bytes,
-    function_of,
-    is_installed,
-    plain,
-    told,
-)
+from actsearch.child_models.source_digest import digest_of, function_of, is_installed, plain, told
+from actsearch.child_models.users_code import by_value, found, from_bytes
 
 BUILDS = "a function without arguments that builds the model"
 MATCH = "nn.GELU,F.gelu"  # an example

@@ -21,14 +21,8 @@ from torch import nn
 from actsearch.child_models.networks.children import CHILDREN
 from actsearch.child_models.networks.model_zoos import ZOOS, zoo_model
 from actsearch.child_models.networks.ready import BUILDS, Ready, digest, note, ready
-from actsearch.child_models.users_code import (
-    by_value,
-    digest_of,
-    found,
-    from_bytes,
-    function_of,
-    is_module,
-)
+from actsearch.child_models.source_digest import digest_of, function_of
+from actsearch.child_models.users_code import by_value, found, from_bytes, is_module
 from actsearch.search_space import text as options
 from actsearch.search_space.activation import MakeActivation
 from actsearch.search_space.text import unknown
